@@ -1,0 +1,89 @@
+"""Argument checks shared by the whole package: each raises an error that names the argument, its value and what is allowed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from numbers import Integral, Real
+
+import torch
+from torch import Tensor
+
+
+def check_choice(name: str, value: object, allowed: Sequence[object]) -> None:
+    """Raise ValueError unless `value` is one of `allowed`."""
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {value!r}")
+
+
+def check_integer(name: str, value: object, minimum: int, maximum: int | None = None) -> int:
+    """Return `value` as an int; raise TypeError if it is not an integer, ValueError if it is out of range."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be an integer; got {value!r}")
+    if value < minimum or (maximum is not None and value > maximum):
+        allowed = f">= {minimum}" if maximum is None else f"in [{minimum}, {maximum}]"
+        raise ValueError(f"{name} must be {allowed}; got {value}")
+    return int(value)
+
+
+def check_real(name: str, value: object, *, minimum: float = -math.inf, strict: bool = False) -> float:
+    """Return `value` as a finite float >= `minimum` (> if `strict`); raise TypeError or ValueError otherwise."""
+    if isinstance(value, Tensor) and value.ndim == 0 and not value.is_complex():
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a real number; got {value!r}")
+    number = float(value)
+    if not math.isfinite(number) or number < minimum or (strict and number == minimum):
+        bound = "" if minimum == -math.inf else f" {'>' if strict else '>='} {minimum:g}"
+        raise ValueError(f"{name} must be a finite number{bound}; got {number}")
+    return number
+
+
+def check_step(name: str, value: float | Tensor) -> Tensor:
+    """Return a step length, a float or a real tensor, as a tensor; raise unless finite and > 0 everywhere.
+
+    A float becomes a zero-dimensional float64 tensor on the CPU, which mixes with tensors of any dtype and device
+    without promoting them.
+    """
+    if not isinstance(value, Tensor):
+        return torch.tensor(check_real(name, value, minimum=0.0, strict=True), dtype=torch.float64)
+    if not value.is_floating_point():
+        raise TypeError(f"{name} must be a float or a real floating-point tensor; got a tensor of {value.dtype}")
+    if not bool(((value > 0) & torch.isfinite(value)).all()):
+        bad = value[~((value > 0) & torch.isfinite(value))].flatten()[0].item()
+        raise ValueError(f"{name} must be finite and > 0 everywhere; it contains {bad}")
+    return value
+
+
+def check_floating(name: str, value: object) -> Tensor:
+    """Return `value`; raise TypeError unless it is a real floating-point tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor; got {type(value).__name__}")
+    if not value.is_floating_point():
+        raise TypeError(f"{name} must have a real floating-point dtype; got {value.dtype}")
+    return value
+
+
+def check_dtype(dtype: torch.dtype | None) -> torch.dtype:
+    """Return `dtype` (default: torch's default dtype); raise TypeError unless it is a real floating-point dtype."""
+    if dtype is None:
+        return torch.get_default_dtype()
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise TypeError(f"dtype must be a real floating-point torch.dtype; got {dtype!r}")
+    return dtype
+
+
+def check_shape(name: str, shape: object) -> tuple[int, ...]:
+    """Return `shape` as a tuple of non-negative ints; raise TypeError or ValueError otherwise."""
+    if isinstance(shape, Integral) and not isinstance(shape, bool):
+        shape = (shape,)
+    if not isinstance(shape, Sequence) or isinstance(shape, str):
+        raise TypeError(f"{name} must be an int or a sequence of ints; got {shape!r}")
+    return tuple(check_integer(f"{name}[{i}]", size, 0) for i, size in enumerate(shape))
+
+
+def check_generator(generator: object) -> torch.Generator:
+    """Return `generator`; raise TypeError unless it is a torch.Generator (randomness is never taken from global state)."""
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator; got {generator!r}")
+    return generator
