@@ -1,4 +1,4 @@
-"""Argument checks shared by the whole package: each raises an error that names the argument, its value and what is allowed."""
+"""Argument checks shared by the whole package: the error names the argument, its value and what is allowed."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ def check_integer(name: str, value: object, minimum: int, maximum: int | None = 
     """Return `value` as an int; raise TypeError if it is not an integer, ValueError if it is out of range."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an integer; got {value!r}")
-    if value < minimum or (maximum is not None and value > maximum):
+    number = int(value)
+    if number < minimum or (maximum is not None and number > maximum):
         allowed = f">= {minimum}" if maximum is None else f"in [{minimum}, {maximum}]"
-        raise ValueError(f"{name} must be {allowed}; got {value}")
-    return int(value)
+        raise ValueError(f"{name} must be {allowed}; got {number}")
+    return number
 
 
 def check_real(name: str, value: object, *, minimum: float = -math.inf, strict: bool = False) -> float:
@@ -83,7 +84,7 @@ def check_shape(name: str, shape: object) -> tuple[int, ...]:
 
 
 def check_generator(generator: object) -> torch.Generator:
-    """Return `generator`; raise TypeError unless it is a torch.Generator (randomness is never taken from global state)."""
+    """Return `generator`; raise TypeError unless it is a torch.Generator (never global state)."""
     if not isinstance(generator, torch.Generator):
         raise TypeError(f"generator must be a torch.Generator; got {generator!r}")
     return generator
