@@ -1,0 +1,244 @@
+"""A Brownian path that is a pure function of seeds, on a master grid of 2^levels cells."""
+
+from __future__ import annotations
+
+import functools
+from collections import OrderedDict
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sdesig.brownian.clock import Clock
+from sdesig.brownian.philox import normals
+from sdesig.signature import legendre
+from sdesig.signature.levy_area import legendre_area, terms_needed
+from sdesig.signature.partial_signature import chen_area, split_coefficients
+
+_COEFFICIENTS, _INITIAL, _AREA = 0, 1, 2  # streams of the generator; the draws of an area take _AREA, _AREA + 1, ...
+_ON_GRID = 1e-3  # how far from a point of the grid, in cells, a query time may lie
+_CHUNK = 1 << 22  # values worked on at a time: bounds the memory, and keeps most of it in the cache
+
+
+class MasterGrid:
+    """Coefficients and areas of a path on a master grid, a pure function of one seed per row.
+
+    Cells are bisected from the whole interval down by the exact conditional law. Cell `index` of `level` is numbered
+    2^level + index, and the normals of its bisection are keyed by (seed, number). So a row depends on its seed alone,
+    not on the queries, and only the cells that a query needs are drawn.
+    """
+
+    def __init__(
+        self,
+        t0: float,
+        t1: float,
+        shape: tuple[int, ...],
+        depth: int,
+        clock: Clock,
+        seeds: Tensor,
+        levels: int,
+        area_tolerance: float | None,
+        dtype: torch.dtype,
+    ) -> None:
+        self._shape = shape
+        self._depth = depth
+        self._clock = clock
+        self._seeds = seeds
+        self._levels = levels
+        self._area_tolerance = area_tolerance
+        self._interval = (t0, t1)
+        self._dtype = dtype
+        self._times = torch.from_numpy(clock.time(np.arange(2**levels + 1) / 2**levels, t0, t1))
+        self._shared_matrices: dict[int, Tensor] = {}
+        self._recent: OrderedDict[int, Tensor] = OrderedDict()
+
+    def locate(self, times: np.ndarray) -> np.ndarray:
+        """Grid indices of query times.
+
+        Raises:
+            ValueError: a time further from the grid than rounding explains.
+        """
+        cells = self._clock.position(times, *self._interval) * 2.0**self._levels
+        ends = np.rint(cells).astype(np.int64)
+        for time, cell, end in zip(times, cells, ends, strict=True):
+            if abs(cell - end) > _ON_GRID:
+                near = [self._times[k].item() for k in (int(np.floor(cell)), int(np.ceil(cell)))]
+                raise ValueError(
+                    f"times must lie on the master grid of 2^{self._levels} cells (see BrownianPath.grid); got {time}, "
+                    f"between {near[0]} and {near[1]}"
+                )
+        return ends
+
+    def lengths(self, ends: np.ndarray) -> Tensor:
+        """Step lengths of the n intervals between n + 1 increasing grid indices, float64."""
+        return self._length(ends[:-1], ends[1:])
+
+    def initial_noise(self) -> Tensor:
+        """N(0, I), (*shape), independent of the path."""
+        return self._normals(np.zeros(1, dtype=np.int64), _INITIAL, self._shape[1:])[0]
+
+    def coefficients(self, ends: np.ndarray) -> Tensor:
+        """(depth, n, *shape) on the n intervals between n + 1 increasing grid indices."""
+        step = max(1, _CHUNK // (self._depth * int(np.prod(self._shape))))
+        if len(ends) - 1 > step:
+            chunks = range(0, len(ends) - 1, step)
+            return torch.cat([self.coefficients(ends[k : k + step + 1]) for k in chunks], dim=1)
+        shape = (self._depth, len(ends) - 1, *self._shape)
+        out = torch.zeros(shape, dtype=self._dtype, device=self._seeds.device)
+        cover = self._cover(ends)
+        values = self._recent_cells(cover) if len(ends) == 2 else self._cells([cells for cells, _ in cover])
+        for level, cell_values in values:
+            cells, owners = cover[level]
+            width = 2 ** (self._levels - level)
+            whole = self._length(ends[owners], ends[owners + 1])
+            start = self._length(ends[owners], cells * width) / whole
+            part = self._length(cells * width, (cells + 1) * width) / whole
+            matrix = self._per_interval(legendre.part_to_whole(start, part, self._depth))
+            out.index_add_(1, torch.from_numpy(owners).to(out.device), legendre.apply(matrix, cell_values))
+        return out
+
+    def levy_areas(self, ends: np.ndarray) -> Tensor:
+        """(n, *shape, d) on the n intervals between n + 1 increasing grid indices: Chen sums over their leaves."""
+        step = max(1, _CHUNK // (int(np.prod(self._shape)) * max(self._shape[-1], 2 * self._depth)))
+        sums = []
+        block = ends[:1]
+        # Whole intervals are gathered into blocks of at most `step` leaves; a longer one is summed in pieces.
+        for start, stop in pairwise(ends.tolist()):
+            if stop - start > step:
+                pieces = [self._leaf_areas(np.array(pair)) for pair in pairwise([*range(start, stop, step), stop])]
+                areas, increments = (torch.cat(values) for values in zip(*pieces, strict=True))
+                sums += [self._leaf_areas(block)[0], chen_area(areas, increments)[None]]
+                block = np.array([stop])
+            elif stop - block[0] > step:
+                sums.append(self._leaf_areas(block)[0])
+                block = np.array([start, stop])
+            else:
+                block = np.append(block, stop)
+        sums.append(self._leaf_areas(block)[0])
+        return torch.cat(sums)
+
+    @functools.cached_property
+    def _area_terms(self) -> int:
+        longest = self.lengths(np.arange(2**self._levels + 1)).max().item()
+        return terms_needed(self._shape[-1], longest, self._area_tolerance, method="legendre")
+
+    def _leaf_areas(self, ends: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Areas (n, *shape, d) and increments (n, *shape) on the n >= 0 intervals between the ends."""
+        leaves = np.arange(ends[0], ends[-1])
+        areas = torch.zeros(
+            (len(ends) - 1, *self._shape, self._shape[-1]), dtype=self._dtype, device=self._seeds.device
+        )
+        increments = areas[..., 0].clone()
+        if len(leaves) == 0:
+            return areas, increments
+        coefficients = self.coefficients(np.arange(ends[0], ends[-1] + 1))
+        h = self._length(leaves, leaves + 1).to(coefficients).reshape(-1, *[1] * len(self._shape))
+        stream = _AREA - 1
+
+        def draw(shape: tuple[int, ...]) -> Tensor:
+            nonlocal stream
+            stream += 1
+            return self._normals(2**self._levels + leaves, stream, shape[2:])
+
+        leaf_areas = legendre_area(coefficients, h, self._area_terms, draw)
+        leaf_increments = h.sqrt() * coefficients[0]
+        for k, (start, stop) in enumerate(pairwise((ends - ends[0]).tolist())):
+            areas[k] = chen_area(leaf_areas[start:stop], leaf_increments[start:stop])
+            increments[k] = leaf_increments[start:stop].sum(0)
+        return areas, increments
+
+    def _cover(self, ends: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """For each level, the cells of the coarsest exact cover of the intervals, and whose interval each is part of."""
+        cover = []
+        lower, upper = ends[:-1].copy(), ends[1:].copy()
+        owners = np.arange(len(lower))
+        for _ in range(self._levels + 1):
+            left, right = (lower < upper) & (lower % 2 == 1), (lower < upper) & (upper % 2 == 1)
+            cover.append(
+                (np.concatenate([lower[left], upper[right] - 1]), np.concatenate([owners[left], owners[right]]))
+            )
+            lower, upper = (lower + 1) // 2, upper // 2
+        return cover[::-1]
+
+    def _cells(self, wanted: list[np.ndarray]) -> Iterator[tuple[int, Tensor]]:
+        """Yield (level, (depth, n, *shape)) for the n cells wanted on each level, from the coarsest down."""
+        needed = [np.unique(cells) for cells in wanted]
+        for level in range(self._levels, 0, -1):
+            needed[level - 1] = np.union1d(needed[level - 1], needed[level] // 2)
+        values = self._whole()
+        for level, cells in enumerate(needed):
+            if level > 0:
+                if len(cells) == 0:
+                    return
+                parents = np.unique(cells // 2)
+                at = np.searchsorted(needed[level - 1], parents)
+                children = torch.stack(self._bisect(level - 1, parents, values[:, at]), dim=2).flatten(1, 2)
+                values = children[:, np.searchsorted(parents, cells // 2) * 2 + cells % 2]
+            if len(wanted[level]):
+                yield level, values[:, np.searchsorted(cells, wanted[level])]
+
+    def _recent_cells(self, cover: list[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[int, Tensor]]:
+        """The same for a single interval, keeping the cells on its way: the next step is likely to start from them."""
+        for level, (cells, _) in enumerate(cover):
+            if len(cells):
+                yield level, torch.cat([self._recent_cell(level, cell) for cell in cells.tolist()], dim=1)
+
+    def _recent_cell(self, level: int, cell: int) -> Tensor:
+        number = 2**level + cell
+        known, values = 1, None
+        for up in range(level, -1, -1):
+            for relative in ((number >> up) ^ 1, number >> up):
+                if relative in self._recent:
+                    self._recent.move_to_end(relative)
+            if number >> up in self._recent:
+                known, values = number >> up, self._recent[number >> up]
+        if values is None:
+            values = self._whole()
+        for up in range(number.bit_length() - known.bit_length() - 1, -1, -1):
+            parent = number >> (up + 1)
+            at = parent.bit_length() - 1
+            parts = self._bisect(at, np.array([parent - 2**at]), values)
+            self._recent[2 * parent], self._recent[2 * parent + 1] = parts
+            values = parts[(number >> up) % 2]
+        while len(self._recent) > 4 * self._levels:
+            self._recent.popitem(last=False)
+        return values
+
+    def _whole(self) -> Tensor:
+        """(depth, 1, *shape) on the whole interval. Its number, 0, is that of no bisected cell."""
+        return self._coefficient_normals(np.zeros(1, dtype=np.int64))
+
+    def _bisect(self, level: int, cells: np.ndarray, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Values on the first and on the second halves of n cells from those on the cells, each (depth, n, *shape)."""
+        matrix = self._shared_matrices.get(level)
+        if matrix is None:
+            width = 2 ** (self._levels - level)
+            starts = (np.zeros(1, dtype=np.int64) if self._clock.self_similar else cells) * width
+            ratio = self._length(starts, starts + width // 2) / self._length(starts, starts + width)
+            matrix = legendre.split_matrix(ratio, self._depth)
+            if self._clock.self_similar:
+                matrix = self._shared_matrices[level] = matrix[0]
+            else:
+                matrix = self._per_interval(matrix)
+        return split_coefficients(values, self._coefficient_normals(2**level + cells), matrix)
+
+    def _coefficient_normals(self, numbers: np.ndarray) -> Tensor:
+        """(depth, n, *shape)."""
+        return self._normals(numbers, _COEFFICIENTS, (self._depth, *self._shape[1:])).movedim(2, 0)
+
+    def _normals(self, numbers: np.ndarray, stream: int, event: tuple[int, ...]) -> Tensor:
+        """(n, rows, *event)."""
+        cells = torch.from_numpy(numbers).to(self._seeds.device)
+        values = normals(self._seeds, cells, stream, int(np.prod(event)), self._dtype)
+        return values.reshape(*values.shape[:2], *event)
+
+    def _length(self, starts: np.ndarray, stops: np.ndarray) -> Tensor:
+        """Step lengths between grid indices, (n, *shape of one length)."""
+        return self._clock.length(self._times[starts], self._times[stops])
+
+    def _per_interval(self, matrix: Tensor) -> Tensor:
+        """(n, *batch, i, j) with axes inserted after the first, so that it applies to values of shape (n, *shape)."""
+        missing = len(self._shape) + 3 - matrix.ndim
+        return matrix.reshape(len(matrix), *[1] * missing, *matrix.shape[1:])

@@ -1,0 +1,288 @@
+"""A Brownian path that hands out consistent partial signatures, and on which every torchsde solver runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import numpy as np
+import torch
+import torchsde
+from torch import Tensor
+
+from sdesig._checks import check_dtype, check_generator, check_integer, check_real, check_shape
+from sdesig.brownian.clock import Clock, UniformClock
+from sdesig.brownian.master_grid import MasterGrid
+from sdesig.brownian.philox import GENERATOR_VERSION, check_seeds
+from sdesig.brownian.tree import ConditionalTree
+from sdesig.signature.partial_signature import PartialSignature
+
+_INSIDE = 1e-6  # how far outside [t0, t1], relative to its length, a query time may lie
+
+
+class BrownianPath(torchsde.BaseBrownian):
+    """A Brownian motion on [t0, t1] of which any step's partial signature can be asked.
+
+    The values over [s, u] and [u, t] combine to those over [s, t] (to rounding, areas included), in whatever order they
+    are asked for. Exactly one source of randomness is given:
+
+    - `seeds`, one per row of the batch: a row is a pure function of its seed (and t0, t1, clock, levels, depth and the
+      shape of a row): the same on any batch size, order of rows and of queries, process and device (up to the last
+      digits of the transform to normals). The path lives on a master grid of 2^levels cells, uniform in the clock; query
+      times must lie on it (`grid` gives those of N steps), so one seed is one path at every number of steps.
+    - `generator`: any query times, drawn when they are first asked for. Consistent, but not the same for other batch
+      sizes or orders of queries.
+
+    With `area` the Levy areas of the cells of the master grid are drawn once, jointly with their coefficients, and those
+    of longer steps are Chen products. Query times must then lie on the grid also with a generator (which is used once,
+    for a seed).
+
+    Args:
+        t0, t1: first and last time.
+        shape: shape of a value; the first axis is the batch, the last one the noise dimension if `area`.
+        seeds: shape[0] integers in [0, 2^63).
+        generator: a torch.Generator on `device`.
+        depth: number of Legendre coefficients per step: 1 gives increments, 2 also space-time areas, and so on.
+        clock: `UniformClock()` (default) or `SNRClock(variance)`.
+        levels: the master grid has 2^levels cells.
+        area: whether steps have a Levy area.
+        area_tolerance: bound on the root-mean-square error of an entry of a cell's area, in the units of the longest
+            cell's length h; default h^(3/2).
+        dtype, device: of the values; default torch's default dtype, and the generator's device or the CPU.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type or range, more than one or no source of randomness.
+        MemoryError: areas of one cell would not fit into memory.
+    """
+
+    def __init__(
+        self,
+        t0: float,
+        t1: float,
+        shape: int | Sequence[int],
+        *,
+        seeds: Sequence[int] | Tensor | None = None,
+        generator: torch.Generator | None = None,
+        depth: int = 2,
+        clock: Clock | None = None,
+        levels: int = 12,
+        area: bool = False,
+        area_tolerance: float | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        t0, t1 = check_real("t0", t0), check_real("t1", t1)
+        if t0 >= t1:
+            raise ValueError(f"t1 must be > t0 = {t0}; got {t1}")
+        shape = check_shape("shape", shape)
+        depth = check_integer("depth", depth, 1)
+        levels = check_integer("levels", levels, 0, 30)
+        dtype = check_dtype(dtype)
+        clock = UniformClock() if clock is None else clock
+        clock.check(t0, t1)
+        if (seeds is None) == (generator is None):
+            raise ValueError("exactly one of seeds and generator must be given")
+        default = torch.device("cpu") if generator is None else check_generator(generator).device
+        device = default if device is None else torch.device(device)
+        if device.type != default.type and generator is not None:
+            raise TypeError(f"generator must be on the path's device {device}; it is on {default}")
+        if seeds is not None:
+            row_seeds = check_seeds(seeds, device)
+            if not shape or len(row_seeds) != shape[0]:
+                raise ValueError(f"seeds must be one per row of shape {shape}; got {len(row_seeds)} seeds")
+        if area:
+            _check_area(shape, area_tolerance, dtype, device)
+        elif area_tolerance is not None:
+            raise ValueError("area_tolerance is given without area=True")
+
+        self.t0, self.t1, self.depth, self.clock, self.levels, self.area = t0, t1, depth, clock, levels, area
+        self.seeds = None if seeds is None else tuple(row_seeds.tolist())
+        self._shape, self._dtype, self._device = shape, dtype, device
+        self._prefetched: tuple[dict[tuple[float, float], int], PartialSignature] | None = None
+        self._source: ConditionalTree | MasterGrid
+        if seeds is None and not area:
+            assert generator is not None
+            self._source = ConditionalTree(t0, t1, shape, depth, clock, generator, dtype, device)
+            return
+        if generator is not None:
+            # With areas a generator's path is a single row of the master grid, whose seed it draws.
+            row_seeds = torch.randint(2**62, (1,), generator=generator, device=device)
+            shape = (1, *shape)
+        self._source = MasterGrid(t0, t1, shape, depth, clock, row_seeds, levels, area_tolerance, dtype)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one value."""
+        return self._shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of the values."""
+        return self._dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the values."""
+        return self._device
+
+    @property
+    def levy_area_approximation(self) -> str:
+        """What torchsde's solvers may ask for: "none" (depth 1), "space-time", or "foster" with areas.
+
+        torchsde has no word for an area that is consistent over steps; "foster" is its best.
+        """
+        if self.area:
+            return "foster"
+        return "space-time" if self.depth >= 2 else "none"
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """All that determines a seeded path, JSON-serializable: equal identities give equal paths.
+
+        Raises:
+            ValueError: the path comes from a generator.
+        """
+        if self.seeds is None:
+            raise ValueError("a path from a generator has no identity; give seeds")
+        return {
+            "seeds": list(self.seeds),
+            "generator_version": GENERATOR_VERSION,
+            "t0": self.t0,
+            "t1": self.t1,
+            "clock": self.clock.identity(),
+            "levels": self.levels,
+            "depth": self.depth,
+            "row_shape": list(self._shape[1:]),
+        }
+
+    def grid(self, steps: int) -> Tensor:
+        """Times of `steps` steps, as even in the clock as the master grid allows: float64 on the CPU, (steps + 1,).
+
+        Raises:
+            ValueError: more steps than the master grid has cells.
+        """
+        check_integer("steps", steps, 1, 2**self.levels)
+        cells = np.round(np.arange(steps + 1) * 2.0**self.levels / steps)
+        return torch.from_numpy(self.clock.time(cells / 2.0**self.levels, self.t0, self.t1))
+
+    def initial_noise(self) -> Tensor:
+        """N(0, I) of the path's shape, independent of its increments: a diffusion's start. Always the same."""
+        return self._source.initial_noise().reshape(self._shape)
+
+    def partial_signatures(self, times: Sequence[float] | Tensor) -> PartialSignature:
+        """Partial signatures on the n steps between n + 1 increasing times, in one batched call.
+
+        Returns:
+            A stack of values of shape (n, *shape): `steps[k]` is the step from times[k] to times[k+1].
+
+        Raises:
+            TypeError, ValueError: times not increasing or outside [t0, t1], or off the master grid where there is one.
+        """
+        values = _as_floats(times)
+        if len(values) < 2:
+            raise ValueError(f"times must hold at least two times; got {values}")
+        ends = self._locate(values)
+        for k in range(len(values) - 1):
+            if not ends[k] < ends[k + 1]:
+                raise ValueError(f"times must be increasing; got {values[k]} before {values[k + 1]}")
+        h = self._source.lengths(ends)
+        h = h.reshape(len(h), *[1] * (len(self._shape) + 1 - h.ndim), *h.shape[1:]).to(self._device)
+        coefficients = self._source.coefficients(ends).reshape(self.depth, len(h), *self._shape)
+        area = None
+        if isinstance(self._source, MasterGrid) and self.area:
+            area = self._source.levy_areas(ends).reshape(len(h), *self._shape, self._shape[-1])
+        return PartialSignature(h, coefficients, area)
+
+    def partial_signature(self, s: float | Tensor, t: float | Tensor) -> PartialSignature:
+        """Partial signature on [s, t]; see `partial_signatures`."""
+        s, t = float(s), float(t)
+        if self._prefetched is not None:
+            number = self._prefetched[0].get((s, t))
+            if number is not None:
+                return self._prefetched[1][number]
+        return self.partial_signatures((s, t))[0]
+
+    def prefetch(self, times: Sequence[float] | Tensor) -> None:
+        """Draw the steps between the times in one batched call, and serve later queries of these very steps from them.
+
+        For solvers that ask step by step; replaces an earlier prefetch. Changes no value of a seeded path.
+        """
+        values = _as_floats(times)
+        self._prefetched = {pair: k for k, pair in enumerate(pairwise(values))}, self.partial_signatures(values)
+
+    def __call__(
+        self, ta: float | Tensor, tb: float | Tensor | None = None, return_U: bool = False, return_A: bool = False
+    ) -> Tensor | tuple[Tensor, ...]:
+        """torchsde's interface: W over [ta, tb] (over [t0, ta] if tb is None), with U = int (W_u - W_ta) du and A.
+
+        As torchsde's solvers expect, times that coincide (where there is a master grid: on it) give zeros.
+
+        Raises:
+            ValueError: times out of range or reversed, U asked of depth 1, A asked of a path without areas.
+        """
+        s, t = (self.t0, float(ta)) if tb is None else (float(ta), float(tb))
+        if return_U and self.depth < 2:
+            raise ValueError(f"return_U must be False on a path of depth < 2; this one has depth {self.depth}")
+        if return_A and not self.area:
+            raise ValueError("return_A must be False on a path with area=False")
+        first, last = self._locate([s, t])
+        if first == last:
+            zero = torch.zeros(self._shape, dtype=self._dtype, device=self._device)
+            values = (zero, zero, torch.zeros_like(zero)[..., None] * zero[..., None, :] if return_A else None)
+        else:
+            step = self.partial_signature(s, t)
+            values = (step.increment, step.time_integral if return_U else None, step.levy_area)
+        wanted = [value for value, asked in zip(values, (True, return_U, return_A), strict=True) if asked]
+        return tuple(wanted) if len(wanted) > 1 else wanted[0]
+
+    def as_noise_sampler(
+        self, transform: Callable[[Tensor | float], Tensor | float] | None = None
+    ) -> Callable[[Tensor | float, Tensor | float], Tensor]:
+        """The callable that k-diffusion's samplers take: (sigma, sigma_next) -> increment / sqrt(h), N(0, 1).
+
+        Args:
+            transform: maps a sampler's sigma to this path's time; default the identity. Where it reverses the order,
+                the forward increment between the two times is returned.
+        """
+
+        def noise_sampler(sigma: Tensor | float, sigma_next: Tensor | float) -> Tensor:
+            s, t = (float(sigma if transform is None else transform(sigma)) for sigma in (sigma, sigma_next))
+            return self.partial_signature(min(s, t), max(s, t)).coefficients[0]
+
+        return noise_sampler
+
+    def __repr__(self) -> str:
+        source = "generator" if self.seeds is None else f"{len(self.seeds)} seeds"
+        return (
+            f"BrownianPath([{self.t0}, {self.t1}], shape={self._shape}, from {source}, depth={self.depth}, "
+            f"clock={self.clock}, levels={self.levels}, area={self.area}, dtype={self._dtype}, device={self._device})"
+        )
+
+    def _locate(self, times: list[float]) -> np.ndarray:
+        """The source's name for each time."""
+        slack = _INSIDE * (self.t1 - self.t0)
+        for time in times:
+            if not self.t0 - slack <= time <= self.t1 + slack:
+                raise ValueError(f"times must lie in [{self.t0}, {self.t1}]; got {time}")
+        for s, t in pairwise(times):
+            if s > t:
+                raise ValueError(f"times must be increasing; got {s} before {t}")
+        return self._source.locate(np.clip(times, self.t0, self.t1))
+
+
+def _as_floats(times: Sequence[float] | Tensor) -> list[float]:
+    if isinstance(times, Tensor):
+        if times.ndim != 1 or not times.is_floating_point():
+            raise TypeError(f"times must be a one-dimensional floating-point tensor; got {times.dtype}, {times.shape}")
+        return times.tolist()
+    if not isinstance(times, Sequence) or isinstance(times, str):
+        raise TypeError(f"times must be a sequence of numbers or a tensor; got {times!r}")
+    return [float(time) for time in times]
+
+
+def _check_area(shape: tuple[int, ...], tolerance: float | None, dtype: torch.dtype, device: torch.device) -> None:
+    """Check what areas need."""
+    if not shape:
+        raise ValueError("shape must have a last axis, the noise dimension, with area=True; got ()")
+    if tolerance is not None:
+        check_real("area_tolerance", tolerance, minimum=0.0, strict=True)

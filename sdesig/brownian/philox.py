@@ -1,0 +1,110 @@
+"""Normals that are a pure function of (seed, cell, stream): the Philox counter-based generator in torch operations.
+
+Philox4x32-10 (Salmon, Moraes, Dror, Shaw: Parallel random numbers: as easy as 1, 2, 3, SC 2011) maps a 128-bit counter
+and a 64-bit key to 128 random bits. The same integer arithmetic runs on every device; only the transform to normals can
+differ in the last digits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from numbers import Integral
+
+import torch
+from torch import Tensor
+
+GENERATOR_VERSION = 1
+"""Changes whenever the numbers of a seed change; part of the counter, and of a path's identity."""
+
+_MASK = 0xFFFFFFFF
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+_CHUNK = 1 << 15  # counters per pass on the CPU: the working set stays in the cache
+
+
+def philox4x32(counter: Sequence[Tensor], key: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Philox4x32-10: four random 32-bit words for each counter.
+
+    Args:
+        counter: four broadcastable int64 tensors with values in [0, 2^32), least significant word first.
+        key: two such tensors.
+
+    Returns:
+        Four int64 tensors of the broadcast shape, iid uniform on {0, ..., 2^32 - 1} over distinct counters.
+    """
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(10):
+        # The product of two 32-bit words wraps around in int64, but its bits are those of the unsigned product.
+        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        c0, c1 = (p1 >> 32).bitwise_and_(_MASK) ^ (c1 ^ k0), p1.bitwise_and_(_MASK)
+        c2, c3 = (p0 >> 32).bitwise_and_(_MASK) ^ (c3 ^ k1), p0.bitwise_and_(_MASK)
+        k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
+    return c0, c1, c2, c3
+
+
+def check_seeds(seeds: Sequence[int] | Tensor, device: torch.device | str | None = None) -> Tensor:
+    """Return seeds, one per row and each in [0, 2^63), as an int64 tensor of shape (rows,).
+
+    Raises:
+        TypeError: not a one-dimensional sequence or tensor of integers.
+        ValueError: no seeds, or a seed out of range.
+    """
+    if isinstance(seeds, Tensor):
+        if seeds.ndim != 1 or seeds.dtype == torch.bool or seeds.is_floating_point() or seeds.is_complex():
+            raise TypeError(
+                f"seeds must be a one-dimensional integer tensor; got {seeds.dtype}, shape {tuple(seeds.shape)}"
+            )
+        values = seeds.tolist()
+    elif isinstance(seeds, Sequence) and not isinstance(seeds, str):
+        values = list(seeds)
+        if any(isinstance(seed, bool) or not isinstance(seed, Integral) for seed in values):
+            raise TypeError(f"seeds must be integers, one per batch row; got {seeds!r}")
+    else:
+        raise TypeError(f"seeds must be a sequence of integers, one per batch row; got {seeds!r}")
+    if not values:
+        raise ValueError("seeds must not be empty")
+    for seed in values:
+        if not 0 <= seed < 2**63:
+            raise ValueError(f"seeds must lie in [0, 2^63); got {seed}")
+    return torch.tensor([int(seed) for seed in values], dtype=torch.int64, device=device)
+
+
+def normals(seeds: Tensor, cells: Tensor, stream: int, count: int, dtype: torch.dtype) -> Tensor:
+    """N(0, 1) numbers, a pure function of (seed, cell, stream, position, `GENERATOR_VERSION`).
+
+    Each number spends 32 random bits (Box-Muller, |x| < 6.8), in every dtype: float32 and float64 agree to rounding.
+
+    Args:
+        seeds: int64, (rows,).
+        cells: int64 in [0, 2^32), (n,).
+        stream: which independent family of numbers of the cell, in [0, 2^32).
+        count: numbers per row and cell.
+
+    Returns:
+        (n, rows, count), iid over all distinct (seed, cell, stream, position).
+    """
+    blocks = -(-count // 4)
+    position = torch.arange(blocks, device=seeds.device)
+    constant = torch.tensor((stream, GENERATOR_VERSION), device=seeds.device)
+    key = ((seeds & _MASK)[:, None], (seeds >> 32)[:, None])
+    step = len(cells)
+    if seeds.device.type == "cpu":
+        step = max(1, min(step, _CHUNK // max(1, len(seeds) * blocks)))
+    out = torch.empty(len(cells), len(seeds), 4 * blocks, dtype=dtype, device=seeds.device)
+    for start in range(0, len(cells), step):
+        part = cells[start : start + step, None, None]
+        words = philox4x32((position, part, constant[0], constant[1]), key)
+        _box_muller(words, out[start : start + step].unflatten(-1, (4, blocks)))
+    return out[..., :count]
+
+
+def _box_muller(words: Sequence[Tensor], out: Tensor) -> None:
+    """Write the four normals of each counter to out[..., :, block]."""
+    for pair in range(2):
+        uniform, turn = (words[2 * pair + i].to(torch.float64).add_(0.5).mul_(2.0**-32) for i in range(2))
+        radius = uniform.log_().mul_(-2.0).sqrt_()
+        angle = turn.mul_(2.0 * math.pi)
+        out[..., 2 * pair, :] = angle.cos().mul_(radius)
+        out[..., 2 * pair + 1, :] = angle.sin_().mul_(radius)

@@ -1,0 +1,178 @@
+"""A Brownian path from a torch.Generator: any query times in any order, drawn from exact conditional laws."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sdesig.brownian.clock import Clock
+from sdesig.signature import legendre
+from sdesig.signature.partial_signature import split_coefficients
+
+
+@dataclass(eq=False)
+class _Node:
+    """The interval [start, stop]; a leaf has no parts. `coefficients` is None where it can be joined from the parts."""
+
+    start: float
+    stop: float
+    coefficients: Tensor | None
+    parts: tuple[_Node, _Node] | None = None
+    leaves: int = 1
+
+
+class ConditionalTree:
+    """Coefficients of a path on [t0, t1], consistent over all queries.
+
+    The leaves of a binary tree hold the coefficients between neighbouring times queried so far. A new time splits one
+    leaf by its conditional law given the leaf (white noise is independent elsewhere); an interval is joined from
+    O(log n) nodes in one batch. Unbalanced subtrees are rebuilt, so the cost per query stays O(log n) for any order.
+    """
+
+    def __init__(
+        self,
+        t0: float,
+        t1: float,
+        shape: tuple[int, ...],
+        depth: int,
+        clock: Clock,
+        generator: torch.Generator,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self._root = _Node(t0, t1, None)
+        self._initial: Tensor | None = None
+        self._shape = shape
+        self._depth = depth
+        self._clock = clock
+        self._generator = generator
+        self._dtype = dtype
+        self._device = device
+
+    def locate(self, times: np.ndarray) -> np.ndarray:
+        """Any time in [t0, t1] will do."""
+        return times
+
+    def lengths(self, times: np.ndarray) -> Tensor:
+        """Step lengths of the n intervals between n + 1 increasing times, float64."""
+        return self._clock.length(torch.from_numpy(times[:-1]), torch.from_numpy(times[1:]))
+
+    def initial_noise(self) -> Tensor:
+        """N(0, I), drawn once."""
+        if self._initial is None:
+            self._initial = torch.randn(self._shape, generator=self._generator, dtype=self._dtype, device=self._device)
+        return self._initial
+
+    def coefficients(self, ends: np.ndarray) -> Tensor:
+        """(depth, n, *shape) on the n intervals between n + 1 increasing times in [t0, t1]."""
+        times = ends.tolist()
+        root = self._root
+        if root.parts is None and root.coefficients is None:
+            # Nothing is known yet: the intervals of a grid given in advance are independent leaves, one draw for all.
+            cuts = sorted({root.start, *times, root.stop})
+            values = self._normals(len(cuts) - 1)
+            leaves = [_Node(s, t, values[:, k]) for k, (s, t) in enumerate(pairwise(cuts))]
+            self._root = _balanced(leaves)
+            first = cuts.index(times[0])
+            return values[:, first : first + len(times) - 1]
+        for time in times:
+            self._cut(time)
+        return torch.stack([self._between(s, t) for s, t in pairwise(times)], dim=1)
+
+    def _normals(self, count: int) -> Tensor:
+        shape = (self._depth, count, *self._shape)
+        return torch.randn(shape, generator=self._generator, dtype=self._dtype, device=self._device)
+
+    def _length(self, s: float, t: float) -> Tensor:
+        return self._clock.length(torch.tensor(s, dtype=torch.float64), torch.tensor(t, dtype=torch.float64))
+
+    def _cut(self, time: float) -> None:
+        """Make `time` an end of leaves."""
+        path = []
+        node = self._root
+        while node.parts is not None:
+            path.append(node)
+            middle = node.parts[0].stop
+            if time == middle:
+                return
+            node = node.parts[0] if time < middle else node.parts[1]
+        if time in (node.start, node.stop):
+            return
+        ratio = self._length(node.start, time) / self._length(node.start, node.stop)
+        matrix = legendre.split_matrix(ratio, self._depth)
+        first, second = split_coefficients(self._value(node), self._normals(1)[:, 0], matrix)
+        node.parts = _Node(node.start, time, first), _Node(time, node.stop, second)
+        path.append(node)
+        for ancestor in path:
+            ancestor.leaves += 1
+        for ancestor in path:
+            assert ancestor.parts is not None
+            if max(part.leaves for part in ancestor.parts) > 0.75 * ancestor.leaves + 1:
+                ancestor.parts = _balanced(_leaves(ancestor)).parts
+                break
+
+    def _between(self, s: float, t: float) -> Tensor:
+        """(depth, *shape) on [s, t], both ends of leaves."""
+        cover: list[_Node] = []
+        pending = [self._root]
+        while pending:
+            node = pending.pop()
+            if s <= node.start and node.stop <= t:
+                cover.append(node)
+            elif node.parts is not None and s < node.stop and node.start < t:
+                pending.extend(node.parts)
+        return self._join(s, t, cover)
+
+    def _value(self, node: _Node) -> Tensor:
+        if node.coefficients is None:
+            known: list[_Node] = []
+            pending = list(node.parts or ())
+            while pending:
+                part = pending.pop()
+                if part.coefficients is None and part.parts is not None:
+                    pending.extend(part.parts)
+                else:
+                    known.append(part)
+            node.coefficients = self._join(node.start, node.stop, known)
+        return node.coefficients
+
+    def _join(self, s: float, t: float, parts: list[_Node]) -> Tensor:
+        if len(parts) == 1:
+            return self._value(parts[0])
+        starts, stops = (
+            torch.tensor([getattr(p, end) for p in parts], dtype=torch.float64) for end in ("start", "stop")
+        )
+        whole = self._length(s, t)
+        origin = torch.full_like(starts, s)
+        matrix = legendre.part_to_whole(
+            self._clock.length(origin, starts) / whole, self._clock.length(starts, stops) / whole, self._depth
+        )
+        values = torch.stack([self._value(part) for part in parts], dim=1)
+        matrix = matrix.reshape(len(parts), *[1] * (values.ndim + 1 - matrix.ndim), *matrix.shape[1:])
+        return legendre.apply(matrix, values).sum(1)
+
+
+def _leaves(node: _Node) -> list[_Node]:
+    """The leaves below a node in increasing time."""
+    found = []
+    pending = [node]
+    while pending:
+        node = pending.pop()
+        if node.parts is None:
+            found.append(node)
+        else:
+            pending.extend(reversed(node.parts))
+    return found
+
+
+def _balanced(leaves: list[_Node]) -> _Node:
+    """A balanced tree over adjoining leaves; inner nodes are joined when they are first asked for."""
+    if len(leaves) == 1:
+        return leaves[0]
+    middle = len(leaves) // 2
+    first, second = _balanced(leaves[:middle]), _balanced(leaves[middle:])
+    return _Node(first.start, second.stop, None, (first, second), len(leaves))

@@ -1,0 +1,346 @@
+"""The partial signature of a Brownian motion on one step: a value, and its exact sampler."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from sdesig._checks import check_dtype, check_floating, check_generator, check_integer, check_shape, check_step
+from sdesig.signature import legendre
+from sdesig.signature.levy_area import levy_area
+from sdesig.signature.words import Word
+
+
+@dataclass(frozen=True, eq=False)
+class PartialSignature:
+    """What is known of a Brownian motion W on a step [s, s + h].
+
+    Attributes:
+        h: step length, > 0; either zero-dimensional or with as many axes as a value, broadcastable to its shape (one h
+            per coordinate is allowed, though not with areas).
+        coefficients: (depth, *shape), the Legendre coefficients xi_0, ..., xi_{depth-1} of dW
+            (`sdesig.signature.legendre`), iid N(0, 1).
+        levy_area: None or (*shape, d), d = shape[-1] the noise dimension:
+            A_ij = 1/2 int (W_i dW_j - W_j dW_i) over the step, antisymmetric, unnormalized (of order h).
+
+    Iterated integrals are written I_w (Ito) and J_w (Stratonovich), first letter innermost, letter 0 for time.
+
+    Raises:
+        TypeError, ValueError: coefficients without a depth axis, shapes, dtypes or devices that do not fit.
+    """
+
+    h: Tensor
+    coefficients: Tensor
+    levy_area: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        check_floating("coefficients", self.coefficients)
+        if self.coefficients.ndim == 0 or len(self.coefficients) == 0:
+            raise ValueError(
+                f"coefficients must have shape (depth >= 1, *shape); got shape {tuple(self.coefficients.shape)}"
+            )
+        object.__setattr__(self, "h", fit_step(self.h, self.shape, self.dtype, self.device))
+        if self.levy_area is None:
+            return
+        area = check_floating("levy_area", self.levy_area)
+        if not self.shape or area.shape != (*self.shape, self.shape[-1]):
+            raise ValueError(
+                f"levy_area must have shape (*shape, d) for values of shape {self.shape}; got {area.shape}"
+            )
+        if area.dtype != self.dtype or area.device != self.device:
+            raise TypeError(
+                f"levy_area must be {self.dtype} on {self.device} like the coefficients; got {area.dtype}, {area.device}"
+            )
+        if self.h.ndim and self.h.shape[-1] != 1:
+            raise ValueError(
+                f"h must be the same for all coordinates beside a levy_area; got shape {tuple(self.h.shape)}"
+            )
+
+    @property
+    def depth(self) -> int:
+        """Number of Legendre coefficients."""
+        return len(self.coefficients)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one value, such as the increment."""
+        return tuple(self.coefficients.shape[1:])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of all values."""
+        return self.coefficients.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device of all values."""
+        return self.coefficients.device
+
+    @property
+    def increment(self) -> Tensor:
+        """W_{s+h} - W_s = I_(i), N(0, h)."""
+        return self.h.sqrt() * self.coefficients[0]
+
+    @property
+    def space_time_area(self) -> Tensor:
+        """H = (1/h) int (W_u - W_s - (u-s)/h W) du, N(0, h/12), independent of the increment. Needs depth 2."""
+        self._require(2, "space_time_area")
+        return -(self.h / 12.0).sqrt() * self.coefficients[1]
+
+    @property
+    def space_time_time_area(self) -> Tensor:
+        """K = (1/h^2) int (1/2 - (u-s)/h) h (W_u - W_s - (u-s)/h W) du, N(0, h/720). Needs depth 3.
+
+        Foster's convention, as in diffrax; independent of the increment and of H.
+        """
+        self._require(3, "space_time_time_area")
+        return (self.h / 720.0).sqrt() * self.coefficients[2]
+
+    @property
+    def time_integral(self) -> Tensor:
+        """int (W_u - W_s) du = I_(i,0) = h (W/2 + H), N(0, h^3/3). Needs depth 2."""
+        return self.gaussian_word(0, 1)
+
+    def gaussian_word(self, before: int, after: int) -> Tensor:
+        """I_(0^a, i, 0^b) = int (u-s)^a/a! (s+h-u)^b/b! dW^i_u for all i at once, a = `before`, b = `after`.
+
+        Centred Gaussian with the covariance of `gaussian_word_covariance`. Needs depth a + b + 1. Equal to J_w.
+        """
+        check_integer("before", before, 0)
+        check_integer("after", after, 0)
+        self._require(before + after + 1, f"gaussian_word({before}, {after})")
+        weights = self.coefficients.new_tensor(legendre.word_weights(before, after))
+        return self.h ** (before + after + 0.5) * torch.tensordot(weights, self.coefficients[: len(weights)], 1)
+
+    def scalar_word(self, word: Word, *, ito: bool = True) -> Tensor:
+        """I_w (or J_w) over the letters {0, 1} for each coordinate by itself: letter 1 is that coordinate's noise.
+
+        Closed forms exist for 0^k: h^k/k!; for one 1 among zeros: `gaussian_word`; and for 1^k:
+        I_w = h^{k/2} He_k(W/sqrt h)/k!, J_w = W^k/k!. Other words, such as (1,1,0), (1,0,1) and (0,1,1), are not
+        functions of finitely many Gaussian words; of this family only 2 I_(1,1,0) + I_(1,0,1) = W I_(1,0) - h^2/2
+        and I_(1,0,1) + 2 I_(0,1,1) = W I_(0,1) - h^2/2 (and their sum) are.
+
+        Raises:
+            ValueError: other letters, a depth that is too small, or a word without closed form.
+        """
+        if any(letter not in (0, 1) for letter in word):
+            raise ValueError(f"word must have letters 0 and 1 only; got {word!r}")
+        ones = sum(word)
+        if ones == 1:
+            before = word.index(1)
+            return self.gaussian_word(before, len(word) - 1 - before)
+        if ones == 0:
+            return (self.h ** len(word) / math.factorial(len(word))).to(self.coefficients).expand(self.shape)
+        if ones < len(word):
+            raise ValueError(f"word {word!r} is not a function of finitely many Gaussian words; see scalar_word")
+        w = self.increment
+        previous, value = torch.ones_like(w), w
+        for k in range(2, ones + 1):
+            # (k) I_{1^k} = W I_{1^{k-1}} - h I_{1^{k-2}} in the Ito sense
+            correction = self.h * previous if ito else 0.0
+            previous, value = value, (w * value - correction) / k
+        return value
+
+    def truncate(self, depth: int) -> PartialSignature:
+        """The same step, with the first `depth` coefficients only."""
+        self._require(check_integer("depth", depth, 1), "truncate")
+        return replace(self, coefficients=self.coefficients[:depth])
+
+    def without_area(self) -> PartialSignature:
+        """The same step, its Levy area forgotten."""
+        return replace(self, levy_area=None)
+
+    def combine(self, later: PartialSignature) -> PartialSignature:
+        """The value on [s, s + a + b] from this one on [s, s + a] and `later` on [s + a, s + a + b] (Chen), exactly.
+
+        Keeps the smaller of the two depths.
+
+        Raises:
+            ValueError: different shapes, or only one of the two has a Levy area.
+            TypeError: different dtypes or devices.
+        """
+        if later.shape != self.shape:
+            raise ValueError(f"later must have the shape {self.shape} of the earlier step; got {later.shape}")
+        if later.dtype != self.dtype or later.device != self.device:
+            raise TypeError(f"later must be {self.dtype} on {self.device}; got {later.dtype} on {later.device}")
+        if (self.levy_area is None) != (later.levy_area is None):
+            raise ValueError("later must have a levy_area exactly if the earlier step has one; see without_area")
+        depth = min(self.depth, later.depth)
+        h = self.h + later.h
+        ratio = (self.h / h).to(torch.float64)
+        first = legendre.part_to_whole(torch.zeros_like(ratio), ratio, depth)
+        second = legendre.part_to_whole(ratio, 1.0 - ratio, depth)
+        coefficients = legendre.apply(first, self.coefficients[:depth]) + legendre.apply(
+            second, later.coefficients[:depth]
+        )
+        area = None
+        if self.levy_area is not None and later.levy_area is not None:
+            area = chen_area(
+                torch.stack([self.levy_area, later.levy_area]), torch.stack([self.increment, later.increment])
+            )
+        return PartialSignature(h, coefficients, area)
+
+    def split(self, at: float | Tensor, *, generator: torch.Generator) -> tuple[PartialSignature, PartialSignature]:
+        """Values on [s, s + at] and [s + at, s + h], drawn from their exact conditional law given this one.
+
+        Combining them returns this value (to rounding). Both have its depth.
+
+        Raises:
+            ValueError: not 0 < at < h, or a value with a Levy area (no practical exact sampler of the two areas given
+                their Chen product is known; use a path with a leaf grid).
+        """
+        check_generator(generator)
+        if self.levy_area is not None:
+            raise ValueError(
+                "split is not possible on a value with a levy_area; use without_area or a path's leaf grid"
+            )
+        at = fit_step(check_step("at", at), self.shape, self.dtype, self.device, name="at")
+        if not bool((at < self.h).all()):
+            raise ValueError(f"at must lie in (0, h); got {at.max().item()} for h = {self.h.min().item()}")
+        normals = torch.randn(self.coefficients.shape, generator=generator, dtype=self.dtype, device=self.device)
+        ratio = (at.to(torch.float64) / self.h.to(torch.float64)).clamp(1e-300, 1.0 - 2.0**-53)
+        first, second = split_coefficients(self.coefficients, normals, legendre.split_matrix(ratio, self.depth))
+        return PartialSignature(at, first), PartialSignature(self.h - at, second)
+
+    def reverse(self) -> PartialSignature:
+        """The value of the time-reversed path u -> W_{s+h-u}: (W, H, K, A) -> (-W, H, -K, -A), h unchanged.
+
+        (The group inverse of the signature is another operation: it also reverses time's own letter.)
+        """
+        signs = self.coefficients.new_tensor([-1.0 if k % 2 == 0 else 1.0 for k in range(self.depth)])
+        area = None if self.levy_area is None else -self.levy_area
+        return replace(self, coefficients=self.coefficients * signs.view(-1, *[1] * len(self.shape)), levy_area=area)
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("len() of a partial signature with zero-dimensional values")
+        return self.shape[0]
+
+    def __getitem__(self, index: int | slice) -> PartialSignature:
+        """Rows along the first axis of the values, as for a stack of steps: `steps[i]`, `steps[2:5]`."""
+        if not isinstance(index, (int, slice)) or not self.shape:
+            raise TypeError(f"index must be an int or a slice along the first axis of the values; got {index!r}")
+        h = self.h
+        if h.ndim:
+            h = h[index] if len(h) > 1 else (h[0] if isinstance(index, int) else h)
+        area = None if self.levy_area is None else self.levy_area[index]
+        return PartialSignature(h, self.coefficients[:, index], area)
+
+    def _require(self, depth: int, what: str) -> None:
+        if self.depth < depth:
+            raise ValueError(f"{what} needs depth >= {depth}; this partial signature has depth {self.depth}")
+
+
+def fit_step(h: Tensor, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, name: str = "h") -> Tensor:
+    """Return a step length zero-dimensional, or with len(shape) axes, `dtype` and `device`, broadcastable to `shape`."""
+    check_floating(name, h)
+    if h.ndim == 0:
+        return h
+    if h.device != device:
+        raise TypeError(f"{name} must be on {device} like the values; got {h.device}")
+    if h.ndim > len(shape) or any(a not in (1, b) for a, b in zip(reversed(h.shape), reversed(shape), strict=False)):
+        raise ValueError(f"{name} must be broadcastable to the shape {tuple(shape)}; got shape {tuple(h.shape)}")
+    return h.reshape(*[1] * (len(shape) - h.ndim), *h.shape).to(dtype)
+
+
+def chen_area(areas: Tensor, increments: Tensor) -> Tensor:
+    """Levy area over n adjoining steps: A = sum_k A_k + 1/2 sum_{k<l} (W_k W_l^T - W_l W_k^T).
+
+    Args:
+        areas: (n, ..., d, d).
+        increments: (n, ..., d).
+
+    Returns:
+        (..., d, d).
+    """
+    before = increments.cumsum(0) - increments
+    cross = torch.einsum("n...i,n...j->...ij", before, increments)
+    return areas.sum(0) + (cross - cross.mT) / 2.0
+
+
+def split_coefficients(coefficients: Tensor, normals: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Coefficients of the two parts of a step from its own and as many N(0, 1) numbers (`legendre.split_matrix`)."""
+    parts = legendre.apply(matrix.mT, [*coefficients, *normals])
+    return parts[: len(coefficients)], parts[len(coefficients) :]
+
+
+def sample_partial_signature(
+    shape: int | Sequence[int],
+    h: float | Tensor,
+    depth: int,
+    *,
+    area: str | None = None,
+    generator: torch.Generator,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> PartialSignature:
+    """Draw the partial signature of a Brownian motion on a step of length h, exactly at any depth.
+
+    Args:
+        shape: shape of one value; with `area` its last axis is the noise dimension.
+        h: step length, a float or a tensor broadcastable to `shape`; the result is differentiable in it.
+        depth: number of Legendre coefficients; depth m gives all words (0^a, i, 0^b) with a + b < m.
+        area: None, or the `method` of `levy_area` that draws the Levy area given the coefficients ("auto" for the
+            default). At depth >= 2 it must be jointly right with them.
+        generator: source of the depth * prod(shape) normals, and of the area's.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type or range; see `levy_area` for the area's.
+    """
+    shape = check_shape("shape", shape)
+    check_integer("depth", depth, 1)
+    check_generator(generator)
+    device = torch.device(device) if device is not None else generator.device
+    h = fit_step(check_step("h", h), shape, check_dtype(dtype), device)
+    coefficients = torch.randn((depth, *shape), generator=generator, dtype=check_dtype(dtype), device=device)
+    value = PartialSignature(h, coefficients)
+    if area is None:
+        return value
+    if not shape:
+        raise ValueError("shape must have a last axis, the noise dimension, for an area; got ()")
+    given = coefficients if depth > 1 else None
+    return replace(value, levy_area=levy_area(value.increment, h, coefficients=given, method=area, generator=generator))
+
+
+def gaussian_word_covariance(words: Sequence[Word], h: float | Tensor) -> Tensor:
+    """Covariance matrix of iterated integrals with exactly one noise letter.
+
+    For the words (0^a, i, 0^b) and (0^c, i, 0^e): h^{a+b+c+e+1} B(a+c+1, b+e+1) / (a! b! c! e!), B the beta function;
+    zero for different noise letters.
+
+    Args:
+        words: n words, each with exactly one letter >= 1.
+        h: step length, any shape.
+
+    Returns:
+        (*h.shape, n, n), differentiable in h.
+
+    Raises:
+        ValueError: a word that is not Gaussian, or a bad h.
+    """
+    h = check_step("h", h)
+    places = [_noise_place(word) for word in words]
+
+    def entry(first: tuple[int, int, int], second: tuple[int, int, int]) -> Tensor:
+        (i, a, b), (j, c, e) = first, second
+        if i != j:
+            return torch.zeros_like(h)
+        beta = math.factorial(a + c) * math.factorial(b + e) / math.factorial(a + b + c + e + 1)
+        scale = math.factorial(a) * math.factorial(b) * math.factorial(c) * math.factorial(e)
+        return h ** (a + b + c + e + 1) * (beta / scale)
+
+    if not places:
+        raise ValueError("words must not be empty")
+    return torch.stack([torch.stack([entry(v, w) for w in places], dim=-1) for v in places], dim=-2)
+
+
+def _noise_place(word: Word) -> tuple[int, int, int]:
+    """(i, a, b) for the word (0^a, i, 0^b)."""
+    noise = [k for k, letter in enumerate(word) if letter != 0]
+    if len(noise) != 1 or min(word) < 0:
+        raise ValueError(f"words must each have exactly one noise letter (>= 1) among zeros; got {word!r}")
+    return word[noise[0]], noise[0], len(word) - 1 - noise[0]
