@@ -1,0 +1,30 @@
+"""What the algorithms share: the source of normals, antisymmetric matrices, the number of terms held at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Draw = Callable[[tuple[int, ...]], Tensor]
+"""draw(shape): new iid N(0, 1) numbers; the leading axes of `shape` are the batch, the last one is a row's numbers."""
+
+CHUNK = 16
+"""Terms of a series held in memory at once. Fixed, so that the order of summation does not depend on the batch."""
+
+
+def pair_count(dim: int) -> int:
+    """Number of pairs i < j, dim (dim - 1)/2."""
+    return dim * (dim - 1) // 2
+
+
+def antisymmetric(pairs: Tensor, dim: int) -> Tensor:
+    """Antisymmetric matrices (..., dim, dim) from their entries i < j, (..., dim (dim - 1)/2), row by row."""
+    count = pair_count(dim)
+    rows, columns = torch.triu_indices(dim, dim, 1, device=pairs.device)
+    index = torch.full((dim, dim), 2 * count, device=pairs.device)  # the last entry below is the zero of the diagonal
+    index[rows, columns] = torch.arange(count, device=pairs.device)
+    index[columns, rows] = torch.arange(count, 2 * count, device=pairs.device)
+    entries = torch.cat([pairs, -pairs, pairs.new_zeros(*pairs.shape[:-1], 1)], -1)
+    return entries.index_select(-1, index.flatten()).unflatten(-1, (dim, dim))

@@ -1,0 +1,82 @@
+"""Levy area given the increment, from the Fourier series of the Brownian bridge."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from scipy.special import polygamma
+from torch import Tensor
+
+from sdesig.signature.levy_area._draws import CHUNK, Draw, antisymmetric, pair_count
+
+
+def fourier_sums(w: Tensor, terms: int, draw: Draw) -> tuple[Tensor, Tensor]:
+    """sum_{k=1}^{terms} Y_k X_k^T / k and sum_{k=1}^{terms} X_k / k, with X_k, Y_k iid N(0, Id).
+
+    Args:
+        w: (..., d), gives shape, dtype and device only.
+        draw: called once per term with shape (..., 2d): X_k, then Y_k.
+
+    Returns:
+        (batch, d, d) and (batch, d), the leading axes of `w` flattened.
+    """
+    shape = (*w.shape[:-1], 2 * w.shape[-1])
+    flat = w.reshape(-1, w.shape[-1])
+    batch, dim = flat.shape
+    matrix, vector = flat.new_zeros(batch, dim, dim), flat.new_zeros(batch, dim)
+    for first in range(1, terms + 1, CHUNK):
+        weights = torch.arange(first, min(first + CHUNK, terms + 1), dtype=w.dtype, device=w.device).rsqrt()
+        numbers = flat.new_empty(len(weights), batch, 2 * dim)
+        for row, weight in zip(numbers, weights, strict=True):
+            torch.mul(draw(shape).reshape(batch, 2 * dim), weight, out=row)
+        x, y = numbers.split(dim, -1)
+        matrix.baddbmm_(y.permute(1, 2, 0), x.permute(1, 0, 2))
+        vector += torch.tensordot(weights, x, 1)
+    return matrix, vector
+
+
+def fourier_area(method: str, increment: Tensor, h: Tensor, terms: int, draw: Draw) -> Tensor:
+    """Truncated Fourier series of the Levy area given the increment W, with the tail of `method`.
+
+    With w = W/sqrt(h), X_k, Y_k, M ~ N(0, Id), G antisymmetric with N(0, 1) entries, psi = trigamma(n + 1):
+
+        S = sum_{k<=n} (Y_k - sqrt2 w) X_k^T / k,        A = h/(2 pi) (S - S^T + tail)
+
+    - "fourier": tail = 0. RMS error per entry h sqrt(6 psi)/(2 pi).
+    - "milstein": tail = sqrt(2 psi) (w M^T - M w^T). RMS error h sqrt(2 psi)/(2 pi) if M = -psi^{-1/2} sum_{k>n} X_k/k.
+    - "mronroe": the tail of "milstein" + sqrt(2 psi) G.
+    - "wiktorsson": tail = sqrt(2 psi) (G + (v w^T - w v^T)), v = G w/(1 + sqrt(1 + |w|^2)).
+
+    The last two tails have the exact covariance of the neglected terms given w.
+
+    Sources: Kloeden, Platen, Wright, Stoch. Anal. Appl. 10 (1992); Wiktorsson, Ann. Appl. Probab. 11 (2001);
+    Mrongowius, Roessler, Stoch. Anal. Appl. 40 (2022); all four in Kastner, Roessler, arXiv:2201.08424, section 4.
+
+    Args:
+        method: "fourier", "milstein", "mronroe" or "wiktorsson".
+        increment: W, (..., d), d >= 2.
+        h: step lengths, broadcastable to (..., 1).
+        terms: n >= 1.
+        draw: called for M, shape (..., d) ("milstein", "mronroe"); for G, shape (..., d (d - 1)/2) ("wiktorsson",
+            "mronroe"); then as in `fourier_sums`. The tail comes first so that truncations at n and 2n share numbers.
+
+    Returns:
+        A, (..., d, d).
+    """
+    dim = increment.shape[-1]
+    batch = increment.shape[:-1]
+    w = (increment / h.sqrt()).reshape(-1, dim)
+    scale = math.sqrt(2 * float(polygamma(1, terms + 1)))
+    right: Tensor | float = 0.0
+    tail: Tensor | float = 0.0
+    if method in ("milstein", "mronroe"):
+        right = scale * draw((*batch, dim)).reshape(-1, dim)
+    if method in ("wiktorsson", "mronroe"):
+        tail = scale * antisymmetric(draw((*batch, pair_count(dim))).reshape(-1, pair_count(dim)), dim)
+    if method == "wiktorsson":
+        right = -torch.einsum("bij,bj->bi", tail, w) / (1 + (1 + w.square().sum(-1, keepdim=True)).sqrt())
+    matrix, vector = fourier_sums(increment, terms, draw)
+    matrix = torch.baddbmm(matrix, w.unsqueeze(-1), (right - math.sqrt(2) * vector).unsqueeze(-2))
+    area = (matrix - matrix.mT + tail).reshape(*batch, dim, dim)
+    return h.unsqueeze(-1) / (2 * math.pi) * area
