@@ -165,9 +165,8 @@ class TensorSeries:
         if not bool((scalar > 0).all()):
             raise ValueError(f"log needs a scalar part > 0 everywhere; its minimum is {scalar.min().item()}")
         nilpotent = (self * (1 / scalar))._add_scalar(-1.0)
-        return nilpotent._power_series([0.0, *((-1) ** (k - 1) / k for k in range(1, self.depth + 1))])._add_scalar(
-            scalar.log()
-        )
+        coefficients = [0.0, *((-1) ** (k - 1) / k for k in range(1, self.depth + 1))]
+        return nilpotent._power_series(coefficients)._add_scalar(scalar.log())
 
     def inverse(self) -> TensorSeries:
         """Inverse for the Chen product; for a signature, that of the reversed path: x_w -> (-1)^l(w) x_{reversed w}.
