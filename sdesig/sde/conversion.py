@@ -1,0 +1,140 @@
+"""Exact Ito <-> Stratonovich conversion, for any SDE with torchsde's interface.
+
+    dY = f dt + sum_j g_j dW^j  =  (f - c) dt + sum_j g_j o dW^j,    c = 1/2 sum_j (dg_j/dy) g_j
+
+(Kloeden & Platen, Numerical Solution of Stochastic Differential Equations, 1992, Section 4.9.) The correction c comes
+from forward-mode Jacobian-vector products: no finite differences, no Jacobian is formed, and gradients flow through it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, overload
+
+import torch
+import torchsde
+from torch import Tensor
+
+from sdesig._checks import check_choice
+from sdesig.sde.base import SDE
+
+
+class SDELike(Protocol):
+    """What torchsde asks of an SDE: any object with `f(t, y)`, `g(t, y)`, `noise_type` and `sde_type`."""
+
+    noise_type: str
+    sde_type: str
+
+    def f(self, t: Any, y: Tensor) -> Tensor:
+        """Drift, (batch, dim)."""
+
+    def g(self, t: Any, y: Tensor) -> Tensor:
+        """Diffusion, (batch, dim) for diagonal noise, else (batch, dim, noise_dim)."""
+
+
+def ito_correction(sde: SDELike, t: Tensor | float, y: Tensor) -> Tensor:
+    """c = 1/2 sum_j (dg_j/dy) g_j at (t, y): the Ito drift minus the Stratonovich drift, whatever `sde.sde_type`.
+
+    Args:
+        sde: object with torchsde's interface. Component i of a diagonal g must depend on y_i alone, and g must be
+            differentiable by `torch.func.jvp` (torch operations, nothing in place on y).
+        t: time, passed on to g.
+        y: state, (batch, dim).
+
+    Returns:
+        (batch, dim). Zero for additive noise, where g is not even called.
+
+    Raises:
+        TypeError: `sde` lacks a part of torchsde's interface.
+        ValueError: unknown noise_type or sde_type.
+    """
+    _check_sde(sde)
+    if sde.noise_type == "additive":
+        return torch.zeros_like(y)
+
+    def diffusion(state: Tensor) -> Tensor:
+        return sde.g(t, state)
+
+    def derivative(direction: Tensor) -> Tensor:
+        return torch.func.jvp(diffusion, (y,), (direction,))[1]
+
+    # Forward-mode AD refuses the overlapping memory of expanded tensors.
+    y = y.contiguous()
+    g = diffusion(y)
+    if sde.noise_type == "diagonal":
+        return 0.5 * derivative(g.contiguous())
+    # Derivative of all of g along each of its columns; the correction pairs every column with itself.
+    along = torch.func.vmap(derivative)(g.movedim(-1, 0).contiguous())
+    return 0.5 * along.diagonal(dim1=0, dim2=-1).sum(-1)
+
+
+@overload
+def to_ito(sde: SDE) -> SDE: ...
+@overload
+def to_ito(sde: SDELike) -> SDELike: ...
+def to_ito(sde: SDELike) -> SDELike:
+    """The Ito SDE with the same solutions as `sde`; see `ConvertedSDE`. An Ito SDE is returned as it is.
+
+    Raises:
+        TypeError: `sde` lacks a part of torchsde's interface.
+        ValueError: unknown noise_type or sde_type.
+    """
+    return _convert(sde, "ito")
+
+
+@overload
+def to_stratonovich(sde: SDE) -> SDE: ...
+@overload
+def to_stratonovich(sde: SDELike) -> SDELike: ...
+def to_stratonovich(sde: SDELike) -> SDELike:
+    """The Stratonovich SDE with the same solutions as `sde`; see `ConvertedSDE`. A Stratonovich SDE is returned as is.
+
+    Raises:
+        TypeError: `sde` lacks a part of torchsde's interface.
+        ValueError: unknown noise_type or sde_type.
+    """
+    return _convert(sde, "stratonovich")
+
+
+class ConvertedSDE(SDE):
+    """`sde` rewritten in the other calculus: the drift moves by the Ito correction, g stays. Made by `to_ito` and
+    `to_stratonovich`, which return the original object when asked to convert back.
+
+    The original is the submodule `sde`, so its parameters and buffers are this module's. The attributes dim and
+    noise_dim are there if the original has them; noise_structure defaults to its noise_type. Nothing else of the
+    original is passed on, such as torchsde's prior drift `h`.
+    """
+
+    def __init__(self, sde: SDELike, sde_type: str) -> None:
+        # Not SDE.__init__: an object that only has torchsde's interface does not know its dimensions.
+        torchsde.BaseSDE.__init__(self, noise_type=sde.noise_type, sde_type=sde_type)
+        for name in ("dim", "noise_dim"):
+            if hasattr(sde, name):
+                setattr(self, name, getattr(sde, name))
+        self.noise_structure = getattr(sde, "noise_structure", sde.noise_type)
+        self.sde = sde
+        self._sign = 1.0 if sde_type == "ito" else -1.0
+
+    def f(self, t: Tensor | float, y: Tensor) -> Tensor:
+        """Drift of the original plus (to Ito) or minus (to Stratonovich) `ito_correction`, (batch, dim)."""
+        if self.noise_type == "additive":
+            return self.sde.f(t, y)
+        return self.sde.f(t, y) + self._sign * ito_correction(self.sde, t, y)
+
+    def g(self, t: Tensor | float, y: Tensor) -> Tensor:
+        """Diffusion of the original."""
+        return self.sde.g(t, y)
+
+
+def _convert(sde: SDELike, sde_type: str) -> SDELike:
+    _check_sde(sde)
+    if sde.sde_type == sde_type:
+        return sde
+    return sde.sde if isinstance(sde, ConvertedSDE) else ConvertedSDE(sde, sde_type)
+
+
+def _check_sde(sde: object) -> None:
+    missing = [name for name in ("f", "g", "noise_type", "sde_type") if not hasattr(sde, name)]
+    if missing:
+        raise TypeError(f"sde must have f, g, noise_type and sde_type; {sde!r} lacks {', '.join(missing)}")
+    check_choice("sde.noise_type", sde.noise_type, ("diagonal", "scalar", "additive", "general"))  # type: ignore[attr-defined]
+    check_choice("sde.sde_type", sde.sde_type, ("ito", "stratonovich"))  # type: ignore[attr-defined]
