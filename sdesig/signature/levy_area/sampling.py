@@ -40,8 +40,8 @@ def levy_area(
     Methods: "fourier", "milstein", "mronroe", "wiktorsson" (see `fourier_area`), "legendre" (`legendre_area`),
     "exact2d" (`exact2d_area`, d = 2 only) converge in L2 or in law as `terms` grows. "davie", "foster", "four_moment"
     (module `weak`) have no truncation and match some moments only: for weak schemes. "auto" is "legendre" when
-    coefficients beyond xi_0 are given, otherwise the strong method that
-    needs the fewest operations for the tolerance ("exact2d" at d = 2).
+    coefficients beyond xi_0 are given, otherwise the strong method with the least work for the tolerance ("exact2d" at
+    d = 2).
 
     With equal seeds, truncations at n and 2n terms share their first n terms and the numbers of the tail.
     Differentiable in `increment`, `h` and `coefficients`. One-dimensional areas are zero and draw nothing.
@@ -188,7 +188,7 @@ def _check_options(method: str, terms: int | None, tolerance: float | None, dept
 def _truncate(
     method: str, terms: int | None, tolerance: float | None, norm: str, depth: int, dim: int, step: Tensor
 ) -> tuple[str, int]:
-    """Strong method and number of terms, for the step that needs most: errors are O(h), the default tolerance is O(h^{3/2})."""
+    """Strong method and number of terms; errors grow like h, the default tolerance like h^{3/2}."""
     if terms is not None:
         return method, terms
     steps = step.detach()

@@ -55,12 +55,13 @@ def foster_area(coefficients: Tensor, h: Tensor, draw: Draw) -> Tensor:
 
 
 def four_moment_area(coefficients: Tensor, h: Tensor, draw: Draw, generator: torch.Generator) -> Tensor:
-    """Levy area with the conditional mean and variance given (W, H, K) and the fourth moment of the true one,
+    """Levy area with the conditional mean and variance given (W, H, K), and E A_ij^4, of the true one,
 
         A = H W^T - W H^T + 12 (K H^T - H K^T) + S,   S_ij = xi_ij sigma_ij antisymmetric,
         sigma_ij^2 = (3/28) (C_i + c) (C_j + c) h^2 + (144/28) h (K_i^2 + K_j^2),   c = 1/sqrt3 - 8/15,
 
-    C_i ~ Exp with mean 8/15, xi_ij uniform on [-sqrt3, sqrt3] with probability 21130/25621 and +-1 otherwise.
+    C_i ~ Exp with mean 8/15, xi_ij uniform on [-sqrt3, sqrt3] with probability 21130/25621 and +-1 otherwise. Like the
+    other methods of this module it has uncorrelated entries S_ij given K, which the true area has not for d >= 3.
     Coefficients missing up to depth 3 are drawn; `coefficients` is (m, ..., d), m <= 3. Source: Jelincic, Foster,
     Kidger, "Generative modelling of Levy area for high order SDE simulation", arXiv:2308.02452.
     """
