@@ -15,8 +15,8 @@ from sdesig._checks import check_real
 class Clock(Protocol):
     """What a `BrownianPath` needs to know of time.
 
-    `position` and `time` map a query time in [t0, t1] to [0, 1] and back (float64 arrays); the master grid is uniform in
-    the position. `length` is the variance of the increment over [s, t]: the step length h.
+    `position` and `time` map a query time in [t0, t1] to [0, 1] and back (float64 arrays); the master grid is uniform
+    in the position. `length` is the variance of the increment over [s, t]: the step length h.
     """
 
     @property
@@ -69,9 +69,9 @@ class UniformClock:
 class SNRClock:
     """For reverse diffusions, whose time is the signal-to-noise ratio: master grid uniform in log t.
 
-    With a Gaussian reference of variance c the path is that of the martingale M of du = Q dv + dM, <M> = v = t/(1 + c t):
-    times remain SNRs, and h = v(t) - v(s) = (t - s)/((1 + c s)(1 + c t)), free of cancellation. c = 0 is the canonical
-    form dy = D dt + dB.
+    With a Gaussian reference of variance c the path is that of the martingale M of du = Q dv + dM (see
+    `sdesig.sde.canonical`), <M> = v = t/(1 + c t): times remain SNRs, and
+    h = v(t) - v(s) = (t - s)/((1 + c s)(1 + c t)), free of cancellation. c = 0 is the canonical form dy = D dt + dB.
 
     Args:
         variance: c >= 0, a float or a tensor broadcastable to one value (one variance per coordinate).

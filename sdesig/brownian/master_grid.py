@@ -19,7 +19,7 @@ from sdesig.signature.partial_signature import chen_area, split_coefficients
 
 _COEFFICIENTS, _INITIAL, _AREA = 0, 1, 2  # streams of the generator; the draws of an area take _AREA, _AREA + 1, ...
 _ON_GRID = 1e-3  # how far from a point of the grid, in cells, a query time may lie
-_CHUNK = 1 << 22  # values worked on at a time: bounds the memory, and keeps most of it in the cache
+_CHUNK = 1 << 20  # values worked on at a time: bounds the memory, and keeps much of it in the cache
 
 
 class MasterGrid:
@@ -150,7 +150,7 @@ class MasterGrid:
         return areas, increments
 
     def _cover(self, ends: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-        """For each level, the cells of the coarsest exact cover of the intervals, and whose interval each is part of."""
+        """Per level, the cells of the coarsest exact cover of the intervals, and whose interval each is part of."""
         cover = []
         lower, upper = ends[:-1].copy(), ends[1:].copy()
         owners = np.arange(len(lower))

@@ -15,6 +15,7 @@ from sdesig.brownian.clock import Clock, UniformClock
 from sdesig.brownian.master_grid import MasterGrid
 from sdesig.brownian.philox import GENERATOR_VERSION, check_seeds
 from sdesig.brownian.tree import ConditionalTree
+from sdesig.signature.levy_area import check_memory
 from sdesig.signature.partial_signature import PartialSignature
 
 _INSIDE = 1e-6  # how far outside [t0, t1], relative to its length, a query time may lie
@@ -28,14 +29,14 @@ class BrownianPath(torchsde.BaseBrownian):
 
     - `seeds`, one per row of the batch: a row is a pure function of its seed (and t0, t1, clock, levels, depth and the
       shape of a row): the same on any batch size, order of rows and of queries, process and device (up to the last
-      digits of the transform to normals). The path lives on a master grid of 2^levels cells, uniform in the clock; query
-      times must lie on it (`grid` gives those of N steps), so one seed is one path at every number of steps.
+      digits of the transform to normals). The path lives on a master grid of 2^levels cells, uniform in the clock;
+      query times must lie on it (`grid` gives those of N steps), so one seed is one path at every number of steps.
     - `generator`: any query times, drawn when they are first asked for. Consistent, but not the same for other batch
       sizes or orders of queries.
 
-    With `area` the Levy areas of the cells of the master grid are drawn once, jointly with their coefficients, and those
-    of longer steps are Chen products. Query times must then lie on the grid also with a generator (which is used once,
-    for a seed).
+    With `area` the Levy areas of the cells of the master grid are drawn once, jointly with their coefficients, and
+    those of longer steps are Chen products. Query times must then lie on the grid also with a generator (which is used
+    once, for a seed).
 
     Args:
         t0, t1: first and last time.
@@ -91,11 +92,12 @@ class BrownianPath(torchsde.BaseBrownian):
             if not shape or len(row_seeds) != shape[0]:
                 raise ValueError(f"seeds must be one per row of shape {shape}; got {len(row_seeds)} seeds")
         if area:
-            _check_area(shape, area_tolerance, dtype, device)
+            _check_area(t0, t1, shape, clock, area_tolerance, dtype, device)
         elif area_tolerance is not None:
             raise ValueError("area_tolerance is given without area=True")
 
         self.t0, self.t1, self.depth, self.clock, self.levels, self.area = t0, t1, depth, clock, levels, area
+        self.area_tolerance = area_tolerance
         self.seeds = None if seeds is None else tuple(row_seeds.tolist())
         self._shape, self._dtype, self._device = shape, dtype, device
         self._prefetched: tuple[dict[tuple[float, float], int], PartialSignature] | None = None
@@ -153,6 +155,8 @@ class BrownianPath(torchsde.BaseBrownian):
             "levels": self.levels,
             "depth": self.depth,
             "row_shape": list(self._shape[1:]),
+            "area": self.area,
+            "area_tolerance": self.area_tolerance,
         }
 
     def grid(self, steps: int) -> Tensor:
@@ -228,12 +232,16 @@ class BrownianPath(torchsde.BaseBrownian):
         first, last = self._locate([s, t])
         if first == last:
             zero = torch.zeros(self._shape, dtype=self._dtype, device=self._device)
-            values = (zero, zero, torch.zeros_like(zero)[..., None] * zero[..., None, :] if return_A else None)
+            values = [zero] + [zero] * return_U + [zero[..., None] * zero[..., None, :]] * return_A
         else:
             step = self.partial_signature(s, t)
-            values = (step.increment, step.time_integral if return_U else None, step.levy_area)
-        wanted = [value for value, asked in zip(values, (True, return_U, return_A), strict=True) if asked]
-        return tuple(wanted) if len(wanted) > 1 else wanted[0]
+            values = [step.increment]
+            if return_U:
+                values.append(step.time_integral)
+            if return_A:
+                assert step.levy_area is not None
+                values.append(step.levy_area)
+        return values[0] if len(values) == 1 else tuple(values)
 
     def as_noise_sampler(
         self, transform: Callable[[Tensor | float], Tensor | float] | None = None
@@ -280,9 +288,20 @@ def _as_floats(times: Sequence[float] | Tensor) -> list[float]:
     return [float(time) for time in times]
 
 
-def _check_area(shape: tuple[int, ...], tolerance: float | None, dtype: torch.dtype, device: torch.device) -> None:
-    """Check what areas need."""
+def _check_area(
+    t0: float,
+    t1: float,
+    shape: tuple[int, ...],
+    clock: Clock,
+    tolerance: float | None,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> None:
+    """Raise an error where areas are impossible."""
     if not shape:
         raise ValueError("shape must have a last axis, the noise dimension, with area=True; got ()")
+    if clock.length(torch.tensor(t0), torch.tensor(t1)).ndim > 0:
+        raise ValueError("clock must have one variance for all coordinates with area=True")
     if tolerance is not None:
         check_real("area_tolerance", tolerance, minimum=0.0, strict=True)
+    check_memory(shape, dtype, device)

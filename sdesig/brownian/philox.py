@@ -33,15 +33,20 @@ def philox4x32(counter: Sequence[Tensor], key: Sequence[Tensor]) -> tuple[Tensor
     Returns:
         Four int64 tensors of the broadcast shape, iid uniform on {0, ..., 2^32 - 1} over distinct counters.
     """
-    c0, c1, c2, c3 = counter
+    shape = torch.broadcast_shapes(*(word.shape for word in (*counter, *key)))
+    c0, c1, c2, c3 = (word.expand(shape).clone() for word in counter)
+    p0, p1 = torch.empty_like(c0), torch.empty_like(c0)
     k0, k1 = key
     for _ in range(10):
-        # The product of two 32-bit words wraps around in int64, but its bits are those of the unsigned product.
-        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        c0, c1 = (p1 >> 32).bitwise_and_(_MASK) ^ (c1 ^ k0), p1.bitwise_and_(_MASK)
-        c2, c3 = (p0 >> 32).bitwise_and_(_MASK) ^ (c3 ^ k1), p0.bitwise_and_(_MASK)
+        # The product of two 32-bit words wraps around in int64, but its bits are those of the unsigned product: the
+        # high half is masked once it is combined, the low half keeps its high bits until the next round or the end.
+        torch.mul(c0, _MULTIPLIERS[0], out=p0)
+        torch.mul(c2, _MULTIPLIERS[1], out=p1)
+        torch.bitwise_right_shift(p1, 32, out=c0).bitwise_xor_(c1).bitwise_xor_(k0).bitwise_and_(_MASK)
+        torch.bitwise_right_shift(p0, 32, out=c2).bitwise_xor_(c3).bitwise_xor_(k1).bitwise_and_(_MASK)
+        c1, p1, c3, p0 = p1, c1, p0, c3
         k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
-    return c0, c1, c2, c3
+    return c0, c1.bitwise_and_(_MASK), c2, c3.bitwise_and_(_MASK)
 
 
 def check_seeds(seeds: Sequence[int] | Tensor, device: torch.device | str | None = None) -> Tensor:
@@ -72,7 +77,7 @@ def check_seeds(seeds: Sequence[int] | Tensor, device: torch.device | str | None
 
 
 def normals(seeds: Tensor, cells: Tensor, stream: int, count: int, dtype: torch.dtype) -> Tensor:
-    """N(0, 1) numbers, a pure function of (seed, cell, stream, position, `GENERATOR_VERSION`).
+    """N(0, 1) numbers, a pure function of (seed, cell, stream, count, position, `GENERATOR_VERSION`).
 
     Each number spends 32 random bits (Box-Muller, |x| < 6.8), in every dtype: float32 and float64 agree to rounding.
 

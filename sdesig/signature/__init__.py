@@ -1,0 +1,37 @@
+"""Partial signatures of Brownian motion: words, tensor algebra, Gaussian words, Levy areas, and their value type."""
+
+from sdesig.signature.levy_area import iterated_integrals, levy_area, terms_needed
+from sdesig.signature.partial_signature import (
+    PartialSignature,
+    chen_area,
+    gaussian_word_covariance,
+    sample_partial_signature,
+)
+from sdesig.signature.tensor_algebra import TensorSeries, expected_signature, piecewise_linear_signature
+from sdesig.signature.words import (
+    Word,
+    ito_to_stratonovich,
+    quasi_shuffle,
+    shuffle,
+    stratonovich_to_ito,
+    words_for_scheme,
+)
+
+__all__ = [
+    "PartialSignature",
+    "TensorSeries",
+    "Word",
+    "chen_area",
+    "expected_signature",
+    "gaussian_word_covariance",
+    "iterated_integrals",
+    "ito_to_stratonovich",
+    "levy_area",
+    "piecewise_linear_signature",
+    "quasi_shuffle",
+    "sample_partial_signature",
+    "shuffle",
+    "stratonovich_to_ito",
+    "terms_needed",
+    "words_for_scheme",
+]

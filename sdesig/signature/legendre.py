@@ -4,10 +4,11 @@ On a step of length h starting at s let x = (u - s)/h in [0, 1] and
 
     p_k(x) = sqrt(2k+1) P_k(2x - 1),    xi_k = h^{-1/2} int p_k((u - s)/h) dW_u,
 
-P_k the Legendre polynomials. The p_k are orthonormal on [0, 1], so xi_0, xi_1, ... are iid N(0, 1), and every polynomial
-of degree < depth integrated against dW is linear in the first `depth` of them (Foster, Lyons, Oberhauser: An optimal
-polynomial approximation of Brownian motion, SIAM J. Numer. Anal. 2020). A polynomial on a step stays one on a part of the
-step: joining steps is a linear map of the coefficients, and so is splitting once independent normals are added.
+P_k the Legendre polynomials. The p_k are orthonormal on [0, 1], so xi_0, xi_1, ... are iid N(0, 1), and every
+polynomial of degree < depth integrated against dW is linear in the first `depth` of them (Foster, Lyons, Oberhauser: An
+optimal polynomial approximation of Brownian motion, SIAM J. Numer. Anal. 2020). A polynomial on a step stays one on a
+part of the step: joining steps is a linear map of the coefficients, and so is splitting once independent normals are
+added.
 """
 
 from __future__ import annotations
@@ -103,12 +104,17 @@ def apply(matrix: Tensor, coefficients: Tensor | Sequence[Tensor]) -> Tensor:
     Returns:
         (rows, *shape), in the dtype of the coefficients.
     """
-    rows = []
     shared = matrix.ndim == 2 and not matrix.requires_grad
     entries = matrix.tolist() if shared else matrix.to(coefficients[0]).movedim((-2, -1), (0, 1))
+    rows = []
     for entry in entries:
-        terms = [w * x for w, x in zip(entry, coefficients, strict=True) if not (shared and w == 0.0)]
-        rows.append(functools.reduce(torch.add, terms))
+        row = entry[0] * coefficients[0]
+        for weight, value in zip(entry[1:], coefficients[1:], strict=True):
+            if not shared:
+                row = row + weight * value
+            elif weight != 0.0:
+                row.add_(value, alpha=weight)
+        rows.append(row)
     return torch.stack(rows)
 
 

@@ -53,7 +53,7 @@ class PartialSignature:
             )
         if area.dtype != self.dtype or area.device != self.device:
             raise TypeError(
-                f"levy_area must be {self.dtype} on {self.device} like the coefficients; got {area.dtype}, {area.device}"
+                f"levy_area must be {self.dtype} on {self.device} as the coefficients; got {area.dtype}, {area.device}"
             )
         if self.h.ndim and self.h.shape[-1] != 1:
             raise ValueError(
@@ -236,7 +236,7 @@ class PartialSignature:
 
 
 def fit_step(h: Tensor, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, name: str = "h") -> Tensor:
-    """Return a step length zero-dimensional, or with len(shape) axes, `dtype` and `device`, broadcastable to `shape`."""
+    """Return a step length that is zero-dimensional, or of `dtype` and with len(shape) axes that fit `shape`."""
     check_floating(name, h)
     if h.ndim == 0:
         return h

@@ -13,7 +13,6 @@ from sdesig.sde.base import SDE
 from sdesig.sde.conversion import ConvertedSDE, ito_correction, to_ito, to_stratonovich
 
 # torch's own, at the first forward-mode derivative.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 
 T, Y1, Y2 = sympy.symbols("t y1 y2")
 DRIFT = sympy.Matrix([sympy.sin(Y2) - Y1, sympy.cos(T) * Y1 - Y2 / 2])

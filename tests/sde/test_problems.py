@@ -38,7 +38,6 @@ from sdesig.sde.problems import (
 )
 
 # torch's own, at the first forward-mode derivative.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 
 jacobian = torch.autograd.functional.jacobian
 WITH_SOLUTION = [p for p in PROBLEMS if isinstance(p(), HasExactSolution)]

@@ -1,7 +1,7 @@
 """Levy areas of Brownian motion, A_ij = 1/2 int (W_i dW_j - W_j dW_i), and the iterated integrals made of them."""
 
 from sdesig.signature.levy_area.legendre import legendre_area
-from sdesig.signature.levy_area.sampling import JOINT_METHODS, METHODS, iterated_integrals, levy_area
+from sdesig.signature.levy_area.sampling import JOINT_METHODS, METHODS, check_memory, iterated_integrals, levy_area
 from sdesig.signature.levy_area.truncation import NORMS, STRONG_METHODS, terms_needed
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "METHODS",
     "NORMS",
     "STRONG_METHODS",
+    "check_memory",
     "iterated_integrals",
     "legendre_area",
     "levy_area",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def levy_area(
     _check_options(method, terms, tolerance, depth, dim)
     if dim == 1 or increment.numel() == 0:
         return increment.new_zeros(*increment.shape, dim)
-    _check_memory(increment)
+    check_memory(increment.shape, increment.dtype, increment.device)
     xi = (increment / step.sqrt()).unsqueeze(0) if coefficients is None else coefficients
 
     def draw(shape: tuple[int, ...]) -> Tensor:
@@ -198,16 +199,16 @@ def _truncate(
     return method, terms_needed(dim, h, tolerance, method=method, norm=norm)
 
 
-def _check_memory(increment: Tensor) -> None:
-    """Raise MemoryError if the output, its three temporaries and a chunk of terms do not fit."""
-    dim = increment.shape[-1]
-    needed = increment.element_size() * increment.numel() * (4 * dim + 2 * (CHUNK + 2))
+def check_memory(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> None:
+    """Raise MemoryError if areas for increments of this shape, three temporaries and a chunk of terms do not fit."""
+    dim = shape[-1]
+    needed = dtype.itemsize * math.prod(shape) * (4 * dim + 2 * (CHUNK + 2))
     if needed < 2**28:  # not worth the system call
         return
-    available = _available_bytes(increment.device)
+    available = _available_bytes(device)
     if needed > available:
         raise MemoryError(
-            f"Levy areas of shape {(*increment.shape, dim)} need about {needed:.3g} bytes; "
+            f"Levy areas of shape {(*shape, dim)} need about {needed:.3g} bytes; "
             f"{available:.3g} are available (an area has d^2 entries)"
         )
 

@@ -1,0 +1,67 @@
+"""The Legendre algebra against exact rational arithmetic and against its own defining properties."""
+
+import sympy
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sdesig.signature import legendre
+
+x = sympy.symbols("x")
+
+
+def exact_p(k: int, at: sympy.Expr) -> sympy.Expr:
+    return sympy.sqrt(2 * k + 1) * sympy.legendre(k, 2 * at - 1)
+
+
+def test_orthonormal_legendre_against_sympy():
+    points = [sympy.Rational(k, 7) for k in range(8)]
+    expected = [[float(exact_p(k, p)) for p in points] for k in range(13)]
+    values = legendre.orthonormal_legendre(torch.tensor([float(p) for p in points], dtype=torch.float64), 13)
+    torch.testing.assert_close(values, torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=1e-12)
+
+
+def test_part_to_whole_against_sympy():
+    start, length, depth = sympy.Rational(1, 5), sympy.Rational(3, 7), 5
+    expected = [
+        [
+            float(sympy.sqrt(length) * sympy.integrate(exact_p(k, start + length * x) * exact_p(j, x), (x, 0, 1)))
+            for j in range(depth)
+        ]
+        for k in range(depth)
+    ]
+    value = legendre.part_to_whole(torch.tensor(1 / 5), torch.tensor(3 / 7, dtype=torch.float64), depth)
+    torch.testing.assert_close(value, torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=1e-7)
+
+
+def test_word_weights_against_sympy():
+    for a, b in [(0, 0), (0, 1), (1, 0), (2, 1), (3, 4), (0, 11)]:
+        scale = sympy.factorial(a) * sympy.factorial(b)
+        for k, weight in enumerate(legendre.word_weights(a, b)):
+            expected = sympy.integrate(x**a * (1 - x) ** b * exact_p(k, x), (x, 0, 1)) / scale
+            assert abs(weight - float(expected)) < 1e-15
+
+
+@given(ratio=st.floats(1e-9, 1 - 1e-9), depth=st.integers(1, 12))
+def test_split_matrix_is_orthogonal(ratio: float, depth: int):
+    matrix = legendre.split_matrix(torch.tensor(ratio, dtype=torch.float64), depth)
+    torch.testing.assert_close(matrix @ matrix.mT, torch.eye(2 * depth, dtype=torch.float64), rtol=0, atol=1e-13)
+
+
+@given(ratio=st.floats(0.05, 0.6), depth=st.integers(1, 4))
+def test_split_matrix_is_continuous_in_the_ratio(ratio: float, depth: int):
+    """Rounding in a ratio must not turn a path into another one."""
+    near = [legendre.split_matrix(torch.tensor(r, dtype=torch.float64), depth) for r in (ratio, ratio * (1 + 1e-12))]
+    assert (near[0] - near[1]).abs().max() < 1e-9
+
+
+def test_apply_does_not_depend_on_the_shape():
+    """Bit for bit: a row of a path must not change with the batch size."""
+    generator = torch.Generator().manual_seed(0)
+    for dtype in (torch.float32, torch.float64):
+        values = torch.randn(4, 37, 5, generator=generator, dtype=dtype)
+        matrix = torch.randn(3, 4, generator=generator, dtype=torch.float64)
+        whole = legendre.apply(matrix, values)
+        for size in (1, 2, 7, 16, 31):
+            assert torch.equal(legendre.apply(matrix, values[:, :size].clone()), whole[:, :size])
+            assert torch.equal(legendre.apply(matrix, values[:, 37 - size :, 2:3].clone()), whole[:, 37 - size :, 2:3])
