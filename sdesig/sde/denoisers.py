@@ -1,0 +1,112 @@
+"""Denoisers D(x, t) = E[x_0 | x_t = x] from networks trained to predict eps, x_0, v, the score, or EDM's F."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from sdesig._checks import check_real
+from sdesig.sde.diffusions import Diffusion, check_callable, per_sample
+
+
+class Denoiser(Protocol):
+    """E[x_0 | x_t = x]."""
+
+    def __call__(self, x: Tensor, t: Tensor, /) -> Tensor:
+        """x: (batch, *event); t: () or (batch,), the diffusion's time. Returns (batch, *event)."""
+
+
+Network = Callable[[Tensor, Tensor], Tensor]
+
+
+class _NetworkDenoiser(nn.Module):
+    """A denoiser made of a network and the diffusion that it was trained on.
+
+    Args:
+        network: called as network(x, t) with x of shape (batch, *event) and t of shape (batch,), in x's dtype:
+            the diffusion's own time unless said otherwise. Compose it with a function of t where the network was
+            trained with another time, such as the index of a discrete step.
+        diffusion: the schedule.
+
+    Raises:
+        TypeError: a network that cannot be called.
+    """
+
+    def __init__(self, network: Network, diffusion: Diffusion) -> None:
+        super().__init__()
+        self.network = check_callable("network", network)
+        self.diffusion = diffusion
+
+    def _predict(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.network(x, t.to(x).expand(x.shape[0]))
+
+    def _alpha_sigma(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        return per_sample(self.diffusion.alpha(t), x), per_sample(self.diffusion.sigma(t), x)
+
+
+class EpsilonDenoiser(_NetworkDenoiser):
+    """From eps(x, t) = E[eps | x_t = x] (Ho et al. 2020): D = (x - sigma eps) / alpha."""
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """D(x, t), shape (batch, *event)."""
+        alpha, sigma = self._alpha_sigma(x, t)
+        return (x - sigma * self._predict(x, t)) / alpha
+
+
+class X0Denoiser(_NetworkDenoiser):
+    """From a network that predicts x_0 itself: D = network."""
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """D(x, t), shape (batch, *event)."""
+        return self._predict(x, t)
+
+
+class VDenoiser(_NetworkDenoiser):
+    """From v(x, t) = E[alpha eps - sigma x_0 | x_t = x] (Salimans and Ho 2022, arXiv 2202.00512).
+
+    alpha x - sigma v = (alpha^2 + sigma^2) x_0 for every schedule, so D = (alpha x - sigma v) / (alpha^2 + sigma^2).
+    """
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """D(x, t), shape (batch, *event)."""
+        alpha, sigma = self._alpha_sigma(x, t)
+        return (alpha * x - sigma * self._predict(x, t)) / (alpha**2 + sigma**2)
+
+
+class ScoreDenoiser(_NetworkDenoiser):
+    """From the score, grad log p_t(x): D = (x + sigma^2 score) / alpha (Tweedie's formula, Efron 2011)."""
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """D(x, t), shape (batch, *event)."""
+        alpha, sigma = self._alpha_sigma(x, t)
+        return (x + sigma**2 * self._predict(x, t)) / alpha
+
+
+class EDMDenoiser(_NetworkDenoiser):
+    """From EDM's preconditioned network F (Karras et al. 2022, arXiv 2206.00364, eq. 7 and table 1).
+
+    With z = x/alpha and s = sigma/alpha, which is EDM's own schedule,
+
+        D = c_skip z + c_out F(c_in z, c_noise),    c_skip = sigma_data^2 / (s^2 + sigma_data^2),
+        c_in = 1/sqrt(s^2 + sigma_data^2),  c_out = s sigma_data c_in,  c_noise = log(s)/4.
+
+    Args:
+        network: F, called as F(c_in z, c_noise) with c_noise of shape (batch,).
+        diffusion: the schedule of x and t; any, since z and s do not depend on it.
+        sigma_data: standard deviation of the data, > 0.
+    """
+
+    def __init__(self, network: Network, diffusion: Diffusion, *, sigma_data: float = 0.5) -> None:
+        super().__init__(network, diffusion)
+        self.sigma_data = check_real("sigma_data", sigma_data, minimum=0.0, strict=True)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """D(x, t), shape (batch, *event)."""
+        alpha, sigma = self._alpha_sigma(x, t)
+        z, s = x / alpha, sigma / alpha
+        c_in = torch.rsqrt(s**2 + self.sigma_data**2)
+        c_noise = -0.125 * self.diffusion.log_snr(t)
+        return (self.sigma_data * c_in) ** 2 * z + s * self.sigma_data * c_in * self._predict(c_in * z, c_noise)

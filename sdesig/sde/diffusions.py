@@ -1,0 +1,520 @@
+"""Linear-Gaussian diffusions x_t = alpha(t) x_0 + sigma(t) eps: schedules, marginals, forward and reverse SDEs."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, TypeVar
+
+import torch
+from torch import Tensor
+
+from sdesig._checks import check_dtype, check_floating, check_generator, check_real, check_shape, check_step
+from sdesig.sde.base import SDE
+
+if TYPE_CHECKING:
+    from sdesig.sde.denoisers import Denoiser
+
+
+CallableT = TypeVar("CallableT", bound=Callable[..., object])
+
+
+def check_callable(name: str, value: CallableT) -> CallableT:
+    """Return `value`; raise TypeError unless it can be called."""
+    if not callable(value):
+        raise TypeError(f"{name} must be callable as {name}(x, t); got {value!r}")
+    return value
+
+
+def per_sample(value: Tensor, x: Tensor) -> Tensor:
+    """`value`, one number () or one per sample (batch,), in x's dtype and shaped to multiply x, (batch, *event)."""
+    if value.ndim > 1 or (value.ndim == 1 and value.shape != x.shape[:1]):
+        raise ValueError(
+            f"a time or signal-to-noise ratio must have shape () or (batch,) beside a state of shape {tuple(x.shape)}; "
+            f"got {tuple(value.shape)}"
+        )
+    return value.to(x).reshape(value.shape + (1,) * (x.ndim - 1)) if value.ndim else value.to(x)
+
+
+class BetaSchedule(ABC):
+    """A rate beta(t), its integral B(t) = int_0^t beta, and the inverse of B.
+
+    t_max is the end of the published schedule; the formulas hold on [0, t_bound).
+    """
+
+    t_max: ClassVar[float]
+    t_bound: ClassVar[float]
+
+    @abstractmethod
+    def rate(self, t: Tensor) -> Tensor:
+        """beta(t)."""
+
+    @abstractmethod
+    def integral(self, t: Tensor) -> Tensor:
+        """B(t)."""
+
+    @abstractmethod
+    def time(self, integral: Tensor) -> Tensor:
+        """The t at which B(t) = integral."""
+
+
+@dataclass(frozen=True)
+class LinearBeta(BetaSchedule):
+    """beta(t) = beta_min + (beta_max - beta_min) t on [0, 1] (Song et al. 2021, arXiv 2011.13456, eq. 32).
+
+    Raises:
+        ValueError: unless 0 < beta_min < beta_max.
+    """
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+    t_max = 1.0
+    t_bound = math.inf
+
+    def __post_init__(self) -> None:
+        check_real("beta_min", self.beta_min, minimum=0.0, strict=True)
+        check_real("beta_max", self.beta_max, minimum=self.beta_min, strict=True)
+
+    def rate(self, t: Tensor) -> Tensor:
+        """beta(t)."""
+        return self.beta_min + (self.beta_max - self.beta_min) * t
+
+    def integral(self, t: Tensor) -> Tensor:
+        """B(t) = beta_min t + (beta_max - beta_min) t^2 / 2."""
+        return t * (self.beta_min + 0.5 * (self.beta_max - self.beta_min) * t)
+
+    def time(self, integral: Tensor) -> Tensor:
+        """The t at which B(t) = integral: the positive root, written without cancellation."""
+        root = torch.sqrt(self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * integral)
+        return 2 * integral / (self.beta_min + root)
+
+
+@dataclass(frozen=True)
+class CosineBeta(BetaSchedule):
+    """exp(-B(t)) = cos^2(theta) / cos^2(theta_0), theta = (pi/2)(t + offset)/(1 + offset), theta_0 = theta(0).
+
+    Nichol and Dhariwal 2021 (arXiv 2102.09672), eq. 17. beta(t) = pi/(1 + offset) tan(theta) diverges at t = 1,
+    so their discrete schedule clips 1 - exp(-int beta) at .999 on each step. With their 1000 steps the clip acts on
+    the last step only. Nothing is clipped here: the schedule ends at t_max = .999, one of those steps earlier.
+
+    Raises:
+        ValueError: unless offset > 0.
+    """
+
+    offset: float = 0.008
+    t_max = 0.999
+    t_bound = 1.0
+
+    def __post_init__(self) -> None:
+        check_real("offset", self.offset, minimum=0.0, strict=True)
+
+    @property
+    def _frequency(self) -> float:
+        return 0.5 * math.pi / (1 + self.offset)
+
+    @property
+    def _theta_0(self) -> float:
+        return self._frequency * self.offset
+
+    def _cosine(self, t: Tensor) -> Tensor:
+        """cos(theta), accurate in relative terms as t -> 1."""
+        return torch.sin(self._frequency * (1 - t))
+
+    def rate(self, t: Tensor) -> Tensor:
+        """beta(t)."""
+        return 2 * self._frequency * torch.sin(self._frequency * (t + self.offset)) / self._cosine(t)
+
+    def integral(self, t: Tensor) -> Tensor:
+        """B(t) = log(1 + sin(theta - theta_0) sin(theta + theta_0) / cos^2(theta))."""
+        difference = self._frequency * t
+        product = torch.sin(difference) * torch.sin(difference + 2 * self._theta_0)
+        return torch.log1p(product / self._cosine(t) ** 2)
+
+    def time(self, integral: Tensor) -> Tensor:
+        """The t at which B(t) = integral, from sin(theta - theta_0) and cos(theta - theta_0) without cancellation."""
+        cos_0, sin_0 = math.cos(self._theta_0), math.sin(self._theta_0)
+        rise = -torch.expm1(-integral) * cos_0**2  # sin^2(theta) - sin^2(theta_0)
+        cos, sin = cos_0 * torch.exp(-0.5 * integral), torch.sqrt(rise + sin_0**2)
+        difference = torch.atan2(rise / (sin * cos_0 + cos * sin_0), cos * cos_0 + sin * sin_0)
+        return difference / self._frequency
+
+
+@dataclass(frozen=True)
+class Prior:
+    """N(0, std^2 I): where the reverse diffusion starts."""
+
+    std: float
+
+    def sample(
+        self, shape: int | tuple[int, ...], generator: torch.Generator, *, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """Draw a tensor of the given shape, entries N(0, std^2), on the generator's device."""
+        shape, dtype = check_shape("shape", shape), check_dtype(dtype)
+        generator = check_generator(generator)
+        return self.std * torch.randn(shape, generator=generator, dtype=dtype, device=generator.device)
+
+
+class Diffusion(ABC):
+    """x_t = alpha(t) x_0 + sigma(t) eps, eps ~ N(0, I): the marginals of dx = f(t) x dt + g(t) dW.
+
+    f = d log(alpha)/dt and g^2 = d(sigma^2)/dt - 2 f sigma^2. Times are floats or real floating-point tensors; every
+    function of time returns a tensor of the time's shape and dtype (float64 for a float). Where a state x of shape
+    (batch, *event) stands beside a time, the time has shape () or (batch,).
+
+    Methods that take a time raise TypeError unless it is a real number or a floating-point tensor and ValueError
+    outside the schedule's domain.
+    """
+
+    @property
+    @abstractmethod
+    def t_min(self) -> float:
+        """Default end of a reverse simulation, where sigma is negligible but positive."""
+
+    @property
+    @abstractmethod
+    def t_max(self) -> float:
+        """End of the forward diffusion: the reverse one starts here."""
+
+    @property
+    @abstractmethod
+    def _domain(self) -> tuple[float, float]:
+        """Times [low, high) on which the formulas hold; wider than [0, t_max] where they extend."""
+
+    @abstractmethod
+    def alpha(self, t: Tensor | float) -> Tensor:
+        """Signal scale, alpha(t)."""
+
+    @abstractmethod
+    def sigma(self, t: Tensor | float) -> Tensor:
+        """Noise standard deviation, sigma(t)."""
+
+    @abstractmethod
+    def time(self, snr: Tensor | float) -> Tensor:
+        """Inverse of `snr`: the t at which alpha^2/sigma^2 = snr > 0. It may lie beyond t_max.
+
+        Raises:
+            TypeError, ValueError: unless snr is finite and positive.
+        """
+
+    @abstractmethod
+    def drift_coefficient(self, t: Tensor | float) -> Tensor:
+        """f(t) = d log(alpha)/dt."""
+
+    @abstractmethod
+    def squared_diffusion(self, t: Tensor | float) -> Tensor:
+        """g(t)^2 = d(sigma^2)/dt - 2 f sigma^2."""
+
+    def check_time(self, t: Tensor | float) -> Tensor:
+        """Return t as a tensor; raise unless it is real and inside the schedule's domain."""
+        if not isinstance(t, Tensor):
+            t = torch.tensor(check_real("t", t), dtype=torch.float64)
+        low, high = self._domain
+        outside = ~((check_floating("t", t) >= low) & (t < high))
+        if bool(outside.any()):
+            raise ValueError(f"t must be in [{low:g}, {high:g}) for {self!r}; got {t[outside].flatten()[0].item()}")
+        return t
+
+    def snr(self, t: Tensor | float) -> Tensor:
+        """Signal-to-noise ratio alpha^2/sigma^2."""
+        return (self.alpha(t) / self.sigma(t)) ** 2
+
+    def log_snr(self, t: Tensor | float) -> Tensor:
+        """log(alpha^2/sigma^2)."""
+        return 2 * torch.log(self.alpha(t) / self.sigma(t))
+
+    def marginal(self, x0: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        """Mean alpha x0, (batch, *event), and standard deviation sigma, shaped to multiply it, of x_t given x0."""
+        check_floating("x0", x0)
+        return per_sample(self.alpha(t), x0) * x0, per_sample(self.sigma(t), x0)
+
+    def sample_marginal(self, x0: Tensor, t: Tensor | float, generator: torch.Generator) -> Tensor:
+        """An exact draw of x_t given x0, shape (batch, *event)."""
+        mean, std = self.marginal(x0, t)
+        noise = torch.randn(x0.shape, generator=check_generator(generator), dtype=x0.dtype, device=x0.device)
+        return mean + std * noise
+
+    @property
+    def prior(self) -> Prior:
+        """N(0, sigma(t_max)^2 I), the law of x at t_max given x_0 = 0; it neglects alpha(t_max) x_0."""
+        return Prior(self.sigma(self.t_max).item())
+
+    def forward(self, dim: int) -> ForwardDiffusion:
+        """dx = f(t) x dt + g(t) dW on [0, t_max], x of shape (batch, dim)."""
+        return ForwardDiffusion(self, dim)
+
+    def reverse(self, denoiser: Denoiser, shape: int | tuple[int, ...], *, eta: float = 1.0) -> ReverseDiffusion:
+        """The reverse-time SDE with stochasticity eta >= 0, see `ReverseDiffusion`."""
+        return ReverseDiffusion(self, denoiser, shape, eta=eta)
+
+    def probability_flow(self, denoiser: Denoiser, shape: int | tuple[int, ...]) -> ReverseDiffusion:
+        """The reverse-time ODE with the same marginals: `reverse` with eta = 0 (Song et al. 2021, eq. 13)."""
+        return self.reverse(denoiser, shape, eta=0.0)
+
+
+BetaDiffusionT = TypeVar("BetaDiffusionT", bound="_BetaDiffusion")
+
+
+@dataclass(frozen=True)
+class _BetaDiffusion(Diffusion):
+    """alpha = exp(-B/2) with a rate beta and B = int_0^t beta."""
+
+    schedule: BetaSchedule = LinearBeta()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.schedule, BetaSchedule):
+            raise TypeError(f"schedule must be a BetaSchedule; got {self.schedule!r}")
+
+    @classmethod
+    def linear(cls: type[BetaDiffusionT], beta_min: float = 0.1, beta_max: float = 20.0) -> BetaDiffusionT:
+        """With the linear schedule `LinearBeta`."""
+        return cls(LinearBeta(beta_min, beta_max))
+
+    @classmethod
+    def cosine(cls: type[BetaDiffusionT], offset: float = 0.008) -> BetaDiffusionT:
+        """With the cosine schedule `CosineBeta`."""
+        return cls(CosineBeta(offset))
+
+    @property
+    def t_min(self) -> float:
+        return 1e-3  # where Song et al. 2021 (appendix C) stop their samplers
+
+    @property
+    def t_max(self) -> float:
+        return self.schedule.t_max
+
+    @property
+    def _domain(self) -> tuple[float, float]:
+        return 0.0, self.schedule.t_bound
+
+    def _integral(self, t: Tensor | float) -> Tensor:
+        return self.schedule.integral(self.check_time(t))
+
+    def alpha(self, t: Tensor | float) -> Tensor:
+        """exp(-B(t)/2)."""
+        return torch.exp(-0.5 * self._integral(t))
+
+    def drift_coefficient(self, t: Tensor | float) -> Tensor:
+        """f(t) = -beta(t)/2."""
+        return -0.5 * self.schedule.rate(self.check_time(t))
+
+
+@dataclass(frozen=True)
+class VP(_BetaDiffusion):
+    """Variance preserving: dx = -beta/2 x dt + sqrt(beta) dW, alpha = exp(-B/2), sigma^2 = 1 - exp(-B).
+
+    Song et al. 2021 (arXiv 2011.13456), eqs. 11 and 29. `VP()` = `VP.linear()` has their beta from .1 to 20;
+    `VP.cosine()` has the schedule of Nichol and Dhariwal.
+    """
+
+    def sigma(self, t: Tensor | float) -> Tensor:
+        """sqrt(1 - exp(-B(t)))."""
+        return torch.sqrt(-torch.expm1(-self._integral(t)))
+
+    def time(self, snr: Tensor | float) -> Tensor:
+        """snr = 1/(exp(B) - 1), so B = log(1 + 1/snr)."""
+        return self.schedule.time(torch.log1p(1 / check_step("snr", snr)))
+
+    def squared_diffusion(self, t: Tensor | float) -> Tensor:
+        """g^2 = beta(t)."""
+        return self.schedule.rate(self.check_time(t))
+
+
+@dataclass(frozen=True)
+class SubVP(_BetaDiffusion):
+    """Sub-variance preserving: dx = -beta/2 x dt + sqrt(beta (1 - exp(-2B))) dW, sigma = 1 - exp(-B).
+
+    Song et al. 2021 (arXiv 2011.13456), eqs. 12 and 29; schedules as in `VP`.
+    """
+
+    def sigma(self, t: Tensor | float) -> Tensor:
+        """1 - exp(-B(t))."""
+        return -torch.expm1(-self._integral(t))
+
+    def time(self, snr: Tensor | float) -> Tensor:
+        """sqrt(snr) = 1/(2 sinh(B/2)), so B = 2 asinh(1/(2 sqrt(snr)))."""
+        return self.schedule.time(2 * torch.asinh(0.5 / torch.sqrt(check_step("snr", snr))))
+
+    def squared_diffusion(self, t: Tensor | float) -> Tensor:
+        """g^2 = beta(t) (1 - exp(-2 B(t)))."""
+        return -self.schedule.rate(self.check_time(t)) * torch.expm1(-2 * self._integral(t))
+
+
+def _check_sigmas(sigma_min: float, sigma_max: float) -> None:
+    check_real("sigma_min", sigma_min, minimum=0.0, strict=True)
+    check_real("sigma_max", sigma_max, minimum=sigma_min, strict=True)
+
+
+@dataclass(frozen=True)
+class VE(Diffusion):
+    """Variance exploding: alpha = 1, sigma(t) = sigma_min (sigma_max/sigma_min)^t on [0, 1].
+
+    Song et al. 2021 (arXiv 2011.13456), eqs. 30 and 31. sigma(0) = sigma_min: the marginals are those of the SDE
+    started at time 0 from x_0 + sigma_min eps, not from x_0. The formulas extend to every real t.
+
+    Raises:
+        ValueError: unless 0 < sigma_min < sigma_max.
+    """
+
+    sigma_min: float = 0.01
+    sigma_max: float = 50.0
+
+    def __post_init__(self) -> None:
+        _check_sigmas(self.sigma_min, self.sigma_max)
+
+    @property
+    def t_min(self) -> float:
+        return 0.0
+
+    @property
+    def t_max(self) -> float:
+        return 1.0
+
+    @property
+    def _domain(self) -> tuple[float, float]:
+        return -math.inf, math.inf
+
+    @property
+    def _log_ratio(self) -> float:
+        return math.log(self.sigma_max / self.sigma_min)
+
+    def alpha(self, t: Tensor | float) -> Tensor:
+        """1."""
+        return torch.ones_like(self.check_time(t))
+
+    def sigma(self, t: Tensor | float) -> Tensor:
+        """sigma_min (sigma_max/sigma_min)^t."""
+        return self.sigma_min * torch.exp(self._log_ratio * self.check_time(t))
+
+    def time(self, snr: Tensor | float) -> Tensor:
+        """snr = 1/sigma^2, so t = -log(sigma_min^2 snr) / (2 log(sigma_max/sigma_min))."""
+        return -torch.log(self.sigma_min**2 * check_step("snr", snr)) / (2 * self._log_ratio)
+
+    def drift_coefficient(self, t: Tensor | float) -> Tensor:
+        """f = 0."""
+        return torch.zeros_like(self.check_time(t))
+
+    def squared_diffusion(self, t: Tensor | float) -> Tensor:
+        """g^2 = 2 log(sigma_max/sigma_min) sigma(t)^2."""
+        return 2 * self._log_ratio * self.sigma(t) ** 2
+
+
+@dataclass(frozen=True)
+class EDM(Diffusion):
+    """alpha = 1, sigma(t) = t, reverse simulations from sigma_max down to sigma_min.
+
+    Karras et al. 2022 (arXiv 2206.00364), table 1, column "Ours".
+
+    Raises:
+        ValueError: unless 0 < sigma_min < sigma_max.
+    """
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+
+    def __post_init__(self) -> None:
+        _check_sigmas(self.sigma_min, self.sigma_max)
+
+    @property
+    def t_min(self) -> float:
+        return self.sigma_min
+
+    @property
+    def t_max(self) -> float:
+        return self.sigma_max
+
+    @property
+    def _domain(self) -> tuple[float, float]:
+        return 0.0, math.inf
+
+    def alpha(self, t: Tensor | float) -> Tensor:
+        """1."""
+        return torch.ones_like(self.check_time(t))
+
+    def sigma(self, t: Tensor | float) -> Tensor:
+        """t."""
+        return self.check_time(t)
+
+    def time(self, snr: Tensor | float) -> Tensor:
+        """t = 1/sqrt(snr)."""
+        return torch.rsqrt(check_step("snr", snr))
+
+    def drift_coefficient(self, t: Tensor | float) -> Tensor:
+        """f = 0."""
+        return torch.zeros_like(self.check_time(t))
+
+    def squared_diffusion(self, t: Tensor | float) -> Tensor:
+        """g^2 = 2 t."""
+        return 2 * self.check_time(t)
+
+
+class ForwardDiffusion(SDE):
+    """dx = f(t) x dt + g(t) dW, x of shape (batch, dim): diagonal, additive noise."""
+
+    def __init__(self, diffusion: Diffusion, dim: int) -> None:
+        super().__init__("diagonal", "ito", dim=dim, noise_structure="additive")
+        self.diffusion = diffusion
+
+    def f(self, t: Tensor | float, y: Tensor) -> Tensor:
+        """f(t) y."""
+        return per_sample(self.diffusion.drift_coefficient(t), y) * y
+
+    def g(self, t: Tensor | float, y: Tensor) -> Tensor:
+        """g(t) in every coordinate."""
+        return per_sample(self.diffusion.squared_diffusion(t).sqrt(), y).expand_as(y)
+
+
+class ReverseDiffusion(SDE):
+    """The reverse-time SDE in the forward-running time s = t_max - t, from s = 0 to s = t_max - t_min:
+
+        dx = [-f x + (1 + eta^2)/2 g^2 score] ds + eta g dW,    score = (alpha D(x, t) - x) / sigma^2,
+
+    with f, g, alpha, sigma at t = t_max - s. It has the diffusion's marginals for every eta >= 0: eta = 1
+    is the time reversal (Anderson 1982; Song et al. 2021, eq. 6), eta = 0 the probability flow (their eq. 13); the
+    family is in Zhang, Tao and Chen 2022 (arXiv 2206.05564).
+
+    The state y is flat, (batch, dim), as torchsde wants it; the denoiser sees (batch, *shape) and the time t, a
+    zero-dimensional tensor. Solvers should get their times s in float64, whatever the state's dtype: in float32,
+    t = t_max - s keeps few digits as t approaches t_min.
+
+    Args:
+        diffusion: the schedule.
+        denoiser: D(x, t) = E[x_0 | x_t = x].
+        shape: event shape; dim is its product.
+        eta: stochasticity, >= 0.
+
+    Raises:
+        TypeError, ValueError: a denoiser that cannot be called, an empty shape, a negative eta.
+    """
+
+    def __init__(
+        self, diffusion: Diffusion, denoiser: Denoiser, shape: int | tuple[int, ...], *, eta: float = 1.0
+    ) -> None:
+        event = check_shape("shape", shape)
+        super().__init__("diagonal", "ito", dim=math.prod(event), noise_structure="additive")
+        self.diffusion = diffusion
+        self.denoiser = check_callable("denoiser", denoiser)
+        self.shape = event
+        self.eta = check_real("eta", eta, minimum=0.0)
+
+    def diffusion_time(self, s: Tensor | float) -> Tensor:
+        """t = t_max - s, in float64."""
+        return self.diffusion.t_max - torch.as_tensor(s, dtype=torch.float64)
+
+    def solver_time(self, t: Tensor | float) -> Tensor:
+        """s = t_max - t, in float64."""
+        return self.diffusion.t_max - torch.as_tensor(t, dtype=torch.float64)
+
+    def f(self, t: Tensor | float, y: Tensor) -> Tensor:
+        """Drift at solver time s = `t`, (batch, dim)."""
+        diffusion, time = self.diffusion, self.diffusion_time(t)
+        denoised = self.denoiser(y.reshape(-1, *self.shape), time).reshape(y.shape)
+        half_g2 = 0.5 * (1 + self.eta**2) * diffusion.squared_diffusion(time)
+        score = (per_sample(diffusion.alpha(time), y) * denoised - y) / per_sample(diffusion.sigma(time), y) ** 2
+        return per_sample(half_g2, y) * score - per_sample(diffusion.drift_coefficient(time), y) * y
+
+    def g(self, t: Tensor | float, y: Tensor) -> Tensor:
+        """eta g in every coordinate, at solver time s = `t`, (batch, dim)."""
+        g = self.diffusion.squared_diffusion(self.diffusion_time(t)).sqrt()
+        return per_sample(self.eta * g, y).expand_as(y)
