@@ -480,8 +480,9 @@ def test_simulated_paths_have_the_exact_moments(simulated):
 def test_legendre_has_the_joint_law_of_simulated_paths(simulated):
     reference = joint_moments(*simulated)
     for depth in (2, 3):
-        scores = mismatches(joint_moments(*sampled("legendre", 3, 100 + 10 * depth)), reference)
-        assert max(scores.values()) < 5, scores
+        scores = mismatches(joint_moments(*sampled("legendre", depth, 100 + 10 * depth)), reference)
+        known = {name: score for name, score in scores.items() if depth == 3 or "xi2" not in name}
+        assert max(known.values()) < 5, known
 
 
 def test_joint_moments_detect_wrong_signs_and_wrong_tails(simulated):

@@ -80,7 +80,7 @@ def work(method: str, dim: int, terms: int) -> float:
 def choose_method(dim: int, h: float, tolerance: float | None, norm: str) -> str:
     """The strong method with the least `work` for the tolerance; "exact2d" in two dimensions.
 
-    In two dimensions "exact2d" took no longer than any other method at any tolerance measured (up to .2 h).
+    In two dimensions "exact2d" was within 5 % of the fastest method at every tolerance measured (.01 h to .2 h).
     """
     if dim == 2:
         return "exact2d"
