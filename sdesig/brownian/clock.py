@@ -12,6 +12,10 @@ from torch import Tensor
 from sdesig._checks import check_real
 
 
+Times = float | Tensor
+"""One time, or a float64 tensor of times."""
+
+
 class Clock(Protocol):
     """What a `BrownianPath` needs to know of time.
 
@@ -32,8 +36,8 @@ class Clock(Protocol):
     def time(self, position: np.ndarray | float, t0: float, t1: float) -> np.ndarray:
         """Time at a position in [0, 1]."""
 
-    def length(self, s: Tensor, t: Tensor) -> Tensor:
-        """Step length of [s, t]: float64, the shape of s, then that of one value if it differs by coordinate."""
+    def length(self, s: Times, t: Times) -> Times:
+        """Step length of [s, t]: float64, the shape of s and t, then that of one value if it differs by coordinate."""
 
     def identity(self) -> dict[str, object]:
         """JSON-serializable description; equal exactly for equal clocks."""
@@ -56,7 +60,7 @@ class UniformClock:
         """t0 (1 - x) + t1 x, exact at both ends."""
         return np.asarray(t0 * (1.0 - position) + t1 * position)
 
-    def length(self, s: Tensor, t: Tensor) -> Tensor:
+    def length(self, s: Times, t: Times) -> Times:
         """t - s."""
         return t - s
 
@@ -108,12 +112,12 @@ class SNRClock:
         inner = t0 * np.exp(position * np.log(t1 / t0))
         return np.where(position == 0.0, t0, np.where(position == 1.0, t1, inner))
 
-    def length(self, s: Tensor, t: Tensor) -> Tensor:
+    def length(self, s: Times, t: Times) -> Times:
         """(t - s) / ((1 + c s)(1 + c t))."""
-        if not isinstance(self.variance, Tensor):
-            return (t - s) / ((1.0 + self.variance * s) * (1.0 + self.variance * t))
-        c = self.variance.to(torch.float64)
-        s, t = (x.reshape(*x.shape, *[1] * c.ndim).to(c.device) for x in (s, t))
+        c = self.variance
+        if isinstance(c, Tensor):
+            c = c.to(torch.float64)
+            s, t = (x.reshape(*x.shape, *[1] * c.ndim).to(c.device) if isinstance(x, Tensor) else x for x in (s, t))
         return (t - s) / ((1.0 + c * s) * (1.0 + c * t))
 
     def identity(self) -> dict[str, object]:

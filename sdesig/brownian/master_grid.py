@@ -15,7 +15,7 @@ from sdesig.brownian.clock import Clock
 from sdesig.brownian.philox import normals
 from sdesig.signature import legendre
 from sdesig.signature.levy_area import legendre_area, terms_needed
-from sdesig.signature.partial_signature import chen_area, split_coefficients
+from sdesig.signature.partial_signature import chen_area
 
 _COEFFICIENTS, _INITIAL, _AREA = 0, 1, 2  # streams of the generator; the draws of an area take _AREA, _AREA + 1, ...
 _ON_GRID = 1e-3  # how far from a point of the grid, in cells, a query time may lie
@@ -222,7 +222,9 @@ class MasterGrid:
                 matrix = self._shared_matrices[level] = matrix[0]
             else:
                 matrix = self._per_interval(matrix)
-        return split_coefficients(values, self._coefficient_normals(2**level + cells), matrix)
+        numbers = self._coefficient_normals(2**level + cells)
+        parts = legendre.apply(matrix.mT, [*values, *numbers])
+        return parts[: self._depth], parts[self._depth :]
 
     def _coefficient_normals(self, numbers: np.ndarray) -> Tensor:
         """(depth, n, *shape)."""
@@ -236,7 +238,7 @@ class MasterGrid:
 
     def _length(self, starts: np.ndarray, stops: np.ndarray) -> Tensor:
         """Step lengths between grid indices, (n, *shape of one length)."""
-        return self._clock.length(self._times[starts], self._times[stops])
+        return torch.as_tensor(self._clock.length(self._times[starts], self._times[stops]))
 
     def _per_interval(self, matrix: Tensor) -> Tensor:
         """(n, *batch, i, j) with axes inserted after the first, so that it applies to values of shape (n, *shape)."""

@@ -186,25 +186,16 @@ class BrownianPath(torchsde.BaseBrownian):
         if len(values) < 2:
             raise ValueError(f"times must hold at least two times; got {values}")
         ends = self._locate(values)
-        for k in range(len(values) - 1):
-            if not ends[k] < ends[k + 1]:
+        for k, (start, stop) in enumerate(pairwise(ends.tolist())):
+            if start == stop:
                 raise ValueError(f"times must be increasing; got {values[k]} before {values[k + 1]}")
-        h = self._source.lengths(ends)
-        h = h.reshape(len(h), *[1] * (len(self._shape) + 1 - h.ndim), *h.shape[1:]).to(self._device)
-        coefficients = self._source.coefficients(ends).reshape(self.depth, len(h), *self._shape)
-        area = None
-        if isinstance(self._source, MasterGrid) and self.area:
-            area = self._source.levy_areas(ends).reshape(len(h), *self._shape, self._shape[-1])
-        return PartialSignature(h, coefficients, area)
+        return self._steps(ends)
 
     def partial_signature(self, s: float | Tensor, t: float | Tensor) -> PartialSignature:
         """Partial signature on [s, t]; see `partial_signatures`."""
         s, t = float(s), float(t)
-        if self._prefetched is not None:
-            number = self._prefetched[0].get((s, t))
-            if number is not None:
-                return self._prefetched[1][number]
-        return self.partial_signatures((s, t))[0]
+        step = self._prefetched_step(s, t)
+        return self.partial_signatures((s, t))[0] if step is None else step
 
     def prefetch(self, times: Sequence[float] | Tensor) -> None:
         """Draw the steps between the times in one batched call, and serve later queries of these very steps from them.
@@ -229,12 +220,14 @@ class BrownianPath(torchsde.BaseBrownian):
             raise ValueError(f"return_U must be False on a path of depth < 2; this one has depth {self.depth}")
         if return_A and not self.area:
             raise ValueError("return_A must be False on a path with area=False")
-        first, last = self._locate([s, t])
-        if first == last:
+        ends = self._locate([s, t])
+        if ends[0] == ends[1]:
             zero = torch.zeros(self._shape, dtype=self._dtype, device=self._device)
             values = [zero] + [zero] * return_U + [zero[..., None] * zero[..., None, :]] * return_A
         else:
-            step = self.partial_signature(s, t)
+            step = self._prefetched_step(s, t)
+            if step is None:
+                step = self._steps(ends)[0]
             values = [step.increment]
             if return_U:
                 values.append(step.time_integral)
@@ -266,6 +259,19 @@ class BrownianPath(torchsde.BaseBrownian):
             f"clock={self.clock}, levels={self.levels}, area={self.area}, dtype={self._dtype}, device={self._device})"
         )
 
+    def _steps(self, ends: np.ndarray) -> PartialSignature:
+        h = self._source.lengths(ends)
+        h = h.reshape(len(h), *[1] * (len(self._shape) + 1 - h.ndim), *h.shape[1:]).to(self._device)
+        coefficients = self._source.coefficients(ends).reshape(self.depth, len(h), *self._shape)
+        area = None
+        if isinstance(self._source, MasterGrid) and self.area:
+            area = self._source.levy_areas(ends).reshape(len(h), *self._shape, self._shape[-1])
+        return PartialSignature(h, coefficients, area)
+
+    def _prefetched_step(self, s: float, t: float) -> PartialSignature | None:
+        number = None if self._prefetched is None else self._prefetched[0].get((s, t))
+        return None if self._prefetched is None or number is None else self._prefetched[1][number]
+
     def _locate(self, times: list[float]) -> np.ndarray:
         """The source's name for each time."""
         slack = _INSIDE * (self.t1 - self.t0)
@@ -275,7 +281,7 @@ class BrownianPath(torchsde.BaseBrownian):
         for s, t in pairwise(times):
             if s > t:
                 raise ValueError(f"times must be increasing; got {s} before {t}")
-        return self._source.locate(np.clip(times, self.t0, self.t1))
+        return self._source.locate(np.array([min(max(time, self.t0), self.t1) for time in times]))
 
 
 def _as_floats(times: Sequence[float] | Tensor) -> list[float]:
@@ -300,7 +306,7 @@ def _check_area(
     """Raise an error where areas are impossible."""
     if not shape:
         raise ValueError("shape must have a last axis, the noise dimension, with area=True; got ()")
-    if clock.length(torch.tensor(t0), torch.tensor(t1)).ndim > 0:
+    if isinstance(clock.length(t0, t1), Tensor):
         raise ValueError("clock must have one variance for all coordinates with area=True")
     if tolerance is not None:
         check_real("area_tolerance", tolerance, minimum=0.0, strict=True)

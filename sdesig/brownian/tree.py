@@ -59,7 +59,7 @@ class ConditionalTree:
 
     def lengths(self, times: np.ndarray) -> Tensor:
         """Step lengths of the n intervals between n + 1 increasing times, float64."""
-        return self._clock.length(torch.from_numpy(times[:-1]), torch.from_numpy(times[1:]))
+        return torch.as_tensor(self._clock.length(torch.from_numpy(times[:-1]), torch.from_numpy(times[1:])))
 
     def initial_noise(self) -> Tensor:
         """N(0, I), drawn once."""
@@ -74,7 +74,7 @@ class ConditionalTree:
         if root.parts is None and root.coefficients is None:
             # Nothing is known yet: the intervals of a grid given in advance are independent leaves, one draw for all.
             cuts = sorted({root.start, *times, root.stop})
-            values = self._normals(len(cuts) - 1)
+            values = self._normals(self._depth * (len(cuts) - 1)).reshape(self._depth, -1, *self._shape)
             leaves = [_Node(s, t, values[:, k]) for k, (s, t) in enumerate(pairwise(cuts))]
             self._root = _balanced(leaves)
             first = cuts.index(times[0])
@@ -84,11 +84,8 @@ class ConditionalTree:
         return torch.stack([self._between(s, t) for s, t in pairwise(times)], dim=1)
 
     def _normals(self, count: int) -> Tensor:
-        shape = (self._depth, count, *self._shape)
+        shape = (count, *self._shape)
         return torch.randn(shape, generator=self._generator, dtype=self._dtype, device=self._device)
-
-    def _length(self, s: float, t: float) -> Tensor:
-        return self._clock.length(torch.tensor(s, dtype=torch.float64), torch.tensor(t, dtype=torch.float64))
 
     def _cut(self, time: float) -> None:
         """Make `time` an end of leaves."""
@@ -102,9 +99,9 @@ class ConditionalTree:
             node = node.parts[0] if time < middle else node.parts[1]
         if time in (node.start, node.stop):
             return
-        ratio = self._length(node.start, time) / self._length(node.start, node.stop)
-        matrix = legendre.split_matrix(ratio, self._depth)
-        first, second = split_coefficients(self._value(node), self._normals(1)[:, 0], matrix)
+        ratio = self._clock.length(node.start, time) / self._clock.length(node.start, node.stop)
+        normals = self._normals(2 * self._depth)
+        first, second = split_coefficients(self._value(node), normals, torch.as_tensor(ratio, dtype=torch.float64))
         node.parts = _Node(node.start, time, first), _Node(time, node.stop, second)
         path.append(node)
         for ancestor in path:
@@ -144,12 +141,12 @@ class ConditionalTree:
         if len(parts) == 1:
             return self._value(parts[0])
         starts, stops = (
-            torch.tensor([getattr(p, end) for p in parts], dtype=torch.float64) for end in ("start", "stop")
+            torch.tensor([getattr(part, end) for part in parts], dtype=torch.float64) for end in ("start", "stop")
         )
-        whole = self._length(s, t)
-        origin = torch.full_like(starts, s)
+        length = self._clock.length
+        whole = length(s, t)
         matrix = legendre.part_to_whole(
-            self._clock.length(origin, starts) / whole, self._clock.length(starts, stops) / whole, self._depth
+            torch.as_tensor(length(s, starts) / whole), torch.as_tensor(length(starts, stops) / whole), self._depth
         )
         values = torch.stack([self._value(part) for part in parts], dim=1)
         matrix = matrix.reshape(len(parts), *[1] * (values.ndim + 1 - matrix.ndim), *matrix.shape[1:])

@@ -24,41 +24,53 @@ from torch import Tensor
 
 def orthonormal_legendre(x: Tensor, depth: int) -> Tensor:
     """p_0(x), ..., p_{depth-1}(x), shape (depth, *x.shape)."""
-    y = 2.0 * x - 1.0
-    values = [torch.ones_like(x), y]
-    for k in range(1, depth - 1):
-        values.append(((2 * k + 1) * y * values[k] - k * values[k - 1]) / (k + 1))
-    return torch.stack([math.sqrt(2 * k + 1) * values[k] for k in range(depth)])
+    values = [torch.ones_like(x)]
+    if depth > 1:
+        y = 2.0 * x - 1.0
+        values.append(math.sqrt(3) * y)
+        for k in range(1, depth - 1):
+            # Bonnet's recursion (k+1) P_{k+1} = (2k+1) y P_k - k P_{k-1}, normalized
+            scale = math.sqrt(2 * k + 3) / (k + 1)
+            last = scale * k / math.sqrt(2 * k - 1)
+            values.append(scale * math.sqrt(2 * k + 1) * y * values[k] - last * values[k - 1])
+    return torch.stack(values)
 
 
 @functools.lru_cache(maxsize=64)
-def _gauss_legendre(count: int) -> tuple[Tensor, Tensor]:
-    nodes, weights = np.polynomial.legendre.leggauss(count)
-    return torch.from_numpy((nodes + 1.0) / 2.0), torch.from_numpy(weights / 2.0)
-
-
 def gauss_legendre(count: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
     """Nodes and weights on [0, 1], float64 (count,), exact for polynomials of degree < 2 count."""
-    nodes, weights = _gauss_legendre(count)
-    return nodes.to(device), weights.to(device)
+    nodes, weights = np.polynomial.legendre.leggauss(count)
+    return torch.from_numpy((nodes + 1.0) / 2.0).to(device), torch.from_numpy(weights / 2.0).to(device)
+
+
+@functools.lru_cache(maxsize=64)
+def _weighted_basis(depth: int, device: torch.device) -> Tensor:
+    """p_j times the weight at the nodes of `gauss_legendre`, (nodes, j)."""
+    nodes, weights = gauss_legendre(depth, device)
+    return (orthonormal_legendre(nodes, depth) * weights).mT
 
 
 def part_to_whole(start: Tensor, length: Tensor, depth: int) -> Tensor:
     """What the coefficients on a part contribute to those on the whole step.
 
     Args:
-        start, length: position of the part in units of the whole step, broadcastable tensors in [0, 1].
+        start, length: position of the part in units of the whole step, float64 of one shape, in [0, 1].
         depth: number of coefficients.
 
     Returns:
-        float64 (*batch, depth, depth): C_kj = sqrt(length) int_0^1 p_k(start + length x) p_j(x) dx, lower triangular.
-        For parts that fill the step, xi^whole = sum over the parts of C xi^part, exactly.
+        float64 (*start.shape, depth, depth): C_kj = sqrt(length) int_0^1 p_k(start + length x) p_j(x) dx, lower
+        triangular. For parts that fill the step, xi^whole = sum over the parts of C xi^part, exactly.
     """
-    nodes, weights = gauss_legendre(depth, start.device)
-    start, length = torch.broadcast_tensors(start.to(torch.float64), length.to(torch.float64))
-    outer = orthonormal_legendre(start[..., None] + length[..., None] * nodes, depth)
-    inner = orthonormal_legendre(nodes, depth) * weights
-    return torch.einsum("k...q,jq->...kj", outer, inner).tril() * length.sqrt()[..., None, None]
+    nodes, _ = gauss_legendre(depth, start.device)
+    outer = orthonormal_legendre(torch.addcmul(start[..., None], length[..., None], nodes), depth).movedim(0, -2)
+    return (outer @ _weighted_basis(depth, start.device)).tril() * length.sqrt()[..., None, None]
+
+
+def halves_to_whole(ratio: Tensor, depth: int) -> Tensor:
+    """float64 (*ratio.shape, depth, 2 depth): [C_first, C_second] for a step cut at `ratio` in (0, 1)."""
+    ratio = ratio.to(torch.float64)
+    start = torch.stack([torch.zeros_like(ratio), ratio], -1)
+    return part_to_whole(start, torch.stack([ratio, 1.0 - ratio], -1), depth).movedim(-3, -2).flatten(-2)
 
 
 def split_matrix(ratio: Tensor, depth: int) -> Tensor:
@@ -69,7 +81,8 @@ def split_matrix(ratio: Tensor, depth: int) -> Tensor:
 
         (xi^first, xi^second) = Q^T (xi, z),   z iid N(0, 1) independent of xi,
 
-    is the exact conditional law of the parts given the step, and joining them again returns xi.
+    is the exact conditional law of the parts given the step, and joining them again returns xi. Worth its factorization
+    where it serves many splits; it spends half the normals of `split_coefficients`.
 
     Args:
         ratio: tensor in (0, 1), any shape.
@@ -77,18 +90,14 @@ def split_matrix(ratio: Tensor, depth: int) -> Tensor:
     Returns:
         float64 (*ratio.shape, 2 depth, 2 depth), a deterministic function of the ratio.
     """
-    ratio = ratio.to(torch.float64)
-    whole = torch.cat(
-        [part_to_whole(torch.zeros_like(ratio), ratio, depth), part_to_whole(ratio, 1.0 - ratio, depth)], dim=-1
-    )
+    whole = halves_to_whole(ratio, depth)
     # Gram-Schmidt on (rows of the step, unit vectors of the shorter part) has one result once the signs are fixed. The
     # switch sits at 2/3 so that rounding in the ratio of a bisection cannot change it.
     identity = torch.eye(2 * depth, dtype=torch.float64, device=ratio.device)
     shorter = torch.where((ratio < 2 / 3)[..., None, None], identity[:depth], identity[depth:])
     basis, triangle = torch.linalg.qr(torch.cat([whole, shorter], dim=-2).mT)
-    signs = torch.where(triangle.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0)
-    rest = (basis * signs[..., None, :])[..., depth:].mT
-    return torch.cat([whole, rest], dim=-2)
+    rest = basis[..., depth:] * triangle.diagonal(dim1=-2, dim2=-1)[..., None, depth:].sign()
+    return torch.cat([whole, rest.mT], dim=-2)
 
 
 def apply(matrix: Tensor, coefficients: Tensor | Sequence[Tensor]) -> Tensor:

@@ -171,12 +171,8 @@ class PartialSignature:
             raise ValueError("later must have a levy_area exactly if the earlier step has one; see without_area")
         depth = min(self.depth, later.depth)
         h = self.h + later.h
-        ratio = (self.h / h).to(torch.float64)
-        first = legendre.part_to_whole(torch.zeros_like(ratio), ratio, depth)
-        second = legendre.part_to_whole(ratio, 1.0 - ratio, depth)
-        coefficients = legendre.apply(first, self.coefficients[:depth]) + legendre.apply(
-            second, later.coefficients[:depth]
-        )
+        parts = [*self.coefficients[:depth], *later.coefficients[:depth]]
+        coefficients = legendre.apply(legendre.halves_to_whole(self.h / h, depth), parts)
         area = None
         if self.levy_area is not None and later.levy_area is not None:
             area = chen_area(
@@ -201,9 +197,9 @@ class PartialSignature:
         at = fit_step(check_step("at", at), self.shape, self.dtype, self.device, name="at")
         if not bool((at < self.h).all()):
             raise ValueError(f"at must lie in (0, h); got {at.max().item()} for h = {self.h.min().item()}")
-        normals = torch.randn(self.coefficients.shape, generator=generator, dtype=self.dtype, device=self.device)
-        ratio = (at.to(torch.float64) / self.h.to(torch.float64)).clamp(1e-300, 1.0 - 2.0**-53)
-        first, second = split_coefficients(self.coefficients, normals, legendre.split_matrix(ratio, self.depth))
+        shape = (2 * self.depth, *self.shape)
+        normals = torch.randn(shape, generator=generator, dtype=self.dtype, device=self.device)
+        first, second = split_coefficients(self.coefficients, normals, at / self.h)
         return PartialSignature(at, first), PartialSignature(self.h - at, second)
 
     def reverse(self) -> PartialSignature:
@@ -262,9 +258,19 @@ def chen_area(areas: Tensor, increments: Tensor) -> Tensor:
     return areas.sum(0) + (cross - cross.mT) / 2.0
 
 
-def split_coefficients(coefficients: Tensor, normals: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Coefficients of the two parts of a step from its own and as many N(0, 1) numbers (`legendre.split_matrix`)."""
-    parts = legendre.apply(matrix.mT, [*coefficients, *normals])
+def split_coefficients(coefficients: Tensor, normals: Tensor, ratio: Tensor) -> tuple[Tensor, Tensor]:
+    """Coefficients xi of a step to those of its two parts, by their exact conditional law.
+
+    The parts of an unrelated step are 2 depth iid normals z, its own coefficients P z (`legendre.halves_to_whole`, with
+    orthonormal rows); z + P^T (xi - P z) has the law of the parts given that the step's coefficients are xi.
+
+    Args:
+        coefficients: (depth, *shape).
+        normals: (2 depth, *shape), N(0, 1).
+        ratio: the first part's share of the step in (0, 1), zero-dimensional or broadcastable to `shape`.
+    """
+    join = legendre.halves_to_whole(ratio, len(coefficients))
+    parts = normals + legendre.apply(join.mT, coefficients - legendre.apply(join, normals))
     return parts[: len(coefficients)], parts[len(coefficients) :]
 
 

@@ -1,0 +1,5 @@
+"""`python -m sdesig`."""
+
+from sdesig.cli import main
+
+main()
