@@ -78,8 +78,8 @@ class Mixture:
         check_integer("dim", dim, self.dim)
         if self.covariances.ndim > 1:
             raise ValueError(f"covariances must be isotropic to embed; got shape {tuple(self.covariances.shape)}")
-        gaussian = torch.randn(dim, self.dim, generator=check_generator(generator), dtype=torch.float64)
-        q, r = torch.linalg.qr(gaussian)
+        device = check_generator(generator).device
+        q, r = torch.linalg.qr(torch.randn(dim, self.dim, generator=generator, dtype=torch.float64, device=device))
         isometry = q * r.diagonal().sign()  # uniform: the factorization with positive diagonal is unique
         return Mixture(self.weights, self.means @ isometry.mT.to(self.means), self.covariances)
 

@@ -1,4 +1,4 @@
-"""Mixtures against quadrature, scipy and autograd; their reverse diffusions against the data law, by torchsde and ODEs."""
+"""Mixtures against quadrature, scipy and autograd; their reverse diffusions against the data law."""
 
 import math
 
@@ -267,31 +267,54 @@ def test_probability_flow_of_gaussian_data_is_the_exact_affine_map(diffusion):
     np.testing.assert_allclose(got, exact[0], rtol=1e-6)
 
 
-@every_family
-@pytest.mark.parametrize("eta, method, steps", [(1.0, "euler", 200), (0.0, "srk", 40)])
-def test_torchsde_turns_noise_into_data(diffusion, eta, method, steps):
-    """Mean and covariance at t_min from exact draws at t_max, on a log-SNR-uniform grid that torchsde steps through.
-
-    Tolerance: 5 standard errors plus .03 for the bias of the scheme.
-    """
-    n = 4000
-    law = Mixture(WEIGHTS, tensor([[1.0, 0.0], [-0.5, 1.0], [0.0, -1.5]]), tensor([0.09, 0.04, 0.16]))
-    generator = torch.Generator().manual_seed(27)
-    sde = diffusion.reverse(law.denoiser(diffusion), 2, eta=eta)
+def log_snr_grid(sde, steps):
+    """Solver times from t_max to t_min, uniform in log-SNR, in float64."""
+    diffusion = sde.diffusion
     ends = [diffusion.log_snr(t).item() for t in (diffusion.t_max, diffusion.t_min)]
-    grid = sde.solver_time(diffusion.time(torch.linspace(*ends, steps + 1, dtype=torch.float64).exp()))
-    y = diffusion.sample_marginal(law.sample(n, generator), diffusion.t_max, generator)
+    return sde.solver_time(diffusion.time(torch.linspace(*ends, steps + 1, dtype=torch.float64).exp()))
+
+
+def integrate(sde, y, grid, method, entropy):
+    """torchsde.sdeint with one step per interval of the grid, on one Brownian path."""
     area = "space-time" if method == "srk" else "none"
-    span = grid[0], grid[-1]
-    bm = torchsde.BrownianInterval(*span, (n, 2), dtype=torch.float64, entropy=28, levy_area_approximation=area)
+    bm = torchsde.BrownianInterval(
+        grid[0], grid[-1], y.shape, dtype=y.dtype, entropy=entropy, levy_area_approximation=area
+    )
     with torch.no_grad():
         for step in grid.unfold(0, 2, 1):
             dt = 2 * (step[1] - step[0]).item()  # more than the step, so that torchsde makes exactly one
             y = torchsde.sdeint(sde, y, step, bm=bm, method=method, dt=dt)[-1]
+    return y
+
+
+@every_family
+@pytest.mark.parametrize("eta, method, steps", [(1.0, "euler", 200), (0.0, "srk", 40)])
+def test_torchsde_turns_noise_into_data(diffusion, eta, method, steps):
+    """Mean and covariance at t_min, starting from exact draws at t_max.
+
+    Tolerance: 5 standard errors plus .03 for the bias of the scheme, which was below .015 in every case at n = 40,000.
+    """
+    n, generator = 4000, torch.Generator().manual_seed(27)
+    law = Mixture(WEIGHTS, tensor([[1.0, 0.0], [-0.5, 1.0], [0.0, -1.5]]), tensor([0.09, 0.04, 0.16]))
+    sde = diffusion.reverse(law.denoiser(diffusion), 2, eta=eta)
+    y = diffusion.sample_marginal(law.sample(n, generator), diffusion.t_max, generator)
+    y = integrate(sde, y, log_snr_grid(sde, steps), method, entropy=28)
     target = law.marginal(diffusion, diffusion.t_min)
     products = (y - target.mean())[:, :, None] * (y - target.mean())[:, None, :]
     assert ((y.mean(0) - target.mean()).abs() < 5 * y.std(0) / math.sqrt(n) + 0.03).all()
     assert ((products.mean(0) - target.covariance()).abs() < 5 * products.std(0) / math.sqrt(n) + 0.03).all()
+
+
+@every_family
+def test_single_precision_states_follow_double_precision_ones(diffusion):
+    ends = []
+    for dtype in (torch.float32, torch.float64):
+        law = Mixture.circle(1.0, 0.3, dtype=dtype)
+        sde = diffusion.probability_flow(law.denoiser(diffusion), 2)
+        y = diffusion.prior.sample((50, 2), torch.Generator().manual_seed(29), dtype=torch.float64).to(dtype)
+        ends.append(integrate(sde, y, log_snr_grid(sde, 50), "euler", entropy=30))
+        assert ends[-1].dtype == dtype
+    assert (ends[0].double() - ends[1]).square().mean().sqrt() < 1e-5
 
 
 @pytest.mark.parametrize(
