@@ -132,7 +132,7 @@ class GaussianReference:
     def step_length(self, start: Tensor | float, end: Tensor | float) -> Tensor:
         """v(end) - v(start) = (end - start)/((1 + c start)(1 + c end)) for two SNRs of one shape; shape of `clock`."""
         tau_1, tau_2 = self._outer("start", start), self._outer("end", end)
-        return (tau_2 - tau_1) / ((1 + self.variance * tau_1) * (1 + self.variance * tau_2))
+        return (tau_2 - tau_1) / (1 + self.variance * tau_1) / (1 + self.variance * tau_2)
 
     def snr(self, v: Tensor | float) -> Tensor:
         """tau = v/(1 - c v): inverse of `clock`, for v > 0 of a shape that broadcasts against variance's.

@@ -312,6 +312,20 @@ def test_single_precision_over_log_snr_from_minus_8_to_8():
     assert (reference.denoised(q, y, snr) - denoised).abs().max() < 5e-6
 
 
+def test_single_precision_range():
+    variance = torch.tensor([0.5, 40.0])
+    reference, exact_reference = GaussianReference(0.0, variance), GaussianReference(0.0, variance.double())
+    snr = torch.tensor([-80.0, -79.0, 0.0, 79.0, 80.0]).exp()
+    y = snr.clamp(min=snr.sqrt())[:, None].expand(5, 2)
+    u, v = reference.to_reference(y, snr)
+    exact_u, exact_v = exact_reference.to_reference(y.double(), snr.double())
+    assert relative_error(u, exact_u) < 5e-7
+    assert relative_error(v, exact_v) < 5e-7
+    step, exact_step = (r.step_length(s[:-1], s[1:]) for r, s in ((reference, snr), (exact_reference, snr.double())))
+    assert relative_error(step[:-1], exact_step[:-1]) < 5e-7  # the last one underflows
+    assert relative_error(reference.from_reference(u, snr), y.double()) < 5e-7
+
+
 @pytest.mark.parametrize(
     "call, error, match",
     [
