@@ -53,7 +53,7 @@ class Mixture:
                 raise ValueError("covariances must be symmetric")
             variances, self._eigenvectors = torch.linalg.eigh(self.covariances)
             tolerance = 10 * self.dim * torch.finfo(means.dtype).eps * variances.abs().max()
-            self._variances = torch.where(variances.abs() <= tolerance, 0.0, variances)
+            self._variances = torch.where(variances >= -tolerance, variances.clamp(min=0), variances)
         else:
             self._variances = self.covariances.reshape(len(self.covariances), -1)
         if not bool((self._variances >= 0).all()):
