@@ -192,6 +192,9 @@ def test_accepts_gaussian_words_and_singular_covariances():
     check_gaussian(torch.zeros(1000, 2), torch.zeros(2, 2)).assert_passed()
     opposite = torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
     check_gaussian(normals(5, 1000, 1) * opposite[0], opposite).assert_passed()
+    rounded = torch.cat([ps.increment[:, None], ps.increment[:, None] / 3], -1).float()
+    ratio = torch.tensor([[0.5, -0.5 / 3], [-0.5 / 3, 0.5 / 9]], dtype=torch.float64)
+    check_gaussian(rounded * opposite[0], ratio).assert_passed()  # zero up to float32, by a float64 covariance
 
 
 # --- what is rejected; sizes are such that every control fails by more than twice the threshold ---
@@ -335,6 +338,15 @@ def in_binomial_interval(count, repetitions, rate, exact):
     return count <= rate * repetitions + spread and (not exact or count >= rate * repetitions - spread)
 
 
+def assert_standard(reports):
+    """Over the reports, every z-score has mean 0 and variance 1; what is antisymmetric by construction has z = 0."""
+    z = torch.stack([report.z_scores for report in reports])
+    z = z[:, [name != "max |A + A^T|" for name in reports[0].names]]
+    assert z.mean(0).abs().max() < 5 / math.sqrt(len(z))
+    excess = z.square() - 1
+    assert (excess.mean(0) / (excess.std(0) / math.sqrt(len(z)))).abs().max() < 5
+
+
 def test_false_alarm_rate_of_moments():
     """Independent statistics, some very skewed, at n = 1000: the Bonferroni bound is sharp, and so is the count."""
     generator, repetitions = seeded(18), 2000
@@ -364,10 +376,12 @@ def test_skewness_correction(power, mean, excess):
 def test_false_alarm_rate_of_gaussian():
     generator, repetitions = seeded(20), 2000
     factor = torch.tensor([[1.0, 0.0], [0.6, 0.5]], dtype=torch.float64)
-    rejected = 0
+    reports = []
     for _ in range(repetitions):
         x = torch.randn(1000, 2, generator=generator, dtype=torch.float64) @ factor.mT
-        rejected += not check_gaussian(x, factor @ factor.mT, false_alarm_rate=0.05).passed
+        reports.append(check_gaussian(x, factor @ factor.mT, false_alarm_rate=0.05))
+    assert_standard(reports)
+    rejected = sum(not report.passed for report in reports)
     assert in_binomial_interval(rejected, repetitions, 0.05, exact=False), rejected
     assert rejected > 0.01 * repetitions  # not vacuous: the statistics are not that dependent
 
@@ -375,10 +389,12 @@ def test_false_alarm_rate_of_gaussian():
 def test_false_alarm_rate_of_brownian_step():
     repetitions, n = 500, 1000
     data = step_data(repetitions * n, 2, 2, seed=21)
-    rejected = 0
+    reports = []
     for k in range(repetitions):
         part = {field: value[k * n : (k + 1) * n] for field, value in data.items()}
-        rejected += not check_brownian_step(H_STEP, false_alarm_rate=0.05, **part).passed
+        reports.append(check_brownian_step(H_STEP, false_alarm_rate=0.05, **part))
+    assert_standard(reports)
+    rejected = sum(not report.passed for report in reports)
     assert in_binomial_interval(rejected, repetitions, 0.05, exact=False), rejected
     assert rejected > 0.01 * repetitions
 

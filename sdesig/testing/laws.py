@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,6 +22,9 @@ from sdesig._checks import check_floating, check_real, check_step
 from sdesig.signature import PartialSignature
 
 MINIMUM_SAMPLES = 1000
+
+VARIANCES = {"W": 1.0, "H": 1 / 12, "K": 1 / 720}
+"""Of an increment, a space-time and a space-time-time area, at h = 1."""
 
 FREQUENCIES = (2.0, 4.0, 8.0)
 """Where the characteristic function of A/h is compared: it falls from .65 to .04 there."""
@@ -216,14 +219,18 @@ def check_brownian_step(
     n, dim = _check_samples("increment", increment).shape
     if step.ndim and step.shape != (n, 1):
         raise ValueError(f"h must be a number or have shape ({n}, 1); got shape {tuple(step.shape)}")
-    given = {"W": (increment, 1.0), "H": (space_time_area, 1 / 12), "K": (space_time_time_area, 1 / 720)}
-    fields = ("increment", "space_time_area", "space_time_time_area")
-    values: dict[str, Tensor] = {}
-    for field, (letter, (value, _)) in zip(fields, given.items(), strict=True):
-        if value is not None:
-            values[letter] = _check_samples(field, value, (n, dim)) / step.sqrt()
+    given = {
+        "W": ("increment", increment),
+        "H": ("space_time_area", space_time_area),
+        "K": ("space_time_time_area", space_time_time_area),
+    }
+    values = {
+        letter: _check_samples(field, value, (n, dim)) / step.sqrt()
+        for letter, (field, value) in given.items()
+        if value is not None
+    }
     names = [f"{letter}[{i}]" for letter in values for i in range(dim)]
-    variances = torch.tensor([given[letter][1] for letter in values], dtype=torch.float64).repeat_interleave(dim)
+    variances = torch.tensor([VARIANCES[name[0]] for name in names], dtype=torch.float64)
     rounding = _rounding(increment)
     rows = _gaussian_rows(names, torch.cat(list(values.values()), -1), torch.diag(variances), rounding)
     if levy_area is not None:
@@ -315,10 +322,12 @@ def _studentized(names: list[str], samples: Tensor, expected: Tensor, rounding: 
     return _Rows(names, expected, means, errors, t + g * t**2 / 3 + g**2 * t**3 / 27 + g / 6)
 
 
-def _standardized(names: list[str], samples: Tensor, expected: Tensor, variance: Tensor, rounding: float) -> _Rows:
-    """Rows for the averages of `samples` (n, k), of known variances (k,)."""
-    floor = rounding * torch.maximum(samples.abs().amax(0), expected.abs())
-    return _compare(names, expected, samples.mean(0), torch.maximum((variance / len(samples)).sqrt(), floor))
+def _standardized(
+    names: list[str], samples: Tensor, expected: Tensor, variance: Tensor, rounding_error: Tensor
+) -> _Rows:
+    """Rows for the averages of `samples` (n, k), of known variances and with known rounding errors, (k,)."""
+    errors = torch.maximum((variance / len(samples)).sqrt(), rounding_error)
+    return _compare(names, expected, samples.mean(0), errors)
 
 
 def _deterministic(name: str, deviation: Tensor, scale: Tensor) -> _Rows:
@@ -331,110 +340,108 @@ def _gaussian_rows(names: list[str], x: Tensor, covariance: Tensor, rounding: fl
     variances = covariance.diagonal().clamp_min(0.0)
     scale = torch.where(variances > 0, variances.rsqrt(), 0.0)
     correlation = covariance * scale * scale.unsqueeze(-1)
-    rows = [_standardized(names, x, torch.zeros_like(variances), variances, rounding)]
+    largest = x.abs().amax(0)
+    zeros = torch.zeros_like(variances)
+    rows = [_standardized(names, x, zeros, variances, rounding * largest)]
     for i, name in enumerate(names):
         later = names[i:]
+        product = x[:, i, None] * x[:, i:]
         cross = covariance[i, i:]
-        rows.append(
-            _standardized(
-                [f"{name} {other}" for other in later],
-                x[:, i, None] * x[:, i:],
-                cross,
-                variances[i] * variances[i:] + cross.square(),
-                rounding,
-            )
-        )
+        spread = variances[i] * variances[i:] + cross.square()
+        labels = [f"{name} {other}" for other in later]
+        rows.append(_standardized(labels, product, cross, spread, rounding * largest[i] * largest[i:]))
+
         angle = x[:, i, None] * scale[i] + x[:, i:] * scale[i:]
-        power = correlation[i, i] + 2 * correlation[i, i:] + correlation.diagonal()[i:]
-        cosine, double = torch.exp(-power / 2), torch.exp(-2 * power)
-        labels = [f"({name}/s + {other}/s)" for other in later]
-        spread = ((1 + double) / 2 - cosine.square()).clamp_min(0.0)
-        rows.append(_standardized([f"cos{label}" for label in labels], angle.cos(), cosine, spread, rounding))
-        spread = (1 - double) / 2
-        rows.append(
-            _standardized([f"sin{label}" for label in labels], angle.sin(), torch.zeros_like(cosine), spread, rounding)
-        )
+        error = rounding * (1 + largest[i] * scale[i] + largest[i:] * scale[i:])
+        variance = (correlation[i, i] + 2 * correlation[i, i:] + correlation.diagonal()[i:]).clamp_min(0.0)
+        cosine, doubled = torch.exp(-variance / 2), torch.exp(-2 * variance)
+        spread = ((1 + doubled) / 2 - cosine.square()).clamp_min(0.0)
+        labels = [f"cos({name}/s + {other}/s)" for other in later]
+        rows.append(_standardized(labels, angle.cos(), cosine, spread, error))
+        labels = [f"sin({name}/s + {other}/s)" for other in later]
+        rows.append(_standardized(labels, angle.sin(), zeros[i:], (1 - doubled) / 2, error))
     return rows
 
 
 def _area_rows(area: Tensor, values: dict[str, Tensor], weak: bool, rounding: float) -> list[_Rows]:
     """The statistics of `check_brownian_step` that have the Levy area in them, at h = 1."""
-    w = values["W"]
-    dim = w.shape[-1]
-    rows = [
-        _deterministic(
-            "max |A + A^T|",
-            (area + area.mT).abs().max(),
-            rounding * (1 + area.abs().max() + w.square().max()),  # W^2: A may have been computed as I - W W^T/2
-        )
-    ]
+    w, dim = values["W"], area.shape[-1]
+    size = 1 + area.abs().max() + w.square().max()  # W^2: the area may have been computed as J - W W^T/2
+    rows = [_deterministic("max |A + A^T|", (area + area.mT).abs().max(), rounding * size)]
 
     def add(labels: Iterable[str], samples: Tensor, expected: float) -> None:
         means = torch.full((samples.shape[1],), expected, dtype=torch.float64)
         rows.append(_studentized(list(labels), samples, means, rounding))
 
-    pairs = list(itertools.combinations(range(dim), 2))
-    if not pairs:
-        return rows
-    first, second = torch.triu_indices(dim, dim, 1)
-    a = area[:, first, second]
+    if dim >= 2:
+        _add_pairs(add, area, values, weak)
+    if dim >= 3:
+        _add_triples(add, area, w, weak)
+    return rows
 
-    def add_pairs(label: str, samples: Tensor, expected: float) -> None:
+
+_Add = Callable[[Iterable[str], Tensor, float], None]
+
+
+def _add_pairs(add: _Add, area: Tensor, values: dict[str, Tensor], weak: bool) -> None:
+    """Statistics of A_ij, i < j."""
+    first, second = torch.triu_indices(area.shape[-1], area.shape[-1], 1)
+    pairs = list(zip(first.tolist(), second.tolist(), strict=True))
+    a, wi, wj = area[:, first, second], values["W"][:, first], values["W"][:, second]
+    taper = (-(wi.square() + wj.square()) / 2).exp()
+
+    def claim(label: str, samples: Tensor, expected: float) -> None:
         add((label.format(i=i, j=j) for i, j in pairs), samples, expected)
 
-    wi, wj = w[:, first], w[:, second]
-    taper = (-(wi.square() + wj.square()) / 2).exp()
-    add_pairs("A[{i},{j}]", a, 0.0)
-    add_pairs("A[{i},{j}]^2", a.square(), 1 / 4)
-    add_pairs("A[{i},{j}]^2 exp(-r)", a.square() * taper, 1 / 12)
-    add_pairs("A[{i},{j}] W[{i}]", a * wi, 0.0)
-    add_pairs("A[{i},{j}] W[{j}]", a * wj, 0.0)
-    add_pairs("A[{i},{j}] W[{i}] W[{j}]", a * wi * wj, 0.0)
+    claim("A[{i},{j}]", a, 0.0)
+    claim("A[{i},{j}]^2", a.square(), 1 / 4)
+    claim("A[{i},{j}]^2 exp(-r)", a.square() * taper, 1 / 12)
+    claim("A[{i},{j}] W[{i}]", a * wi, 0.0)
+    claim("A[{i},{j}] W[{j}]", a * wj, 0.0)
+    claim("A[{i},{j}] W[{i}] W[{j}]", a * wi * wj, 0.0)
     if not weak:
-        add_pairs("A[{i},{j}]^4", a.pow(4), 5 / 16)
+        claim("A[{i},{j}]^4", a.pow(4), 5 / 16)
         for x in FREQUENCIES:
-            z = x / 2
-            cosine = (x * a).cos()
-            add_pairs(f"cos({x:g} A[{{i}},{{j}}])", cosine, 1 / math.cosh(z))
-            add_pairs(f"sin({x:g} A[{{i}},{{j}}])", (x * a).sin(), 0.0)
-            expected = z / math.sinh(z) / (1 + z / math.tanh(z))
-            add_pairs(f"cos({x:g} A[{{i}},{{j}}]) exp(-r)", cosine * taper, expected)
-    if "H" in values:
-        hi, hj = values["H"][:, first], values["H"][:, second]
-        add_pairs("A[{i},{j}] H[{i}]", a * hi, 0.0)
-        add_pairs("A[{i},{j}] H[{j}]", a * hj, 0.0)
-        add_pairs("A[{i},{j}] H[{i}] H[{j}]", a * hi * hj, 0.0)
-        add_pairs("A[{i},{j}] H[{i}] W[{j}]", a * hi * wj, 1 / 12)
-        add_pairs("A[{i},{j}] W[{i}] H[{j}]", a * wi * hj, -1 / 12)
-        if "K" in values:
-            ki, kj = values["K"][:, first], values["K"][:, second]
-            add_pairs("A[{i},{j}] K[{i}] H[{j}]", a * ki * hj, 1 / 720)
-            add_pairs("A[{i},{j}] H[{i}] K[{j}]", a * hi * kj, -1 / 720)
-        if not weak:
-            b = a - (hi * wj - wi * hj)
-            bridge_taper = (-6 * (hi.square() + hj.square())).exp()
-            for x in FREQUENCIES:
-                z = x / 2
-                cosine, even = (x * b).cos(), z / math.sinh(z)
-                expected = even / (1 + 3 * (z / math.tanh(z) - 1) / z**2)
-                add_pairs(f"cos({x:g} B[{{i}},{{j}}]) exp(-q)", cosine * bridge_taper, expected)
-                add_pairs(f"cos({x:g} B[{{i}},{{j}}]) exp(-r)", cosine * taper, even / 2)
-    for m in range(dim):
-        others = list(itertools.combinations([i for i in range(dim) if i != m], 2))
-        if not others:
+            z, cosine = x / 2, (x * a).cos()
+            tapered = z / math.sinh(z) / (1 + z / math.tanh(z))
+            claim(f"cos({x:g} A[{{i}},{{j}}])", cosine, 1 / math.cosh(z))
+            claim(f"sin({x:g} A[{{i}},{{j}}])", (x * a).sin(), 0.0)
+            claim(f"cos({x:g} A[{{i}},{{j}}]) exp(-r)", cosine * taper, tapered)
+    if "H" not in values:
+        return
+
+    hi, hj = values["H"][:, first], values["H"][:, second]
+    claim("A[{i},{j}] H[{i}]", a * hi, 0.0)
+    claim("A[{i},{j}] H[{j}]", a * hj, 0.0)
+    claim("A[{i},{j}] H[{i}] H[{j}]", a * hi * hj, 0.0)
+    claim("A[{i},{j}] H[{i}] W[{j}]", a * hi * wj, 1 / 12)
+    claim("A[{i},{j}] W[{i}] H[{j}]", a * wi * hj, -1 / 12)
+    if "K" in values:
+        ki, kj = values["K"][:, first], values["K"][:, second]
+        claim("A[{i},{j}] K[{i}] H[{j}]", a * ki * hj, 1 / 720)
+        claim("A[{i},{j}] H[{i}] K[{j}]", a * hi * kj, -1 / 720)
+    if not weak:
+        b = a - (hi * wj - wi * hj)
+        bridge_taper = (-6 * (hi.square() + hj.square())).exp()
+        for x in FREQUENCIES:
+            z, cosine = x / 2, (x * b).cos()
+            even = z / math.sinh(z)
+            tapered = even / (1 + 3 * (z / math.tanh(z) - 1) / z**2)
+            claim(f"cos({x:g} B[{{i}},{{j}}]) exp(-q)", cosine * bridge_taper, tapered)
+            claim(f"cos({x:g} B[{{i}},{{j}}]) exp(-r)", cosine * taper, even / 2)
+
+
+def _add_triples(add: _Add, area: Tensor, w: Tensor, weak: bool) -> None:
+    """Statistics of A_mi and A_mk, i < k, for every m."""
+    for m in range(area.shape[-1]):
+        pairs = list(itertools.combinations([i for i in range(area.shape[-1]) if i != m], 2))
+        i, k = torch.tensor(pairs).mT
+        first, second = area[:, m, i], area[:, m, k]
+        add((f"A[{m},{i}] A[{m},{k}]" for i, k in pairs), first * second, 0.0)
+        labels = (f"A[{m},{i}] A[{m},{k}] W[{i}] W[{k}]" for i, k in pairs)
+        add(labels, first * second * w[:, i] * w[:, k], 1 / 12)
+        if weak:
             continue
-        i, k = torch.tensor(others).mT
-        labels = [f"A[{m},{i}] A[{m},{k}]" for i, k in others]
-        product = area[:, m, i] * area[:, m, k]
-        add(labels, product, 0.0)
-        add(
-            (f"{label} W[{i}] W[{k}]" for label, (i, k) in zip(labels, others, strict=True)),
-            product * w[:, i] * w[:, k],
-            1 / 12,
-        )
-        if not weak:
-            for x in FREQUENCIES:
-                cosines = (x * area[:, m, i]).cos() * (x * area[:, m, k]).cos()
-                names = (f"cos({x:g} A[{m},{i}]) cos({x:g} A[{m},{k}])" for i, k in others)
-                add(names, cosines, 1 / math.cosh(x / math.sqrt(2)))
-    return rows
+        for x in FREQUENCIES:
+            labels = (f"cos({x:g} A[{m},{i}]) cos({x:g} A[{m},{k}])" for i, k in pairs)
+            add(labels, (x * first).cos() * (x * second).cos(), 1 / math.cosh(x / math.sqrt(2)))
