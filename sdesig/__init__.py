@@ -1,3 +1,49 @@
 """Exact partial signatures, consistent Brownian paths and SDE numerics on torchsde."""
 
+from sdesig.brownian import BrownianPath, SNRClock, UniformClock
+from sdesig.sde import (
+    EDM,
+    SDE,
+    VE,
+    VP,
+    GaussianReference,
+    Mixture,
+    SubVP,
+    to_ito,
+    to_stratonovich,
+)
+from sdesig.signature import (
+    PartialSignature,
+    TensorSeries,
+    expected_signature,
+    gaussian_word_covariance,
+    iterated_integrals,
+    levy_area,
+    sample_partial_signature,
+    words_for_scheme,
+)
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "EDM",
+    "SDE",
+    "VE",
+    "VP",
+    "BrownianPath",
+    "GaussianReference",
+    "Mixture",
+    "PartialSignature",
+    "SNRClock",
+    "SubVP",
+    "TensorSeries",
+    "UniformClock",
+    "expected_signature",
+    "gaussian_word_covariance",
+    "iterated_integrals",
+    "levy_area",
+    "sample_partial_signature",
+    "to_ito",
+    "to_stratonovich",
+    "words_for_scheme",
+]

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from sdesig._checks import check_real
 
-
 Times = float | Tensor
 """One time, or a float64 tensor of times."""
 

@@ -92,6 +92,11 @@ class MasterGrid:
         for level, cell_values in values:
             cells, owners = cover[level]
             width = 2 ** (self._levels - level)
+            alone = ends[owners + 1] - ends[owners] == width
+            out[:, owners[alone]] = cell_values[:, alone]
+            if alone.all():
+                continue
+            cells, owners, cell_values = cells[~alone], owners[~alone], cell_values[:, ~alone]
             whole = self._length(ends[owners], ends[owners + 1])
             start = self._length(ends[owners], cells * width) / whole
             part = self._length(cells * width, (cells + 1) * width) / whole
@@ -173,9 +178,10 @@ class MasterGrid:
                 if len(cells) == 0:
                     return
                 parents = np.unique(cells // 2)
-                at = np.searchsorted(needed[level - 1], parents)
-                children = torch.stack(self._bisect(level - 1, parents, values[:, at]), dim=2).flatten(1, 2)
-                values = children[:, np.searchsorted(parents, cells // 2) * 2 + cells % 2]
+                if len(parents) < len(needed[level - 1]):
+                    values = values[:, np.searchsorted(needed[level - 1], parents)]
+                halves = self._bisect(level - 1, parents, values)
+                values = halves.movedim(0, 2)[:, np.searchsorted(parents, cells // 2), cells % 2]
             if len(wanted[level]):
                 yield level, values[:, np.searchsorted(cells, wanted[level])]
 
@@ -199,9 +205,9 @@ class MasterGrid:
         for up in range(number.bit_length() - known.bit_length() - 1, -1, -1):
             parent = number >> (up + 1)
             at = parent.bit_length() - 1
-            parts = self._bisect(at, np.array([parent - 2**at]), values)
-            self._recent[2 * parent], self._recent[2 * parent + 1] = parts
-            values = parts[(number >> up) % 2]
+            halves = self._bisect(at, np.array([parent - 2**at]), values)
+            self._recent[2 * parent], self._recent[2 * parent + 1] = halves
+            values = halves[(number >> up) % 2]
         while len(self._recent) > 4 * self._levels:
             self._recent.popitem(last=False)
         return values
@@ -210,8 +216,8 @@ class MasterGrid:
         """(depth, 1, *shape) on the whole interval. Its number, 0, is that of no bisected cell."""
         return self._coefficient_normals(np.zeros(1, dtype=np.int64))
 
-    def _bisect(self, level: int, cells: np.ndarray, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Values on the first and on the second halves of n cells from those on the cells, each (depth, n, *shape)."""
+    def _bisect(self, level: int, cells: np.ndarray, values: Tensor) -> Tensor:
+        """Values on the halves of n cells, (2, depth, n, *shape), from those on the cells, (depth, n, *shape)."""
         matrix = self._shared_matrices.get(level)
         if matrix is None:
             width = 2 ** (self._levels - level)
@@ -223,8 +229,7 @@ class MasterGrid:
             else:
                 matrix = self._per_interval(matrix)
         numbers = self._coefficient_normals(2**level + cells)
-        parts = legendre.apply(matrix.mT, [*values, *numbers])
-        return parts[: self._depth], parts[self._depth :]
+        return legendre.apply(matrix.mT, [*values, *numbers]).unflatten(0, (2, self._depth))
 
     def _coefficient_normals(self, numbers: np.ndarray) -> Tensor:
         """(depth, n, *shape)."""

@@ -1,0 +1,49 @@
+"""General SDEs, Ito <-> Stratonovich conversion, diffusion families, canonical form; `problems` has toy SDEs."""
+
+from sdesig.sde.base import SDE
+from sdesig.sde.canonical import (
+    CanonicalDenoiser,
+    GaussianReference,
+    drift_clock,
+    from_canonical,
+    noise_clock,
+    to_canonical,
+)
+from sdesig.sde.conversion import ito_correction, to_ito, to_stratonovich
+from sdesig.sde.denoisers import (
+    Denoiser,
+    EDMDenoiser,
+    EpsilonDenoiser,
+    ScoreDenoiser,
+    VDenoiser,
+    X0Denoiser,
+)
+from sdesig.sde.diffusions import EDM, VE, VP, Diffusion, ForwardDiffusion, ReverseDiffusion, SubVP
+from sdesig.sde.mixture import Mixture
+
+__all__ = [
+    "EDM",
+    "SDE",
+    "VE",
+    "VP",
+    "CanonicalDenoiser",
+    "Denoiser",
+    "Diffusion",
+    "EDMDenoiser",
+    "EpsilonDenoiser",
+    "ForwardDiffusion",
+    "GaussianReference",
+    "Mixture",
+    "ReverseDiffusion",
+    "ScoreDenoiser",
+    "SubVP",
+    "VDenoiser",
+    "X0Denoiser",
+    "drift_clock",
+    "from_canonical",
+    "ito_correction",
+    "noise_clock",
+    "to_canonical",
+    "to_ito",
+    "to_stratonovich",
+]

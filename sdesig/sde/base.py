@@ -22,7 +22,7 @@ class SDE(torchsde.BaseSDE):
     Args:
         noise_type: torchsde's "diagonal", "scalar", "additive" or "general": the shape that `g` returns.
         sde_type: "ito" or "stratonovich".
-        dim: dimension of the state.
+        dim: dimension of the state; None for diagonal noise that acts on states of any dimension.
         noise_dim: dimension of W; defaults to `dim` ("diagonal") or 1 ("scalar"), required otherwise.
         noise_structure: what schemes may exploit, one of `NOISE_STRUCTURES`; defaults to `noise_type`. It is
             finer than `noise_type`: general noise whose columns commute is "commutative", and a state-independent
@@ -40,13 +40,19 @@ class SDE(torchsde.BaseSDE):
         noise_type: str,
         sde_type: str,
         *,
-        dim: int,
+        dim: int | None,
         noise_dim: int | None = None,
         noise_structure: str | None = None,
     ) -> None:
         check_choice("noise_type", noise_type, ("diagonal", "scalar", "additive", "general"))
         check_choice("sde_type", sde_type, ("ito", "stratonovich"))
         super().__init__(noise_type=noise_type, sde_type=sde_type)
+        self.noise_structure = noise_type if noise_structure is None else noise_structure
+        check_choice("noise_structure", self.noise_structure, NOISE_STRUCTURES)
+        self.dim: int | None = dim
+        self.noise_dim: int | None = noise_dim
+        if dim is None and noise_type == "diagonal" and noise_dim is None:
+            return
         self.dim = check_integer("dim", dim, 1)
         implied = {"diagonal": self.dim, "scalar": 1}.get(noise_type)
         if noise_dim is None and implied is None:
@@ -54,8 +60,6 @@ class SDE(torchsde.BaseSDE):
         self.noise_dim = check_integer("noise_dim", implied if noise_dim is None else noise_dim, 1)
         if implied is not None and self.noise_dim != implied:
             raise ValueError(f"noise_dim must be {implied} for noise_type {noise_type!r}; got {noise_dim}")
-        self.noise_structure = noise_type if noise_structure is None else noise_structure
-        check_choice("noise_structure", self.noise_structure, NOISE_STRUCTURES)
 
     def f(self, t: Tensor | float, y: Tensor) -> Tensor:
         """Drift at (t, y), shape (batch, dim)."""

@@ -240,17 +240,19 @@ class Diffusion(ABC):
         """N(0, sigma(t_max)^2 I), the law of x at t_max given x_0 = 0; it neglects alpha(t_max) x_0."""
         return Prior(self.sigma(self.t_max).item())
 
-    def forward(self, dim: int) -> ForwardDiffusion:
-        """dx = f(t) x dt + g(t) dW on [0, t_max], x of shape (batch, dim)."""
-        return ForwardDiffusion(self, dim)
+    def forward(self) -> ForwardDiffusion:
+        """dx = f(t) x dt + g(t) dW on [0, t_max], x of shape (batch, any dim)."""
+        return ForwardDiffusion(self)
 
-    def reverse(self, denoiser: Denoiser, shape: int | tuple[int, ...], *, eta: float = 1.0) -> ReverseDiffusion:
+    def reverse(
+        self, denoiser: Denoiser, eta: float = 1.0, *, shape: int | tuple[int, ...] | None = None
+    ) -> ReverseDiffusion:
         """The reverse-time SDE with stochasticity eta >= 0, see `ReverseDiffusion`."""
-        return ReverseDiffusion(self, denoiser, shape, eta=eta)
+        return ReverseDiffusion(self, denoiser, eta, shape=shape)
 
-    def probability_flow(self, denoiser: Denoiser, shape: int | tuple[int, ...]) -> ReverseDiffusion:
+    def probability_flow(self, denoiser: Denoiser, *, shape: int | tuple[int, ...] | None = None) -> ReverseDiffusion:
         """The reverse-time ODE with the same marginals: `reverse` with eta = 0 (Song et al. 2021, eq. 13)."""
-        return self.reverse(denoiser, shape, eta=0.0)
+        return self.reverse(denoiser, 0.0, shape=shape)
 
 
 BetaDiffusionT = TypeVar("BetaDiffusionT", bound="_BetaDiffusion")
@@ -450,10 +452,10 @@ class EDM(Diffusion):
 
 
 class ForwardDiffusion(SDE):
-    """dx = f(t) x dt + g(t) dW, x of shape (batch, dim): diagonal, additive noise."""
+    """dx = f(t) x dt + g(t) dW, x of shape (batch, any dim): diagonal, additive noise."""
 
-    def __init__(self, diffusion: Diffusion, dim: int) -> None:
-        super().__init__("diagonal", "ito", dim=dim, noise_structure="additive")
+    def __init__(self, diffusion: Diffusion) -> None:
+        super().__init__("diagonal", "ito", dim=None, noise_structure="additive")
         self.diffusion = diffusion
 
     def f(self, t: Tensor | float, y: Tensor) -> Tensor:
@@ -474,25 +476,31 @@ class ReverseDiffusion(SDE):
     is the time reversal (Anderson 1982; Song et al. 2021, eq. 6), eta = 0 the probability flow (their eq. 13); the
     family is in Zhang, Tao and Chen 2022 (arXiv 2206.05564).
 
-    The state y is flat, (batch, dim), as torchsde wants it; the denoiser sees (batch, *shape) and the time t, a
-    zero-dimensional tensor. Solvers should get their times s in float64, whatever the state's dtype: in float32,
-    t = t_max - s keeps few digits as t approaches t_min.
+    The state y is flat, (batch, dim), as torchsde wants it; the denoiser sees (batch, *shape), or the flat state where
+    no shape is given, and the time t, a zero-dimensional tensor. Solvers should get their times s in float64, whatever
+    the state's dtype: in float32, t = t_max - s keeps few digits as t approaches t_min.
 
     Args:
         diffusion: the schedule.
         denoiser: D(x, t) = E[x_0 | x_t = x].
-        shape: event shape; dim is its product.
         eta: stochasticity, >= 0.
+        shape: event shape, whose product is dim; None for a denoiser of flat states.
 
     Raises:
         TypeError, ValueError: a denoiser that cannot be called, an empty shape, a negative eta.
     """
 
     def __init__(
-        self, diffusion: Diffusion, denoiser: Denoiser, shape: int | tuple[int, ...], *, eta: float = 1.0
+        self,
+        diffusion: Diffusion,
+        denoiser: Denoiser,
+        eta: float = 1.0,
+        *,
+        shape: int | tuple[int, ...] | None = None,
     ) -> None:
-        event = check_shape("shape", shape)
-        super().__init__("diagonal", "ito", dim=math.prod(event), noise_structure="additive")
+        event = None if shape is None else check_shape("shape", shape)
+        dim = None if event is None else math.prod(event)
+        super().__init__("diagonal", "ito", dim=dim, noise_structure="additive")
         self.diffusion = diffusion
         self.denoiser = check_callable("denoiser", denoiser)
         self.shape = event
@@ -509,7 +517,8 @@ class ReverseDiffusion(SDE):
     def f(self, t: Tensor | float, y: Tensor) -> Tensor:
         """Drift at solver time s = `t`, (batch, dim)."""
         diffusion, time = self.diffusion, self.diffusion_time(t)
-        denoised = self.denoiser(y.reshape(-1, *self.shape), time).reshape(y.shape)
+        x = y if self.shape is None else y.reshape(-1, *self.shape)
+        denoised = self.denoiser(x, time).reshape(y.shape)
         half_g2 = 0.5 * (1 + self.eta**2) * diffusion.squared_diffusion(time)
         score = (per_sample(diffusion.alpha(time), y) * denoised - y) / per_sample(diffusion.sigma(time), y) ** 2
         return per_sample(half_g2, y) * score - per_sample(diffusion.drift_coefficient(time), y) * y

@@ -97,7 +97,7 @@ def test_reverse_sde_in_the_new_variables_is_the_canonical_one(diffusion, eta):
     The variances include c = 0, where (u, Q) = (y - a mu, D - mu).
     """
     reference = GaussianReference(tensor([0.3, -1.0, 2.0]), tensor([0.0, 0.5, 4.0]))
-    sde = diffusion.reverse(lambda x, t: torch.cos(x), 3, eta=eta)
+    sde = diffusion.reverse(lambda x, t: torch.cos(x), eta=eta)
     generator = torch.Generator().manual_seed(1)
     for t in diffusion.time(log_uniform(-6, 6, 8, seed=2)):
         t.requires_grad_()

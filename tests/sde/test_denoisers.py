@@ -110,7 +110,7 @@ class TinyNetwork(nn.Module):
 
 def test_networks_are_trainable_through_the_reverse_sde():
     network = TinyNetwork()
-    sde = VP().reverse(VDenoiser(network, VP()), 2)
+    sde = VP().reverse(VDenoiser(network, VP()))
     assert {id(p) for p in sde.parameters()} == {id(p) for p in network.parameters()}
     sde.f(0.5, torch.ones(4, 2, dtype=torch.float64)).sum().backward()
     assert all(p.grad.abs().sum() > 0 for p in network.parameters())

@@ -184,7 +184,7 @@ def linear_moments(sde, mean, variance, span):
 def test_forward_sde_has_the_marginals(diffusion):
     start, end = diffusion.t_min, diffusion.t_max
     (mean, std), (mean_end, std_end) = (diffusion.marginal(torch.tensor([[1.5]]).double(), t) for t in (start, end))
-    got = linear_moments(diffusion.forward(1), mean.item(), std.item() ** 2, (start, end))
+    got = linear_moments(diffusion.forward(), mean.item(), std.item() ** 2, (start, end))
     np.testing.assert_allclose(got, [mean_end.item(), std_end.item() ** 2], rtol=1e-6)
 
 
@@ -192,7 +192,7 @@ def test_forward_sde_has_the_marginals(diffusion):
 def test_torchsde_integrates_the_forward_sde(diffusion):
     # Against the exact moments of Euler's recursion, so that no bias enters: 12 z-scores, |z| < 5.
     n, steps = 5000, 50
-    sde = diffusion.forward(2)
+    sde = diffusion.forward()
     grid = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
     y0 = torch.full((n, 2), 1.5, dtype=torch.float64)
     bm = torchsde.BrownianInterval(0.0, 1.0, (n, 2), dtype=torch.float64, entropy=3)
@@ -219,7 +219,7 @@ def gaussian_denoiser(diffusion, mean, variance):
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0, 1.5])
 def test_reverse_sde_has_the_marginals_for_every_eta(diffusion, eta):
     mean, variance = 0.7, 0.3
-    sde = diffusion.reverse(gaussian_denoiser(diffusion, mean, variance), 1, eta=eta)
+    sde = diffusion.reverse(gaussian_denoiser(diffusion, mean, variance), eta=eta)
 
     def exact(t):
         alpha, sigma = diffusion.alpha(t).item(), diffusion.sigma(t).item()
@@ -239,7 +239,7 @@ def test_reverse_sde_shapes_times_and_dtypes(diffusion):
         seen.append((x.shape, t))
         return 0.5 * x
 
-    sde = diffusion.reverse(denoise, (3, 4, 5))
+    sde = diffusion.reverse(denoise, shape=(3, 4, 5))
     assert (sde.dim, sde.noise_dim, sde.noise_structure, sde.noise_type) == (60, 60, "additive", "diagonal")
     s = torch.tensor(0.25 * diffusion.t_max, dtype=torch.float64)
     y = torch.randn(2, 60, generator=torch.Generator().manual_seed(4))
@@ -248,7 +248,7 @@ def test_reverse_sde_shapes_times_and_dtypes(diffusion):
     assert drift.shape == noise.shape == (2, 60)
     assert drift.dtype == noise.dtype == torch.float32
     torch.testing.assert_close(sde.solver_time(sde.diffusion_time(s)), s)
-    flow = diffusion.probability_flow(denoise, (3, 4, 5))
+    flow = diffusion.probability_flow(denoise, shape=(3, 4, 5))
     assert not flow.g(s, y).any()
 
 
@@ -273,10 +273,9 @@ def test_reverse_sde_shapes_times_and_dtypes(diffusion):
         (lambda: VP().marginal(torch.zeros(2, dtype=torch.int64), 0.1), TypeError, "x0"),
         (lambda: VP().sample_marginal(torch.zeros(2, 3), 0.1, 7), TypeError, "generator"),
         (lambda: VP().prior.sample((2,), None), TypeError, "generator"),
-        (lambda: VP().reverse(None, 2), TypeError, "denoiser"),
-        (lambda: VP().reverse(lambda x, t: x, (2, 0)), ValueError, "dim"),
-        (lambda: VP().reverse(lambda x, t: x, 2, eta=-1.0), ValueError, "eta"),
-        (lambda: VP().forward(0), ValueError, "dim"),
+        (lambda: VP().reverse(None), TypeError, "denoiser"),
+        (lambda: VP().reverse(lambda x, t: x, shape=(2, 0)), ValueError, "dim"),
+        (lambda: VP().reverse(lambda x, t: x, eta=-1.0), ValueError, "eta"),
     ],
 )
 def test_bad_arguments(call, error, match):

@@ -234,7 +234,7 @@ def test_tweedie(diffusion, kind):
 @pytest.mark.parametrize("eta", [0.0, 0.6, 1.0, 1.4])
 def test_reverse_sde_satisfies_the_fokker_planck_equation(diffusion, eta):
     """d_s log p = -b' - b (log p)' + eta^2 g^2/2 ((log p)'' + (log p)'^2), with p the exact marginal, pointwise."""
-    sde = diffusion.reverse(LINE.denoiser(diffusion), 1, eta=eta)
+    sde = diffusion.reverse(LINE.denoiser(diffusion), eta)
     for log_snr in (-4.0, 0.0, 2.0, 5.0):
         t = diffusion.time(math.exp(log_snr))
         x = LINE.marginal(diffusion, t).sample(20, torch.Generator().manual_seed(26)).requires_grad_()
@@ -254,7 +254,7 @@ def test_reverse_sde_satisfies_the_fokker_planck_equation(diffusion, eta):
 def test_probability_flow_of_gaussian_data_is_the_exact_affine_map(diffusion):
     mean, variances = tensor([0.7, -1.0]), tensor([0.09, 2.0])
     law = Mixture(tensor([1.0]), mean[None], variances[None])
-    sde = diffusion.probability_flow(law.denoiser(diffusion), 2)
+    sde = diffusion.probability_flow(law.denoiser(diffusion))
     start, end = (law.marginal(diffusion, t) for t in (diffusion.t_max, diffusion.t_min))
     x = tensor([[1.0, -2.0]]) * start.covariances.sqrt() + start.mean()
 
@@ -296,7 +296,7 @@ def test_torchsde_turns_noise_into_data(diffusion, eta, method, steps):
     """
     n, generator = 4000, torch.Generator().manual_seed(27)
     law = Mixture(WEIGHTS, tensor([[1.0, 0.0], [-0.5, 1.0], [0.0, -1.5]]), tensor([0.09, 0.04, 0.16]))
-    sde = diffusion.reverse(law.denoiser(diffusion), 2, eta=eta)
+    sde = diffusion.reverse(law.denoiser(diffusion), eta=eta)
     y = diffusion.sample_marginal(law.sample(n, generator), diffusion.t_max, generator)
     y = integrate(sde, y, log_snr_grid(sde, steps), method, entropy=28)
     target = law.marginal(diffusion, diffusion.t_min)
@@ -310,7 +310,7 @@ def test_single_precision_states_follow_double_precision_ones(diffusion):
     ends = []
     for dtype in (torch.float32, torch.float64):
         law = Mixture.circle(1.0, 0.3, dtype=dtype)
-        sde = diffusion.probability_flow(law.denoiser(diffusion), 2)
+        sde = diffusion.probability_flow(law.denoiser(diffusion))
         y = diffusion.prior.sample((50, 2), torch.Generator().manual_seed(29), dtype=torch.float64).to(dtype)
         ends.append(integrate(sde, y, log_snr_grid(sde, 50), "euler", entropy=30))
         assert ends[-1].dtype == dtype

@@ -18,6 +18,8 @@ class Problem(SDE):
     Matrices and vectors are float64 buffers, cast to the dtype and device of the state on use.
     """
 
+    dim: int
+    noise_dim: int
     t1: float = 1.0
     initial: Tensor
 
