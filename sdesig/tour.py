@@ -84,7 +84,7 @@ def levy_areas(seed: int) -> tuple[Figure, str]:
     left.fill(*line.T, color="C0", alpha=0.25, lw=0)
     left.plot(*line.T, color="C0", lw=0.7)
     left.plot(*line[[0, -1]].T, "o--", color="C1", ms=5, lw=1, label="chord")
-    left.set(title=f"area between path and chord: {area:+.3f}", xlabel="$W^1$", ylabel="$W^2$", aspect="equal")
+    left.set(title=f"signed area between path and chord: {area:+.3f}", xlabel="$W^1$", ylabel="$W^2$", aspect="equal")
     left.legend()
 
     value = sample_partial_signature(
@@ -108,7 +108,7 @@ def levy_areas(seed: int) -> tuple[Figure, str]:
 
 def one_seed_at_every_step_count(seed: int) -> tuple[Figure, str]:
     """Reverse diffusion of a mixture of 8 Gaussians with torchsde's Euler scheme on one path per seed."""
-    rows, finest = 400, 2048
+    rows, finest = 400, 1024
     mixture, diffusion = Mixture.circle(1.0, 0.1, dtype=torch.float64), VP.linear()
     sde = diffusion.reverse(mixture.denoiser(diffusion))
     times = sde.solver_time(torch.tensor([diffusion.t_max, 1e-3], dtype=torch.float64))

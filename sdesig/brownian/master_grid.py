@@ -14,7 +14,7 @@ from torch import Tensor
 from sdesig.brownian.clock import Clock
 from sdesig.brownian.philox import normals
 from sdesig.signature import legendre
-from sdesig.signature.levy_area import legendre_area, terms_needed
+from sdesig.signature.areas import legendre_area, terms_needed
 from sdesig.signature.partial_signature import chen_area
 
 _COEFFICIENTS, _INITIAL, _AREA = 0, 1, 2  # streams of the generator; the draws of an area take _AREA, _AREA + 1, ...

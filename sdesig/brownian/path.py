@@ -15,7 +15,7 @@ from sdesig.brownian.clock import Clock, UniformClock
 from sdesig.brownian.master_grid import MasterGrid
 from sdesig.brownian.philox import GENERATOR_VERSION, check_seeds
 from sdesig.brownian.tree import ConditionalTree
-from sdesig.signature.levy_area import check_memory
+from sdesig.signature.areas import check_memory
 from sdesig.signature.partial_signature import PartialSignature
 
 _INSIDE = 1e-6  # how far outside [t0, t1], relative to its length, a query time may lie

@@ -1,6 +1,6 @@
 """Partial signatures of Brownian motion: words, tensor algebra, Gaussian words, Levy areas, and their value type."""
 
-from sdesig.signature.levy_area import iterated_integrals, levy_area, terms_needed
+from sdesig.signature.areas import iterated_integrals, levy_area, terms_needed
 from sdesig.signature.partial_signature import (
     PartialSignature,
     chen_area,

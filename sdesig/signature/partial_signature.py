@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sdesig._checks import check_dtype, check_floating, check_generator, check_integer, check_shape, check_step
 from sdesig.signature import legendre
-from sdesig.signature.levy_area import levy_area
+from sdesig.signature.areas import levy_area
 from sdesig.signature.words import Word
 
 

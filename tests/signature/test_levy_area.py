@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.integrate import trapezoid
 from scipy.special import polygamma
 
-from sdesig.signature.levy_area import (
+from sdesig.signature.areas import (
     JOINT_METHODS,
     METHODS,
     NORMS,
@@ -24,9 +24,9 @@ from sdesig.signature.levy_area import (
     levy_area,
     terms_needed,
 )
-from sdesig.signature.levy_area.exact2d import exact2d_area
-from sdesig.signature.levy_area.fourier import fourier_area
-from sdesig.signature.levy_area.truncation import choose_method, work
+from sdesig.signature.areas.exact2d import exact2d_area
+from sdesig.signature.areas.fourier import fourier_area
+from sdesig.signature.areas.truncation import choose_method, work
 
 FOURIER_METHODS = ("fourier", "milstein", "wiktorsson", "mronroe")
 WEAK_METHODS = ("davie", "foster", "four_moment")

@@ -1,8 +1,8 @@
 """Levy areas of Brownian motion, A_ij = 1/2 int (W_i dW_j - W_j dW_i), and the iterated integrals made of them."""
 
-from sdesig.signature.levy_area.legendre import legendre_area
-from sdesig.signature.levy_area.sampling import JOINT_METHODS, METHODS, check_memory, iterated_integrals, levy_area
-from sdesig.signature.levy_area.truncation import NORMS, STRONG_METHODS, terms_needed
+from sdesig.signature.areas.legendre import legendre_area
+from sdesig.signature.areas.sampling import JOINT_METHODS, METHODS, check_memory, iterated_integrals, levy_area
+from sdesig.signature.areas.truncation import NORMS, STRONG_METHODS, terms_needed
 
 __all__ = [
     "JOINT_METHODS",

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from sdesig._checks import check_choice, check_floating, check_generator, check_integer, check_real, check_step
-from sdesig.signature.levy_area._draws import CHUNK
-from sdesig.signature.levy_area.exact2d import exact2d_area
-from sdesig.signature.levy_area.fourier import fourier_area
-from sdesig.signature.levy_area.legendre import legendre_area
-from sdesig.signature.levy_area.truncation import NORMS, STRONG_METHODS, choose_method, terms_needed
-from sdesig.signature.levy_area.weak import davie_area, foster_area, four_moment_area
+from sdesig.signature.areas._draws import CHUNK
+from sdesig.signature.areas.exact2d import exact2d_area
+from sdesig.signature.areas.fourier import fourier_area
+from sdesig.signature.areas.legendre import legendre_area
+from sdesig.signature.areas.truncation import NORMS, STRONG_METHODS, choose_method, terms_needed
+from sdesig.signature.areas.weak import davie_area, foster_area, four_moment_area
 
 JOINT_METHODS = ("legendre", "davie", "foster", "four_moment")
 METHODS = (*STRONG_METHODS, "davie", "foster", "four_moment")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from sdesig._checks import check_choice, check_integer, check_real
-from sdesig.signature.levy_area._draws import pair_count
+from sdesig.signature.areas._draws import pair_count
 
 STRONG_METHODS = ("fourier", "milstein", "wiktorsson", "mronroe", "legendre", "exact2d")
 NORMS = ("max_l2", "frobenius_l2")

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from sdesig.signature.levy_area._draws import Draw, antisymmetric, pair_count
-from sdesig.signature.levy_area.legendre import legendre_area, legendre_series
+from sdesig.signature.areas._draws import Draw, antisymmetric, pair_count
+from sdesig.signature.areas.legendre import legendre_area, legendre_series
 
 
 def _complete(coefficients: Tensor, depth: int, draw: Draw) -> Tensor:

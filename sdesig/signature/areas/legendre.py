@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from sdesig.signature.levy_area._draws import CHUNK, Draw, antisymmetric, pair_count
+from sdesig.signature.areas._draws import CHUNK, Draw, antisymmetric, pair_count
 
 
 def legendre_series(xi: Tensor, first: int) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from scipy.special import polygamma
 from torch import Tensor
 
-from sdesig.signature.levy_area._draws import Draw
+from sdesig.signature.areas._draws import Draw
 
 
 def exact2d_area(increment: Tensor, h: Tensor, terms: int, draw: Draw) -> Tensor:

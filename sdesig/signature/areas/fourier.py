@@ -8,7 +8,7 @@ import torch
 from scipy.special import polygamma
 from torch import Tensor
 
-from sdesig.signature.levy_area._draws import CHUNK, Draw, antisymmetric, pair_count
+from sdesig.signature.areas._draws import CHUNK, Draw, antisymmetric, pair_count
 
 
 def fourier_sums(w: Tensor, terms: int, draw: Draw) -> tuple[Tensor, Tensor]:
