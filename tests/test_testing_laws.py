@@ -13,7 +13,7 @@ import torchsde
 from scipy import stats
 
 from sdesig.brownian import BrownianPath
-from sdesig.signature import gaussian_word_covariance, levy_area, sample_partial_signature
+from sdesig.signature import PartialSignature, gaussian_word_covariance, levy_area, sample_partial_signature
 from sdesig.testing import check_brownian_step, check_gaussian, check_moments, chen_deviation
 from sdesig.testing.laws import FREQUENCIES
 
@@ -192,9 +192,10 @@ def test_accepts_gaussian_words_and_singular_covariances():
     check_gaussian(torch.zeros(1000, 2), torch.zeros(2, 2)).assert_passed()
     opposite = torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
     check_gaussian(normals(5, 1000, 1) * opposite[0], opposite).assert_passed()
-    rounded = torch.cat([ps.increment[:, None], ps.increment[:, None] / 3], -1).float()
-    ratio = torch.tensor([[0.5, -0.5 / 3], [-0.5 / 3, 0.5 / 9]], dtype=torch.float64)
-    check_gaussian(rounded * opposite[0], ratio).assert_passed()  # zero up to float32, by a float64 covariance
+    for factor in (-0.7, -1 / 3, -0.1):  # sums that vanish up to float32, by a covariance in float64
+        rounded = torch.stack([ps.increment, factor * ps.increment], -1).float()
+        multiple = torch.tensor([1.0, factor], dtype=torch.float64)
+        check_gaussian(rounded, 0.5 * torch.outer(multiple, multiple)).assert_passed()
 
 
 # --- what is rejected; sizes are such that every control fails by more than twice the threshold ---
@@ -483,6 +484,8 @@ def test_chen_deviation():
     assert chen_deviation(whole.reverse(), first, second) > 1e12
     assert chen_deviation(whole, first, path.partial_signature(0.25, 0.75)) > 1e12
     assert chen_deviation(whole.without_area(), first.without_area(), second.without_area()) < 64
+    longer = PartialSignature(2 * whole.h, whole.coefficients)
+    assert chen_deviation(longer, first.without_area(), second.without_area()) > 1e12
     with pytest.raises(ValueError, match="whole must agree"):
         chen_deviation(whole.truncate(2), first, second)
     with pytest.raises(ValueError, match="whole must agree"):
@@ -495,7 +498,7 @@ def test_chen_deviation_sees_the_area_alone():
     first, second = ps.without_area().split(0.5, generator=seeded(25))
     assert chen_deviation(ps.without_area(), first, second) < 64
     with_areas = [
-        type(ps)(part.h, part.coefficients, levy_area(part.increment, 0.5, generator=seeded(seed)))
+        PartialSignature(part.h, part.coefficients, levy_area(part.increment, 0.5, generator=seeded(seed)))
         for seed, part in enumerate((first, second), start=26)
     ]
     assert chen_deviation(ps, *with_areas) > 1e12
