@@ -101,8 +101,8 @@ def check_moments(
 
     Hall's transformation of t, monotone, and normal up to O(1/n) where t itself is off by O(n^{-1/2}) if the statistics
     are skewed (P. Hall, J. R. Statist. Soc. B 54, 1992). For the fourth power of a Levy area at n = 10^4, |t| > 4 is 30
-    times as frequent as for a normal variable, |z| > 4 three times; heavier tails need larger n. Standard errors are not
-    taken below the rounding of the largest sample, so that a constant must equal its expectation to rounding.
+    times as frequent as for a normal variable, |z| > 4 three times; heavier tails need larger n. Standard errors are
+    not taken below the rounding of the largest sample, so that a constant must equal its expectation to rounding.
 
     Args:
         statistics: independent samples of the k statistics, (n, k), n >= 1000.
