@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -11,8 +11,8 @@ from torch import Tensor
 
 from sdesig._checks import check_real
 
-Times = float | Tensor
-"""One time, or a float64 tensor of times."""
+Times = Any
+"""One time (a float), or float64 times (a tensor or a numpy array); a length is of the same kind, or a tensor."""
 
 
 class Clock(Protocol):
@@ -116,7 +116,8 @@ class SNRClock:
         c = self.variance
         if isinstance(c, Tensor):
             c = c.to(torch.float64)
-            s, t = (x.reshape(*x.shape, *[1] * c.ndim).to(c.device) if isinstance(x, Tensor) else x for x in (s, t))
+            s, t = (torch.as_tensor(x, dtype=torch.float64, device=c.device) for x in (s, t))
+            s, t = (x.reshape(*x.shape, *[1] * c.ndim) for x in (s, t))
         return (t - s) / ((1.0 + c * s) * (1.0 + c * t))
 
     def identity(self) -> dict[str, object]:

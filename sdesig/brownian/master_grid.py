@@ -19,7 +19,7 @@ from sdesig.signature.partial_signature import chen_area
 
 _COEFFICIENTS, _INITIAL, _AREA = 0, 1, 2  # streams of the generator; the draws of an area take _AREA, _AREA + 1, ...
 _ON_GRID = 1e-3  # how far from a point of the grid, in cells, a query time may lie
-_CHUNK = 1 << 20  # values worked on at a time: bounds the memory, and keeps much of it in the cache
+_CHUNK = 1 << 21  # values worked on at a time: bounds the memory, and keeps much of it in the cache
 
 
 class MasterGrid:
@@ -222,8 +222,9 @@ class MasterGrid:
         if matrix is None:
             width = 2 ** (self._levels - level)
             starts = (np.zeros(1, dtype=np.int64) if self._clock.self_similar else cells) * width
-            ratio = self._length(starts, starts + width // 2) / self._length(starts, starts + width)
-            matrix = legendre.split_matrix(ratio, self._depth)
+            middles = starts + width // 2
+            halves = self._length(starts, middles), self._length(middles, starts + width)
+            matrix = legendre.split_matrix(*halves, self._depth)
             if self._clock.self_similar:
                 matrix = self._shared_matrices[level] = matrix[0]
             else:

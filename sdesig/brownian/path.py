@@ -185,17 +185,13 @@ class BrownianPath(torchsde.BaseBrownian):
         values = _as_floats(times)
         if len(values) < 2:
             raise ValueError(f"times must hold at least two times; got {values}")
-        ends = self._locate(values)
-        for k, (start, stop) in enumerate(pairwise(ends.tolist())):
-            if start == stop:
-                raise ValueError(f"times must be increasing; got {values[k]} before {values[k + 1]}")
-        return self._steps(ends)
+        return PartialSignature(*self._values(self._locate(values)))
 
     def partial_signature(self, s: float | Tensor, t: float | Tensor) -> PartialSignature:
         """Partial signature on [s, t]; see `partial_signatures`."""
         s, t = float(s), float(t)
         step = self._prefetched_step(s, t)
-        return self.partial_signatures((s, t))[0] if step is None else step
+        return self._single_step(self._locate([s, t])) if step is None else step
 
     def prefetch(self, times: Sequence[float] | Tensor) -> None:
         """Draw the steps between the times in one batched call, and serve later queries of these very steps from them.
@@ -220,14 +216,14 @@ class BrownianPath(torchsde.BaseBrownian):
             raise ValueError(f"return_U must be False on a path of depth < 2; this one has depth {self.depth}")
         if return_A and not self.area:
             raise ValueError("return_A must be False on a path with area=False")
-        ends = self._locate([s, t])
+        ends = self._locate([s, t], strictly=False)
         if ends[0] == ends[1]:
             zero = torch.zeros(self._shape, dtype=self._dtype, device=self._device)
             values = [zero] + [zero] * return_U + [zero[..., None] * zero[..., None, :]] * return_A
         else:
             step = self._prefetched_step(s, t)
             if step is None:
-                step = self._steps(ends)[0]
+                step = self._single_step(ends)
             values = [step.increment]
             if return_U:
                 values.append(step.time_integral)
@@ -259,29 +255,35 @@ class BrownianPath(torchsde.BaseBrownian):
             f"clock={self.clock}, levels={self.levels}, area={self.area}, dtype={self._dtype}, device={self._device})"
         )
 
-    def _steps(self, ends: np.ndarray) -> PartialSignature:
+    def _values(self, ends: np.ndarray) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Lengths, coefficients (depth, n, *shape) and areas on the n steps between the ends."""
         h = self._source.lengths(ends)
         h = h.reshape(len(h), *[1] * (len(self._shape) + 1 - h.ndim), *h.shape[1:]).to(self._device)
         coefficients = self._source.coefficients(ends).reshape(self.depth, len(h), *self._shape)
         area = None
         if isinstance(self._source, MasterGrid) and self.area:
             area = self._source.levy_areas(ends).reshape(len(h), *self._shape, self._shape[-1])
-        return PartialSignature(h, coefficients, area)
+        return h, coefficients, area
+
+    def _single_step(self, ends: np.ndarray) -> PartialSignature:
+        h, coefficients, area = self._values(ends)
+        return PartialSignature(h[0], coefficients[:, 0], None if area is None else area[0])
 
     def _prefetched_step(self, s: float, t: float) -> PartialSignature | None:
         number = None if self._prefetched is None else self._prefetched[0].get((s, t))
         return None if self._prefetched is None or number is None else self._prefetched[1][number]
 
-    def _locate(self, times: list[float]) -> np.ndarray:
-        """The source's name for each time."""
+    def _locate(self, times: list[float], *, strictly: bool = True) -> np.ndarray:
+        """The source's names for times that increase, strictly or not."""
         slack = _INSIDE * (self.t1 - self.t0)
         for time in times:
             if not self.t0 - slack <= time <= self.t1 + slack:
                 raise ValueError(f"times must lie in [{self.t0}, {self.t1}]; got {time}")
-        for s, t in pairwise(times):
-            if s > t:
+        ends = self._source.locate(np.array([min(max(time, self.t0), self.t1) for time in times]))
+        for (s, t), (start, stop) in zip(pairwise(times), pairwise(ends.tolist()), strict=True):
+            if start > stop or (strictly and start == stop):
                 raise ValueError(f"times must be increasing; got {s} before {t}")
-        return self._source.locate(np.array([min(max(time, self.t0), self.t1) for time in times]))
+        return ends
 
 
 def _as_floats(times: Sequence[float] | Tensor) -> list[float]:

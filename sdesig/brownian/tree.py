@@ -99,9 +99,8 @@ class ConditionalTree:
             node = node.parts[0] if time < middle else node.parts[1]
         if time in (node.start, node.stop):
             return
-        ratio = self._clock.length(node.start, time) / self._clock.length(node.start, node.stop)
-        normals = self._normals(2 * self._depth)
-        first, second = split_coefficients(self._value(node), normals, torch.as_tensor(ratio, dtype=torch.float64))
+        lengths = self._clock.length(node.start, time), self._clock.length(time, node.stop)
+        first, second = split_coefficients(self._value(node), self._normals(2 * self._depth), *lengths)
         node.parts = _Node(node.start, time, first), _Node(time, node.stop, second)
         path.append(node)
         for ancestor in path:
@@ -140,13 +139,11 @@ class ConditionalTree:
     def _join(self, s: float, t: float, parts: list[_Node]) -> Tensor:
         if len(parts) == 1:
             return self._value(parts[0])
-        starts, stops = (
-            torch.tensor([getattr(part, end) for part in parts], dtype=torch.float64) for end in ("start", "stop")
-        )
         length = self._clock.length
+        starts, stops = (np.array([getattr(part, end) for part in parts]) for end in ("start", "stop"))
         whole = length(s, t)
-        matrix = legendre.part_to_whole(
-            torch.as_tensor(length(s, starts) / whole), torch.as_tensor(length(starts, stops) / whole), self._depth
+        matrix = torch.as_tensor(
+            legendre.part_to_whole(length(s, starts) / whole, length(starts, stops) / whole, self._depth)
         )
         values = torch.stack([self._value(part) for part in parts], dim=1)
         matrix = matrix.reshape(len(parts), *[1] * (values.ndim + 1 - matrix.ndim), *matrix.shape[1:])

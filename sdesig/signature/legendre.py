@@ -16,15 +16,20 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+Array = TypeVar("Array", Tensor, np.ndarray)
+"""Tensors, which have gradients and devices, or numpy arrays, whose operations on a few numbers cost far less."""
 
-def orthonormal_legendre(x: Tensor, depth: int) -> Tensor:
-    """p_0(x), ..., p_{depth-1}(x), shape (depth, *x.shape)."""
-    values = [torch.ones_like(x)]
+
+def orthonormal_legendre(x: Array, depth: int, axis: int = 0) -> Array:
+    """p_0(x), ..., p_{depth-1}(x), along a new axis: shape (depth, *x.shape) by default."""
+    xp: Any = torch if isinstance(x, Tensor) else np
+    values = [xp.ones_like(x)]
     if depth > 1:
         y = 2.0 * x - 1.0
         values.append(math.sqrt(3) * y)
@@ -33,7 +38,7 @@ def orthonormal_legendre(x: Tensor, depth: int) -> Tensor:
             scale = math.sqrt(2 * k + 3) / (k + 1)
             last = scale * k / math.sqrt(2 * k - 1)
             values.append(scale * math.sqrt(2 * k + 1) * y * values[k] - last * values[k - 1])
-    return torch.stack(values)
+    return xp.stack(values, axis)
 
 
 @functools.lru_cache(maxsize=64)
@@ -44,13 +49,14 @@ def gauss_legendre(count: int, device: torch.device | None = None) -> tuple[Tens
 
 
 @functools.lru_cache(maxsize=64)
-def _weighted_basis(depth: int, device: torch.device) -> Tensor:
-    """p_j times the weight at the nodes of `gauss_legendre`, (nodes, j)."""
+def _quadrature(depth: int, device: torch.device | None) -> tuple[Any, Any, Any]:
+    """Nodes (q,), w_q p_j at the nodes (q, j), and a lower triangle of ones; numpy arrays where device is None."""
     nodes, weights = gauss_legendre(depth, device)
-    return (orthonormal_legendre(nodes, depth) * weights).mT
+    basis, lower = (orthonormal_legendre(nodes, depth) * weights).mT, torch.ones_like(nodes).expand(depth, -1).tril()
+    return (nodes.numpy(), basis.numpy(), lower.numpy()) if device is None else (nodes, basis, lower)
 
 
-def part_to_whole(start: Tensor, length: Tensor, depth: int) -> Tensor:
+def part_to_whole(start: Array, length: Array, depth: int) -> Array:
     """What the coefficients on a part contribute to those on the whole step.
 
     Args:
@@ -61,23 +67,36 @@ def part_to_whole(start: Tensor, length: Tensor, depth: int) -> Tensor:
         float64 (*start.shape, depth, depth): C_kj = sqrt(length) int_0^1 p_k(start + length x) p_j(x) dx, lower
         triangular. For parts that fill the step, xi^whole = sum over the parts of C xi^part, exactly.
     """
-    nodes, _ = gauss_legendre(depth, start.device)
-    outer = orthonormal_legendre(torch.addcmul(start[..., None], length[..., None], nodes), depth).movedim(0, -2)
-    return (outer @ _weighted_basis(depth, start.device)).tril() * length.sqrt()[..., None, None]
+    xp: Any = torch if isinstance(start, Tensor) else np
+    nodes, basis, lower = _quadrature(depth, start.device if isinstance(start, Tensor) else None)
+    outer = orthonormal_legendre(start[..., None] + length[..., None] * nodes, depth, axis=-2)
+    return (outer @ basis) * lower * xp.sqrt(length)[..., None, None]
 
 
-def halves_to_whole(ratio: Tensor, depth: int) -> Tensor:
-    """float64 (*ratio.shape, depth, 2 depth): [C_first, C_second] for a step cut at `ratio` in (0, 1)."""
-    ratio = ratio.to(torch.float64)
-    start = torch.stack([torch.zeros_like(ratio), ratio], -1)
-    return part_to_whole(start, torch.stack([ratio, 1.0 - ratio], -1), depth).movedim(-3, -2).flatten(-2)
+def halves_to_whole(first: float | Tensor, second: float | Tensor, depth: int) -> Tensor:
+    """[C_first, C_second] for a step cut into two parts.
+
+    Args:
+        first, second: lengths of the parts in any unit, floats or tensors of one shape.
+
+    Returns:
+        float64 (*shape of a length, depth, 2 depth).
+    """
+    if isinstance(first, Tensor) or isinstance(second, Tensor):
+        ends = torch.stack(torch.broadcast_tensors(torch.as_tensor(first), torch.as_tensor(second)), -1)
+        share = ends.to(torch.float64) / ends.sum(-1, keepdim=True, dtype=torch.float64)
+        start = torch.stack([torch.zeros_like(share[..., 0]), share[..., 0]], -1)
+        return part_to_whole(start, share, depth).movedim(-3, -2).flatten(-2)
+    shares = np.array([first, second]) / (first + second)
+    parts = part_to_whole(np.array([0.0, shares[0]]), shares, depth)
+    return torch.from_numpy(np.concatenate([parts[0], parts[1]], axis=1))
 
 
-def split_matrix(ratio: Tensor, depth: int) -> Tensor:
+def split_matrix(first: Tensor, second: Tensor, depth: int) -> Tensor:
     """The orthogonal map between the coefficients on a step and those on its two parts.
 
-    With r = `ratio` the first part's share of the step, the rows of Q = [[C_first, C_second], [N_first, N_second]] give
-    the coefficients of the step (`part_to_whole`), and an orthonormal basis of the rest. Hence
+    The rows of Q = [[C_first, C_second], [N_first, N_second]] give the coefficients of the step (`halves_to_whole`),
+    and an orthonormal basis of the rest. Hence
 
         (xi^first, xi^second) = Q^T (xi, z),   z iid N(0, 1) independent of xi,
 
@@ -85,16 +104,16 @@ def split_matrix(ratio: Tensor, depth: int) -> Tensor:
     where it serves many splits; it spends half the normals of `split_coefficients`.
 
     Args:
-        ratio: tensor in (0, 1), any shape.
+        first, second: lengths of the parts in any unit, of one shape.
 
     Returns:
-        float64 (*ratio.shape, 2 depth, 2 depth), a deterministic function of the ratio.
+        float64 (*first.shape, 2 depth, 2 depth), a deterministic function of the ratio of the lengths.
     """
-    whole = halves_to_whole(ratio, depth)
+    whole = halves_to_whole(first, second, depth)
     # Gram-Schmidt on (rows of the step, unit vectors of the shorter part) has one result once the signs are fixed. The
-    # switch sits at 2/3 so that rounding in the ratio of a bisection cannot change it.
-    identity = torch.eye(2 * depth, dtype=torch.float64, device=ratio.device)
-    shorter = torch.where((ratio < 2 / 3)[..., None, None], identity[:depth], identity[depth:])
+    # switch sits at 2 : 1 so that rounding in the lengths of a bisection cannot change it.
+    identity = torch.eye(2 * depth, dtype=torch.float64, device=whole.device)
+    shorter = torch.where((first < 2 * second)[..., None, None], identity[:depth], identity[depth:])
     basis, triangle = torch.linalg.qr(torch.cat([whole, shorter], dim=-2).mT)
     rest = basis[..., depth:] * triangle.diagonal(dim1=-2, dim2=-1)[..., None, depth:].sign()
     return torch.cat([whole, rest.mT], dim=-2)

@@ -172,7 +172,7 @@ class PartialSignature:
         depth = min(self.depth, later.depth)
         h = self.h + later.h
         parts = [*self.coefficients[:depth], *later.coefficients[:depth]]
-        coefficients = legendre.apply(legendre.halves_to_whole(self.h / h, depth), parts)
+        coefficients = legendre.apply(legendre.halves_to_whole(self.h, later.h, depth), parts)
         area = None
         if self.levy_area is not None and later.levy_area is not None:
             area = chen_area(
@@ -199,7 +199,7 @@ class PartialSignature:
             raise ValueError(f"at must lie in (0, h); got {at.max().item()} for h = {self.h.min().item()}")
         shape = (2 * self.depth, *self.shape)
         normals = torch.randn(shape, generator=generator, dtype=self.dtype, device=self.device)
-        first, second = split_coefficients(self.coefficients, normals, at / self.h)
+        first, second = split_coefficients(self.coefficients, normals, at, self.h - at)
         return PartialSignature(at, first), PartialSignature(self.h - at, second)
 
     def reverse(self) -> PartialSignature:
@@ -258,7 +258,9 @@ def chen_area(areas: Tensor, increments: Tensor) -> Tensor:
     return areas.sum(0) + (cross - cross.mT) / 2.0
 
 
-def split_coefficients(coefficients: Tensor, normals: Tensor, ratio: Tensor) -> tuple[Tensor, Tensor]:
+def split_coefficients(
+    coefficients: Tensor, normals: Tensor, first: float | Tensor, second: float | Tensor
+) -> tuple[Tensor, Tensor]:
     """Coefficients xi of a step to those of its two parts, by their exact conditional law.
 
     The parts of an unrelated step are 2 depth iid normals z, its own coefficients P z (`legendre.halves_to_whole`, with
@@ -267,9 +269,9 @@ def split_coefficients(coefficients: Tensor, normals: Tensor, ratio: Tensor) -> 
     Args:
         coefficients: (depth, *shape).
         normals: (2 depth, *shape), N(0, 1).
-        ratio: the first part's share of the step in (0, 1), zero-dimensional or broadcastable to `shape`.
+        first, second: lengths of the parts, zero-dimensional or broadcastable to `shape`.
     """
-    join = legendre.halves_to_whole(ratio, len(coefficients))
+    join = legendre.halves_to_whole(first, second, len(coefficients))
     parts = normals + legendre.apply(join.mT, coefficients - legendre.apply(join, normals))
     return parts[: len(coefficients)], parts[len(coefficients) :]
 

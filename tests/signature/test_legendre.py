@@ -1,5 +1,6 @@
 """The Legendre algebra against exact rational arithmetic and against its own defining properties."""
 
+import numpy as np
 import sympy
 import torch
 from hypothesis import given
@@ -30,8 +31,16 @@ def test_part_to_whole_against_sympy():
         ]
         for k in range(depth)
     ]
-    value = legendre.part_to_whole(torch.tensor(1 / 5), torch.tensor(3 / 7, dtype=torch.float64), depth)
-    torch.testing.assert_close(value, torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=1e-7)
+    for place in (torch.tensor([1 / 5, 3 / 7], dtype=torch.float64), np.array([1 / 5, 3 / 7])):
+        value = torch.as_tensor(legendre.part_to_whole(place[0], place[1], depth))
+        torch.testing.assert_close(value, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-14)
+
+
+def test_floats_and_tensors_give_one_matrix():
+    first, second = 0.3, 0.9
+    matrix = legendre.halves_to_whole(first, second, 4)
+    tensors = torch.tensor([[first, 3 * first]], dtype=torch.float64), torch.tensor([[second]], dtype=torch.float64)
+    torch.testing.assert_close(legendre.halves_to_whole(*tensors, 4)[0, 0], matrix, rtol=0, atol=1e-14)
 
 
 def test_word_weights_against_sympy():
@@ -44,14 +53,15 @@ def test_word_weights_against_sympy():
 
 @given(ratio=st.floats(1e-9, 1 - 1e-9), depth=st.integers(1, 12))
 def test_split_matrix_is_orthogonal(ratio: float, depth: int):
-    matrix = legendre.split_matrix(torch.tensor(ratio, dtype=torch.float64), depth)
+    matrix = legendre.split_matrix(*torch.tensor([ratio, 1 - ratio], dtype=torch.float64), depth)
     torch.testing.assert_close(matrix @ matrix.mT, torch.eye(2 * depth, dtype=torch.float64), rtol=0, atol=1e-13)
 
 
 @given(ratio=st.floats(0.05, 0.6), depth=st.integers(1, 4))
 def test_split_matrix_is_continuous_in_the_ratio(ratio: float, depth: int):
     """Rounding in a ratio must not turn a path into another one."""
-    near = [legendre.split_matrix(torch.tensor(r, dtype=torch.float64), depth) for r in (ratio, ratio * (1 + 1e-12))]
+    lengths = [torch.tensor([r, 1 - r], dtype=torch.float64) for r in (ratio, ratio * (1 + 1e-12))]
+    near = [legendre.split_matrix(*pair, depth) for pair in lengths]
     assert (near[0] - near[1]).abs().max() < 1e-9
 
 
