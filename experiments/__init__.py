@@ -1,0 +1,1 @@
+"""Experiments with sdesig: scripts that measure, not part of the package."""

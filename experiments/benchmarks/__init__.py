@@ -1,0 +1,1 @@
+"""Speed and agreement of the foundations against other packages, measured in one run: `make bench`."""

@@ -1,0 +1,133 @@
+"""What a row of the benchmark is: a timed comparison with a peer, or a check that both compute the same."""
+
+from __future__ import annotations
+
+import importlib
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import ModuleType
+
+from torch import Tensor
+
+Run = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Paired timings. A ratio is the peer's time over ours: above 1, ours is faster."""
+
+    ratio: float
+    lowest: float
+    highest: float
+    ours_seconds: float
+    peer_seconds: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """One row of the report; `value` is a median of ratios (`timing` is given) or the statistic of a check."""
+
+    what: str
+    ours: str
+    peer: str
+    quantity: str
+    value: float
+    target: str
+    reached: bool | None
+    explanation: str = ""
+    timing: Timing | None = None
+
+
+@dataclass(frozen=True)
+class Case:
+    """A timed comparison.
+
+    Attributes:
+        what: the task, with its sizes.
+        ours, peer: how each side does it.
+        run_ours, run_peer: do it once.
+        repetitions: number of timed pairs.
+        target: smallest median ratio that is good enough; None for a row that only informs.
+        explanation: what limits the ratio, shown where the target is missed.
+    """
+
+    what: str
+    ours: str
+    peer: str
+    run_ours: Run
+    run_peer: Run
+    repetitions: int
+    target: float | None = None
+    explanation: str = ""
+
+    def measure(self) -> Result:
+        timing = compare(self.run_ours, self.run_peer, self.repetitions)
+        reached = None if self.target is None else timing.ratio >= self.target
+        target = "" if self.target is None else f">= {self.target:.3g}"
+        return Result(self.what, self.ours, self.peer, "ratio", timing.ratio, target, reached, self.explanation, timing)
+
+
+@dataclass(frozen=True)
+class Check:
+    """Agreement with a peer: `statistic()`, a `quantity` such as "max |z|", must be below `bound`."""
+
+    what: str
+    ours: str
+    peer: str
+    quantity: str
+    statistic: Callable[[], float]
+    bound: float
+
+    def measure(self) -> Result:
+        value = self.statistic()
+        return Result(self.what, self.ours, self.peer, self.quantity, value, f"< {self.bound:g}", value < self.bound)
+
+
+def seconds(run: Run) -> float:
+    """Wall-clock time of one call."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def compare(ours: Run, peer: Run, repetitions: int) -> Timing:
+    """Time `ours` and `peer` in alternation after one untimed call each.
+
+    The median of the ratios of neighbours in time is robust to a machine whose speed drifts.
+    """
+    ours()
+    peer()
+    pairs = [(seconds(ours), seconds(peer)) for _ in range(repetitions)]
+    ratios = [peer_time / our_time for our_time, peer_time in pairs]
+    our_times, peer_times = zip(*pairs, strict=True)
+    return Timing(
+        statistics.median(ratios),
+        min(ratios),
+        max(ratios),
+        statistics.median(our_times),
+        statistics.median(peer_times),
+    )
+
+
+def fastest(runs: Mapping[str, Run], repetitions: int) -> str:
+    """The key of the run with the smallest median time, timed in alternation after one untimed call each."""
+    for run in runs.values():
+        run()
+    times = [{name: seconds(run) for name, run in runs.items()} for _ in range(repetitions)]
+    return min(runs, key=lambda name: statistics.median(row[name] for row in times))
+
+
+def max_z(ours: Tensor, peer: Tensor) -> float:
+    """Largest |z| over k statistics of the difference of two sample means, from samples (n, k) and (m, k)."""
+    variance = ours.var(0) / len(ours) + peer.var(0) / len(peer)
+    return ((ours.mean(0) - peer.mean(0)).abs() / variance.sqrt()).max().item()
+
+
+def import_peer(name: str) -> ModuleType:
+    """Import a package that only the benchmark needs; raise ModuleNotFoundError naming the extra that installs it."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"the benchmark needs {name}: pip install -e '.[peers]', or `make bench`") from error

@@ -1,0 +1,100 @@
+"""A Brownian path on a grid known in advance, against torchsde's `BrownianInterval`: construction and all steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import torch
+import torchsde
+
+from experiments.benchmarks.comparison import Case, Run
+from sdesig.brownian import BrownianPath
+
+DIM = 10
+NAMES = {1: "W", 2: "W and H"}  # by depth
+
+_RANDN_BOUND = "both sides have to draw the same normals; the row of `torch.randn` is the ceiling of this ratio."
+_PHILOX_BOUND = (
+    "counter-based normals (Philox, Box-Muller in torch operations) cost several times those of `torch.randn`."
+)
+
+
+def cases(quick: bool) -> Iterator[Case]:
+    """Both sources of randomness, all steps at once and step by step."""
+    steps, batches, repetitions = (100, (1, 16), 3) if quick else (1000, (1, 1024), 5)
+    times = [k / steps for k in range(steps + 1)]
+    levels = (steps - 1).bit_length()  # of the smallest master grid with so many steps
+    for batch in batches:
+        for depth, name in NAMES.items():
+            hinted = "torchsde `BrownianInterval`, dt hint", interval(batch, depth, times, 1 / steps)
+            unhinted = "torchsde `BrownianInterval` as its solvers make it", interval(batch, depth, times, None)
+            at_once = generator_path(batch, depth, times)
+            for ours, run_ours, (peer, run_peer), target, explanation in (
+                ("generator, all steps at once", at_once, hinted, 10.0, _RANDN_BOUND),
+                ("generator, all steps at once", at_once, unhinted, None, ""),
+                ("generator, prefetched, step by step", prefetched_path(batch, depth, times), hinted, None, ""),
+                ("`torch.randn` of the same normals", normals(batch, depth, steps), hinted, None, ""),
+                (f"seeds, levels={levels}", seeded_path(batch, depth, steps, levels), hinted, 2.0, _PHILOX_BOUND),
+                (f"seeds, levels={levels + 2}", seeded_path(batch, depth, steps, levels + 2), hinted, None, ""),
+            ):
+                what = f"{name} on {steps} steps, batch {batch}, d = {DIM}, float32"
+                yield Case(what, ours, peer, run_ours, run_peer, repetitions, target, explanation)
+
+
+def interval(batch: int, depth: int, times: list[float], hint: float | None) -> Run:
+    """torchsde: construction, then every step by itself."""
+    approximation = "none" if depth == 1 else "space-time"
+
+    def run() -> None:
+        path = torchsde.BrownianInterval(
+            0.0,
+            1.0,
+            size=(batch, DIM),
+            dtype=torch.float32,
+            entropy=0,
+            dt=hint,
+            levy_area_approximation=approximation,
+        )
+        for s, t in pairwise(times):
+            path(s, t, return_U=depth == 2)
+
+    return run
+
+
+def generator_path(batch: int, depth: int, times: list[float]) -> Run:
+    """Construction, then all steps in one call."""
+    return lambda: _path(batch, depth).partial_signatures(times)
+
+
+def prefetched_path(batch: int, depth: int, times: list[float]) -> Run:
+    """Construction, prefetch, then every step by itself, as a torchsde solver asks for it."""
+
+    def run() -> None:
+        path = _path(batch, depth)
+        path.prefetch(times)
+        for s, t in pairwise(times):
+            path(s, t, return_U=depth == 2)
+
+    return run
+
+
+def seeded_path(batch: int, depth: int, steps: int, levels: int) -> Run:
+    """The same as `generator_path` from seeds, on the steps that the master grid allows."""
+
+    def run() -> None:
+        path = BrownianPath(0.0, 1.0, (batch, DIM), seeds=range(batch), depth=depth, levels=levels, dtype=torch.float32)
+        path.partial_signatures(path.grid(steps))
+
+    return run
+
+
+def normals(batch: int, depth: int, steps: int) -> Run:
+    """The random numbers of a path, nothing else."""
+    generator = torch.Generator().manual_seed(0)
+    return lambda: torch.randn((depth, steps, batch, DIM), generator=generator, dtype=torch.float32)
+
+
+def _path(batch: int, depth: int) -> BrownianPath:
+    generator = torch.Generator().manual_seed(0)
+    return BrownianPath(0.0, 1.0, (batch, DIM), generator=generator, depth=depth, dtype=torch.float32)

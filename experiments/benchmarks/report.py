@@ -1,0 +1,108 @@
+"""The report: one CSV file and one markdown table."""
+
+from __future__ import annotations
+
+import csv
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from experiments.benchmarks.comparison import Result
+
+PACKAGES = ("sdesig", "torch", "torchsde", "numpy", "sdeint", "jax", "diffrax", "signax")
+COLUMNS = (
+    *("topic", "what", "ours", "peer", "quantity", "value", "lowest", "highest", "target", "reached"),
+    *("ours_seconds", "peer_seconds"),
+)
+Results = Mapping[str, Sequence[Result]]
+"""By topic."""
+
+
+def environment() -> str:
+    """Processor, load, threads and versions, as a markdown list."""
+    versions = [f"{name} {metadata.version(name)}" for name in PACKAGES if _installed(name)]
+    return "\n".join(
+        (
+            f"- {_processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end",
+            f"- torch: {torch.get_num_threads()} threads; jax: its default, one per core; numpy in sdeint: one",
+            f"- python {platform.python_version()}, {', '.join(versions)}",
+        )
+    )
+
+
+def measurement(result: Result) -> str:
+    """A ratio with its range, or the statistic of a check."""
+    if result.timing is None:
+        return f"{result.quantity} = {result.value:.2g}"
+    return f"{result.value:.3g} ({result.timing.lowest:.3g} - {result.timing.highest:.3g})"
+
+
+def markdown(results: Results) -> str:
+    """A table for each topic, and below it what limits the rows that miss their target."""
+    lines = [
+        "# Foundations: sdesig against other packages",
+        "",
+        "Written by `make bench`. Ratio: the peer's time divided by ours, the median over pairs timed in alternation "
+        "(smallest - largest). Rows without a target inform only.",
+        "",
+        environment(),
+    ]
+    for topic, rows in results.items():
+        lines += ["", f"## {topic.replace('_', ' ').capitalize()}", ""]
+        lines += ["| what | ours | peer | ratio (median, range) | target | reached |", "|---|---|---|---|---|---|"]
+        for row in rows:
+            ours, peer = row.ours, row.peer
+            if row.timing is not None:
+                ours += f": {_duration(row.timing.ours_seconds)}"
+                peer += f": {_duration(row.timing.peer_seconds)}"
+            cells = (row.what, ours, peer, measurement(row), row.target, _reached(row))
+            lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+        missed = [row.explanation for row in rows if row.reached is False and row.explanation]
+        for explanation in dict.fromkeys(missed):
+            lines += ["", f"Not reached: {explanation}"]
+    return "\n".join(lines) + "\n"
+
+
+def write(results: Results, directory: Path) -> None:
+    """Write foundation.csv and foundation.md."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "foundation.md").write_text(markdown(results), encoding="utf-8")
+    with (directory / "foundation.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for topic, rows in results.items():
+            for row in rows:
+                timing = row.timing
+                span = ("", "") if timing is None else (timing.lowest, timing.highest)
+                times = ("", "") if timing is None else (timing.ours_seconds, timing.peer_seconds)
+                labels = (topic, row.what, row.ours, row.peer, row.quantity)
+                writer.writerow((*labels, row.value, *span, row.target, _reached(row), *times))
+
+
+def _reached(result: Result) -> str:
+    return {None: "", True: "yes", False: "no"}[result.reached]
+
+
+def _duration(seconds: float) -> str:
+    return f"{1e3 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
