@@ -11,28 +11,31 @@ from sdesig.sde.canonical import (
 )
 from sdesig.sde.conversion import ito_correction, to_ito, to_stratonovich
 from sdesig.sde.denoisers import (
-    Denoiser,
     EDMDenoiser,
     EpsilonDenoiser,
     ScoreDenoiser,
     VDenoiser,
     X0Denoiser,
 )
-from sdesig.sde.diffusions import EDM, VE, VP, Diffusion, ForwardDiffusion, ReverseDiffusion, SubVP
+from sdesig.sde.diffusions import EDM, VE, VP, Denoiser, Diffusion, ForwardDiffusion, ReverseDiffusion, SubVP
 from sdesig.sde.mixture import Mixture
+from sdesig.sde.schedules import BetaSchedule, CosineBeta, LinearBeta
 
 __all__ = [
     "EDM",
     "SDE",
     "VE",
     "VP",
+    "BetaSchedule",
     "CanonicalDenoiser",
+    "CosineBeta",
     "Denoiser",
     "Diffusion",
     "EDMDenoiser",
     "EpsilonDenoiser",
     "ForwardDiffusion",
     "GaussianReference",
+    "LinearBeta",
     "Mixture",
     "ReverseDiffusion",
     "ScoreDenoiser",

@@ -31,8 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from sdesig._checks import check_floating, check_real, check_step
-from sdesig.sde.denoisers import Denoiser
-from sdesig.sde.diffusions import Diffusion, check_callable, per_sample
+from sdesig.sde.diffusions import Denoiser, Diffusion, check_callable, per_sample
 
 
 def _drift_power(eta: float) -> float:

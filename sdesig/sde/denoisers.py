@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from sdesig._checks import check_real
 from sdesig.sde.diffusions import Diffusion, check_callable, per_sample
-
-
-class Denoiser(Protocol):
-    """E[x_0 | x_t = x]."""
-
-    def __call__(self, x: Tensor, t: Tensor, /) -> Tensor:
-        """x: (batch, *event); t: () or (batch,), the diffusion's time. Returns (batch, *event)."""
-
 
 Network = Callable[[Tensor, Tensor], Tensor]
 

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from sdesig._checks import check_dtype, check_floating, check_generator, check_integer, check_real, check_step
 from sdesig.sde.canonical import to_canonical
-from sdesig.sde.denoisers import Denoiser
-from sdesig.sde.diffusions import Diffusion, per_sample
+from sdesig.sde.diffusions import Denoiser, Diffusion, per_sample
 
 
 class Mixture:

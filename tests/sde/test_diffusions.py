@@ -9,7 +9,7 @@ import torch
 import torchsde
 from scipy.integrate import quad, solve_ivp
 
-from sdesig.sde.diffusions import EDM, VE, VP, CosineBeta, LinearBeta, SubVP
+from sdesig.sde import EDM, VE, VP, CosineBeta, LinearBeta, SubVP
 
 FAMILIES = {
     "VP": VP(),
