@@ -27,6 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", choices=TOPICS, help="a single topic; writes nothing")
     options = parser.parse_args(arguments)
     torch.set_num_threads(THREADS)
+    setting = report.environment()
+    print(setting, flush=True)
     results: dict[str, list[Result]] = {}
     agreed = True
     for topic in [options.only] if options.only else TOPICS:
@@ -39,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{topic}: {result.what}\n    {result.ours} | {result.peer}")
             print(f"    {report.measurement(result)} {result.target}{verdict}", flush=True)
     if not (options.quick or options.only):
-        report.write(results, RESULTS)
+        report.write(results, setting, RESULTS)
         print(f"written: {RESULTS}/foundation.md and foundation.csv")
     return 0 if agreed else 1
 

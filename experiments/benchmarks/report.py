@@ -27,7 +27,7 @@ def environment() -> str:
     versions = [f"{name} {metadata.version(name)}" for name in PACKAGES if _installed(name)]
     return "\n".join(
         (
-            f"- {_processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end",
+            f"- {_processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before the run",
             f"- torch: {torch.get_num_threads()} threads; jax: its default, one per core; numpy in sdeint: one",
             f"- python {platform.python_version()}, {', '.join(versions)}",
         )
@@ -41,15 +41,15 @@ def measurement(result: Result) -> str:
     return f"{result.value:.3g} ({result.timing.lowest:.3g} - {result.timing.highest:.3g})"
 
 
-def markdown(results: Results) -> str:
-    """A table for each topic, and below it what limits the rows that miss their target."""
+def markdown(results: Results, setting: str) -> str:
+    """The `environment`, then a table for each topic, and below it what limits the rows that miss their target."""
     lines = [
         "# Foundations: sdesig against other packages",
         "",
         "Written by `make bench`. Ratio: the peer's time divided by ours, the median over pairs timed in alternation "
         "(smallest - largest). Rows without a target inform only.",
         "",
-        environment(),
+        setting,
     ]
     for topic, rows in results.items():
         lines += ["", f"## {topic.replace('_', ' ').capitalize()}", ""]
@@ -67,10 +67,10 @@ def markdown(results: Results) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write(results: Results, directory: Path) -> None:
+def write(results: Results, setting: str, directory: Path) -> None:
     """Write foundation.csv and foundation.md."""
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "foundation.md").write_text(markdown(results), encoding="utf-8")
+    (directory / "foundation.md").write_text(markdown(results, setting), encoding="utf-8")
     with (directory / "foundation.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
