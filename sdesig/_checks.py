@@ -9,6 +9,9 @@ from numbers import Integral, Real
 import torch
 from torch import Tensor
 
+NOISE_STRUCTURES = ("additive", "scalar", "diagonal", "commutative", "general")
+"""What schemes may exploit of an SDE's noise, see `sdesig.sde.SDE`."""
+
 
 def check_choice(name: str, value: object, allowed: Sequence[object]) -> None:
     """Raise ValueError unless `value` is one of `allowed`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ Times = Any
 """One time (a float), or float64 times (a tensor or a numpy array); a length is of the same kind, or a tensor."""
 
 
+@runtime_checkable
 class Clock(Protocol):
     """What a `BrownianPath` needs to know of time.
 

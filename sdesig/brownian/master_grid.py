@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import pairwise
@@ -11,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sdesig._checks import check_integer
 from sdesig.brownian.clock import Clock
 from sdesig.brownian.philox import normals
 from sdesig.signature import legendre
-from sdesig.signature.areas import legendre_area, terms_needed
+from sdesig.signature.areas import check_memory, legendre_area, terms_needed
 from sdesig.signature.partial_signature import chen_area
 
 _COEFFICIENTS, _INITIAL, _AREA = 0, 1, 2  # streams of the generator; the draws of an area take _AREA, _AREA + 1, ...
-_ON_GRID = 1e-3  # how far from a point of the grid, in cells, a query time may lie
 _CHUNK = 1 << 21  # values worked on at a time: bounds the memory, and keeps much of it in the cache
 
 
@@ -50,7 +51,6 @@ class MasterGrid:
         self._area_tolerance = area_tolerance
         self._interval = (t0, t1)
         self._dtype = dtype
-        self._times = torch.from_numpy(clock.time(np.arange(2**levels + 1) / 2**levels, t0, t1))
         self._shared_matrices: dict[int, Tensor] = {}
         self._recent: OrderedDict[int, Tensor] = OrderedDict()
 
@@ -62,14 +62,29 @@ class MasterGrid:
         """
         cells = self._clock.position(times, *self._interval) * 2.0**self._levels
         ends = np.rint(cells).astype(np.int64)
+        # Rounding of times in float32 amounts to a fixed share of the interval, hence to more cells of a finer grid.
+        tolerance = min(0.25, max(1e-3, 1e-5 * 2.0**self._levels))
         for time, cell, end in zip(times, cells, ends, strict=True):
-            if abs(cell - end) > _ON_GRID:
-                near = [self._times[k].item() for k in (int(np.floor(cell)), int(np.ceil(cell)))]
+            if abs(cell - end) > tolerance:
+                near = self._time(np.array([np.floor(cell), np.ceil(cell)]))
                 raise ValueError(
-                    f"times must lie on the master grid of 2^{self._levels} cells (see BrownianPath.grid); got {time}, "
-                    f"between {near[0]} and {near[1]}"
+                    f"times must lie on the master grid of 2^{self._levels} cells (see BrownianPath.grid and nearest; "
+                    f"give solvers float64 times); got {time}, between {near[0]} and {near[1]}"
                 )
         return ends
+
+    def nearest(self, times: np.ndarray) -> np.ndarray:
+        """The times of the grid that are nearest in the clock."""
+        return self._time(np.rint(self._clock.position(times, *self._interval) * 2.0**self._levels))
+
+    def grid(self, steps: int) -> np.ndarray:
+        """Times of `steps` steps, as even in the clock as the grid allows.
+
+        Raises:
+            ValueError: more steps than cells.
+        """
+        check_integer("steps", steps, 1, 2**self._levels)
+        return self._time(np.round(np.arange(steps + 1) * 2.0**self._levels / steps))
 
     def lengths(self, ends: np.ndarray) -> Tensor:
         """Step lengths of the n intervals between n + 1 increasing grid indices, float64."""
@@ -81,7 +96,7 @@ class MasterGrid:
 
     def coefficients(self, ends: np.ndarray) -> Tensor:
         """(depth, n, *shape) on the n intervals between n + 1 increasing grid indices."""
-        step = max(1, _CHUNK // (self._depth * int(np.prod(self._shape))))
+        step = max(1, _CHUNK // max(1, self._depth * math.prod(self._shape)))
         if len(ends) - 1 > step:
             chunks = range(0, len(ends) - 1, step)
             return torch.cat([self.coefficients(ends[k : k + step + 1]) for k in chunks], dim=1)
@@ -106,7 +121,11 @@ class MasterGrid:
 
     def levy_areas(self, ends: np.ndarray) -> Tensor:
         """(n, *shape, d) on the n intervals between n + 1 increasing grid indices: Chen sums over their leaves."""
-        step = max(1, _CHUNK // (int(np.prod(self._shape)) * max(self._shape[-1], 2 * self._depth)))
+        check_memory((len(ends) - 1, *self._shape), self._dtype, self._seeds.device)
+        if self._shape[-1] <= 1:
+            shape = (len(ends) - 1, *self._shape, self._shape[-1])
+            return torch.zeros(shape, dtype=self._dtype, device=self._seeds.device)
+        step = max(1, _CHUNK // max(1, math.prod(self._shape) * max(self._shape[-1], 2 * self._depth)))
         sums = []
         block = ends[:1]
         # Whole intervals are gathered into blocks of at most `step` leaves; a longer one is summed in pieces.
@@ -127,7 +146,9 @@ class MasterGrid:
     @functools.cached_property
     def _area_terms(self) -> int:
         longest = self.lengths(np.arange(2**self._levels + 1)).max().item()
-        return terms_needed(self._shape[-1], longest, self._area_tolerance, method="legendre")
+        whole = self._length(np.array([0]), np.array([2**self._levels])).item()
+        tolerance = longest * math.sqrt(longest / whole) if self._area_tolerance is None else self._area_tolerance
+        return terms_needed(self._shape[-1], longest, tolerance, method="legendre")
 
     def _leaf_areas(self, ends: np.ndarray) -> tuple[Tensor, Tensor]:
         """Areas (n, *shape, d) and increments (n, *shape) on the n >= 0 intervals between the ends."""
@@ -239,12 +260,16 @@ class MasterGrid:
     def _normals(self, numbers: np.ndarray, stream: int, event: tuple[int, ...]) -> Tensor:
         """(n, rows, *event)."""
         cells = torch.from_numpy(numbers).to(self._seeds.device)
-        values = normals(self._seeds, cells, stream, int(np.prod(event)), self._dtype)
+        values = normals(self._seeds, cells, stream, math.prod(event), self._dtype)
         return values.reshape(*values.shape[:2], *event)
 
     def _length(self, starts: np.ndarray, stops: np.ndarray) -> Tensor:
         """Step lengths between grid indices, (n, *shape of one length)."""
-        return torch.as_tensor(self._clock.length(self._times[starts], self._times[stops]))
+        times = (torch.from_numpy(self._time(ends)) for ends in (starts, stops))
+        return torch.as_tensor(self._clock.length(*times))
+
+    def _time(self, ends: np.ndarray) -> np.ndarray:
+        return self._clock.time(ends / 2.0**self._levels, *self._interval)
 
     def _per_interval(self, matrix: Tensor) -> Tensor:
         """(n, *batch, i, j) with axes inserted after the first, so that it applies to values of shape (n, *shape)."""

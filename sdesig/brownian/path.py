@@ -18,7 +18,9 @@ from sdesig.brownian.tree import ConditionalTree
 from sdesig.signature.areas import check_memory
 from sdesig.signature.partial_signature import PartialSignature
 
-_INSIDE = 1e-6  # how far outside [t0, t1], relative to its length, a query time may lie
+Times = Sequence[float] | np.ndarray | Tensor
+
+_INSIDE = 1e-6  # how far outside [t0, t1], in units of the clock's position, a query time may lie
 
 
 class BrownianPath(torchsde.BaseBrownian):
@@ -30,7 +32,9 @@ class BrownianPath(torchsde.BaseBrownian):
     - `seeds`, one per row of the batch: a row is a pure function of its seed (and t0, t1, clock, levels, depth and the
       shape of a row): the same on any batch size, order of rows and of queries, process and device (up to the last
       digits of the transform to normals). The path lives on a master grid of 2^levels cells, uniform in the clock;
-      query times must lie on it (`grid` gives those of N steps), so one seed is one path at every number of steps.
+      query times must lie on it (`grid` gives those of N steps, `nearest` moves given times onto it), so one seed is
+      one path at every number of steps. Solvers that make steps of a fixed dt themselves, as torchsde's do, meet the
+      grid where dt is a multiple of its cells; give them float64 times.
     - `generator`: any query times, drawn when they are first asked for. Consistent, but not the same for other batch
       sizes or orders of queries.
 
@@ -39,7 +43,7 @@ class BrownianPath(torchsde.BaseBrownian):
     once, for a seed).
 
     Args:
-        t0, t1: first and last time.
+        t0, t1: first and last time; increments have variance `clock.length`, t - s by default.
         shape: shape of a value; the first axis is the batch, the last one the noise dimension if `area`.
         seeds: shape[0] integers in [0, 2^63).
         generator: a torch.Generator on `device`.
@@ -47,8 +51,8 @@ class BrownianPath(torchsde.BaseBrownian):
         clock: `UniformClock()` (default) or `SNRClock(variance)`.
         levels: the master grid has 2^levels cells.
         area: whether steps have a Levy area.
-        area_tolerance: bound on the root-mean-square error of an entry of a cell's area, in the units of the longest
-            cell's length h; default h^(3/2).
+        area_tolerance: bound on the root-mean-square error of an entry of a cell's area, for the longest cell; default
+            h^(3/2) / T^(1/2) for a cell of length h of a path of length T, which keeps strong order 1.
         dtype, device: of the values; default torch's default dtype, and the generator's device or the CPU.
 
     Raises:
@@ -62,7 +66,7 @@ class BrownianPath(torchsde.BaseBrownian):
         t1: float,
         shape: int | Sequence[int],
         *,
-        seeds: Sequence[int] | Tensor | None = None,
+        seeds: Sequence[int] | np.ndarray | Tensor | None = None,
         generator: torch.Generator | None = None,
         depth: int = 2,
         clock: Clock | None = None,
@@ -80,6 +84,8 @@ class BrownianPath(torchsde.BaseBrownian):
         levels = check_integer("levels", levels, 0, 30)
         dtype = check_dtype(dtype)
         clock = UniformClock() if clock is None else clock
+        if not isinstance(clock, Clock):
+            raise TypeError(f"clock must be a Clock, such as UniformClock() or SNRClock(); got {clock!r}")
         clock.check(t0, t1)
         if (seeds is None) == (generator is None):
             raise ValueError("exactly one of seeds and generator must be given")
@@ -100,6 +106,8 @@ class BrownianPath(torchsde.BaseBrownian):
         self.area_tolerance = area_tolerance
         self.seeds = None if seeds is None else tuple(row_seeds.tolist())
         self._shape, self._dtype, self._device = shape, dtype, device
+        inside = clock.time(np.array([_INSIDE, 1.0 - _INSIDE]), t0, t1).tolist()
+        self._allowed = 2 * t0 - inside[0], 2 * t1 - inside[1]
         self._prefetched: tuple[dict[tuple[float, float], int], PartialSignature] | None = None
         self._source: ConditionalTree | MasterGrid
         if seeds is None and not area:
@@ -160,20 +168,30 @@ class BrownianPath(torchsde.BaseBrownian):
         }
 
     def grid(self, steps: int) -> Tensor:
-        """Times of `steps` steps, as even in the clock as the master grid allows: float64 on the CPU, (steps + 1,).
+        """Times of `steps` steps, even in the clock (as far as a master grid allows): float64 on the CPU, (steps + 1,).
 
         Raises:
             ValueError: more steps than the master grid has cells.
         """
-        check_integer("steps", steps, 1, 2**self.levels)
-        cells = np.round(np.arange(steps + 1) * 2.0**self.levels / steps)
-        return torch.from_numpy(self.clock.time(cells / 2.0**self.levels, self.t0, self.t1))
+        check_integer("steps", steps, 1)
+        return torch.from_numpy(self._source.grid(steps))
+
+    def nearest(self, times: Times) -> Tensor:
+        """The times of the master grid nearest to given ones: float64 on the CPU. Where there is no grid, the same.
+
+        For schedules from elsewhere, such as a sampler's sigmas. Two times may fall on one.
+
+        Raises:
+            ValueError: times outside [t0, t1].
+        """
+        given = self._check_inside(_as_floats(times))
+        return torch.from_numpy(self._source.nearest(given) if isinstance(self._source, MasterGrid) else given)
 
     def initial_noise(self) -> Tensor:
         """N(0, I) of the path's shape, independent of its increments: a diffusion's start. Always the same."""
         return self._source.initial_noise().reshape(self._shape)
 
-    def partial_signatures(self, times: Sequence[float] | Tensor) -> PartialSignature:
+    def partial_signatures(self, times: Times) -> PartialSignature:
         """Partial signatures on the n steps between n + 1 increasing times, in one batched call.
 
         Returns:
@@ -189,17 +207,16 @@ class BrownianPath(torchsde.BaseBrownian):
 
     def partial_signature(self, s: float | Tensor, t: float | Tensor) -> PartialSignature:
         """Partial signature on [s, t]; see `partial_signatures`."""
-        s, t = float(s), float(t)
-        step = self._prefetched_step(s, t)
-        return self._single_step(self._locate([s, t])) if step is None else step
+        return self._single_step(self._locate([float(s), float(t)]))
 
-    def prefetch(self, times: Sequence[float] | Tensor) -> None:
+    def prefetch(self, times: Times) -> None:
         """Draw the steps between the times in one batched call, and serve later queries of these very steps from them.
 
         For solvers that ask step by step; replaces an earlier prefetch. Changes no value of a seeded path.
         """
-        values = _as_floats(times)
-        self._prefetched = {pair: k for k, pair in enumerate(pairwise(values))}, self.partial_signatures(values)
+        steps = self.partial_signatures(times)
+        ends = self._locate(_as_floats(times)).tolist()
+        self._prefetched = {pair: k for k, pair in enumerate(pairwise(ends))}, steps
 
     def __call__(
         self, ta: float | Tensor, tb: float | Tensor | None = None, return_U: bool = False, return_A: bool = False
@@ -221,9 +238,7 @@ class BrownianPath(torchsde.BaseBrownian):
             zero = torch.zeros(self._shape, dtype=self._dtype, device=self._device)
             values = [zero] + [zero] * return_U + [zero[..., None] * zero[..., None, :]] * return_A
         else:
-            step = self._prefetched_step(s, t)
-            if step is None:
-                step = self._single_step(ends)
+            step = self._single_step(ends)
             values = [step.increment]
             if return_U:
                 values.append(step.time_integral)
@@ -244,7 +259,7 @@ class BrownianPath(torchsde.BaseBrownian):
 
         def noise_sampler(sigma: Tensor | float, sigma_next: Tensor | float) -> Tensor:
             s, t = (float(sigma if transform is None else transform(sigma)) for sigma in (sigma, sigma_next))
-            return self.partial_signature(min(s, t), max(s, t)).coefficients[0]
+            return self.partial_signature(min(s, t), max(s, t)).coefficients[0].clone()
 
         return noise_sampler
 
@@ -266,27 +281,33 @@ class BrownianPath(torchsde.BaseBrownian):
         return h, coefficients, area
 
     def _single_step(self, ends: np.ndarray) -> PartialSignature:
+        if self._prefetched is not None:
+            number = self._prefetched[0].get((ends[0], ends[1]))
+            if number is not None:
+                return self._prefetched[1][number]
         h, coefficients, area = self._values(ends)
         return PartialSignature(h[0], coefficients[:, 0], None if area is None else area[0])
 
-    def _prefetched_step(self, s: float, t: float) -> PartialSignature | None:
-        number = None if self._prefetched is None else self._prefetched[0].get((s, t))
-        return None if self._prefetched is None or number is None else self._prefetched[1][number]
+    def _check_inside(self, times: list[float]) -> np.ndarray:
+        """The times as an array, those that rounding put outside [t0, t1] moved to its ends."""
+        for time in times:
+            if not self._allowed[0] <= time <= self._allowed[1]:
+                raise ValueError(f"times must lie in [{self.t0}, {self.t1}]; got {time}")
+        return np.array([min(max(time, self.t0), self.t1) for time in times])
 
     def _locate(self, times: list[float], *, strictly: bool = True) -> np.ndarray:
         """The source's names for times that increase, strictly or not."""
-        slack = _INSIDE * (self.t1 - self.t0)
-        for time in times:
-            if not self.t0 - slack <= time <= self.t1 + slack:
-                raise ValueError(f"times must lie in [{self.t0}, {self.t1}]; got {time}")
-        ends = self._source.locate(np.array([min(max(time, self.t0), self.t1) for time in times]))
+        ends = self._source.locate(self._check_inside(times))
         for (s, t), (start, stop) in zip(pairwise(times), pairwise(ends.tolist()), strict=True):
             if start > stop or (strictly and start == stop):
-                raise ValueError(f"times must be increasing; got {s} before {t}")
+                where = " (the same time of the path)" if s < t else ""
+                raise ValueError(f"times must be increasing; got {s} before {t}{where}")
         return ends
 
 
-def _as_floats(times: Sequence[float] | Tensor) -> list[float]:
+def _as_floats(times: Times) -> list[float]:
+    if isinstance(times, np.ndarray):
+        times = torch.from_numpy(times)
     if isinstance(times, Tensor):
         if times.ndim != 1 or not times.is_floating_point():
             raise TypeError(f"times must be a one-dimensional floating-point tensor; got {times.dtype}, {times.shape}")

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from numbers import Integral
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,13 +50,15 @@ def philox4x32(counter: Sequence[Tensor], key: Sequence[Tensor]) -> tuple[Tensor
     return c0, c1.bitwise_and_(_MASK), c2, c3.bitwise_and_(_MASK)
 
 
-def check_seeds(seeds: Sequence[int] | Tensor, device: torch.device | str | None = None) -> Tensor:
+def check_seeds(seeds: Sequence[int] | np.ndarray | Tensor, device: torch.device | str | None = None) -> Tensor:
     """Return seeds, one per row and each in [0, 2^63), as an int64 tensor of shape (rows,).
 
     Raises:
         TypeError: not a one-dimensional sequence or tensor of integers.
         ValueError: no seeds, or a seed out of range.
     """
+    if isinstance(seeds, np.ndarray):
+        seeds = torch.from_numpy(seeds)
     if isinstance(seeds, Tensor):
         if seeds.ndim != 1 or seeds.dtype == torch.bool or seeds.is_floating_point() or seeds.is_complex():
             raise TypeError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -12,6 +13,8 @@ from torch import Tensor
 from sdesig.brownian.clock import Clock
 from sdesig.signature import legendre
 from sdesig.signature.partial_signature import split_coefficients
+
+_ROUNDING = 1e-12  # positions in the clock that are as close as this are one time
 
 
 @dataclass(eq=False)
@@ -45,6 +48,8 @@ class ConditionalTree:
         device: torch.device,
     ) -> None:
         self._root = _Node(t0, t1, None)
+        self._times = [t0, t1]
+        self._positions = [0.0, 1.0]
         self._initial: Tensor | None = None
         self._shape = shape
         self._depth = depth
@@ -53,9 +58,23 @@ class ConditionalTree:
         self._dtype = dtype
         self._device = device
 
+    def grid(self, steps: int) -> np.ndarray:
+        """Times of `steps` steps that are even in the clock."""
+        return self._clock.time(np.arange(steps + 1) / steps, self._root.start, self._root.stop)
+
     def locate(self, times: np.ndarray) -> np.ndarray:
-        """Any time in [t0, t1] will do."""
-        return times
+        """The times themselves, or times known already where they differ by rounding only."""
+        positions = self._clock.position(times, self._root.start, self._root.stop).tolist()
+        return np.array([self._known(*pair) for pair in zip(times.tolist(), positions, strict=True)])
+
+    def _known(self, time: float, position: float) -> float:
+        at = bisect.bisect(self._positions, position)
+        for k in (at - 1, at):
+            if 0 <= k < len(self._times) and abs(self._positions[k] - position) < _ROUNDING:
+                return self._times[k]
+        self._positions.insert(at, position)
+        self._times.insert(at, time)
+        return time
 
     def lengths(self, times: np.ndarray) -> Tensor:
         """Step lengths of the n intervals between n + 1 increasing times, float64."""
@@ -74,7 +93,7 @@ class ConditionalTree:
         if root.parts is None and root.coefficients is None:
             # Nothing is known yet: the intervals of a grid given in advance are independent leaves, one draw for all.
             cuts = sorted({root.start, *times, root.stop})
-            values = self._normals(self._depth * (len(cuts) - 1)).reshape(self._depth, -1, *self._shape)
+            values = self._normals(self._depth * (len(cuts) - 1)).unflatten(0, (self._depth, len(cuts) - 1))
             leaves = [_Node(s, t, values[:, k]) for k, (s, t) in enumerate(pairwise(cuts))]
             self._root = _balanced(leaves)
             first = cuts.index(times[0])

@@ -6,9 +6,7 @@ import torch
 import torchsde
 from torch import Tensor
 
-from sdesig._checks import check_choice, check_integer
-
-NOISE_STRUCTURES = ("additive", "scalar", "diagonal", "commutative", "general")
+from sdesig._checks import NOISE_STRUCTURES, check_choice, check_integer
 
 
 class SDE(torchsde.BaseSDE):

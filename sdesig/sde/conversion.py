@@ -48,7 +48,7 @@ def ito_correction(sde: SDELike, t: Tensor | float, y: Tensor) -> Tensor:
         ValueError: unknown noise_type or sde_type.
     """
     _check_sde(sde)
-    if sde.noise_type == "additive":
+    if getattr(sde, "noise_structure", sde.noise_type) == "additive":
         return torch.zeros_like(y)
 
     def diffusion(state: Tensor) -> Tensor:
@@ -116,7 +116,7 @@ class ConvertedSDE(SDE):
 
     def f(self, t: Tensor | float, y: Tensor) -> Tensor:
         """Drift of the original plus (to Ito) or minus (to Stratonovich) `ito_correction`, (batch, dim)."""
-        if self.noise_type == "additive":
+        if self.noise_structure == "additive":
             return self.sde.f(t, y)
         return self.sde.f(t, y) + self._sign * ito_correction(self.sde, t, y)
 

@@ -420,7 +420,7 @@ class ReverseDiffusion(SDE):
         """Drift at solver time s = `t`, (batch, dim)."""
         diffusion, time = self.diffusion, self.diffusion_time(t)
         x = y if self.shape is None else y.reshape(-1, *self.shape)
-        denoised = self.denoiser(x, time).reshape(y.shape)
+        denoised = self.denoiser(x, time).reshape(y.shape).to(y)
         half_g2 = 0.5 * (1 + self.eta**2) * diffusion.squared_diffusion(time)
         score = (per_sample(diffusion.alpha(time), y) * denoised - y) / per_sample(diffusion.sigma(time), y) ** 2
         return per_sample(half_g2, y) * score - per_sample(diffusion.drift_coefficient(time), y) * y

@@ -20,17 +20,18 @@ class PartialSignature:
     """What is known of a Brownian motion W on a step [s, s + h].
 
     Attributes:
-        h: step length, > 0; either zero-dimensional or with as many axes as a value, broadcastable to its shape (one h
-            per coordinate is allowed, though not with areas).
+        h: step length, > 0, in its own dtype; either zero-dimensional or with as many axes as a value, broadcastable to
+            its shape (one h per coordinate is allowed, though not with areas).
         coefficients: (depth, *shape), the Legendre coefficients xi_0, ..., xi_{depth-1} of dW
             (`sdesig.signature.legendre`), iid N(0, 1).
         levy_area: None or (*shape, d), d = shape[-1] the noise dimension:
             A_ij = 1/2 int (W_i dW_j - W_j dW_i) over the step, antisymmetric, unnormalized (of order h).
 
-    Iterated integrals are written I_w (Ito) and J_w (Stratonovich), first letter innermost, letter 0 for time.
+    Iterated integrals are written I_w (Ito) and J_w (Stratonovich), first letter innermost, letter 0 for time. Values
+    of a path may share memory with it: do not change their tensors in place.
 
     Raises:
-        TypeError, ValueError: coefficients without a depth axis, shapes, dtypes or devices that do not fit.
+        TypeError, ValueError: h not > 0, coefficients without a depth axis, shapes, dtypes or devices that do not fit.
     """
 
     h: Tensor
@@ -43,7 +44,7 @@ class PartialSignature:
             raise ValueError(
                 f"coefficients must have shape (depth >= 1, *shape); got shape {tuple(self.coefficients.shape)}"
             )
-        object.__setattr__(self, "h", fit_step(self.h, self.shape, self.dtype, self.device))
+        object.__setattr__(self, "h", fit_step(check_step("h", self.h), self.shape, self.device))
         if self.levy_area is None:
             return
         area = check_floating("levy_area", self.levy_area)
@@ -83,22 +84,22 @@ class PartialSignature:
     @property
     def increment(self) -> Tensor:
         """W_{s+h} - W_s = I_(i), N(0, h)."""
-        return self.h.sqrt() * self.coefficients[0]
+        return self._power(0.5) * self.coefficients[0]
 
     @property
     def space_time_area(self) -> Tensor:
         """H = (1/h) int (W_u - W_s - (u-s)/h W) du, N(0, h/12), independent of the increment. Needs depth 2."""
         self._require(2, "space_time_area")
-        return -(self.h / 12.0).sqrt() * self.coefficients[1]
+        return -math.sqrt(1 / 12) * self._power(0.5) * self.coefficients[1]
 
     @property
     def space_time_time_area(self) -> Tensor:
-        """K = (1/h^2) int (1/2 - (u-s)/h) h (W_u - W_s - (u-s)/h W) du, N(0, h/720). Needs depth 3.
+        """K = (1/h) int (1/2 - (u-s)/h) (W_u - W_s - (u-s)/h W) du, N(0, h/720). Needs depth 3.
 
         Foster's convention, as in diffrax; independent of the increment and of H.
         """
         self._require(3, "space_time_time_area")
-        return (self.h / 720.0).sqrt() * self.coefficients[2]
+        return math.sqrt(1 / 720) * self._power(0.5) * self.coefficients[2]
 
     @property
     def time_integral(self) -> Tensor:
@@ -114,7 +115,7 @@ class PartialSignature:
         check_integer("after", after, 0)
         self._require(before + after + 1, f"gaussian_word({before}, {after})")
         weights = self.coefficients.new_tensor(legendre.word_weights(before, after))
-        return self.h ** (before + after + 0.5) * torch.tensordot(weights, self.coefficients[: len(weights)], 1)
+        return self._power(before + after + 0.5) * torch.tensordot(weights, self.coefficients[: len(weights)], 1)
 
     def scalar_word(self, word: Word, *, ito: bool = True) -> Tensor:
         """I_w (or J_w) over the letters {0, 1} for each coordinate by itself: letter 1 is that coordinate's noise.
@@ -134,14 +135,14 @@ class PartialSignature:
             before = word.index(1)
             return self.gaussian_word(before, len(word) - 1 - before)
         if ones == 0:
-            return (self.h ** len(word) / math.factorial(len(word))).to(self.coefficients).expand(self.shape)
+            return (self._power(len(word)) / math.factorial(len(word))).to(self.device).expand(self.shape)
         if ones < len(word):
             raise ValueError(f"word {word!r} is not a function of finitely many Gaussian words; see scalar_word")
         w = self.increment
         previous, value = torch.ones_like(w), w
         for k in range(2, ones + 1):
             # (k) I_{1^k} = W I_{1^{k-1}} - h I_{1^{k-2}} in the Ito sense
-            correction = self.h * previous if ito else 0.0
+            correction = self._power(1.0) * previous if ito else 0.0
             previous, value = value, (w * value - correction) / k
         return value
 
@@ -194,7 +195,7 @@ class PartialSignature:
             raise ValueError(
                 "split is not possible on a value with a levy_area; use without_area or a path's leaf grid"
             )
-        at = fit_step(check_step("at", at), self.shape, self.dtype, self.device, name="at")
+        at = fit_step(check_step("at", at), self.shape, self.device, name="at")
         if not bool((at < self.h).all()):
             raise ValueError(f"at must lie in (0, h); got {at.max().item()} for h = {self.h.min().item()}")
         shape = (2 * self.depth, *self.shape)
@@ -226,36 +227,44 @@ class PartialSignature:
         area = None if self.levy_area is None else self.levy_area[index]
         return PartialSignature(h, self.coefficients[:, index], area)
 
+    def _power(self, exponent: float) -> Tensor:
+        """h^exponent in the dtype of the values."""
+        return (self.h**exponent).to(self.dtype)
+
     def _require(self, depth: int, what: str) -> None:
         if self.depth < depth:
             raise ValueError(f"{what} needs depth >= {depth}; this partial signature has depth {self.depth}")
 
 
-def fit_step(h: Tensor, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, name: str = "h") -> Tensor:
-    """Return a step length that is zero-dimensional, or of `dtype` and with len(shape) axes that fit `shape`."""
-    check_floating(name, h)
+def fit_step(h: Tensor, shape: tuple[int, ...], device: torch.device, name: str = "h") -> Tensor:
+    """Return a step length that is zero-dimensional, or on `device` and with len(shape) axes that fit `shape`."""
     if h.ndim == 0:
         return h
     if h.device != device:
         raise TypeError(f"{name} must be on {device} like the values; got {h.device}")
     if h.ndim > len(shape) or any(a not in (1, b) for a, b in zip(reversed(h.shape), reversed(shape), strict=False)):
         raise ValueError(f"{name} must be broadcastable to the shape {tuple(shape)}; got shape {tuple(h.shape)}")
-    return h.reshape(*[1] * (len(shape) - h.ndim), *h.shape).to(dtype)
+    return h.reshape(*[1] * (len(shape) - h.ndim), *h.shape)
 
 
 def chen_area(areas: Tensor, increments: Tensor) -> Tensor:
     """Levy area over n adjoining steps: A = sum_k A_k + 1/2 sum_{k<l} (W_k W_l^T - W_l W_k^T).
 
     Args:
-        areas: (n, ..., d, d).
+        areas: (n, ..., d, d), n >= 1.
         increments: (n, ..., d).
 
     Returns:
         (..., d, d).
     """
-    before = increments.cumsum(0) - increments
-    cross = torch.einsum("n...i,n...j->...ij", before, increments)
-    return areas.sum(0) + (cross - cross.mT) / 2.0
+    # Neighbours are joined pairwise, term by term: accurate, and without rounding that depends on the batch size.
+    while len(areas) > 1:
+        even = len(areas) // 2 * 2
+        first, second = increments[:even:2], increments[1:even:2]
+        cross = first[..., :, None] * second[..., None, :]
+        areas = torch.cat([areas[:even:2] + areas[1:even:2] + (cross - cross.mT) / 2.0, areas[even:]])
+        increments = torch.cat([first + second, increments[even:]])
+    return areas[0]
 
 
 def split_coefficients(
@@ -303,8 +312,9 @@ def sample_partial_signature(
     check_integer("depth", depth, 1)
     check_generator(generator)
     device = torch.device(device) if device is not None else generator.device
-    h = fit_step(check_step("h", h), shape, check_dtype(dtype), device)
-    coefficients = torch.randn((depth, *shape), generator=generator, dtype=check_dtype(dtype), device=device)
+    dtype = check_dtype(dtype)
+    h = fit_step(check_step("h", h), shape, device)
+    coefficients = torch.randn((depth, *shape), generator=generator, dtype=dtype, device=device)
     value = PartialSignature(h, coefficients)
     if area is None:
         return value

@@ -14,8 +14,7 @@ from collections import Counter
 from collections.abc import Iterable
 from fractions import Fraction
 
-from sdesig._checks import check_choice, check_integer, check_real
-from sdesig.sde.base import NOISE_STRUCTURES
+from sdesig._checks import NOISE_STRUCTURES, check_choice, check_integer, check_real
 
 Word = tuple[int, ...]
 
@@ -54,7 +53,7 @@ def words_for_scheme(
     Args:
         strong: a positive multiple of 1/2.
         weak: 1, 2 or 3. Exactly one of `strong` and `weak` is given.
-        noise: one of `sdesig.sde.base.NOISE_STRUCTURES`.
+        noise: one of "additive", "scalar", "diagonal", "commutative", "general".
         dim: the number of Brownian motions d >= 1; 1 for scalar noise.
 
     Raises:

@@ -15,9 +15,9 @@ try:
 except ImportError as error:
     raise ImportError("sdesig.testing.strategies needs hypothesis: pip install 'sdesig[dev]'") from error
 
-from sdesig._checks import check_choice, check_dtype, check_integer, check_real, check_shape
+from sdesig._checks import NOISE_STRUCTURES, check_choice, check_dtype, check_integer, check_real, check_shape
 from sdesig.brownian import BrownianPath
-from sdesig.sde.base import NOISE_STRUCTURES, SDE
+from sdesig.sde.base import SDE
 from sdesig.sde.problems import PROBLEMS, LinearSDE
 from sdesig.signature import PartialSignature, Word, sample_partial_signature
 

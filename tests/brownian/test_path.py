@@ -1,6 +1,6 @@
 """Brownian paths: consistency, identity of seeds, law, torchsde's solvers on them, bad input.
 
-Statistical tests compare z-scores with 5 (two-sided 6e-7 each, about 250 statistics: below 2e-4 per run in all).
+Statistical tests compare z-scores with 5.5 (two-sided 4e-8 each, about 500 statistics: below 2e-5 per run in all).
 """
 
 import json
@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdesig.brownian import BrownianPath, SNRClock, UniformClock
+from sdesig.signature import TensorSeries, expected_signature
 
 F64 = torch.float64
 
@@ -71,7 +72,7 @@ def test_adjoining_steps_combine_exactly(clock: str, source: str, area: bool):
 @given(data=st.data())
 def test_generator_paths_are_consistent_for_any_times_in_any_order(data):
     path = BrownianPath(0.0, 1.0, (2,), generator=generator(data.draw(st.integers(0, 99))), depth=3, dtype=F64)
-    times = data.draw(st.lists(st.floats(0.0, 1.0), min_size=3, max_size=30, unique=True))
+    times = [k / 1e9 for k in data.draw(st.lists(st.integers(0, 10**9), min_size=3, max_size=30, unique=True))]
     asked = {}
     for s, t in pairwise(times):
         asked[min(s, t), max(s, t)] = path.partial_signature(min(s, t), max(s, t))
@@ -99,7 +100,7 @@ def test_order_of_queries_does_not_change_a_seeded_path():
 @pytest.mark.parametrize("clock", ["uniform", "reference"])
 @pytest.mark.parametrize("area", [False, True])
 def test_a_row_is_a_function_of_its_seed(clock: str, area: bool):
-    """Bit for bit on any batch size and order of rows (areas, through matrix products, to rounding)."""
+    """Bit for bit on any batch size and order of rows."""
     kind, t0, t1 = CLOCKS[clock]
     seeds = [11, 2**63 - 1, 7, 0, 11]
     options = {"clock": kind, "depth": 3, "levels": 5, "area": area}
@@ -114,7 +115,7 @@ def test_a_row_is_a_function_of_its_seed(clock: str, area: bool):
         assert torch.equal(values.coefficients, stack.coefficients[:, :, rows])
         assert torch.equal(part.initial_noise(), whole.initial_noise()[rows])
         if area:
-            torch.testing.assert_close(values.levy_area, stack.levy_area[:, rows], rtol=1e-5, atol=1e-5)
+            assert torch.equal(values.levy_area, stack.levy_area[:, rows])
 
 
 def test_another_process_draws_the_same_path():
@@ -155,9 +156,9 @@ def test_law_of_the_steps(clock: str, source: str):
     steps = path.partial_signatures(grid[[0, 3, 5, 10, 16]])
     for coordinate in range(3):
         samples = steps.coefficients[..., coordinate].flatten(0, 1).T
-        assert covariance_z(samples, torch.eye(8, dtype=F64)) < 5
+        assert covariance_z(samples, torch.eye(8, dtype=F64)) < 5.5
     noise = torch.cat([path.initial_noise(), steps.coefficients[0, 0], steps.coefficients[1, 2]], 1)
-    assert covariance_z(noise, torch.eye(9, dtype=F64)) < 5
+    assert covariance_z(noise, torch.eye(9, dtype=F64)) < 5.5
 
 
 def test_lengths_of_the_reference_clock():
@@ -186,7 +187,7 @@ def test_areas_of_steps_have_the_joint_law(source: str):
             a**2 * w.square().sum(1): h**3 * (1 / 6 + 2 / 3),
         }
         for sample, expected in statistics.items():
-            assert abs(sample.mean() - expected) < 5 * sample.std() / math.sqrt(n)
+            assert abs(sample.mean() - expected) < 5.5 * sample.std() / math.sqrt(n)
 
 
 def test_whole_path_area_is_that_of_its_leaves():
@@ -284,19 +285,31 @@ def test_torchsde_interface():
     assert "seeds" in repr(path)
 
 
-def test_prefetch_changes_nothing():
-    plain, fetched = (BrownianPath(0.0, 1.0, (3, 2), seeds=range(3), levels=6) for _ in range(2))
-    times = plain.grid(64).tolist()
-    fetched.prefetch(times)
-    for s, t in pairwise(times):
-        assert torch.equal(plain(s, t), fetched(s, t))
-    assert torch.equal(plain(times[3], times[9]), fetched(times[3], times[9]))
+@pytest.mark.parametrize("source", SOURCES)
+def test_prefetch_serves_a_torchsde_solver_and_changes_nothing(source: str, monkeypatch):
+    """Solvers add up dt, so their times agree with the prefetched ones to rounding only."""
+    plain, fetched = (BrownianPath(0.0, 0.999, (3, 1), levels=8, dtype=F64, **SOURCES[source](3)) for _ in range(2))
+    times, y0 = torch.tensor([0.0, 0.999], dtype=F64), torch.ones(3, 1, dtype=F64)
+    if source == "generator":
+        plain.partial_signatures(plain.grid(256))  # what prefetch draws first
+    fetched.prefetch(fetched.grid(256))
+    drawn = []
+    monkeypatch.setattr(fetched, "_values", lambda ends: drawn.append(ends))
+    ends = [torchsde.sdeint(LinearIto(), y0, times, bm=p, method="euler", dt=0.999 / 256)[-1] for p in (plain, fetched)]
+    torch.testing.assert_close(ends[0], ends[1], rtol=1e-10, atol=0)
+    assert not drawn
+    monkeypatch.undo()
+    coarse = fetched.grid(16)
+    assert torch.equal(plain(coarse[2], coarse[9]), fetched(coarse[2], coarse[9]))
 
 
 def test_noise_sampler_of_k_diffusion():
     """Unit variance, and coupled over step sizes: coarse increments are sums of fine ones."""
     path = BrownianPath(0.02, 80.0, (3, 4), seeds=range(3), clock=SNRClock(), dtype=F64)
     sampler = path.as_noise_sampler()
+    karras = torch.linspace(80.0 ** (1 / 7), 0.02 ** (1 / 7), 12, dtype=F64) ** 7
+    assert (path.nearest(karras).log() - karras.log()).abs().max() <= math.log(4000) / 2**13
+    assert sampler(*path.nearest(karras)[:2]).shape == (3, 4)
     t = path.grid(8).flip(0)
     fine = [(t[k] - t[k + 1]).sqrt() * sampler(t[k], t[k + 1]) for k in range(2)]
     torch.testing.assert_close(fine[0] + fine[1], (t[0] - t[2]).sqrt() * sampler(t[0], t[2]))
@@ -366,8 +379,92 @@ def test_bad_construction():
         BrownianPath(0.1, 1.0, (2, 3), generator=g, area=True, clock=SNRClock(torch.ones(3)))
     with pytest.raises(MemoryError, match="bytes"):
         BrownianPath(0.0, 1.0, (10, 3_000_000), generator=g, area=True)
+    with pytest.raises(TypeError, match="clock must be a Clock"):
+        BrownianPath(0.0, 1.0, (2,), generator=g, clock="snr")
     with pytest.raises(TypeError, match="on the path's device"):
         BrownianPath(0.0, 1.0, (2,), generator=g, device="meta")
+
+
+@pytest.mark.parametrize("clock", CLOCKS)
+@pytest.mark.parametrize("source", SOURCES)
+def test_times_outside_of_a_path_are_refused(clock: str, source: str):
+    """By more than rounding, which in log t is tiny at the small end."""
+    kind, t0, t1 = CLOCKS[clock]
+    path = BrownianPath(t0, t1, (2, 3), clock=kind, levels=4, **SOURCES[source](2))
+    for s, t in [(t0 - 1e-3 * abs(t0), t1), (-100.0, t1), (t0, t1 * 1.01), (math.nan, t1)]:
+        with pytest.raises(ValueError, match="times must lie in"):
+            path.partial_signature(s, t)
+        with pytest.raises(ValueError, match="times must lie in"):
+            path(s, t)
+    whole = path.partial_signature(t0, t1)
+    almost = path.partial_signature(t0 - 1e-9 * abs(t0), t1 * (1 + 1e-9))
+    assert torch.equal(whole.coefficients, almost.coefficients)
+
+
+@pytest.mark.parametrize("shape", [(0, 2), (2, 0), (2, 3, 0)])
+@pytest.mark.parametrize("area", [False, True])
+def test_empty_shapes(shape: tuple[int, ...], area: bool):
+    sources = [{"generator": generator(0)}]
+    if shape[0]:
+        sources.append({"seeds": range(shape[0])})
+    for source in sources:
+        path = BrownianPath(0.0, 1.0, shape, levels=3, area=area, **source)
+        assert path.partial_signatures([0.0, 0.5, 1.0]).increment.shape == (2, *shape)
+        assert path(0.0, 0.25).shape == shape
+
+
+def test_grid_of_a_generator_path_is_even():
+    path = BrownianPath(0.0, 1.0, (2,), generator=generator(0))
+    torch.testing.assert_close(path.grid(5000), torch.linspace(0, 1, 5001, dtype=F64))
+
+
+def test_float32_times_of_a_solver_meet_the_grid():
+    path = BrownianPath(0.0, 3.7, (2, 1), seeds=[0, 1])
+    end = torchsde.sdeint(LinearIto(), torch.ones(2, 1), torch.tensor([0.0, 3.7]), bm=path, dt=3.7 / 256)[-1]
+    assert torch.isfinite(end).all()
+
+
+def test_half_precision_keeps_tiny_steps():
+    path = BrownianPath(0.0, 1e-9, (1000,), generator=generator(0), dtype=torch.float16)
+    assert 0.8 < path(0.0, 1e-9).double().std() / math.sqrt(1e-9) < 1.2
+
+
+def test_samplers_reproduce_the_expected_signature():
+    """Signatures to level 4 of (time, W), products of exp(h e_0 + W + A) over 128 cells, average to the exact ones.
+
+    The logarithm of a cell's signature is cut off after level 2: a bias of order h = 1/128 in words of length 4.
+    """
+    n, cells = 4000, 128
+    path = BrownianPath(0.0, 1.0, (n, 2), seeds=range(n), levels=7, area=True, area_tolerance=1e-3, dtype=F64)
+    steps = path.partial_signatures(path.grid(cells))
+    total = TensorSeries.identity(2, 4, batch_shape=(n,), dtype=F64)
+    for k in range(cells):
+        step = steps[k]
+        letters = torch.cat([torch.full((n, 1), 1 / cells, dtype=F64), step.increment], 1)
+        logarithm = TensorSeries.from_letters(letters, 4)
+        second = logarithm.levels[2].clone()
+        second[:, 1:, 1:] += step.levy_area
+        levels = (*logarithm.levels[:2], second, *logarithm.levels[3:])
+        total = total @ TensorSeries(levels).exp()
+    exact = expected_signature(2, 1.0, 4)
+    for level in range(1, 5):
+        samples = total.levels[level].flatten(1)
+        error = samples.mean(0) - exact.levels[level].flatten()
+        spread = samples.std(0) / math.sqrt(n)
+        assert (error.abs() < 5.5 * spread + 2e-3).all(), level
+    wrong = expected_signature(2, 1.0, 4, ito=True)
+    assert ((total[1, 1] - wrong[1, 1]).mean().abs()) > 0.4
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_seed_is_the_same_path_on_the_gpu():
+    options = {"seeds": [1, 2], "depth": 3, "levels": 6, "area": True, "dtype": F64}
+    values = [
+        BrownianPath(0.0, 1.0, (2, 3), device=d, **options).partial_signatures([0.0, 0.25, 1.0])
+        for d in ("cpu", "cuda")
+    ]
+    torch.testing.assert_close(values[0].coefficients, values[1].coefficients.cpu(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(values[0].levy_area, values[1].levy_area.cpu(), rtol=0, atol=1e-12)
 
 
 def test_bad_queries():

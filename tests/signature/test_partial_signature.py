@@ -1,6 +1,6 @@
 """Partial signatures against quadrature of the definition, closed forms and exact conditional laws.
 
-Statistical tests compare z-scores with 5 (two-sided 6e-7 each, about 400 statistics: below 3e-4 per run in all).
+Statistical tests compare z-scores with 5.5 (two-sided 4e-8 each, about 400 statistics: below 2e-5 per run in all).
 """
 
 import math
@@ -13,10 +13,8 @@ from scipy.special import eval_hermitenorm
 
 from sdesig.signature import (
     PartialSignature,
-    expected_signature,
     gaussian_word_covariance,
     sample_partial_signature,
-    words_for_scheme,
 )
 
 F64 = torch.float64
@@ -71,8 +69,8 @@ def test_definitions_by_quadrature():
         torch.testing.assert_close(value.gaussian_word(a, b), (kernel * dw).sum(0), rtol=1e-4, atol=1e-6)
 
 
-@given(depth=st.integers(1, 12), h=st.floats(2.0**-20, 16.0), seed=st.integers(0, 2**32))
-def test_gaussian_words_have_their_covariance(depth: int, h: float, seed: int):
+@given(depth=st.integers(1, 12), h=st.floats(2.0**-20, 16.0))
+def test_gaussian_words_have_their_covariance(depth: int, h: float):
     """The linear map from coefficients to words reproduces the beta-function covariance at every depth."""
     identity = torch.eye(depth, dtype=F64)
     value = PartialSignature(torch.tensor(h, dtype=F64), identity)
@@ -82,7 +80,6 @@ def test_gaussian_words_have_their_covariance(depth: int, h: float, seed: int):
     covariance = gaussian_word_covariance(words, h)
     scale = torch.tensor([h ** (a + b + 0.5) for a, b in places], dtype=F64)
     torch.testing.assert_close(loadings @ loadings.T, covariance / scale / scale[:, None], rtol=1e-9, atol=1e-13)
-    del seed
 
 
 def test_gaussian_word_covariance_against_the_ito_isometry():
@@ -110,7 +107,7 @@ def test_sampler_has_the_law_of_the_words(depth: int):
     value = sample_partial_signature(n, h, depth, generator=generator(depth), dtype=F64)
     words = [(0,) * a + (1,) + (0,) * (depth - 1 - a) for a in range(depth)]
     samples = torch.stack([value.gaussian_word(a, depth - 1 - a) for a in range(depth)], dim=1)
-    assert covariance_z(samples, gaussian_word_covariance(words, h)).abs().max() < 5
+    assert covariance_z(samples, gaussian_word_covariance(words, h)).abs().max() < 5.5
     # the negative control: a covariance that is 3 % off is noticed
     assert covariance_z(samples, 1.03 * gaussian_word_covariance(words, h)).abs().max() > 5
 
@@ -125,7 +122,7 @@ def test_float32_keeps_the_law_at_tiny_steps(h: float):
         step = value.h.item()
         samples = torch.stack([value.increment, value.space_time_area, value.space_time_time_area], 1).to(F64)
         exact = torch.diag(torch.tensor([step, step / 12, step / 720], dtype=F64))
-        assert covariance_z(samples, exact).abs().max() < 5
+        assert covariance_z(samples, exact).abs().max() < 5.5
 
 
 def test_split_and_join_against_the_published_formulas():
@@ -141,7 +138,7 @@ def test_split_and_join_against_the_published_formulas():
     torch.testing.assert_close(second.space_time_time_area, k_area / 8 - x1 / 2 - x2)
     fresh = torch.stack([z, x1, x2, w, h_area, k_area], 1)
     exact = torch.tensor([0.8 / 16, 0.8 / 768, 0.8 / 2880, 0.8, 0.8 / 12, 0.8 / 720], dtype=F64)
-    assert covariance_z(fresh, torch.diag(exact)).abs().max() < 5
+    assert covariance_z(fresh, torch.diag(exact)).abs().max() < 5.5
 
     a, b = (sample_partial_signature((4,), step, 3, generator=generator(5), dtype=F64) for step in (0.3, 1.1))
     joined, h = a.combine(b), 1.4
@@ -167,7 +164,7 @@ def test_split_parts_are_independent_standard_normals(depth: int, at: float):
     whole = sample_partial_signature(100_000, 2.0, depth, generator=generator(6), dtype=F64)
     parts = whole.split(2.0 * at, generator=generator(7))
     samples = torch.cat([part.coefficients for part in parts]).T
-    assert covariance_z(samples, torch.eye(2 * depth, dtype=F64)).abs().max() < 5
+    assert covariance_z(samples, torch.eye(2 * depth, dtype=F64)).abs().max() < 5.5
 
 
 def test_combine_of_a_fine_path_is_the_projection_of_the_path():
@@ -247,17 +244,7 @@ def test_sampled_areas_have_the_joint_law(depth: int, area: str):
     if depth >= 2:
         product = a * value.space_time_area[:, 0] * value.increment[:, 1]
         z.append((product.mean() - h**2 / 12) / product.std() * math.sqrt(n))
-    assert max(abs(score) for score in z) < 5
-
-
-def test_words_of_a_scheme_agree_with_the_expected_signature():
-    """The sampler's Gaussian words average to the expected Ito signature: to zero."""
-    series = expected_signature(1, 0.5, 3, ito=True)
-    value = sample_partial_signature(100_000, 0.5, 3, generator=generator(14), dtype=F64)
-    for word in words_for_scheme(strong=1.5, noise="additive"):
-        sample = value.scalar_word(word)
-        spread = sample.std() / math.sqrt(len(sample)) + 1e-15
-        assert abs(sample.mean() - series[word]) / spread < 5
+    assert max(abs(score) for score in z) < 5.5
 
 
 def test_step_lengths_broadcast_and_are_differentiable():
@@ -354,6 +341,9 @@ def test_bad_arguments():
         plain.gaussian_word(1, 1)
     with pytest.raises(ValueError, match="words must each have exactly one noise letter"):
         gaussian_word_covariance([(1, 1)], 0.1)
+    for h in (-1.0, 0.0, math.nan):
+        with pytest.raises(ValueError, match="h must be finite and > 0"):
+            PartialSignature(torch.tensor(h), torch.zeros(1, 3))
     with pytest.raises(ValueError, match="coefficients must have shape"):
         PartialSignature(torch.tensor(1.0), torch.zeros(0, 3))
     with pytest.raises(TypeError, match="coefficients must have a real floating-point dtype"):
