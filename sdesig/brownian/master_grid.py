@@ -104,19 +104,23 @@ class MasterGrid:
         out = torch.zeros(shape, dtype=self._dtype, device=self._seeds.device)
         cover = self._cover(ends)
         values = self._recent_cells(cover) if len(ends) == 2 else self._cells([cells for cells, _ in cover])
+        pieces = []
         for level, cell_values in values:
             cells, owners = cover[level]
             width = 2 ** (self._levels - level)
             alone = ends[owners + 1] - ends[owners] == width
             out[:, owners[alone]] = cell_values[:, alone]
-            if alone.all():
-                continue
-            cells, owners, cell_values = cells[~alone], owners[~alone], cell_values[:, ~alone]
+            if not alone.all():
+                pieces.append(
+                    (cells[~alone] * width, np.full((~alone).sum(), width), owners[~alone], cell_values[:, ~alone])
+                )
+        if pieces:
+            starts, widths, owners = (np.concatenate(column) for column in list(zip(*pieces, strict=True))[:3])
             whole = self._length(ends[owners], ends[owners + 1])
-            start = self._length(ends[owners], cells * width) / whole
-            part = self._length(cells * width, (cells + 1) * width) / whole
+            start, part = self._length(ends[owners], starts) / whole, self._length(starts, starts + widths) / whole
             matrix = self._per_interval(legendre.part_to_whole(start, part, self._depth))
-            out.index_add_(1, torch.from_numpy(owners).to(out.device), legendre.apply(matrix, cell_values))
+            parts = legendre.apply(matrix, torch.cat([piece[3] for piece in pieces], dim=1))
+            out.index_add_(1, torch.from_numpy(owners).to(out.device), parts)
         return out
 
     def levy_areas(self, ends: np.ndarray) -> Tensor:
@@ -201,44 +205,41 @@ class MasterGrid:
                 parents = np.unique(cells // 2)
                 if len(parents) < len(needed[level - 1]):
                     values = values[:, np.searchsorted(needed[level - 1], parents)]
-                halves = self._bisect(level - 1, parents, values)
+                numbers = self._coefficient_normals(2 ** (level - 1) + parents)
+                halves = self._bisect(level - 1, parents, values, numbers)
                 values = halves.movedim(0, 2)[:, np.searchsorted(parents, cells // 2), cells % 2]
             if len(wanted[level]):
                 yield level, values[:, np.searchsorted(cells, wanted[level])]
 
     def _recent_cells(self, cover: list[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[int, Tensor]]:
         """The same for a single interval, keeping the cells on its way: the next step is likely to start from them."""
-        for level, (cells, _) in enumerate(cover):
-            if len(cells):
-                yield level, torch.cat([self._recent_cell(level, cell) for cell in cells.tolist()], dim=1)
-
-    def _recent_cell(self, level: int, cell: int) -> Tensor:
-        number = 2**level + cell
-        known, values = 1, None
-        for up in range(level, -1, -1):
-            for relative in ((number >> up) ^ 1, number >> up):
-                if relative in self._recent:
-                    self._recent.move_to_end(relative)
-            if number >> up in self._recent:
-                known, values = number >> up, self._recent[number >> up]
-        if values is None:
-            values = self._whole()
-        for up in range(number.bit_length() - known.bit_length() - 1, -1, -1):
-            parent = number >> (up + 1)
-            at = parent.bit_length() - 1
-            halves = self._bisect(at, np.array([parent - 2**at]), values)
+        wanted = [(level, (2**level + cells).tolist()) for level, (cells, _) in enumerate(cover) if len(cells)]
+        missing = set()
+        for _, numbers in wanted:
+            for number in numbers:
+                while number > 1 and number not in self._recent and number // 2 not in missing:
+                    number //= 2
+                    missing.add(number)
+        parents = sorted(missing)
+        normals_of = self._coefficient_normals(np.array(parents, dtype=np.int64))
+        if 1 not in self._recent:
+            self._recent[1] = self._whole()
+        for k, parent in enumerate(parents):
+            level = parent.bit_length() - 1
+            self._recent.move_to_end(parent)
+            halves = self._bisect(level, np.array([parent - 2**level]), self._recent[parent], normals_of[:, k : k + 1])
             self._recent[2 * parent], self._recent[2 * parent + 1] = halves
-            values = halves[(number >> up) % 2]
-        while len(self._recent) > 4 * self._levels:
+        for level, numbers in wanted:
+            yield level, torch.cat([self._recent[number] for number in numbers], dim=1)
+        while len(self._recent) > 6 * self._levels + 1:
             self._recent.popitem(last=False)
-        return values
 
     def _whole(self) -> Tensor:
         """(depth, 1, *shape) on the whole interval. Its number, 0, is that of no bisected cell."""
         return self._coefficient_normals(np.zeros(1, dtype=np.int64))
 
-    def _bisect(self, level: int, cells: np.ndarray, values: Tensor) -> Tensor:
-        """Values on the halves of n cells, (2, depth, n, *shape), from those on the cells, (depth, n, *shape)."""
+    def _bisect(self, level: int, cells: np.ndarray, values: Tensor, numbers: Tensor) -> Tensor:
+        """Values on the halves of n cells, (2, depth, n, *shape), from those on the cells and as many normals."""
         matrix = self._shared_matrices.get(level)
         if matrix is None:
             width = 2 ** (self._levels - level)
@@ -250,7 +251,6 @@ class MasterGrid:
                 matrix = self._shared_matrices[level] = matrix[0]
             else:
                 matrix = self._per_interval(matrix)
-        numbers = self._coefficient_normals(2**level + cells)
         return legendre.apply(matrix.mT, [*values, *numbers]).unflatten(0, (2, self._depth))
 
     def _coefficient_normals(self, numbers: np.ndarray) -> Tensor:
