@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import torchsde
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from sdesig._files import replacing
 from sdesig.brownian import BrownianPath
 from sdesig.sde import VP, Mixture
 from sdesig.signature import PartialSignature, sample_partial_signature
@@ -24,7 +24,6 @@ from sdesig.signature.legendre import gauss_legendre, orthonormal_legendre
 
 def run_tour(out: Path, seed: int = 0) -> None:
     """Draw three figures into the folder `out` and print what they show; about a minute on two cores."""
-    out.mkdir(parents=True, exist_ok=True)
     chapters: list[tuple[str, Callable[[int], tuple[Figure, str]]]] = [
         ("path.png", what_a_step_knows),
         ("areas.png", levy_areas),
@@ -32,9 +31,8 @@ def run_tour(out: Path, seed: int = 0) -> None:
     ]
     for name, chapter in chapters:
         figure, text = chapter(seed)
-        partial = out / f".{name}"
-        figure.savefig(partial, format="png", dpi=130)
-        os.replace(partial, out / name)
+        with replacing(out / name) as file:
+            figure.savefig(file, format="png", dpi=130)
         plt.close(figure)
         print(f"{text}\n  -> {out / name}\n", flush=True)
 

@@ -31,12 +31,13 @@ def cases(quick: bool) -> Iterator[Case]:
             unhinted = "torchsde `BrownianInterval` as its solvers make it", interval(batch, depth, times, None)
             at_once = generator_path(batch, depth, times)
             for ours, run_ours, (peer, run_peer), target, explanation in (
-                ("generator, all steps at once", at_once, hinted, 10.0, _RANDN_BOUND),
-                ("generator, all steps at once", at_once, unhinted, None, ""),
-                ("generator, prefetched, step by step", prefetched_path(batch, depth, times), hinted, None, ""),
-                ("`torch.randn` of the same normals", normals(batch, depth, steps), hinted, None, ""),
-                (f"seeds, levels={levels}", seeded_path(batch, depth, steps, levels), hinted, 2.0, _PHILOX_BOUND),
-                (f"seeds, levels={levels + 2}", seeded_path(batch, depth, steps, levels + 2), hinted, None, ""),
+                ("generator, all steps at once", at_once, unhinted, 10.0, _RANDN_BOUND),
+                ("generator, all steps at once", at_once, hinted, None, ""),
+                ("generator, prefetched, step by step", prefetched_path(batch, depth, times), unhinted, None, ""),
+                ("`torch.randn` of the same normals", normals(batch, depth, steps), unhinted, None, ""),
+                (f"seeds, levels={levels}", seeded_path(batch, depth, steps, levels), unhinted, 2.0, _PHILOX_BOUND),
+                (f"seeds, levels={levels}", seeded_path(batch, depth, steps, levels), hinted, None, ""),
+                (f"seeds, levels={levels + 2}", seeded_path(batch, depth, steps, levels + 2), unhinted, None, ""),
             ):
                 what = f"{name} on {steps} steps, batch {batch}, d = {DIM}, float32"
                 yield Case(what, ours, peer, run_ours, run_peer, repetitions, target, explanation)

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from experiments.benchmarks.comparison import Result
+from sdesig._files import replacing
 
 PACKAGES = ("sdesig", "torch", "torchsde", "numpy", "sdeint", "jax", "diffrax", "signax")
 COLUMNS = (
@@ -69,9 +70,9 @@ def markdown(results: Results, setting: str) -> str:
 
 def write(results: Results, setting: str, directory: Path) -> None:
     """Write foundation.csv and foundation.md."""
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "foundation.md").write_text(markdown(results, setting), encoding="utf-8")
-    with (directory / "foundation.csv").open("w", newline="", encoding="utf-8") as file:
+    with replacing(directory / "foundation.md") as path:
+        path.write_text(markdown(results, setting), encoding="utf-8")
+    with replacing(directory / "foundation.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for topic, rows in results.items():
