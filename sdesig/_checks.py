@@ -53,7 +53,9 @@ def check_step(name: str, value: float | Tensor) -> Tensor:
         return torch.tensor(check_real(name, value, minimum=0.0, strict=True), dtype=torch.float64)
     if not value.is_floating_point():
         raise TypeError(f"{name} must be a float or a real floating-point tensor; got a tensor of {value.dtype}")
-    if not bool(((value > 0) & torch.isfinite(value)).all()):
+    if value.ndim == 0:
+        check_real(name, value.detach(), minimum=0.0, strict=True)
+    elif not bool(((value > 0) & torch.isfinite(value)).all()):
         bad = value[~((value > 0) & torch.isfinite(value))].flatten()[0].item()
         raise ValueError(f"{name} must be finite and > 0 everywhere; it contains {bad}")
     return value

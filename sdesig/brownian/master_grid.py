@@ -119,7 +119,7 @@ class MasterGrid:
             whole = self._length(ends[owners], ends[owners + 1])
             start, part = self._length(ends[owners], starts) / whole, self._length(starts, starts + widths) / whole
             matrix = self._per_interval(legendre.part_to_whole(start, part, self._depth))
-            parts = legendre.apply(matrix, torch.cat([piece[3] for piece in pieces], dim=1))
+            parts = legendre.apply_in_order(matrix, torch.cat([piece[3] for piece in pieces], dim=1))
             out.index_add_(1, torch.from_numpy(owners).to(out.device), parts)
         return out
 
@@ -251,7 +251,7 @@ class MasterGrid:
                 matrix = self._shared_matrices[level] = matrix[0]
             else:
                 matrix = self._per_interval(matrix)
-        return legendre.apply(matrix.mT, [*values, *numbers]).unflatten(0, (2, self._depth))
+        return legendre.apply_in_order(matrix.mT, [*values, *numbers]).unflatten(0, (2, self._depth))
 
     def _coefficient_normals(self, numbers: np.ndarray) -> Tensor:
         """(depth, n, *shape)."""

@@ -161,12 +161,9 @@ class ConditionalTree:
         length = self._clock.length
         starts, stops = (np.array([getattr(part, end) for part in parts]) for end in ("start", "stop"))
         whole = length(s, t)
-        matrix = torch.as_tensor(
-            legendre.part_to_whole(length(s, starts) / whole, length(starts, stops) / whole, self._depth)
-        )
-        values = torch.stack([self._value(part) for part in parts], dim=1)
-        matrix = matrix.reshape(len(parts), *[1] * (values.ndim + 1 - matrix.ndim), *matrix.shape[1:])
-        return legendre.apply(matrix, values).sum(1)
+        matrix = legendre.part_to_whole(length(s, starts) / whole, length(starts, stops) / whole, self._depth)
+        matrix = torch.as_tensor(matrix).movedim(0, -2).flatten(-2)  # the parts' coefficients one below the other
+        return legendre.apply(matrix, torch.cat([self._value(part) for part in parts]))
 
 
 def _leaves(node: _Node) -> list[_Node]:

@@ -119,20 +119,28 @@ def split_matrix(first: Tensor, second: Tensor, depth: int) -> Tensor:
     return torch.cat([whole, rest.mT], dim=-2)
 
 
-def apply(matrix: Tensor, coefficients: Tensor | Sequence[Tensor]) -> Tensor:
-    """matrix @ coefficients over their first axis, term by term.
-
-    Rounding does not depend on the shape of a coefficient, as it would in a matrix product: a path's rows must not
-    change with the batch size.
+def apply(matrix: Tensor, coefficients: Tensor) -> Tensor:
+    """matrix @ coefficients over their first axis.
 
     Args:
         matrix: (rows, columns), or (*batch, rows, columns) with `batch` broadcastable to the shape of a coefficient.
-        coefficients: (columns, *shape), or that many tensors of this shape.
+        coefficients: (columns, *shape).
 
     Returns:
         (rows, *shape), in the dtype of the coefficients.
     """
-    shared = matrix.ndim == 2 and not matrix.requires_grad
+    matrix = matrix.to(coefficients)
+    if matrix.ndim == 2:
+        return torch.tensordot(matrix, coefficients, 1)
+    return apply_in_order(matrix, coefficients)
+
+
+def apply_in_order(matrix: Tensor, coefficients: Sequence[Tensor] | Tensor) -> Tensor:
+    """`apply`, term by term: rounding does not depend on the shape of a coefficient, as it does in a matrix product.
+
+    A path's rows must not change with the batch size. The coefficients may be a list of tensors of one shape.
+    """
+    shared = matrix.ndim == 2
     entries = matrix.tolist() if shared else matrix.to(coefficients[0]).movedim((-2, -1), (0, 1))
     rows = []
     for entry in entries:

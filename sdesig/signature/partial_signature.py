@@ -172,7 +172,7 @@ class PartialSignature:
             raise ValueError("later must have a levy_area exactly if the earlier step has one; see without_area")
         depth = min(self.depth, later.depth)
         h = self.h + later.h
-        parts = [*self.coefficients[:depth], *later.coefficients[:depth]]
+        parts = torch.cat([self.coefficients[:depth], later.coefficients[:depth]])
         coefficients = legendre.apply(legendre.halves_to_whole(self.h, later.h, depth), parts)
         area = None
         if self.levy_area is not None and later.levy_area is not None:

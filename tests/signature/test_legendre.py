@@ -65,13 +65,25 @@ def test_split_matrix_is_continuous_in_the_ratio(ratio: float, depth: int):
     assert (near[0] - near[1]).abs().max() < 1e-9
 
 
-def test_apply_does_not_depend_on_the_shape():
+def test_apply_agrees_with_einsum():
+    generator = torch.Generator().manual_seed(1)
+    values = torch.randn(4, 3, 5, generator=generator, dtype=torch.float64)
+    for batch in ((), (5,), (3, 1)):
+        matrix = torch.randn(*batch, 2, 4, generator=generator, dtype=torch.float64)
+        expected = torch.einsum("bdij,jbd->ibd", matrix.expand(3, 5, 2, 4), values)
+        torch.testing.assert_close(legendre.apply(matrix, values), expected)
+        torch.testing.assert_close(legendre.apply_in_order(matrix, list(values)), expected)
+
+
+def test_apply_in_order_does_not_depend_on_the_shape():
     """Bit for bit: a row of a path must not change with the batch size."""
     generator = torch.Generator().manual_seed(0)
     for dtype in (torch.float32, torch.float64):
         values = torch.randn(4, 37, 5, generator=generator, dtype=dtype)
         matrix = torch.randn(3, 4, generator=generator, dtype=torch.float64)
-        whole = legendre.apply(matrix, values)
+        whole = legendre.apply_in_order(matrix, values)
         for size in (1, 2, 7, 16, 31):
-            assert torch.equal(legendre.apply(matrix, values[:, :size].clone()), whole[:, :size])
-            assert torch.equal(legendre.apply(matrix, values[:, 37 - size :, 2:3].clone()), whole[:, 37 - size :, 2:3])
+            assert torch.equal(legendre.apply_in_order(matrix, values[:, :size].clone()), whole[:, :size])
+            assert torch.equal(
+                legendre.apply_in_order(matrix, values[:, 37 - size :, 2:3].clone()), whole[:, 37 - size :, 2:3]
+            )

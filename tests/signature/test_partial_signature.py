@@ -342,7 +342,7 @@ def test_bad_arguments():
     with pytest.raises(ValueError, match="words must each have exactly one noise letter"):
         gaussian_word_covariance([(1, 1)], 0.1)
     for h in (-1.0, 0.0, math.nan):
-        with pytest.raises(ValueError, match="h must be finite and > 0"):
+        with pytest.raises(ValueError, match="h must be"):
             PartialSignature(torch.tensor(h), torch.zeros(1, 3))
     with pytest.raises(ValueError, match="coefficients must have shape"):
         PartialSignature(torch.tensor(1.0), torch.zeros(0, 3))

@@ -1,0 +1,1 @@
+"""Studies that hold the package against theory; `make validate` runs them all."""
