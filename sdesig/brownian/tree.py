@@ -124,9 +124,9 @@ class ConditionalTree:
         path.append(node)
         for ancestor in path:
             ancestor.leaves += 1
-        for ancestor in path:
-            assert ancestor.parts is not None
-            if max(part.leaves for part in ancestor.parts) > 0.75 * ancestor.leaves + 1:
+        for ancestor, heavier in pairwise(path):
+            # Along the path only: the other part did not grow.
+            if heavier.leaves > 0.75 * ancestor.leaves + 1:
                 ancestor.parts = _balanced(_leaves(ancestor)).parts
                 break
 

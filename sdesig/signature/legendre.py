@@ -131,7 +131,8 @@ def apply(matrix: Tensor, coefficients: Tensor) -> Tensor:
     """
     matrix = matrix.to(coefficients)
     if matrix.ndim == 2:
-        return torch.tensordot(matrix, coefficients, 1)
+        shape = coefficients.shape
+        return (matrix @ coefficients.reshape(shape[0], shape[1:].numel())).reshape(len(matrix), *shape[1:])
     return apply_in_order(matrix, coefficients)
 
 
