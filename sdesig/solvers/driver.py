@@ -73,7 +73,7 @@ def solve(
         FloatingPointError: a state that is not finite; names the step.
     """
     chosen = _scheme(scheme, sde)
-    clock = _check_times(times, path)
+    grid = _check_times(times, path)
     converted = to_ito(sde) if chosen.sde_type == "ito" else to_stratonovich(sde)
     structure = chosen.check(sde, y0, path)
     if not bool(y0.isfinite().all()):
@@ -81,21 +81,21 @@ def solve(
     if structure != "additive":
         sde = converted
 
-    starts, lengths = clock[:-1].unbind(), clock.diff().unbind()
+    starts, lengths = grid[:-1].unbind(), grid.diff().unbind()
     y, memory = y0, chosen.start(sde, starts[0], y0)
     states = [y0]
-    for steps in _chunks(path, clock):
+    for steps in _chunks(path, grid):
         for noise in zip(*(values.unbind() for values in chosen.noise(structure, steps)), strict=True):
             done = len(states)
             y, memory = chosen.advance(sde, starts[done - 1], lengths[done - 1], y, memory, noise)
             states.append(y)
             if done % _CHECK_EVERY == 0 and not bool(y.isfinite().all()):
-                _raise_not_finite(torch.stack(states[-_CHECK_EVERY:]), done + 1 - _CHECK_EVERY, clock)
+                _raise_not_finite(torch.stack(states[-_CHECK_EVERY:]), done + 1 - _CHECK_EVERY, grid)
             if callback is not None:
-                callback(done, clock[done], y)
+                callback(done, grid[done], y)
     solution = torch.stack(states)
     if not bool(solution.isfinite().all()):
-        _raise_not_finite(solution, 0, clock)
+        _raise_not_finite(solution, 0, grid)
     return solution
 
 

@@ -12,9 +12,10 @@ import scipy.stats
 import torch
 
 from sdesig.brownian import BrownianPath
-from sdesig.sde import to_ito, to_stratonovich
+from sdesig.sde import SDE, to_ito, to_stratonovich
 from sdesig.sde.problems import (
     CommutativeLinearSDE,
+    DoubleWell,
     FadingNoise,
     GeometricBrownianMotion,
     HeisenbergGroup,
@@ -209,12 +210,59 @@ def test_strong_order_one_and_a_half_for_additive_noise(scheme):
     assert_order(1.5, errors(problem, scheme, path, truth, start))
 
 
+@pytest.mark.parametrize("scheme", ["taylor15", "sra1", "shark"])
+def test_strong_order_one_and_a_half_for_a_nonlinear_drift(scheme):
+    """Against torchsde's SRA1 on 512 steps; the linear drift above has no term of order 1.5 and shows order 2."""
+    problem = DoubleWell()
+    path = brownian(2000, 1, levels=9)
+    start = problem.y0(2000, torch.float64)
+    truth = solve(problem, start, path.grid(512), scheme="torchsde:srk", path=path)[-1]
+    assert_order(1.5, errors(problem, scheme, path, truth, start))
+
+
 @pytest.mark.parametrize("scheme", ["euler", "milstein", IndependentArea()], ids=["euler", "milstein", "independent H"])
 def test_without_the_right_area_additive_noise_has_order_one(scheme):
     problem, path, truth, start = ornstein_uhlenbeck(2000, 1)
     found = errors(problem, scheme, path, truth, start)
     assert_order(1.0, found)
     assert_below_order(1.5, found)
+
+
+class Quiet(SDE):
+    """dY = sin(Y + 2t) dt, with noise of size 0."""
+
+    def __init__(self):
+        super().__init__("diagonal", "ito", dim=1, noise_structure="additive")
+
+    def f(self, t, y):
+        return torch.sin(y + 2 * t)
+
+    def g(self, t, y):
+        return torch.zeros_like(y)
+
+
+@pytest.mark.parametrize(
+    "scheme, order",
+    [
+        ("euler", 1),
+        ("milstein", 1),
+        ("sri2", 2),
+        ("platen", 2),
+        ("heun", 2),
+        ("taylor15", 2),
+        ("sra1", 2),
+        ("shark", 2),
+        ("log_ode", 4),
+    ],
+)
+def test_order_without_noise(scheme, order):
+    path = brownian(1, 1, levels=9)
+    start = torch.ones(1, 1, dtype=torch.float64)
+    truth = solve(Quiet(), start, path.grid(512), scheme="log_ode", path=path)[-1]
+    found = errors(Quiet(), scheme, path, truth, start)[1:].abs().flatten().log2()
+    slopes = -found.diff()
+    assert slopes.min() > order - 0.15
+    assert slopes.max() < order + 0.15
 
 
 class DiagonalForm(FadingNoise):
