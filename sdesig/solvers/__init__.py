@@ -1,0 +1,45 @@
+"""Fixed-step schemes for SDEs on a Brownian path, and the driver that runs them.
+
+| name | class | calculus | noise | strong order | weak order | needs |
+|---|---|---|---|---|---|---|
+| "euler" | Euler | Ito | any | 1/2 (additive: 1) | 1 | W |
+| "milstein" | Milstein | Ito | any | 1 | 1 | W (general noise: area) |
+| "sri2" | SRI2 | Ito | any | 1, derivative-free | 1 | W (general noise: area) |
+| "platen" | PlatenWeak2 | Ito | any | 1, derivative-free | 2 | W (general noise: area) |
+| "heun" | Heun | Stratonovich | any | 1 (general: 1/2) | 1 | W |
+| "log_ode" | LogODE | Stratonovich | any | 1 | 1 | W (general noise: area) |
+| "taylor15" | Taylor15 | Ito | additive, scalar, diagonal | 3/2 | 2 | W, H |
+| "sra1" | SRA1 | both | additive | 3/2 | 2 | W, H |
+| "shark" | ShARK | both | additive | 3/2 | 2 | W, H |
+
+"torchsde:<method>" runs a method of torchsde: all but "adjoint_reversible_heun".
+"""
+
+from sdesig.solvers.base import Scheme
+from sdesig.solvers.driver import SCHEMES, solve
+from sdesig.solvers.euler import Euler
+from sdesig.solvers.heun import Heun
+from sdesig.solvers.log_ode import LogODE
+from sdesig.solvers.milstein import Milstein
+from sdesig.solvers.platen import PlatenWeak2
+from sdesig.solvers.shark import ShARK
+from sdesig.solvers.sra1 import SRA1
+from sdesig.solvers.sri2 import SRI2
+from sdesig.solvers.taylor import Taylor15
+from sdesig.solvers.torchsde_methods import TorchsdeMethod
+
+__all__ = [
+    "SCHEMES",
+    "SRA1",
+    "SRI2",
+    "Euler",
+    "Heun",
+    "LogODE",
+    "Milstein",
+    "PlatenWeak2",
+    "Scheme",
+    "ShARK",
+    "Taylor15",
+    "TorchsdeMethod",
+    "solve",
+]

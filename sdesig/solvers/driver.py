@@ -1,0 +1,140 @@
+"""The one loop over steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from sdesig._checks import check_choice
+from sdesig.brownian import BrownianPath
+from sdesig.sde.conversion import SDELike, to_ito, to_stratonovich
+from sdesig.signature.partial_signature import PartialSignature
+from sdesig.solvers.base import Scheme
+from sdesig.solvers.euler import Euler
+from sdesig.solvers.heun import Heun
+from sdesig.solvers.log_ode import LogODE
+from sdesig.solvers.milstein import Milstein
+from sdesig.solvers.platen import PlatenWeak2
+from sdesig.solvers.shark import ShARK
+from sdesig.solvers.sra1 import SRA1
+from sdesig.solvers.sri2 import SRI2
+from sdesig.solvers.taylor import Taylor15
+from sdesig.solvers.torchsde_methods import STRONG_ORDERS, TorchsdeMethod
+
+SCHEMES: dict[str, type[Scheme]] = {
+    "euler": Euler,
+    "milstein": Milstein,
+    "sri2": SRI2,
+    "heun": Heun,
+    "log_ode": LogODE,
+    "taylor15": Taylor15,
+    "sra1": SRA1,
+    "shark": ShARK,
+    "platen": PlatenWeak2,
+}
+
+Callback = Callable[[int, Tensor, Tensor], None]
+
+_CHUNK = 2**22  # numbers of the path that are held at once
+_CHECK_EVERY = 16  # steps between looks for infinities and NaN
+
+
+def solve(
+    sde: SDELike,
+    y0: Tensor,
+    times: Tensor,
+    *,
+    scheme: str | Scheme,
+    path: BrownianPath,
+    callback: Callback | None = None,
+) -> Tensor:
+    """Solve dY = f dt + g dW from Y(times[0]) = y0 along a Brownian path, one step between any two successive times.
+
+    An SDE in the other calculus than the scheme's is converted exactly (`sdesig.sde.conversion`; for additive noise
+    both are the same).
+
+    Args:
+        sde: object with torchsde's interface; see `sdesig.sde.SDE`.
+        y0: (batch, dim), any shape with at least two axes for diagonal noise.
+        times: all step times, increasing, float64, (steps + 1,); `path.grid` makes them.
+        scheme: a `Scheme`, or a name: one of `SCHEMES`, or "torchsde:<method>".
+        path: of shape (batch, noise_dim), of y0's shape for diagonal noise, with y0's dtype and device.
+        callback: called after every step with the number of steps done, the time and the state.
+
+    Returns:
+        (steps + 1, *y0.shape), differentiable in y0 and the parameters of the SDE.
+
+    Raises:
+        TypeError, ValueError: arguments that do not fit each other, see `Scheme.check`; times that do not increase or
+            do not lie on the path; an unknown scheme.
+        FloatingPointError: a state that is not finite; names the step.
+    """
+    chosen = _scheme(scheme, sde)
+    grid = _check_times(times, path)
+    converted = to_ito(sde) if chosen.sde_type == "ito" else to_stratonovich(sde)
+    structure = chosen.check(sde, y0, path)
+    if not bool(y0.isfinite().all()):
+        raise ValueError("y0 must be finite")
+    if structure != "additive":
+        sde = converted
+
+    starts, lengths = grid[:-1].unbind(), grid.diff().unbind()
+    y, memory = y0, chosen.start(sde, starts[0], y0)
+    states = [y0]
+    for steps in _chunks(path, grid):
+        for noise in zip(*(values.unbind() for values in chosen.noise(structure, steps)), strict=True):
+            done = len(states)
+            y, memory = chosen.advance(sde, starts[done - 1], lengths[done - 1], y, memory, noise)
+            states.append(y)
+            if done % _CHECK_EVERY == 0 and not bool(y.isfinite().all()):
+                _raise_not_finite(torch.stack(states[-_CHECK_EVERY:]), done + 1 - _CHECK_EVERY, grid)
+            if callback is not None:
+                callback(done, grid[done], y)
+    solution = torch.stack(states)
+    if not bool(solution.isfinite().all()):
+        _raise_not_finite(solution, 0, grid)
+    return solution
+
+
+def _scheme(scheme: str | Scheme, sde: SDELike) -> Scheme:
+    if isinstance(scheme, Scheme):
+        return scheme
+    names = (*SCHEMES, *(f"torchsde:{name}" for name in STRONG_ORDERS))
+    check_choice("scheme", scheme, names)
+    if scheme in SCHEMES:
+        return SCHEMES[scheme]()
+    return TorchsdeMethod(scheme.removeprefix("torchsde:"), getattr(sde, "sde_type", "ito"))
+
+
+def _check_times(times: Tensor, path: BrownianPath) -> Tensor:
+    """Return the times on the CPU; raise unless they are float64, increasing and, if `path` is one, on the path."""
+    if not isinstance(times, Tensor) or times.dtype != torch.float64 or times.ndim != 1 or len(times) < 2:
+        got = f"{times.dtype}, {tuple(times.shape)}" if isinstance(times, Tensor) else repr(times)
+        raise TypeError(f"times must be a float64 tensor of shape (steps + 1 >= 2,); got {got}")
+    times = times.detach().cpu()
+    if isinstance(path, BrownianPath):
+        # All of them, before the first step: the loop asks the path in chunks.
+        path._locate(times.tolist())
+    return times
+
+
+def _chunks(path: BrownianPath, times: Tensor) -> Iterator[PartialSignature]:
+    """The path's partial signatures on all steps, as many at once as memory is meant to hold."""
+    numbers = math.prod(path.shape) * (path.depth + (path.shape[-1] if path.area else 0))
+    size = max(1, _CHUNK // max(1, numbers))
+    for first in range(0, len(times) - 1, size):
+        yield path.partial_signatures(times[first : first + size + 1])
+
+
+def _raise_not_finite(states: Tensor, first: int, times: Tensor) -> None:
+    """Name the first of the states (after `first` steps and on) that is not finite."""
+    finite = states.isfinite().flatten(1).all(1)
+    step = first + int(finite.logical_not().nonzero()[0])
+    h = (times[step] - times[step - 1]).item()
+    raise FloatingPointError(
+        f"the state is not finite after step {step} of {len(times) - 1}, at t = {times[step].item()} (h = {h:.3g}); "
+        "take smaller steps or another scheme"
+    )

@@ -1,0 +1,35 @@
+"""Milstein's scheme."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from sdesig.sde.conversion import SDELike
+from sdesig.signature.partial_signature import PartialSignature
+from sdesig.solvers.base import Scheme, strong_orders
+from sdesig.solvers.calculus import apply, second_order_noise, two_letter_integrals
+
+
+class Milstein(Scheme):
+    """Y' = Y + f h + g W + sum_{i,j} (Dg_j g_i) I_(i,j), Ito, any noise.
+
+    Strong order 1, weak order 1 (Kloeden & Platen, Numerical Solution of SDEs, 1992, eq. 10.3.3). General noise needs
+    Levy areas: I_(i,j) = (W_i W_j - h [i=j])/2 + A_ij. Additive noise has no such term: it is the Euler scheme.
+    """
+
+    sde_type = "ito"
+    strong_order = strong_orders(1.0)
+    weak_order = 1.0
+    word_order = 1.0
+
+    def noise(self, structure: str, steps: PartialSignature) -> tuple[Tensor, ...]:
+        """W, and I_(i,j) unless the noise is additive."""
+        if structure == "additive":
+            return (steps.increment,)
+        return steps.increment, two_letter_integrals(structure, steps)
+
+    def step(self, sde: SDELike, t: Tensor, h: Tensor, y: Tensor, *noise: Tensor) -> Tensor:
+        """Y + f h + g W + sum_{i,j} (Dg_j g_i) I_(i,j)."""
+        w, *integrals = noise
+        euler = y + sde.f(t, y) * h + apply(sde.g(t, y), w)
+        return euler + second_order_noise(sde, t, y, *integrals) if integrals else euler

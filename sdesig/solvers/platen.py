@@ -1,0 +1,65 @@
+"""Platen's explicit scheme of weak order 2, coupled to the path."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sdesig.sde.conversion import SDELike
+from sdesig.signature.partial_signature import PartialSignature
+from sdesig.solvers.base import Scheme, strong_orders
+from sdesig.solvers.calculus import apply, columns, own_columns, two_letter_integrals
+
+
+class PlatenWeak2(Scheme):
+    """Derivative-free, weak order 2, Ito, any noise:
+
+        Y~ = Y + f h + g W,   R_j^(+-) = Y + f h +- g_j sqrt(h)  (at t + h),   U_i^(+-) = Y +- g_i sqrt(h)  (at t)
+        Y' = Y + (f + f(Y~)) h/2
+           + 1/4 sum_j (g_j(R_j^+) + g_j(R_j^-) + 2 g_j) W_j
+           + 1/4 sum_{i != j} (g_j(U_i^+) + g_j(U_i^-) - 2 g_j) W_j
+           + 1/2 sum_j (g_j(R_j^+) - g_j(R_j^-)) I_(j,j) / sqrt(h)
+           + 1/2 sum_{i != j} (g_j(U_i^+) - g_j(U_i^-)) I_(i,j) / sqrt(h)
+
+    (Kloeden & Platen, Numerical Solution of SDEs, 1992, eq. 15.1.3.) They have (W_i W_j + V_ij)/2 for I_(i,j), i != j,
+    with two-point V_ij = +-h. The path's own 2 A_ij in its place has the moments that count (mean 0 given W, variance
+    h^2, pairs uncorrelated) and keeps the scheme on the path: strong order 1 beside weak order 2. General noise needs
+    Levy areas; elsewhere they cancel up to terms of mean zero and order h^2.
+    """
+
+    sde_type = "ito"
+    strong_order = strong_orders(1.0)
+    weak_order = 2.0
+    word_order = 1.0
+
+    def noise(self, structure: str, steps: PartialSignature) -> tuple[Tensor, ...]:
+        """W, and I_(i,j) unless the noise is additive."""
+        if structure == "additive":
+            return (steps.increment,)
+        return steps.increment, two_letter_integrals(structure, steps)
+
+    def step(self, sde: SDELike, t: Tensor, h: Tensor, y: Tensor, *noise: Tensor) -> Tensor:
+        """See the class."""
+        w, *integrals = noise
+        drift, g = sde.f(t, y) * h, sde.g(t, y)
+        ahead = y + drift
+        y_next = y + (drift + sde.f(t + h, ahead + apply(g, w)) * h) / 2
+        if not integrals:
+            return y_next + apply(g + sde.g(t + h, y), w) / 2
+        root = h.sqrt()
+        if sde.noise_type == "diagonal":
+            above, below = sde.g(t + h, ahead + g * root), sde.g(t + h, ahead - g * root)
+            return y_next + (above + below + 2 * g) * w / 4 + (above - below) * integrals[0] / (2 * root)
+        shift = columns(g) * root
+        own = integrals[0].diagonal(dim1=-2, dim2=-1)
+
+        later = torch.func.vmap(lambda state: sde.g(t + h, state))
+        above, below = own_columns(later(ahead + shift)), own_columns(later(ahead - shift))
+        y_next = y_next + apply(above + below + 2 * g, w) / 4 + apply(above - below, own) / (2 * root)
+
+        now = torch.func.vmap(lambda state: sde.g(t, state))
+        plus, minus = now(y + shift), now(y - shift)
+        second = plus + minus - 2 * g
+        others = second.sum(0) - own_columns(second)
+        mixed = torch.einsum("ibkj,bij->bk", plus - minus, integrals[0] - torch.diag_embed(own))
+        return y_next + apply(others, w) / 4 + mixed / (2 * root)

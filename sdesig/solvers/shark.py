@@ -1,0 +1,40 @@
+"""ShARK: the shifted additive-noise Runge-Kutta scheme."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from sdesig.sde.conversion import SDELike
+from sdesig.signature.partial_signature import PartialSignature
+from sdesig.solvers.base import Scheme, strong_orders
+from sdesig.solvers.calculus import apply
+
+
+class ShARK(Scheme):
+    """Additive noise, from the increment W and the space-time area H:
+
+        Y~ = Y + g H,   Z = Y~ + 5/6 (f(Y~) h + g W),   Y' = Y + (2/5 f(Y~) + 3/5 f(Z)) h + g W
+
+    with f(Y~) at t and f(Z) at t + 5h/6. Where g depends on time, the last g W is g(t) (W/2 + H) + g(t+h) (W/2 - H),
+    which adds g' I_(0,i) as strong order 1.5 demands. Strong order 1.5, weak order 2, two evaluations of f (Foster, dos
+    Reis & Strange, SIAM J. Numer. Anal. 62, 2024, arXiv 2210.17543, for constant g).
+    """
+
+    sde_type = "ito"
+    strong_order = strong_orders(1.5, ("additive",))
+    weak_order = 2.0
+    word_order = 1.5
+
+    def noise(self, structure: str, steps: PartialSignature) -> tuple[Tensor, ...]:
+        """W and H."""
+        return steps.increment, steps.space_time_area
+
+    def step(self, sde: SDELike, t: Tensor, h: Tensor, y: Tensor, *noise: Tensor) -> Tensor:
+        """See the class."""
+        w, area = noise
+        g = sde.g(t, y)
+        shifted = y + apply(g, area)
+        drift = sde.f(t, shifted) * h
+        ahead = shifted + 5 / 6 * (drift + apply(g, w))
+        later = sde.f(t + 5 / 6 * h, ahead) * h
+        return y + 0.4 * drift + 0.6 * later + apply(g, w / 2 + area) + apply(sde.g(t + h, y), w / 2 - area)

@@ -1,0 +1,49 @@
+"""Roessler's derivative-free scheme of strong order 1 for general Ito noise."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sdesig.sde.conversion import SDELike
+from sdesig.signature.partial_signature import PartialSignature
+from sdesig.solvers.base import Scheme, strong_orders
+from sdesig.solvers.calculus import apply, columns, own_columns, two_letter_integrals
+
+
+class SRI2(Scheme):
+    """Milstein's scheme with differences for derivatives, and order 2 where there is no noise. Ito, any noise.
+
+        Y~ = Y + f h,   Y_j^(+-) = Y + f h +- sum_i g_i I_(i,j) / sqrt(h)
+        Y' = Y + (f + f(t+h, Y~)) h/2 + g W + sqrt(h)/2 sum_j (g_j(t+h, Y_j^(+)) - g_j(t+h, Y_j^(-)))
+
+    Strong order 1, weak order 1; two evaluations of f, and of g one and two for each Brownian motion (two for diagonal
+    noise). General noise needs Levy areas. Source: Roessler, SIAM J. Numer. Anal. 48, 2010, pp. 922-952, scheme SRI2.
+    """
+
+    sde_type = "ito"
+    strong_order = strong_orders(1.0)
+    weak_order = 1.0
+    word_order = 1.0
+
+    def noise(self, structure: str, steps: PartialSignature) -> tuple[Tensor, ...]:
+        """W, and I_(i,j) unless the noise is additive."""
+        if structure == "additive":
+            return (steps.increment,)
+        return steps.increment, two_letter_integrals(structure, steps)
+
+    def step(self, sde: SDELike, t: Tensor, h: Tensor, y: Tensor, *noise: Tensor) -> Tensor:
+        """See the class."""
+        w, *integrals = noise
+        drift, g = sde.f(t, y) * h, sde.g(t, y)
+        ahead = y + drift
+        y_next = y + (drift + sde.f(t + h, ahead) * h) / 2 + apply(g, w)
+        if not integrals:
+            return y_next
+        if sde.noise_type == "diagonal":
+            shift = g * integrals[0] / h.sqrt()
+            return y_next + h.sqrt() / 2 * (sde.g(t + h, ahead + shift) - sde.g(t + h, ahead - shift))
+        shift = columns(g @ integrals[0]) / h.sqrt()
+        diffusion = torch.func.vmap(lambda state: sde.g(t + h, state))
+        difference = own_columns(diffusion(ahead + shift) - diffusion(ahead - shift))
+        return y_next + h.sqrt() / 2 * difference.sum(-1)
