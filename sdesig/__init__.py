@@ -22,6 +22,7 @@ from sdesig.signature import (
     sample_partial_signature,
     words_for_scheme,
 )
+from sdesig.solvers import solve
 
 __version__ = "0.1.0"
 
@@ -43,6 +44,7 @@ __all__ = [
     "iterated_integrals",
     "levy_area",
     "sample_partial_signature",
+    "solve",
     "to_ito",
     "to_stratonovich",
     "words_for_scheme",

@@ -191,6 +191,10 @@ class BrownianPath(torchsde.BaseBrownian):
         """N(0, I) of the path's shape, independent of its increments: a diffusion's start. Always the same."""
         return self._source.initial_noise().reshape(self._shape)
 
+    def check_times(self, times: Times) -> None:
+        """Raise the errors of `partial_signatures` for these times, without drawing anything."""
+        self._locate(_as_floats(times))
+
     def partial_signatures(self, times: Times) -> PartialSignature:
         """Partial signatures on the n steps between n + 1 increasing times, in one batched call.
 

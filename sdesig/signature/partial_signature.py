@@ -20,8 +20,8 @@ class PartialSignature:
     """What is known of a Brownian motion W on a step [s, s + h].
 
     Attributes:
-        h: step length, > 0, in its own dtype; either zero-dimensional or with as many axes as a value, broadcastable to
-            its shape (one h per coordinate is allowed, though not with areas).
+        h: step length, > 0; either zero-dimensional or with as many axes as a value, broadcastable to its shape (one h
+            per coordinate is allowed, though not with areas), then of the values' dtype, but at least float32.
         coefficients: (depth, *shape), the Legendre coefficients xi_0, ..., xi_{depth-1} of dW
             (`sdesig.signature.legendre`), iid N(0, 1).
         levy_area: None or (*shape, d), d = shape[-1] the noise dimension:
@@ -44,7 +44,7 @@ class PartialSignature:
             raise ValueError(
                 f"coefficients must have shape (depth >= 1, *shape); got shape {tuple(self.coefficients.shape)}"
             )
-        object.__setattr__(self, "h", fit_step(check_step("h", self.h), self.shape, self.device))
+        object.__setattr__(self, "h", fit_step(check_step("h", self.h), self.shape, self.dtype, self.device))
         if self.levy_area is None:
             return
         area = check_floating("levy_area", self.levy_area)
@@ -195,7 +195,7 @@ class PartialSignature:
             raise ValueError(
                 "split is not possible on a value with a levy_area; use without_area or a path's leaf grid"
             )
-        at = fit_step(check_step("at", at), self.shape, self.device, name="at")
+        at = fit_step(check_step("at", at), self.shape, self.dtype, self.device, name="at")
         if not bool((at < self.h).all()):
             raise ValueError(f"at must lie in (0, h); got {at.max().item()} for h = {self.h.min().item()}")
         shape = (2 * self.depth, *self.shape)
@@ -236,15 +236,18 @@ class PartialSignature:
             raise ValueError(f"{what} needs depth >= {depth}; this partial signature has depth {self.depth}")
 
 
-def fit_step(h: Tensor, shape: tuple[int, ...], device: torch.device, name: str = "h") -> Tensor:
-    """Return a step length that is zero-dimensional, or on `device` and with len(shape) axes that fit `shape`."""
+def fit_step(h: Tensor, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, name: str = "h") -> Tensor:
+    """Return a step length that is zero-dimensional, or has len(shape) axes that fit `shape`.
+
+    With axes it promotes no value of `dtype`; but float16 would lose a tiny step, which therefore stays float32.
+    """
     if h.ndim == 0:
         return h
     if h.device != device:
         raise TypeError(f"{name} must be on {device} like the values; got {h.device}")
     if h.ndim > len(shape) or any(a not in (1, b) for a, b in zip(reversed(h.shape), reversed(shape), strict=False)):
         raise ValueError(f"{name} must be broadcastable to the shape {tuple(shape)}; got shape {tuple(h.shape)}")
-    return h.reshape(*[1] * (len(shape) - h.ndim), *h.shape)
+    return h.reshape(*[1] * (len(shape) - h.ndim), *h.shape).to(torch.promote_types(dtype, torch.float32))
 
 
 def chen_area(areas: Tensor, increments: Tensor) -> Tensor:
@@ -313,7 +316,7 @@ def sample_partial_signature(
     check_generator(generator)
     device = torch.device(device) if device is not None else generator.device
     dtype = check_dtype(dtype)
-    h = fit_step(check_step("h", h), shape, device)
+    h = fit_step(check_step("h", h), shape, dtype, device)
     coefficients = torch.randn((depth, *shape), generator=generator, dtype=dtype, device=device)
     value = PartialSignature(h, coefficients)
     if area is None:

@@ -9,9 +9,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from sdesig._checks import check_floating
+from sdesig._checks import NOISE_STRUCTURES, check_floating
 from sdesig.brownian import BrownianPath
-from sdesig.sde.base import NOISE_STRUCTURES
 from sdesig.sde.conversion import SDELike
 from sdesig.signature.partial_signature import PartialSignature
 from sdesig.signature.words import Word, legendre_depth, needs_levy_area, words_for_scheme

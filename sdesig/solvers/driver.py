@@ -117,7 +117,7 @@ def _check_times(times: Tensor, path: BrownianPath) -> Tensor:
     times = times.detach().cpu()
     if isinstance(path, BrownianPath):
         # All of them, before the first step: the loop asks the path in chunks.
-        path._locate(times.tolist())
+        path.check_times(times)
     return times
 
 
