@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any, Protocol
+
 import torch
 import torchsde
 from torch import Tensor
 
 from sdesig._checks import NOISE_STRUCTURES, check_choice, check_integer
+
+
+class SDELike(Protocol):
+    """What torchsde asks of an SDE: any object with `f(t, y)`, `g(t, y)`, `noise_type` and `sde_type`."""
+
+    noise_type: str
+    sde_type: str
+
+    def f(self, t: Any, y: Tensor) -> Tensor:
+        """Drift, (batch, dim)."""
+
+    def g(self, t: Any, y: Tensor) -> Tensor:
+        """Diffusion, (batch, dim) for diagonal noise, else (batch, dim, noise_dim)."""
 
 
 class SDE(torchsde.BaseSDE):

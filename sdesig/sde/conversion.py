@@ -8,27 +8,15 @@ from forward-mode Jacobian-vector products: no finite differences, no Jacobian i
 
 from __future__ import annotations
 
-from typing import Any, Protocol, overload
+from typing import overload
 
 import torch
 import torchsde
 from torch import Tensor
 
 from sdesig._checks import check_choice
-from sdesig.sde.base import SDE
-
-
-class SDELike(Protocol):
-    """What torchsde asks of an SDE: any object with `f(t, y)`, `g(t, y)`, `noise_type` and `sde_type`."""
-
-    noise_type: str
-    sde_type: str
-
-    def f(self, t: Any, y: Tensor) -> Tensor:
-        """Drift, (batch, dim)."""
-
-    def g(self, t: Any, y: Tensor) -> Tensor:
-        """Diffusion, (batch, dim) for diagonal noise, else (batch, dim, noise_dim)."""
+from sdesig.sde.base import SDE, SDELike
+from sdesig.sde.calculus import second_order_noise
 
 
 def ito_correction(sde: SDELike, t: Tensor | float, y: Tensor) -> Tensor:
@@ -51,20 +39,7 @@ def ito_correction(sde: SDELike, t: Tensor | float, y: Tensor) -> Tensor:
     if getattr(sde, "noise_structure", sde.noise_type) == "additive":
         return torch.zeros_like(y)
 
-    def diffusion(state: Tensor) -> Tensor:
-        return sde.g(t, state)
-
-    def derivative(direction: Tensor) -> Tensor:
-        return torch.func.jvp(diffusion, (y,), (direction,))[1]
-
-    # Forward-mode AD refuses the overlapping memory of expanded tensors.
-    y = y.contiguous()
-    g = diffusion(y)
-    if sde.noise_type == "diagonal":
-        return 0.5 * derivative(g.contiguous())
-    # Derivative of all of g along each of its columns; the correction pairs every column with itself.
-    along = torch.func.vmap(derivative)(g.movedim(-1, 0).contiguous())
-    return 0.5 * along.diagonal(dim1=0, dim2=-1).sum(-1)
+    return 0.5 * second_order_noise(sde, t, y)
 
 
 @overload

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sdesig._checks import NOISE_STRUCTURES, check_floating
 from sdesig.brownian import BrownianPath
-from sdesig.sde.conversion import SDELike
+from sdesig.sde.base import SDELike
 from sdesig.signature.partial_signature import PartialSignature
 from sdesig.signature.words import Word, legendre_depth, needs_levy_area, words_for_scheme
 

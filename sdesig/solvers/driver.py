@@ -10,7 +10,8 @@ from torch import Tensor
 
 from sdesig._checks import check_choice
 from sdesig.brownian import BrownianPath
-from sdesig.sde.conversion import SDELike, to_ito, to_stratonovich
+from sdesig.sde.base import SDELike
+from sdesig.sde.conversion import to_ito, to_stratonovich
 from sdesig.signature.partial_signature import PartialSignature
 from sdesig.solvers.base import Scheme
 from sdesig.solvers.euler import Euler

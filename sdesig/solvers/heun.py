@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sdesig.sde.conversion import SDELike
+from sdesig.sde.base import SDELike
 from sdesig.solvers.base import Scheme, strong_orders
 from sdesig.solvers.calculus import apply
 

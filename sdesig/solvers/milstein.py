@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sdesig.sde.conversion import SDELike
+from sdesig.sde.base import SDELike
+from sdesig.sde.calculus import second_order_noise
 from sdesig.signature.partial_signature import PartialSignature
 from sdesig.solvers.base import Scheme, strong_orders
-from sdesig.solvers.calculus import apply, second_order_noise, two_letter_integrals
+from sdesig.solvers.calculus import apply, increment_and_integrals
 
 
 class Milstein(Scheme):
@@ -24,9 +25,7 @@ class Milstein(Scheme):
 
     def noise(self, structure: str, steps: PartialSignature) -> tuple[Tensor, ...]:
         """W, and I_(i,j) unless the noise is additive."""
-        if structure == "additive":
-            return (steps.increment,)
-        return steps.increment, two_letter_integrals(structure, steps)
+        return increment_and_integrals(structure, steps)
 
     def step(self, sde: SDELike, t: Tensor, h: Tensor, y: Tensor, *noise: Tensor) -> Tensor:
         """Y + f h + g W + sum_{i,j} (Dg_j g_i) I_(i,j)."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sdesig.sde.conversion import SDELike
+from sdesig.sde.base import SDELike
+from sdesig.sde.calculus import columns, own_columns
 from sdesig.signature.partial_signature import PartialSignature
 from sdesig.solvers.base import Scheme, strong_orders
-from sdesig.solvers.calculus import apply, columns, own_columns, two_letter_integrals
+from sdesig.solvers.calculus import apply, increment_and_integrals
 
 
 class PlatenWeak2(Scheme):
@@ -34,9 +35,7 @@ class PlatenWeak2(Scheme):
 
     def noise(self, structure: str, steps: PartialSignature) -> tuple[Tensor, ...]:
         """W, and I_(i,j) unless the noise is additive."""
-        if structure == "additive":
-            return (steps.increment,)
-        return steps.increment, two_letter_integrals(structure, steps)
+        return increment_and_integrals(structure, steps)
 
     def step(self, sde: SDELike, t: Tensor, h: Tensor, y: Tensor, *noise: Tensor) -> Tensor:
         """See the class."""

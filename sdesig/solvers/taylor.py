@@ -7,10 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sdesig.sde.conversion import SDELike
+from sdesig.sde.base import SDELike
+from sdesig.sde.calculus import columns, derivative
 from sdesig.signature.partial_signature import PartialSignature
 from sdesig.solvers.base import Scheme, strong_orders
-from sdesig.solvers.calculus import apply, columns, derivative
+from sdesig.solvers.calculus import apply
 
 Field = Callable[[Tensor, Tensor], Tensor]
 

@@ -10,7 +10,7 @@ from torchsde._core import base_sde, methods
 
 from sdesig._checks import check_choice
 from sdesig.brownian import BrownianPath
-from sdesig.sde.conversion import SDELike
+from sdesig.sde.base import SDELike
 from sdesig.signature.partial_signature import PartialSignature
 from sdesig.signature.words import Word, words_for_scheme
 from sdesig.solvers.base import Scheme, strong_orders
