@@ -6,6 +6,8 @@ from sdesig.sde import (
     SDE,
     VE,
     VP,
+    CanonicalDenoiser,
+    CanonicalSDE,
     GaussianReference,
     Mixture,
     SubVP,
@@ -22,7 +24,7 @@ from sdesig.signature import (
     sample_partial_signature,
     words_for_scheme,
 )
-from sdesig.solvers import solve
+from sdesig.solvers import solve, solve_adaptive
 
 __version__ = "0.1.0"
 
@@ -32,6 +34,8 @@ __all__ = [
     "VE",
     "VP",
     "BrownianPath",
+    "CanonicalDenoiser",
+    "CanonicalSDE",
     "GaussianReference",
     "Mixture",
     "PartialSignature",
@@ -45,6 +49,7 @@ __all__ = [
     "levy_area",
     "sample_partial_signature",
     "solve",
+    "solve_adaptive",
     "to_ito",
     "to_stratonovich",
     "words_for_scheme",

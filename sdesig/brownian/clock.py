@@ -74,19 +74,23 @@ class SNRClock:
     """For reverse diffusions, whose time is the signal-to-noise ratio: master grid uniform in log t.
 
     With a Gaussian reference of variance c the path is that of the martingale M of du = Q dv + dM (see
-    `sdesig.sde.canonical`), <M> = v = t/(1 + c t): times remain SNRs, and
+    `sdesig.sde.reference`), <M> = v = t/(1 + c t): times remain SNRs, and
     h = v(t) - v(s) = (t - s)/((1 + c s)(1 + c t)), free of cancellation. c = 0 is the canonical form dy = D dt + dB.
+    A stochasticity eta other than 1 has <M> = v^power with power = eta^2.
 
     Args:
         variance: c >= 0, a float or a tensor broadcastable to one value (one variance per coordinate).
+        power: > 0.
 
     Raises:
-        ValueError, TypeError: a negative or non-finite variance, or (from a path) t0 <= 0.
+        ValueError, TypeError: a negative or non-finite variance, a power that is not > 0, or (from a path) t0 <= 0.
     """
 
     variance: float | Tensor = 0.0
+    power: float = 1.0
 
     def __post_init__(self) -> None:
+        check_real("power", self.power, minimum=0.0, strict=True)
         if not isinstance(self.variance, Tensor):
             check_real("variance", self.variance, minimum=0.0)
         elif not bool((torch.isfinite(self.variance) & (self.variance >= 0)).all()):
@@ -113,15 +117,21 @@ class SNRClock:
         return np.where(position == 0.0, t0, np.where(position == 1.0, t1, inner))
 
     def length(self, s: Times, t: Times) -> Times:
-        """(t - s) / ((1 + c s)(1 + c t))."""
+        """v(t)^power - v(s)^power, from v(t) - v(s) = (t - s) / ((1 + c s)(1 + c t))."""
         c = self.variance
         if isinstance(c, Tensor):
             c = c.to(torch.float64)
             s, t = (torch.as_tensor(x, dtype=torch.float64, device=c.device) for x in (s, t))
             s, t = (x.reshape(*x.shape, *[1] * c.ndim) for x in (s, t))
-        return (t - s) / ((1.0 + c * s) * (1.0 + c * t))
+        length = (t - s) / ((1.0 + c * s) * (1.0 + c * t))
+        if self.power == 1.0:
+            return length
+        v = s / (1.0 + c * s)
+        xp: Any = torch if isinstance(length, Tensor) else np
+        return v**self.power * xp.expm1(self.power * xp.log1p(length / v))
 
     def identity(self) -> dict[str, object]:
-        """The clock's name and reference variance."""
+        """The clock's name, reference variance and power."""
         c = self.variance
-        return {"name": "snr", "variance": c.tolist() if isinstance(c, Tensor) else float(c)}
+        variance = c.tolist() if isinstance(c, Tensor) else float(c)
+        return {"name": "snr", "variance": variance, "power": float(self.power)}

@@ -3,12 +3,12 @@
 from sdesig.sde.base import SDE
 from sdesig.sde.canonical import (
     CanonicalDenoiser,
-    GaussianReference,
     drift_clock,
     from_canonical,
     noise_clock,
     to_canonical,
 )
+from sdesig.sde.canonical_sde import CanonicalSDE, SNRDenoiser
 from sdesig.sde.conversion import ito_correction, to_ito, to_stratonovich
 from sdesig.sde.denoisers import (
     EDMDenoiser,
@@ -19,6 +19,7 @@ from sdesig.sde.denoisers import (
 )
 from sdesig.sde.diffusions import EDM, VE, VP, Denoiser, Diffusion, ForwardDiffusion, ReverseDiffusion, SubVP
 from sdesig.sde.mixture import Mixture
+from sdesig.sde.reference import GaussianReference
 from sdesig.sde.schedules import BetaSchedule, CosineBeta, LinearBeta
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "VP",
     "BetaSchedule",
     "CanonicalDenoiser",
+    "CanonicalSDE",
     "CosineBeta",
     "Denoiser",
     "Diffusion",
@@ -38,6 +40,7 @@ __all__ = [
     "LinearBeta",
     "Mixture",
     "ReverseDiffusion",
+    "SNRDenoiser",
     "ScoreDenoiser",
     "SubVP",
     "VDenoiser",

@@ -11,16 +11,23 @@
 | "taylor15" | Taylor15 | Ito | additive, scalar, diagonal | 3/2 | 2 | W, H |
 | "sra1" | SRA1 | both | additive | 3/2 | 2 | W, H |
 | "shark" | ShARK | both | additive | 3/2 | 2 | W, H |
+| "dpm_solver_1" | DPMSolver1 | - | `CanonicalSDE` | 1 | 1 | W |
+| "dpm_solver_2m" | DPMSolver2M | - | `CanonicalSDE` | 1 | 1 | W |
+| "path_average" | PathAverage | - | `CanonicalSDE` | 3/2 | 2 | W, H |
 
-"torchsde:<method>" runs a method of torchsde: all but "adjoint_reversible_heun".
+"torchsde:<method>" runs a method of torchsde: all but "adjoint_reversible_heun". `solve_adaptive` chooses the steps of
+"shark" itself.
 """
 
+from sdesig.solvers.adaptive import AdaptiveSolution, solve_adaptive
 from sdesig.solvers.base import Scheme
+from sdesig.solvers.dpm_solver import DPMSolver1, DPMSolver2M
 from sdesig.solvers.driver import SCHEMES, solve
 from sdesig.solvers.euler import Euler
 from sdesig.solvers.heun import Heun
 from sdesig.solvers.log_ode import LogODE
 from sdesig.solvers.milstein import Milstein
+from sdesig.solvers.path_average import PathAverage
 from sdesig.solvers.platen import PlatenWeak2
 from sdesig.solvers.shark import ShARK
 from sdesig.solvers.sra1 import SRA1
@@ -32,14 +39,19 @@ __all__ = [
     "SCHEMES",
     "SRA1",
     "SRI2",
+    "AdaptiveSolution",
+    "DPMSolver1",
+    "DPMSolver2M",
     "Euler",
     "Heun",
     "LogODE",
     "Milstein",
+    "PathAverage",
     "PlatenWeak2",
     "Scheme",
     "ShARK",
     "Taylor15",
     "TorchsdeMethod",
     "solve",
+    "solve_adaptive",
 ]

@@ -14,10 +14,12 @@ from sdesig.sde.base import SDELike
 from sdesig.sde.conversion import to_ito, to_stratonovich
 from sdesig.signature.partial_signature import PartialSignature
 from sdesig.solvers.base import Scheme
+from sdesig.solvers.dpm_solver import DPMSolver1, DPMSolver2M
 from sdesig.solvers.euler import Euler
 from sdesig.solvers.heun import Heun
 from sdesig.solvers.log_ode import LogODE
 from sdesig.solvers.milstein import Milstein
+from sdesig.solvers.path_average import PathAverage
 from sdesig.solvers.platen import PlatenWeak2
 from sdesig.solvers.shark import ShARK
 from sdesig.solvers.sra1 import SRA1
@@ -35,6 +37,9 @@ SCHEMES: dict[str, type[Scheme]] = {
     "sra1": SRA1,
     "shark": ShARK,
     "platen": PlatenWeak2,
+    "dpm_solver_1": DPMSolver1,
+    "dpm_solver_2m": DPMSolver2M,
+    "path_average": PathAverage,
 }
 
 Callback = Callable[[int, Tensor, Tensor], None]
@@ -74,14 +79,7 @@ def solve(
         FloatingPointError: a state that is not finite; names the step.
     """
     chosen = _scheme(scheme, sde)
-    grid = _check_times(times, path)
-    converted = to_ito(sde) if chosen.sde_type == "ito" else to_stratonovich(sde)
-    structure = chosen.check(sde, y0, path)
-    if not bool(y0.isfinite().all()):
-        raise ValueError("y0 must be finite")
-    if structure != "additive":
-        sde = converted
-
+    grid, sde, structure = check_arguments(chosen, sde, y0, times, path)
     starts, lengths = grid[:-1].unbind(), grid.diff().unbind()
     y, memory = y0, chosen.start(sde, starts[0], y0)
     states = [y0]
@@ -98,6 +96,18 @@ def solve(
     if not bool(solution.isfinite().all()):
         _raise_not_finite(solution, 0, grid)
     return solution
+
+
+def check_arguments(
+    scheme: Scheme, sde: SDELike, y0: Tensor, times: Tensor, path: BrownianPath
+) -> tuple[Tensor, SDELike, str]:
+    """Return the times on the CPU, the SDE in the scheme's calculus, and its noise structure; raise as `solve`."""
+    grid = _check_times(times, path)
+    converted = to_ito(sde) if scheme.sde_type == "ito" else to_stratonovich(sde)
+    structure = scheme.check(sde, y0, path)
+    if not bool(y0.isfinite().all()):
+        raise ValueError("y0 must be finite")
+    return grid, sde if structure == "additive" else converted, structure
 
 
 def _scheme(scheme: str | Scheme, sde: SDELike) -> Scheme:

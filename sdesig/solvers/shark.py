@@ -18,6 +18,9 @@ class ShARK(Scheme):
     with f(Y~) at t and f(Z) at t + 5h/6. Where g depends on time, the last g W is g(t) (W/2 + H) + g(t+h) (W/2 - H),
     which adds g' I_(0,i) as strong order 1.5 demands. Strong order 1.5, weak order 2, two evaluations of f (Foster, dos
     Reis & Strange, SIAM J. Numer. Anal. 62, 2024, arXiv 2210.17543, for constant g).
+
+    The step contains a cheaper one, Y + f(Y~) h + g W with g at t, of strong order 1; their difference is the estimate
+    of the local error that `solve_adaptive` controls.
     """
 
     sde_type = "ito"
@@ -31,10 +34,15 @@ class ShARK(Scheme):
 
     def step(self, sde: SDELike, t: Tensor, h: Tensor, y: Tensor, *noise: Tensor) -> Tensor:
         """See the class."""
+        return self.step_and_error(sde, t, h, y, *noise)[0]
+
+    def step_and_error(self, sde: SDELike, t: Tensor, h: Tensor, y: Tensor, *noise: Tensor) -> tuple[Tensor, Tensor]:
+        """The state at t + h, and 3/5 (f(Z) - f(Y~)) h + (g(t+h) - g(t)) (W/2 - H), what the cheaper step lacks."""
         w, area = noise
         g = sde.g(t, y)
         shifted = y + apply(g, area)
-        drift = sde.f(t, shifted) * h
-        ahead = shifted + 5 / 6 * (drift + apply(g, w))
+        drift, diffusion = sde.f(t, shifted) * h, apply(g, w)
+        ahead = shifted + 5 / 6 * (drift + diffusion)
         later = sde.f(t + 5 / 6 * h, ahead) * h
-        return y + 0.4 * drift + 0.6 * later + apply(g, w / 2 + area) + apply(sde.g(t + h, y), w / 2 - area)
+        error = 0.6 * (later - drift) + apply(sde.g(t + h, y) - g, w / 2 - area)
+        return y + drift + diffusion + error, error

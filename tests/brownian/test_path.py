@@ -36,6 +36,7 @@ CLOCKS = {
     "uniform": (UniformClock(), -1.0, 2.0),
     "snr": (SNRClock(), math.exp(-8), math.exp(8)),
     "reference": (SNRClock(0.3), math.exp(-8), math.exp(8)),
+    "power": (SNRClock(0.3, 0.25), math.exp(-8), math.exp(8)),
     "per coordinate": (SNRClock(torch.tensor([0.0, 0.3, 2.0])), math.exp(-8), math.exp(8)),
 }
 SOURCES = {"seeds": lambda n: {"seeds": range(n)}, "generator": lambda n: {"generator": generator(n)}}
@@ -337,7 +338,7 @@ def test_identity_is_json_and_determines_the_path():
     path = BrownianPath(0.5, 2.0, (2, 3), seeds=[1, 2], clock=SNRClock(torch.tensor([1.0, 2.0, 3.0])), levels=5)
     identity = json.loads(json.dumps(path.identity))
     assert identity["seeds"] == [1, 2]
-    assert identity["clock"] == {"name": "snr", "variance": [1.0, 2.0, 3.0]}
+    assert identity["clock"] == {"name": "snr", "variance": [1.0, 2.0, 3.0], "power": 1.0}
     assert (identity["levels"], identity["depth"], identity["row_shape"]) == (5, 2, [3])
     with pytest.raises(ValueError, match="no identity"):
         _ = BrownianPath(0.0, 1.0, (2,), generator=generator(0)).identity
@@ -369,6 +370,8 @@ def test_bad_construction():
         BrownianPath(0.0, 1.0, (2,), generator=g, clock=SNRClock())
     with pytest.raises(ValueError, match="variance must be"):
         SNRClock(-1.0)
+    with pytest.raises(ValueError, match=r"power must be a finite number > 0; got 0\.0"):
+        SNRClock(power=0.0)
     with pytest.raises(ValueError, match="area_tolerance"):
         BrownianPath(0.0, 1.0, (2,), generator=g, area_tolerance=0.1)
     with pytest.raises(ValueError, match="area_tolerance must be"):

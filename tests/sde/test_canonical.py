@@ -12,7 +12,6 @@ from scipy.integrate import solve_ivp
 
 from sdesig.sde.canonical import (
     CanonicalDenoiser,
-    GaussianReference,
     drift_clock,
     from_canonical,
     noise_clock,
@@ -20,6 +19,7 @@ from sdesig.sde.canonical import (
 )
 from sdesig.sde.diffusions import EDM, VE, VP, SubVP
 from sdesig.sde.mixture import Mixture
+from sdesig.sde.reference import GaussianReference
 
 FAMILIES = {"VP": VP(), "VP cosine": VP.cosine(), "SubVP": SubVP(), "VE": VE(), "EDM": EDM()}
 every_family = pytest.mark.parametrize("diffusion", FAMILIES.values(), ids=FAMILIES.keys())
@@ -334,6 +334,9 @@ def test_single_precision_range():
         (lambda: GaussianReference(torch.tensor([math.nan]), 1.0), ValueError, "mean.*nan"),
         (lambda: GaussianReference(torch.tensor([1]), 1.0), TypeError, "mean"),
         (lambda: GaussianReference(0.0, "1"), TypeError, "variance"),
+        (lambda: GaussianReference(0.0, 1.0, torch.ones(2, 3)), ValueError, r"basis\[0\] must be a square.*\(2, 3\)"),
+        (lambda: GaussianReference(0.0, 1.0, [torch.eye(2), 2 * torch.eye(3)]), ValueError, r"basis\[1\].*off by 3"),
+        (lambda: GaussianReference(0.0, 1.0, "dct"), TypeError, r"basis\[0\] must be a torch.Tensor"),
         (lambda: GaussianReference(0.0, 1.0).clock(0.0), ValueError, "snr"),
         (lambda: GaussianReference(0.0, 1.0).step_length(1.0, -1.0), ValueError, "end"),
         (lambda: GaussianReference(0.0, 0.5).snr(2.0), ValueError, "1/variance = 2"),

@@ -1,0 +1,153 @@
+"""Gaussian-reference variables of the canonical reverse SDE; `sdesig.sde.canonical` has the equation itself.
+
+A Gaussian reference N(mu, c) for the data turns dy = D da + dM into the same equation with v = tau/(1 + c tau) for the
+SNR and Q for D. With y and D centred by a mu and mu,
+
+    u = y / (1 + c tau)^((1 + eta^2)/2),    Q = (1 + c tau) D - c tau^((1 - eta^2)/2) y,
+    du = Q db + dM,    b = v^((1 + eta^2)/2),    <M> = v^(eta^2).
+
+Q is the same function of (x, t) for every eta, vanishes when the data are N(mu, c), and is a martingale at eta = 1. In
+an orthonormal basis c may differ between coordinates: each coordinate of u then has its own v.
+
+Range: the maps are products of powers, so their relative error is a few rounding units in any dtype while tau and y
+stay representable (in float32, |log tau| < 80). Digits go in three differences only. v(tau_2) - v(tau_1) when
+c tau >> 1: use `step_length`. 1 - c v there: use `advance`, not `snr`. Q: its rounding error is a few units times
+c tau |D|, which step lengths of order 1/(c tau) make harmless in u.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sdesig._checks import check_floating, check_real, check_step
+from sdesig.sde.canonical import drift_clock, drift_power
+from sdesig.sde.diffusions import per_sample
+
+
+def _coordinates(name: str, value: float | Tensor, minimum: float) -> Tensor:
+    if not isinstance(value, Tensor):
+        return torch.tensor(check_real(name, value, minimum=minimum), dtype=torch.float64)
+    bad = ~(torch.isfinite(check_floating(name, value)) & (value >= minimum))
+    if bool(bad.any()):
+        raise ValueError(f"{name} must be finite and >= {minimum:g}; it contains {value[bad].flatten()[0].item()}")
+    return value
+
+
+def _orthogonal(name: str, matrix: Tensor) -> Tensor:
+    if check_floating(name, matrix).ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise ValueError(f"{name} must be a square matrix; got shape {tuple(matrix.shape)}")
+    defect = (matrix.mT @ matrix - torch.eye(len(matrix)).to(matrix)).abs().max().item()
+    if not defect <= 100 * len(matrix) * torch.finfo(matrix.dtype).eps:
+        raise ValueError(f"{name} must be orthogonal; its columns' inner products are off by {defect:.3g}")
+    return matrix
+
+
+class GaussianReference:
+    """N(mean, variance): the Gaussian that the data are compared with. The module's docstring has the formulas.
+
+    y, D and the mean are in the coordinates of the data; u, v, Q and the variance in those of the basis. Tensors given
+    here should have the states' dtype and device.
+
+    Args:
+        mean: mu, a float or a tensor that broadcasts against an event.
+        variance: c >= 0, likewise. With c = 0, (u, v, Q) are the centred canonical variables (y, tau, D).
+        basis: None for the coordinates of the data, or orthogonal matrices, one for each of an event's last axes; their
+            columns are the basis. A principal-component analysis of vectors is one matrix, a two-dimensional cosine
+            transform of images two, a third before them mixes the channels. A tensor stands for a sequence of one.
+
+    Raises:
+        TypeError, ValueError: unless mean and variance are finite, variance >= 0, and the basis orthogonal.
+    """
+
+    def __init__(
+        self, mean: float | Tensor, variance: float | Tensor, basis: Tensor | Sequence[Tensor] | None = None
+    ) -> None:
+        self.mean = _coordinates("mean", mean, -math.inf)
+        self.variance = _coordinates("variance", variance, 0.0)
+        matrices = (basis,) if isinstance(basis, Tensor) else tuple(basis or ())
+        self.basis = tuple(_orthogonal(f"basis[{i}]", matrix) for i, matrix in enumerate(matrices))
+
+    def to_basis(self, x: Tensor) -> Tensor:
+        """Coordinates in the basis of x, (batch, *event); the same shape."""
+        return self._rotate(x, self.basis)
+
+    def from_basis(self, coordinates: Tensor) -> Tensor:
+        """Inverse of `to_basis`."""
+        return self._rotate(coordinates, [matrix.mT for matrix in self.basis])
+
+    def clock(self, snr: Tensor | float) -> Tensor:
+        """v = tau/(1 + c tau), shape snr.shape + variance.shape."""
+        tau = self._outer("snr", snr)
+        return tau / (1 + self.variance * tau)
+
+    def step_length(self, start: Tensor | float, end: Tensor | float) -> Tensor:
+        """v(end) - v(start) = (end - start)/((1 + c start)(1 + c end)) for two SNRs of one shape; shape of `clock`."""
+        tau_1, tau_2 = self._outer("start", start), self._outer("end", end)
+        return (tau_2 - tau_1) / (1 + self.variance * tau_1) / (1 + self.variance * tau_2)
+
+    def snr(self, v: Tensor | float) -> Tensor:
+        """tau = v/(1 - c v): inverse of `clock`, for v > 0 of a shape that broadcasts against variance's.
+
+        Raises:
+            ValueError: v at or beyond the clock's bound, 1/c.
+        """
+        return self._advance(torch.zeros((), dtype=torch.float64), check_step("v", v))
+
+    def advance(self, snr: Tensor | float, step: Tensor | float) -> Tensor:
+        """The SNR at which v exceeds v(snr) by step > 0, with G = 1 + c snr:
+
+            (snr + G step) / (1 - c G step).
+
+        `step` broadcasts against the shape of `clock`, which is that of the result.
+
+        Raises:
+            ValueError: if v would reach its bound, 1/c.
+        """
+        return self._advance(self._outer("snr", snr), check_step("step", step))
+
+    def to_reference(self, y: Tensor, snr: Tensor | float, eta: float = 1.0) -> tuple[Tensor, Tensor]:
+        """(u, v) from y, shape (batch, *event), and snr, () or (batch,): u is shaped as y, v as in `clock`."""
+        centred, growth, _ = self._centred(y, snr, eta)
+        return centred / growth ** drift_power(eta), self.clock(snr)
+
+    def from_reference(self, u: Tensor, snr: Tensor | float, eta: float = 1.0) -> Tensor:
+        """y from u and the SNR (v may differ between coordinates, so it is no argument): inverse of `to_reference`."""
+        tau = per_sample(check_step("snr", snr), check_floating("u", u))
+        return self.from_basis(u * (1 + self.variance * tau) ** drift_power(eta)) + drift_clock(tau, eta) * self.mean
+
+    def drift(self, denoised: Tensor, y: Tensor, snr: Tensor | float, eta: float = 1.0) -> Tensor:
+        """Q = (1 + c tau)(D - mu) - c tau^((1 - eta^2)/2) (y - a mu), shape (batch, *event), from D and y."""
+        centred, growth, slope = self._centred(y, snr, eta)
+        return growth * self.to_basis(denoised - self.mean) - slope * centred
+
+    def denoised(self, drift: Tensor, y: Tensor, snr: Tensor | float, eta: float = 1.0) -> Tensor:
+        """D from Q and y: inverse of `drift`."""
+        centred, growth, slope = self._centred(y, snr, eta)
+        return self.mean + self.from_basis((drift + slope * centred) / growth)
+
+    def _outer(self, name: str, snr: Tensor | float) -> Tensor:
+        """The SNR with one trailing axis per axis of the variance."""
+        tau = check_step(name, snr)
+        return tau.reshape(tau.shape + (1,) * self.variance.ndim)
+
+    def _centred(self, y: Tensor, snr: Tensor | float, eta: float) -> tuple[Tensor, Tensor, Tensor]:
+        """y - a mu in the basis, 1 + c tau and the slope c tau/a = c tau^((1 - eta^2)/2), shaped to multiply it."""
+        tau = per_sample(check_step("snr", snr), check_floating("y", y))
+        a = drift_clock(tau, eta)
+        return self.to_basis(y - a * self.mean), 1 + self.variance * tau, self.variance * tau / a
+
+    def _rotate(self, x: Tensor, matrices: Sequence[Tensor]) -> Tensor:
+        for axis, matrix in enumerate(matrices, start=x.ndim - len(matrices)):
+            x = torch.tensordot(x, matrix, ([axis], [0])).movedim(-1, axis)
+        return x
+
+    def _advance(self, tau: Tensor, step: Tensor) -> Tensor:
+        growth_step = (1 + self.variance * tau) * step
+        remaining = 1 - self.variance * growth_step
+        if not bool((remaining > 0).all()):
+            raise ValueError(f"v must stay below 1/variance = {(1 / self.variance.max()).item():g}; a step goes beyond")
+        return (tau + growth_step) / remaining

@@ -1,0 +1,157 @@
+"""Adaptive steps along a Brownian path: small where the drift is stiff, long elsewhere."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sdesig._checks import check_real
+from sdesig.brownian import BrownianPath
+from sdesig.sde.base import SDELike
+from sdesig.solvers.driver import check_arguments
+from sdesig.solvers.shark import ShARK
+
+_FIRST_STEP = 0.01  # the first trial step, as a share of the path in its clock
+_SAFETY, _SMALLEST_FACTOR, _LARGEST_FACTOR = 0.9, 0.2, 5.0
+# The estimate is of size h^(3/2). Coefficients for SDEs as diffrax recommends them (`PIDController`): errors follow the
+# noise, so a controller should not follow them too eagerly.
+_ERROR_ORDER, _INTEGRAL, _PROPORTIONAL = 1.5, 0.3, 0.1
+_LEVELS = 30  # steps along a path without master grid are no shorter than the cells of the finest grid that exists
+
+
+@dataclass(frozen=True, eq=False)
+class AdaptiveSolution:
+    """What `solve_adaptive` found.
+
+    Attributes:
+        times: the times asked for, float64 on the CPU, (n,).
+        states: the states at these times, (n, *y0.shape).
+        steps: all times between which a step was made, float64 on the CPU, (accepted + 1,). On them
+            `solve(..., solution.steps, scheme="shark")` makes the same steps again.
+        rejected: number of rejected steps.
+        evaluations: number of evaluations of the drift, two for a step, rejected or not.
+    """
+
+    times: Tensor
+    states: Tensor
+    steps: Tensor
+    rejected: int
+    evaluations: int
+
+
+def solve_adaptive(
+    sde: SDELike,
+    y0: Tensor,
+    times: Tensor,
+    *,
+    path: BrownianPath,
+    rtol: float = 1e-3,
+    atol: float = 1e-4,
+) -> AdaptiveSolution:
+    """Solve dY = f dt + g dW, additive noise, from Y(times[0]) = y0 with steps of `ShARK` whose local error is bounded.
+
+    A step is accepted if in every row of the batch the root mean square of the estimated error
+    (`ShARK.step_and_error`) is at most atol + rtol |Y|, |Y| the larger root mean square of the row before and after the
+    step. So the tolerance holds for every path, not for the batch on average, and an entry that passes through zero does
+    no harm beside larger ones. Lengths come from a PI controller on h.
+
+    After a rejection a shorter step sees the same Brownian path: what was learnt of it is neither forgotten nor drawn
+    again, so rejecting does not bias the law. With additive noise the solution depends continuously on the path, so the
+    states converge pathwise with the tolerance, however the steps are chosen (for multiplicative noise that would need
+    care: Gaines & Lyons, SIAM J. Appl. Math. 57, 1997).
+
+    The batch shares its steps. A row's states therefore depend on the other rows, within tolerance. Where they must not,
+    solve the rows one by one, or all of them with `solve` on given times, such as the `steps` of one adaptive solution.
+
+    Diffusions run in the signal-to-noise ratio tau, dy = D(y, tau) dtau + dB, on a path with `SNRClock()`. Their y grows
+    like tau times the data, so rtol bounds the error relative to the data's scale as soon as tau is large, and atol
+    matters at the start, where |y| is of order sqrt(tau); atol = rtol suits data of unit scale.
+
+    Args:
+        sde: of additive noise, with torchsde's interface; see `sdesig.sde.SDE`.
+        y0: as in `solve`, at least one row.
+        times: where states are wanted, the first one y0's: increasing, float64, (n >= 2,), on the path's master grid if
+            it has one. Steps end there exactly.
+        path: as in `solve`, of depth >= 2. Steps end at cells of its master grid; from a generator without areas at any
+            time, but no step is shorter than 2^-30 of the path in its clock.
+        rtol: >= 0, relative tolerance of one step.
+        atol: > 0, absolute tolerance of one step.
+
+    Returns:
+        An `AdaptiveSolution`; its states are differentiable as those of `solve`, the steps taken as given.
+
+    Raises:
+        TypeError, ValueError: as `solve`, or tolerances out of range.
+        RuntimeError: a step of one cell is rejected, because its error is too large or its state not finite.
+    """
+    rtol, atol = check_real("rtol", rtol, minimum=0.0), check_real("atol", atol, minimum=0.0, strict=True)
+    scheme = ShARK()
+    grid, sde, structure = check_arguments(scheme, sde, y0, times, path)
+    if len(y0) == 0:
+        raise ValueError(f"y0 must have at least one row; got shape {tuple(y0.shape)}")
+
+    t, y = grid[0].item(), y0
+    h = _after(path, t, _FIRST_STEP) - t
+    states, steps, rejected, last = [y0], [t], 0, 1.0
+    for goal in grid[1:].tolist():
+        while t < goal:
+            end, shortest = _step_end(path, t, h, goal)
+            length = end - t
+            noise = scheme.noise(structure, path.partial_signature(t, end))
+            start, width = grid.new_tensor(t), grid.new_tensor(length)
+            y_next, error = scheme.step_and_error(sde, start, width, y, *noise)
+            ratio = _error_ratio(error, y, y_next, rtol, atol)
+            if ratio <= 1:
+                factor = _factor(ratio, last)
+                # A step cut off by the goal says little about the length that is possible.
+                h = h * factor if end < goal else max(h, length * factor)
+                t, y, last = end, y_next, ratio
+                steps.append(t)
+            elif shortest:
+                raise RuntimeError(
+                    f"the shortest step from t = {t} (h = {length:.3g}) has {ratio:.3g} times the error that rtol = "
+                    f"{rtol:g} and atol = {atol:g} allow; give the path more levels, or take larger tolerances"
+                )
+            else:
+                h = length * min(_SAFETY, _factor(ratio, last))
+                rejected += 1
+        states.append(y)
+    evaluations = 2 * (len(steps) - 1 + rejected)
+    return AdaptiveSolution(grid, torch.stack(states), grid.new_tensor(steps), rejected, evaluations)
+
+
+@torch.no_grad()
+def _error_ratio(error: Tensor, y: Tensor, y_next: Tensor, rtol: float, atol: float) -> float:
+    """The largest ratio in the batch of a row's error to what is allowed; infinite if a state is not finite."""
+    if not bool(y_next.isfinite().all()):
+        return math.inf
+    size, before, after = (x.flatten(1).square().mean(1).sqrt() for x in (error, y, y_next))
+    return (size / (atol + rtol * torch.maximum(before, after))).max().item()
+
+
+def _factor(ratio: float, last: float) -> float:
+    """What to multiply h by, from the step's error ratio and that of the last accepted step."""
+    ratio, last = (max(r, 1e-6) for r in (ratio, last))
+    power = ratio ** -(_INTEGRAL + _PROPORTIONAL) * last**_PROPORTIONAL
+    return min(_LARGEST_FACTOR, max(_SMALLEST_FACTOR, _SAFETY * power ** (1 / _ERROR_ORDER)))
+
+
+def _after(path: BrownianPath, t: float, share: float) -> float:
+    """The time that lies after t by this share of the path, in its clock."""
+    position = path.clock.position(t, path.t0, path.t1)
+    return float(path.clock.time(position + share, path.t0, path.t1))
+
+
+def _step_end(path: BrownianPath, t: float, h: float, goal: float) -> tuple[float, bool]:
+    """Where a step from t ends, and whether it is the shortest: the last cell before t + h, the goal at most."""
+    cells = 2.0 ** (_LEVELS if path.seeds is None and not path.area else path.levels)
+    here, there, last = path.clock.position(np.array([t, t + h, goal]), path.t0, path.t1) * cells
+    shortest = np.rint(here) + 1
+    cell = max(shortest, np.floor(there))
+    if cell >= np.rint(last):
+        return goal, bool(shortest >= np.rint(last))
+    return float(path.clock.time(cell / cells, path.t0, path.t1)), bool(cell == shortest)
