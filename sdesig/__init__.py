@@ -1,6 +1,7 @@
 """Exact partial signatures, consistent Brownian paths and SDE numerics on torchsde."""
 
 from sdesig.brownian import BrownianPath, SNRClock, UniformClock
+from sdesig.convergence import OrderEstimate, strong_order, weak_order
 from sdesig.sde import (
     EDM,
     SDE,
@@ -38,6 +39,7 @@ __all__ = [
     "CanonicalSDE",
     "GaussianReference",
     "Mixture",
+    "OrderEstimate",
     "PartialSignature",
     "SNRClock",
     "SubVP",
@@ -50,7 +52,9 @@ __all__ = [
     "sample_partial_signature",
     "solve",
     "solve_adaptive",
+    "strong_order",
     "to_ito",
     "to_stratonovich",
+    "weak_order",
     "words_for_scheme",
 ]

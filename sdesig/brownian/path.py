@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
@@ -108,6 +109,7 @@ class BrownianPath(torchsde.BaseBrownian):
         self._shape, self._dtype, self._device = shape, dtype, device
         inside = clock.time(np.array([_INSIDE, 1.0 - _INSIDE]), t0, t1).tolist()
         self._allowed = 2 * t0 - inside[0], 2 * t1 - inside[1]
+        self._reflected = False
         self._prefetched: tuple[dict[tuple[float, float], int], PartialSignature] | None = None
         self._source: ConditionalTree | MasterGrid
         if seeds is None and not area:
@@ -165,6 +167,7 @@ class BrownianPath(torchsde.BaseBrownian):
             "row_shape": list(self._shape[1:]),
             "area": self.area,
             "area_tolerance": self.area_tolerance,
+            "reflected": self._reflected,
         }
 
     def grid(self, steps: int) -> Tensor:
@@ -189,7 +192,14 @@ class BrownianPath(torchsde.BaseBrownian):
 
     def initial_noise(self) -> Tensor:
         """N(0, I) of the path's shape, independent of its increments: a diffusion's start. Always the same."""
-        return self._source.initial_noise().reshape(self._shape)
+        noise = self._source.initial_noise().reshape(self._shape)
+        return -noise if self._reflected else noise
+
+    def reflected(self) -> BrownianPath:
+        """The path -W of the same law, with -`initial_noise()`: coefficients change sign, Levy areas do not."""
+        path = copy.copy(self)
+        path._reflected, path._prefetched = not self._reflected, None
+        return path
 
     def check_times(self, times: Times) -> None:
         """Raise the errors of `partial_signatures` for these times, without drawing anything."""
@@ -279,6 +289,8 @@ class BrownianPath(torchsde.BaseBrownian):
         h = self._source.lengths(ends)
         h = h.reshape(len(h), *[1] * (len(self._shape) + 1 - h.ndim), *h.shape[1:]).to(self._device)
         coefficients = self._source.coefficients(ends).reshape(self.depth, len(h), *self._shape)
+        if self._reflected:
+            coefficients = -coefficients
         area = None
         if isinstance(self._source, MasterGrid) and self.area:
             area = self._source.levy_areas(ends).reshape(len(h), *self._shape, self._shape[-1])

@@ -78,7 +78,7 @@ def solve(
             do not lie on the path; an unknown scheme.
         FloatingPointError: a state that is not finite; names the step.
     """
-    chosen = _scheme(scheme, sde)
+    chosen = scheme_named(scheme, sde)
     grid, sde, structure = check_arguments(chosen, sde, y0, times, path)
     starts, lengths = grid[:-1].unbind(), grid.diff().unbind()
     y, memory = y0, chosen.start(sde, starts[0], y0)
@@ -110,7 +110,8 @@ def check_arguments(
     return grid, sde if structure == "additive" else converted, structure
 
 
-def _scheme(scheme: str | Scheme, sde: SDELike) -> Scheme:
+def scheme_named(scheme: str | Scheme, sde: SDELike) -> Scheme:
+    """The scheme of a name: one of `SCHEMES` or "torchsde:<method>"; a scheme is returned as it is."""
     if isinstance(scheme, Scheme):
         return scheme
     names = (*SCHEMES, *(f"torchsde:{name}" for name in STRONG_ORDERS))
