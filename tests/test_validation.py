@@ -1,28 +1,209 @@
-"""The validation studies run, write their results, and notice a wrong law."""
+"""The validation studies run, write their results, notice a wrong theory, and leave the rows of other studies alone."""
+
+import csv
+import dataclasses
+import math
 
 import pytest
+import torch
+from matplotlib.figure import Figure
+from scipy.integrate import quad
 
-from validation import __main__ as validation
-from validation import signature_laws
-
-
-def test_signature_laws_pass_and_write_their_results(tmp_path, monkeypatch):
-    monkeypatch.setattr(signature_laws, "rows", lambda samples, rows=signature_laws.rows: rows(samples // 4))
-    assert validation.main(["signature_laws", "--out", str(tmp_path)]) == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == [f"signature_laws.{end}" for end in ("csv", "md", "png")]
-
-
-def test_a_wrong_law_fails(tmp_path, monkeypatch):
-    monkeypatch.setattr(signature_laws, "gaussian_word_covariance", lambda words, h: 1.1 * COVARIANCE(words, h))
-    monkeypatch.setattr(signature_laws, "rows", lambda samples, rows=signature_laws.rows: [next(rows(10_000))])
-    assert validation.main(["--out", str(tmp_path)]) == 1
-    assert "NO" in (tmp_path / "signature_laws.md").read_text()
+from sdesig.signature.areas._draws import pair_count
+from sdesig.signature.areas.truncation import terms_needed
+from validation import levy_area, signature_laws, studies
+from validation.report import Row, Study, mean_interval, run_study, write_summary
 
 
-def test_unknown_study(capsys):
-    with pytest.raises(SystemExit):
-        validation.main(["nothing"])
-    assert "unknown study 'nothing'; there are signature_laws" in capsys.readouterr().err
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
 
 
-COVARIANCE = signature_laws.gaussian_word_covariance
+def read(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def toy(name, *verdicts):
+    """A study with one row for each verdict; its measurement is the number of samples."""
+
+    def run(samples, report):
+        for k, passed in enumerate(verdicts):
+            report(Row(f"case {k} | of {name}", "x = 1", samples, 0.5, 2.0, passed, {"k": k}))
+        return Figure()
+
+    return Study(name, f"The study {name}.", run, quick=1, full=10)
+
+
+# --- the studies ---
+
+
+@pytest.mark.parametrize("study", studies.STUDIES.values(), ids=studies.STUDIES)
+def test_studies_agree_with_theory_and_write_their_results(study, tmp_path, monkeypatch):
+    monkeypatch.setattr(levy_area, "DIMENSIONS", (2,))
+    assert run_study(dataclasses.replace(study, quick=20_000), tmp_path, full=False)
+    assert {path.name for path in tmp_path.iterdir()} == {f"{study.name}.csv", f"{study.name}.png"}
+    assert len(read(tmp_path / f"{study.name}.csv")) >= 18
+
+
+def test_a_wrong_covariance_fails(tmp_path, monkeypatch):
+    right = signature_laws.gaussian_word_covariance
+    monkeypatch.setattr(signature_laws, "gaussian_word_covariance", lambda words, h: 1.1 * right(words, h))
+    monkeypatch.setattr(signature_laws, "laws", lambda samples, laws=signature_laws.laws: [next(laws(samples))])
+    assert not run_study(dataclasses.replace(signature_laws.STUDY, quick=10_000), tmp_path, full=False)
+
+
+def test_weak_areas_that_promise_less_fail():
+    """davie's residual has no conditional variance, foster's area no fourth moment."""
+    assert signature_laws.check_weak_area("foster", 20_000, seeded(0)).passed
+    assert not signature_laws.check_weak_area("davie", 20_000, seeded(0)).passed
+
+
+@pytest.fixture(scope="module")
+def squares():
+    return levy_area.squared_errors(3, levy_area.points(3), 3000, seeded(1))
+
+
+def of_method(squares, method):
+    return {point: values for point, values in squares.items() if getattr(point, "method", point) == method}
+
+
+@pytest.mark.parametrize("method", ["fourier", "milstein", "legendre"])
+def test_a_wrong_constant_fails(squares, method, monkeypatch):
+    right = levy_area.exact_error
+    for factor, expected in ((1.0, True), (1.15, False), (1 / 1.15, False)):
+        monkeypatch.setattr(levy_area, "exact_error", lambda m, n, factor=factor: factor * right(m, n))
+        verdicts = [
+            levy_area.error_row(3, point, values).passed for point, values in of_method(squares, method).items()
+        ]
+        assert len(verdicts) == 4
+        assert verdicts == [expected] * 4, (factor, verdicts)
+
+
+@pytest.mark.parametrize("method", list(levy_area.ORDERS))
+def test_a_wrong_order_fails(squares, method, monkeypatch):
+    values = {point.terms: value for point, value in of_method(squares, method).items() if point.terms >= 5}
+    assert levy_area.order_row(3, method, values).passed
+    monkeypatch.setitem(levy_area.ORDERS, method, 1.5 - levy_area.ORDERS[method])
+    assert not levy_area.order_row(3, method, values).passed
+
+
+@pytest.mark.parametrize("method", ["wiktorsson", "mronroe"])
+def test_a_tail_that_is_not_coupled_exceeds_the_tolerance(method, monkeypatch):
+    """The numbers of the tail drawn anew, with the law that the coupled ones have: right in law, far from the path."""
+    coupled = levy_area._coupled_tail
+
+    def independent(method, w, terms, numbers, m, g):
+        tail = coupled(method, w, terms, numbers, m, g)
+        return tuple(torch.randn(value.shape, generator=seeded(2), dtype=value.dtype) for value in tail)
+
+    point = levy_area.Point(method, terms_needed(3, 1.0, 0.025, method=method), 0.025)
+    for tail, expected in ((coupled, True), (independent, False)):
+        monkeypatch.setattr(levy_area, "_coupled_tail", tail)
+        squares = levy_area.squared_errors(3, [point], 400, seeded(3))
+        assert levy_area.error_row(3, point, squares[point]).passed is expected
+
+
+@pytest.mark.parametrize("method", ["wiktorsson", "mronroe"])
+def test_coupled_tails_are_standard_normal_and_independent_of_the_terms_kept(method):
+    dim, rows, terms = 3, 4000, 3
+    numbers = torch.randn(40, rows, 2 * dim, generator=seeded(4), dtype=torch.float64)
+    w, m, g = torch.randn(3, rows, dim, generator=seeded(5), dtype=torch.float64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(levy_area, "LONG", 40)
+        tail = levy_area._coupled_tail(method, w, terms, numbers, m, g)
+    joint = torch.cat([*tail, w, *numbers[:terms]], -1)
+    assert tail[-1].shape == (rows, pair_count(dim))
+    identity = torch.eye(joint.shape[1], dtype=torch.float64)
+    signature_laws.check_gaussian(joint, identity, false_alarm_rate=1e-5).assert_passed()
+
+
+def test_the_error_of_a_weak_method_is_noticed(squares, monkeypatch):
+    for method in levy_area.WEAK:
+        assert levy_area.weak_row(3, method, squares[method]).passed
+    monkeypatch.setattr(levy_area, "weak_error", lambda depth: 1.15 * (4 * depth - 2) ** -0.5)
+    for method in levy_area.WEAK:
+        assert not levy_area.weak_row(3, method, squares[method]).passed
+
+
+def test_laws_of_areas_given_the_increment_are_noticed(monkeypatch):
+    """milstein's tail has not the whole covariance; the law at W = 0 is not the one at another W."""
+    assert levy_area.covariance_law("mronroe", 3, 10_000, seeded(6)).passed
+    assert not levy_area.covariance_law("milstein", 3, 10_000, seeded(6)).passed
+    assert levy_area.exact2d_law(4, 10_000, seeded(7)).passed
+    right = levy_area.area_cf
+    monkeypatch.setattr(levy_area, "area_cf", lambda x, norm2: right(x, 0.8 * norm2))
+    assert not levy_area.exact2d_law(4, 10_000, seeded(7)).passed
+
+
+def test_characteristic_function_against_the_density_of_the_area():
+    """Averaged over |W|^2/2 ~ Exp(1) it is that of the density 1/cosh(pi a)."""
+    for x in levy_area.FREQUENCIES:
+        averaged = quad(lambda r, x=x: math.exp(-r) * levy_area.area_cf(x, 2 * r), 0, 60)[0]
+        expected = 2 * quad(lambda a, x=x: math.cos(x * a) / math.cosh(math.pi * a), 0, 15)[0]
+        assert averaged == pytest.approx(expected, rel=1e-7, abs=1e-9)
+
+
+# --- the writer ---
+
+
+def test_interval_is_the_one_of_check_moments():
+    """Its ends are the expectations at which the z-score reaches the threshold."""
+    samples = torch.randn(2000, generator=seeded(8), dtype=torch.float64).square()
+    mean, low, high = mean_interval(samples, 1e-3)
+    assert mean == pytest.approx(samples.mean().item())
+    for end, sign in ((low, 1), (high, -1)):
+        law = signature_laws.check_moments(samples.unsqueeze(1), [end], false_alarm_rate=1e-3)
+        assert law.z_scores.item() == pytest.approx(sign * law.threshold, rel=1e-6)
+    assert high - mean > mean - low  # skewed samples: the mean is more likely to be too small
+    _, low, high = mean_interval(torch.tensor([-1.0, 1.0], dtype=torch.float64).repeat(50), 1e-3)
+    assert high == -low == pytest.approx(0.1 * 3.290527, rel=1e-5)
+
+
+def test_summary_keeps_the_rows_of_other_studies(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(studies, "STUDIES", {"one": toy("one", True, True), "two": toy("two", True, False)})
+    assert not studies.run_studies(out=tmp_path)
+    first = (tmp_path / "summary.md").read_text()
+    assert "[one](one.csv)" in first
+    assert "1 of 2 rows agree with theory. `sdesig validate two --quick`" in first
+    assert "| two | case 1 \\| of two | x = 1 | 1 (0.5 .. 2) | FAIL |" in first
+    assert "FAIL  two: case 1 | of two: 1 (0.5 .. 2); theory: x = 1" in capsys.readouterr().out
+    assert studies.run_studies(["one"], full=True, out=tmp_path)
+    second = (tmp_path / "summary.md").read_text()
+    assert "`sdesig validate one --full`" in second
+    assert "| one | case 1 \\| of one | x = 1 | 10 (0.5 .. 2) | pass |" in second
+    assert [line for line in first.splitlines() if "| two |" in line] == [
+        line for line in second.splitlines() if "| two |" in line
+    ]
+    assert read(tmp_path / "two.csv")[1] | {"seconds": ""} == {
+        "case": "case 1 | of two",
+        "theory": "x = 1",
+        "measured": "1",
+        "ci_low": "0.5",
+        "ci_high": "2",
+        "passed": "False",
+        "mode": "quick",
+        "seconds": "",
+        "k": "1",
+    }
+
+
+def test_a_run_that_is_killed_keeps_what_was_finished(tmp_path, monkeypatch):
+    def killed(samples, report):
+        report(Row("case", "x = 1", 1.0, 0.5, 2.0, True))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(
+        studies, "STUDIES", {"one": toy("one", True), "two": dataclasses.replace(toy("two"), run=killed)}
+    )
+    with pytest.raises(KeyboardInterrupt):
+        studies.run_studies(out=tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"one.csv", "one.png", "summary.md"}
+    write_summary(studies.STUDIES.values(), tmp_path)
+    assert "| one |" in (tmp_path / "summary.md").read_text()
+
+
+def test_unknown_study_stops_before_any_work(tmp_path):
+    with pytest.raises(ValueError, match="study must be one of 'signature_laws', 'levy_area'; got 'nothing'"):
+        studies.run_studies(["signature_laws", "nothing"], out=tmp_path / "new")
+    assert not (tmp_path / "new").exists()

@@ -63,18 +63,23 @@ def terms_needed(
     return max(4 if method == "exact2d" else 1, math.ceil(ratio ** (1 / order)))
 
 
-def work(method: str, dim: int, terms: int) -> float:
-    """Cost of one area in units of one normal number: the numbers drawn, the multiplications at a fixed exchange rate,
-    and one unit per matrix entry for the assembly (measured). Not for "exact2d", which assembles no matrices.
-    """
-    normals = {
+def normals_drawn(method: str, dim: int, terms: int) -> int:
+    """How many normal numbers a strong method draws for one area, given the increment."""
+    return {
         "fourier": 2 * dim * terms,
         "milstein": 2 * dim * terms + dim,
         "wiktorsson": 2 * dim * terms + pair_count(dim),
         "mronroe": 2 * dim * terms + dim + pair_count(dim),
         "legendre": dim * terms + pair_count(dim),
+        "exact2d": 2 * (terms + 1),
     }[method]
-    return normals + dim**2 * (1 + terms / MULTIPLICATIONS_PER_NORMAL)
+
+
+def work(method: str, dim: int, terms: int) -> float:
+    """Cost of one area in units of one normal number: the numbers drawn, the multiplications at a fixed exchange rate,
+    and one unit per matrix entry for the assembly (measured). Not for "exact2d", which assembles no matrices.
+    """
+    return normals_drawn(method, dim, terms) + dim**2 * (1 + terms / MULTIPLICATIONS_PER_NORMAL)
 
 
 def choose_method(dim: int, h: float, tolerance: float | None, norm: str) -> str:

@@ -1,0 +1,157 @@
+"""What all studies share: rows, intervals, and one writer for CSV, figure and summary."""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from scipy import stats
+from torch import Tensor
+
+from sdesig._files import replacing
+from sdesig.testing import LawReport
+
+COLUMNS = ("case", "theory", "measured", "ci_low", "ci_high", "passed", "mode", "seconds")
+"""Of every study's CSV; the columns of `Row.details` follow."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One statement of theory beside its measurement.
+
+    Attributes:
+        case: what is measured.
+        theory: what theory says of it.
+        measured: the estimate.
+        ci_low, ci_high: its confidence interval, at the false-alarm rate that the study states.
+        passed: whether the interval agrees with theory.
+        details: further columns of the CSV, which inform only; the same ones in all rows of a study.
+    """
+
+    case: str
+    theory: str
+    measured: float
+    ci_low: float
+    ci_high: float
+    passed: bool
+    details: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study and its sizes.
+
+    Attributes:
+        name: of its files.
+        title: one line for the summary: what it holds against theory, and its false-alarm rate.
+        run: `run(samples, report)` calls `report` with each row as soon as it is measured and returns the figure.
+        quick, full: `samples` of the two modes.
+    """
+
+    name: str
+    title: str
+    run: Callable[[int, Callable[[Row], None]], Figure]
+    quick: int
+    full: int
+
+
+def mean_interval(samples: Tensor, false_alarm_rate: float) -> tuple[float, float, float]:
+    """Mean of independent samples (n,) and its two-sided confidence interval, (mean, low, high).
+
+    The interval is that of `sdesig.testing.check_moments`: Hall's transformation of the t statistic, which corrects for
+    the skewness of the samples, solved for the mean (P. Hall, J. R. Statist. Soc. B 54, 1992).
+    """
+    n, mean = len(samples), samples.mean().item()
+    centred = samples - mean
+    deviation = centred.square().mean().sqrt().item()
+    error = deviation / math.sqrt(n)
+    g = (centred / deviation).pow(3).mean().item() / math.sqrt(n)
+    z = float(stats.norm.isf(false_alarm_rate / 2))
+    # ((1 + g t/3)^3 - 1)/g + g/6 = +-z; written so that g -> 0 gives t = +-z
+    low, high = (3 * _cube_root_less_one(g * (s - g / 6)) / g if g else s for s in (-z, z))
+    return mean, mean - error * high, mean - error * low
+
+
+def _cube_root_less_one(x: float) -> float:
+    """(1 + x)^{1/3} - 1 without cancellation."""
+    root = math.copysign(abs(1 + x) ** (1 / 3), 1 + x)
+    return x / (root * root + root + 1)
+
+
+def law_row(case: str, report: LawReport, details: Mapping[str, float] | None = None) -> Row:
+    """The largest z-score of a law check; its interval has the width of the check's Bonferroni threshold."""
+    z = report.z_scores[report.names.index(report.worst)].item()
+    theory = f"z = 0 for {len(report.names)} statistics of n = {report.n}; here the largest, of {report.worst}"
+    return Row(case, theory, z, z - report.threshold, z + report.threshold, report.passed, details or {})
+
+
+def run_study(study: Study, out: Path, *, full: bool) -> bool:
+    """Run a study, print each row, write its CSV and figure to `out`; return whether all rows agree with theory."""
+    rows: list[Row] = []
+    seconds: list[float] = []
+    last = time.perf_counter()
+
+    def report(row: Row) -> None:
+        nonlocal last
+        now = time.perf_counter()
+        rows.append(row)
+        seconds.append(now - last)
+        last = now
+        print(
+            f"{_verdict(row.passed)}  {study.name}: {row.case}: {_measurement(row)}; theory: {row.theory}", flush=True
+        )
+
+    figure = study.run(study.full if full else study.quick, report)
+    with replacing(out / f"{study.name}.png") as path:
+        figure.savefig(path, format="png", dpi=130)
+    with replacing(out / f"{study.name}.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow((*COLUMNS, *rows[0].details))
+        for row, spent in zip(rows, seconds, strict=True):
+            numbers = (f"{value:.6g}" for value in (row.measured, row.ci_low, row.ci_high))
+            end = (row.passed, "full" if full else "quick", f"{spent:.2f}")
+            details = (f"{value:.4g}" for value in row.details.values())
+            writer.writerow((row.case, row.theory, *numbers, *end, *details))
+    return all(row.passed for row in rows)
+
+
+def write_summary(studies: Iterable[Study], out: Path) -> None:
+    """Write summary.md: one table of the rows of all studies that have a CSV in `out`, whenever they were run."""
+    lines = ["# Validation", "", "Written by `sdesig validate`, from the CSV files beside it.", ""]
+    table = ["| study | case | theory | measured (interval) | verdict | seconds |", "|---|---|---|---|---|---|"]
+    for study in studies:
+        source = out / f"{study.name}.csv"
+        if not source.exists():
+            continue
+        with source.open(newline="", encoding="utf-8") as file:
+            stored = list(csv.DictReader(file))
+        passed = sum(row["passed"] == "True" for row in stored)
+        command = f"sdesig validate {study.name} --{stored[0]['mode']}"
+        seconds = sum(float(row["seconds"]) for row in stored)
+        lines.append(
+            f"- [{study.name}]({study.name}.csv) ([figure]({study.name}.png)): {study.title} "
+            f"{passed} of {len(stored)} rows agree with theory. `{command}`, {seconds:.0f} s."
+        )
+        table += [_table_line(study.name, row) for row in stored]
+    with replacing(out / "summary.md") as path:
+        path.write_text("\n".join([*lines, "", *table, ""]), encoding="utf-8")
+
+
+def _table_line(name: str, stored: Mapping[str, str]) -> str:
+    measured, low, high = (float(stored[column]) for column in ("measured", "ci_low", "ci_high"))
+    row = Row(stored["case"], stored["theory"], measured, low, high, stored["passed"] == "True")
+    cells: Sequence[str] = (name, row.case, row.theory, _measurement(row), _verdict(row.passed), stored["seconds"])
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _measurement(row: Row) -> str:
+    return f"{row.measured:.4g} ({row.ci_low:.4g} .. {row.ci_high:.4g})"
+
+
+def _verdict(passed: bool) -> str:
+    return "pass" if passed else "FAIL"

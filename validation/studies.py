@@ -1,0 +1,37 @@
+"""All studies, and how to run them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from sdesig._checks import check_choice
+from validation import levy_area, signature_laws
+from validation.report import run_study, write_summary
+
+STUDIES = {study.name: study for study in (signature_laws.STUDY, levy_area.STUDY)}
+RESULTS = Path(__file__).parent / "results"
+
+
+def run_studies(names: Sequence[str] = (), *, full: bool = False, out: Path = RESULTS) -> bool:
+    """Run the studies named (default: all), write CSV, figure and summary.md to `out` after each of them.
+
+    Sets torch to one thread.
+
+    Returns:
+        Whether all their rows agree with theory.
+
+    Raises:
+        ValueError: a name that is not in `STUDIES`, before any of them is run.
+    """
+    for name in names:
+        check_choice("study", name, tuple(STUDIES))
+    torch.set_num_threads(1)  # tensors are small: more threads mostly wait for each other
+    verdicts = []
+    for name in names or STUDIES:
+        verdicts.append(run_study(STUDIES[name], out, full=full))
+        write_summary(STUDIES.values(), out)
+    print(f"written: {out / 'summary.md'}")
+    return all(verdicts)
