@@ -73,7 +73,7 @@ def test_validate_as_a_module_is_the_same_command(monkeypatch, runs):
     "arguments, message",
     [
         (["--quick", "--full"], "only one of --quick and --full may be given"),
-        (["nothing"], "study must be one of 'signature_laws', 'levy_area'; got 'nothing'"),
+        (["nothing"], f"study must be one of {', '.join(map(repr, studies.STUDIES))}; got 'nothing'"),
     ],
 )
 def test_validate_rejects(arguments, message, capsys):

@@ -38,12 +38,14 @@ def toy(name, *verdicts):
 # --- the studies ---
 
 
-@pytest.mark.parametrize("study", studies.STUDIES.values(), ids=studies.STUDIES)
-def test_studies_agree_with_theory_and_write_their_results(study, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "study, rows", [(signature_laws.STUDY, 18), (levy_area.STUDY, 36)], ids=["signature_laws", "levy_area"]
+)
+def test_studies_agree_with_theory_and_write_their_results(study, rows, tmp_path, monkeypatch):
     monkeypatch.setattr(levy_area, "DIMENSIONS", (2,))
     assert run_study(dataclasses.replace(study, quick=20_000), tmp_path, full=False)
     assert {path.name for path in tmp_path.iterdir()} == {f"{study.name}.csv", f"{study.name}.png"}
-    assert len(read(tmp_path / f"{study.name}.csv")) >= 18
+    assert len(read(tmp_path / f"{study.name}.csv")) == rows
 
 
 def test_a_wrong_covariance_fails(tmp_path, monkeypatch):
@@ -204,6 +206,6 @@ def test_a_run_that_is_killed_keeps_what_was_finished(tmp_path, monkeypatch):
 
 
 def test_unknown_study_stops_before_any_work(tmp_path):
-    with pytest.raises(ValueError, match="study must be one of 'signature_laws', 'levy_area'; got 'nothing'"):
+    with pytest.raises(ValueError, match=r"study must be one of 'signature_laws', .*; got 'nothing'"):
         studies.run_studies(["signature_laws", "nothing"], out=tmp_path / "new")
     assert not (tmp_path / "new").exists()
