@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from experiments.benchmarks import __main__ as program
-from experiments.benchmarks import agreement, comparison, known_grid, levy_area, random_order, report, sampling
-from experiments.benchmarks.comparison import Case, Check, compare, fastest, import_peer, max_z
+from experiments.benchmarks import agreement, comparison, known_grid, levy_area, random_order, report, sampling, solvers
+from experiments.benchmarks.comparison import Case, Check, Cost, compare, fastest, import_peer, max_z
 
 PEERS = ("sdeint", "jax", "diffrax", "signax")
 
@@ -59,6 +59,14 @@ def test_a_case_reaches_its_target_or_not(clock, target, reached):
     assert (result.value, result.reached) == (2.0, reached)
 
 
+@pytest.mark.parametrize("bound, reached", [(2.1, True), (2.0, False)])
+def test_a_cost_is_the_median_time_of_a_step_without_the_first_run(clock, bound, reached):
+    run = clock.run("ours", 9e-5, 1e-5, 2e-5, 7e-5)
+    result = Cost("task", "we", run, steps=10, repetitions=3, bound=bound, explanation="too slow").measure()
+    assert result.value == pytest.approx(2.0)
+    assert (result.reached, result.timing, result.target) == (reached, None, f"< {bound:g}")
+
+
 @pytest.mark.parametrize("value, reached", [(0.9, True), (1.0, False), (math.nan, False)])
 def test_a_check_passes_below_its_bound_only(value, reached):
     assert Check("what", "we", "they", "max |z|", lambda: value, 1.0).measure().reached is reached
@@ -83,15 +91,15 @@ def test_a_missing_peer_names_the_extra():
 
 @pytest.mark.parametrize(
     "cases",
-    [sampling.cases, levy_area.automatic_cases, known_grid.cases, random_order.cases],
+    [sampling.cases, levy_area.automatic_cases, known_grid.cases, random_order.cases, solvers.cases],
     ids=lambda c: c.__module__,
 )
 def test_topics_without_optional_peers_run(cases):
     results = [case.measure() for case in cases(quick=True)]
     assert results
     for result in results:
-        assert math.isfinite(result.value)
-        assert 0 < result.timing.lowest <= result.value <= result.timing.highest
+        assert 0 < result.value < math.inf
+        assert result.timing is None or 0 < result.timing.lowest <= result.value <= result.timing.highest
 
 
 @pytest.mark.skipif(not all(map(importlib.util.find_spec, PEERS)), reason="needs the extra 'peers'")

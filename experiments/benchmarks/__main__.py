@@ -9,13 +9,22 @@ from pathlib import Path
 
 import torch
 
-from experiments.benchmarks import agreement, known_grid, levy_area, random_order, report, sampling, virtual_tree
+from experiments.benchmarks import (
+    agreement,
+    known_grid,
+    levy_area,
+    random_order,
+    report,
+    sampling,
+    solvers,
+    virtual_tree,
+)
 from experiments.benchmarks.comparison import Check, Result
 
 THREADS = 2
 TOPICS = {
     module.__name__.rpartition(".")[2]: module.cases
-    for module in (sampling, levy_area, known_grid, random_order, virtual_tree, agreement)
+    for module in (sampling, levy_area, known_grid, random_order, virtual_tree, solvers, agreement)
 }
 RESULTS = Path(__file__).parent / "results"
 

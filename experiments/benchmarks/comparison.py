@@ -1,4 +1,4 @@
-"""What a row of the benchmark is: a timed comparison with a peer, or a check that both compute the same."""
+"""What a row of the benchmark is: a timed comparison with a peer, a cost, or a check that both compute the same."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Result:
-    """One row of the report; `value` is a median of ratios (`timing` is given) or the statistic of a check."""
+    """One row of the report; `value` is a `quantity`: a median of ratios if `timing` is given."""
 
     what: str
     ours: str
@@ -67,6 +67,34 @@ class Case:
         reached = None if self.target is None else timing.ratio >= self.target
         target = "" if self.target is None else f">= {self.target:.3g}"
         return Result(self.what, self.ours, self.peer, "ratio", timing.ratio, target, reached, self.explanation, timing)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one of many equal steps costs us, without a peer.
+
+    Attributes:
+        what, ours: the task, and how we do it.
+        run: do all steps once.
+        steps: their number.
+        repetitions: number of timed runs.
+        bound: largest median time of a step that is good enough, in microseconds.
+        explanation: what limits it, shown where the bound is missed.
+    """
+
+    what: str
+    ours: str
+    run: Run
+    steps: int
+    repetitions: int
+    bound: float
+    explanation: str = ""
+
+    def measure(self) -> Result:
+        self.run()
+        value = 1e6 * statistics.median(seconds(self.run) for _ in range(self.repetitions)) / self.steps
+        target, reached = f"< {self.bound:g}", value < self.bound
+        return Result(self.what, self.ours, "", "microseconds a step", value, target, reached, self.explanation)
 
 
 @dataclass(frozen=True)

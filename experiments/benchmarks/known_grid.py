@@ -45,18 +45,9 @@ def cases(quick: bool) -> Iterator[Case]:
 
 def interval(batch: int, depth: int, times: list[float], hint: float | None) -> Run:
     """torchsde: construction, then every step by itself."""
-    approximation = "none" if depth == 1 else "space-time"
 
     def run() -> None:
-        path = torchsde.BrownianInterval(
-            0.0,
-            1.0,
-            size=(batch, DIM),
-            dtype=torch.float32,
-            entropy=0,
-            dt=hint,
-            levy_area_approximation=approximation,
-        )
+        path = make_interval(batch, depth, hint)
         for s, t in pairwise(times):
             path(s, t, return_U=depth == 2)
 
@@ -65,14 +56,14 @@ def interval(batch: int, depth: int, times: list[float], hint: float | None) -> 
 
 def generator_path(batch: int, depth: int, times: list[float]) -> Run:
     """Construction, then all steps in one call."""
-    return lambda: _path(batch, depth).partial_signatures(times)
+    return lambda: make_path(batch, depth).partial_signatures(times)
 
 
 def prefetched_path(batch: int, depth: int, times: list[float]) -> Run:
     """Construction, prefetch, then every step by itself, as a torchsde solver asks for it."""
 
     def run() -> None:
-        path = _path(batch, depth)
+        path = make_path(batch, depth)
         path.prefetch(times)
         for s, t in pairwise(times):
             path(s, t, return_U=depth == 2)
@@ -96,6 +87,20 @@ def normals(batch: int, depth: int, steps: int) -> Run:
     return lambda: torch.randn((depth, steps, batch, DIM), generator=generator, dtype=torch.float32)
 
 
-def _path(batch: int, depth: int) -> BrownianPath:
+def make_interval(batch: int, depth: int, hint: float | None) -> torchsde.BrownianInterval:
+    """torchsde's path on [0, 1], with increments, or time integrals too."""
+    return torchsde.BrownianInterval(
+        0.0,
+        1.0,
+        size=(batch, DIM),
+        dtype=torch.float32,
+        entropy=0,
+        dt=hint,
+        levy_area_approximation="none" if depth == 1 else "space-time",
+    )
+
+
+def make_path(batch: int, depth: int) -> BrownianPath:
+    """Ours, from a generator."""
     generator = torch.Generator().manual_seed(0)
     return BrownianPath(0.0, 1.0, (batch, DIM), generator=generator, depth=depth, dtype=torch.float32)

@@ -12,7 +12,7 @@ from torch import Tensor
 from sdesig._checks import check_real
 from sdesig.brownian import BrownianPath
 from sdesig.sde.base import SDELike
-from sdesig.solvers.driver import check_arguments
+from sdesig.solvers.driver import all_finite, check_arguments
 from sdesig.solvers.shark import ShARK
 
 _FIRST_STEP = 0.01  # the first trial step, as a share of the path in its clock
@@ -56,20 +56,20 @@ def solve_adaptive(
 
     A step is accepted if in every row of the batch the root mean square of the estimated error
     (`ShARK.step_and_error`) is at most atol + rtol |Y|, |Y| the larger root mean square of the row before and after the
-    step. So the tolerance holds for every path, not for the batch on average, and an entry that passes through zero does
-    no harm beside larger ones. Lengths come from a PI controller on h.
+    step. So the tolerance holds for every path, not for the batch on average, and an entry that passes through zero
+    does no harm beside larger ones. Lengths come from a PI controller on h.
 
     After a rejection a shorter step sees the same Brownian path: what was learnt of it is neither forgotten nor drawn
     again, so rejecting does not bias the law. With additive noise the solution depends continuously on the path, so the
     states converge pathwise with the tolerance, however the steps are chosen (for multiplicative noise that would need
     care: Gaines & Lyons, SIAM J. Appl. Math. 57, 1997).
 
-    The batch shares its steps. A row's states therefore depend on the other rows, within tolerance. Where they must not,
-    solve the rows one by one, or all of them with `solve` on given times, such as the `steps` of one adaptive solution.
+    The batch shares its steps. So a row depends on the other rows, within tolerance. Where it must not, solve the rows
+    one by one, or all of them with `solve` on given times, such as the `steps` of one adaptive solution.
 
-    Diffusions run in the signal-to-noise ratio tau, dy = D(y, tau) dtau + dB, on a path with `SNRClock()`. Their y grows
-    like tau times the data, so rtol bounds the error relative to the data's scale as soon as tau is large, and atol
-    matters at the start, where |y| is of order sqrt(tau); atol = rtol suits data of unit scale.
+    Diffusions run in the signal-to-noise ratio tau, dy = D(y, tau) dtau + dB, on a path with `SNRClock()`. Their y
+    grows like tau times the data, so rtol bounds the error relative to the data's scale as soon as tau is large, and
+    atol matters at the start, where |y| is of order sqrt(tau); atol = rtol suits data of unit scale.
 
     Args:
         sde: of additive noise, with torchsde's interface; see `sdesig.sde.SDE`.
@@ -127,7 +127,7 @@ def solve_adaptive(
 @torch.no_grad()
 def _error_ratio(error: Tensor, y: Tensor, y_next: Tensor, rtol: float, atol: float) -> float:
     """The largest ratio in the batch of a row's error to what is allowed; infinite if a state is not finite."""
-    if not bool(y_next.isfinite().all()):
+    if not all_finite(y_next):
         return math.inf
     size, before, after = (x.flatten(1).square().mean(1).sqrt() for x in (error, y, y_next))
     return (size / (atol + rtol * torch.maximum(before, after))).max().item()

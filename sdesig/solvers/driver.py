@@ -88,12 +88,12 @@ def solve(
             done = len(states)
             y, memory = chosen.advance(sde, starts[done - 1], lengths[done - 1], y, memory, noise)
             states.append(y)
-            if done % _CHECK_EVERY == 0 and not bool(y.isfinite().all()):
+            if done % _CHECK_EVERY == 0 and not all_finite(y):
                 _raise_not_finite(torch.stack(states[-_CHECK_EVERY:]), done + 1 - _CHECK_EVERY, grid)
             if callback is not None:
                 callback(done, grid[done], y)
     solution = torch.stack(states)
-    if not bool(solution.isfinite().all()):
+    if not all_finite(solution):
         _raise_not_finite(solution, 0, grid)
     return solution
 
@@ -105,9 +105,15 @@ def check_arguments(
     grid = _check_times(times, path)
     converted = to_ito(sde) if scheme.sde_type == "ito" else to_stratonovich(sde)
     structure = scheme.check(sde, y0, path)
-    if not bool(y0.isfinite().all()):
+    if not all_finite(y0):
         raise ValueError("y0 must be finite")
     return grid, sde if structure == "additive" else converted, structure
+
+
+def all_finite(values: Tensor) -> bool:
+    """Whether no value is infinite or NaN. A finite sum proves it in a tenth of the time; another proves nothing."""
+    values = values.detach()
+    return bool(values.sum().isfinite()) or bool(values.isfinite().all())
 
 
 def scheme_named(scheme: str | Scheme, sde: SDELike) -> Scheme:
