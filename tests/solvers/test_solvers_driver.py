@@ -296,3 +296,11 @@ def test_words_say_what_is_needed():
     assert (1, 2) in Milstein().words("general")
     assert (1, 2) not in Milstein().words("commutative")
     assert ShARK().words("additive") == ((0,), (1,), (2,), (0, 0), (0, 1), (0, 2), (1, 0), (2, 0))
+
+
+def test_finite_values_whose_sum_is_not_are_finite():
+    large = torch.full((4,), 3e38)
+    assert driver.all_finite(large)
+    for value in (torch.inf, -torch.inf, torch.nan):
+        assert not driver.all_finite(torch.cat([large, torch.tensor([value])]))
+    assert not driver.all_finite(torch.tensor([torch.inf, -torch.inf]))
