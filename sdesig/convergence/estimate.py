@@ -21,7 +21,7 @@ class OrderEstimate:
     """The slope of log error against log step length, from one level per number of steps.
 
     Attributes:
-        order: the slope of a generalized least-squares line through the used levels.
+        order: the slope of the line through the used levels, by generalized least squares (`fit`).
         ci_low, ci_high: its 95 % confidence interval.
         steps: numbers of steps N, increasing, one per level; the step length is proportional to 1/N.
         errors, standard_errors: one per level.

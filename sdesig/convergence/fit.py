@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -14,6 +15,7 @@ from sdesig.convergence.estimate import OrderEstimate
 
 BLOCKS = 200
 RESAMPLES = 1000
+_GAUSS_NEWTON = 8
 CURVATURE = 0.02
 """By how much (relative, rms) an error may be off the power law. It keeps the fit off differences between levels that
 are so correlated that their noise cancels, where it would see little but the curvature of the power law."""
@@ -100,10 +102,16 @@ def _bootstrap(samples: Tensor) -> tuple[Tensor, Tensor]:
     owner = torch.arange(n) * blocks // n
     sums = samples.new_zeros(levels, blocks, k).index_add_(1, owner, samples)
     counts = torch.bincount(owner).to(samples)
-    drawn = torch.randint(blocks, (RESAMPLES, blocks), generator=torch.Generator().manual_seed(0))
-    weights = samples.new_zeros(RESAMPLES, blocks).scatter_add_(1, drawn, samples.new_ones(RESAMPLES, blocks))
+    weights = _times_drawn(blocks).to(samples)
     resampled = torch.einsum("rb,lbk->rlk", weights, sums) / (weights @ counts)[:, None, None]
     return samples.mean(1), resampled
+
+
+@functools.cache
+def _times_drawn(blocks: int) -> Tensor:
+    """How often each resample holds each block, (RESAMPLES, blocks); the same in every run."""
+    drawn = torch.randint(blocks, (RESAMPLES, blocks), generator=torch.Generator().manual_seed(0))
+    return torch.zeros(RESAMPLES, blocks).scatter_add_(1, drawn, torch.ones(RESAMPLES, blocks))
 
 
 def _line(
@@ -116,8 +124,10 @@ def _line(
     used: Tensor,
     samples: int,
 ) -> OrderEstimate:
-    """Generalized least squares of log error on log N, with the bootstrap covariance of the log errors.
+    """Fit errors = constant N^-order by generalized least squares of relative residuals, by Gauss-Newton steps.
 
+    To first order that is the line through the log errors, with their bootstrap covariance. But chance, which makes log
+    errors near the Monte-Carlo floor skew, and makes small errors look noisier than large ones, does not flatten it.
     The interval is Student's, with the bootstrap standard error of the slope.
     """
     if used.sum() < 2:
@@ -125,15 +135,21 @@ def _line(
             f"fewer than two levels are above the floor, on one side of a change of sign: errors {errors.tolist()} at "
             f"steps {tuple(steps)}, floors {floors.tolist()}; take fewer steps, more paths or a better reference"
         )
-    x, y = -torch.tensor(steps).to(errors)[used].log(), errors[used].log()
-    covariance = torch.cov(resampled[:, used].log().T)
-    inverse = torch.linalg.inv(covariance + CURVATURE**2 * torch.eye(len(x)).to(x))
+    x, e = -torch.tensor(steps).to(errors)[used].log(), errors[used]
+    noise = torch.cov(resampled[:, used].T)
     design = torch.stack([torch.ones_like(x), x], 1)
-    solution = torch.linalg.solve(design.T @ inverse @ design, design.T @ inverse)
-    intercept, order = (solution @ y).tolist()
+    line = design @ torch.linalg.lstsq(design, e.log()).solution
+    for _ in range(_GAUSS_NEWTON):
+        fitted = line.exp()
+        residual = e / fitted - 1
+        covariance = noise / (fitted[:, None] * fitted)
+        inverse = torch.linalg.inv(covariance + CURVATURE**2 * torch.eye(len(x)).to(x))
+        solution = torch.linalg.solve(design.T @ inverse @ design, design.T @ inverse)
+        parameters = solution @ (line + residual)
+        line = design @ parameters
+    intercept, order = parameters.tolist()
     variance = (solution @ covariance @ solution.T)[1, 1].item()
     half_width = float(scipy.stats.t.ppf(0.975, min(BLOCKS, samples) - 1)) * variance**0.5
-    residual = y - design @ (solution @ y)
     statistic = (residual @ inverse @ residual).item()
     difference = torch.eye(len(x)).to(x).diff(dim=0) / x.diff()[:, None]
     return OrderEstimate(
@@ -146,7 +162,7 @@ def _line(
         used=tuple(used.tolist()),
         floors=tuple(floors.tolist()),
         constant=torch.tensor(intercept).exp().item(),
-        slopes=tuple((difference @ y).tolist()),
+        slopes=tuple((difference @ e.log()).tolist()),
         slope_errors=tuple((difference @ covariance @ difference.T).diagonal().sqrt().tolist()),
         p_value=float(scipy.stats.chi2.sf(statistic, len(x) - 2)) if len(x) > 2 else 1.0,
         kind=kind,

@@ -502,3 +502,31 @@ def test_bad_queries():
     inside_a_leaf = BrownianPath(0.0, 1.0, (2,), generator=generator(0), area=True, levels=2)
     with pytest.raises(ValueError, match="times must lie on the master grid"):
         inside_a_leaf.partial_signature(0.0, 0.1)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("area", [False, True])
+def test_reflected_path(source: str, area: bool):
+    """-W: odd values change sign, areas do not, and adjoining steps still combine; twice is the path itself."""
+    path = BrownianPath(0.0, 1.0, (4, 2), depth=3, levels=4, area=area, dtype=F64, **SOURCES[source](4))
+    mirror = path.reflected()
+    late, early = mirror.partial_signature(0.5, 1.0), mirror.partial_signature(0.0, 0.5)
+    steps = path.partial_signatures([0.0, 0.5, 1.0])
+    for k, value in enumerate((early, late)):
+        assert torch.equal(value.coefficients, -steps[k].coefficients)
+        assert not area or torch.equal(value.levy_area, steps[k].levy_area)
+    joined, whole = early.combine(late), mirror.partial_signature(0.0, 1.0)
+    torch.testing.assert_close(joined.coefficients, whole.coefficients, rtol=0, atol=1e-12)
+    if area:
+        torch.testing.assert_close(joined.levy_area, whole.levy_area)
+    assert torch.equal(mirror.initial_noise(), -path.initial_noise())
+    assert torch.equal(mirror.reflected().partial_signature(0.0, 0.5).coefficients, steps[0].coefficients)
+
+
+def test_reflection_is_part_of_the_identity_and_forgets_what_was_prefetched():
+    path = BrownianPath(0.0, 1.0, (2, 1), seeds=[0, 1], dtype=F64)
+    path.prefetch(path.grid(4))
+    mirror = path.reflected()
+    assert mirror.identity == path.identity | {"reflected": True}
+    assert mirror.reflected().identity == path.identity
+    assert torch.equal(mirror(0.0, 0.25), -path(0.0, 0.25))

@@ -1,0 +1,175 @@
+"""Strong orders of real schemes by `strong_order`, its coupling, its masks, and what it refuses.
+
+An order passes by `supports` (95 % interval above theory - .15, half-width at most .1, successive slopes on one line):
+the noise is so far below .15 that false alarms are rarer than 1e-5 each. Each order has a control that fails it.
+"""
+
+import pytest
+import torch
+
+from sdesig import BrownianPath, solve, strong_order
+from sdesig.convergence import study
+from sdesig.sde import SDE
+from sdesig.sde.problems import (
+    DoubleWell,
+    FadingNoise,
+    GeometricBrownianMotion,
+    LinearSDE,
+    SinhDiffusion,
+    TanhDiffusion,
+)
+
+F64 = torch.float64
+
+
+def order(problem, scheme, **kwargs):
+    return strong_order(problem, problem.initial, scheme=scheme, **{"paths": 2000} | kwargs)
+
+
+@pytest.mark.parametrize(
+    "scheme, problem, theory",
+    [("euler", SinhDiffusion(0.4), 0.5), ("milstein", SinhDiffusion(0.4), 1.0), ("taylor15", TanhDiffusion(), 1.5)],
+)
+def test_order_against_the_exact_solution(scheme, problem, theory):
+    estimate = order(problem, scheme, steps=(8, 16, 32, 64))
+    assert all(estimate.used)
+    assert estimate.supports(theory), estimate
+    assert estimate.refutes(theory + 0.5)
+
+
+def test_order_one_and_a_half_against_a_numeric_reference():
+    estimate = order(DoubleWell(), "shark", steps=(32, 64, 128), reference=1024, paths=1000)
+    assert all(estimate.used)
+    assert estimate.supports(1.5), estimate
+    assert order(DoubleWell(), "euler", steps=(8, 16, 32), reference=512, reference_scheme="shark").refutes(1.5)
+
+
+def test_order_one_with_areas_against_a_numeric_reference():
+    estimate = order(LinearSDE(), "milstein", steps=(2, 4, 8), reference=128, paths=1000)
+    assert all(estimate.used)
+    assert estimate.supports(1.0), estimate
+    control = order(LinearSDE(), "euler", steps=(2, 4, 8), reference=128, reference_scheme="milstein", paths=1000)
+    assert control.refutes(1.0)
+
+
+def test_levels_near_a_numeric_reference_are_masked():
+    """Levels finer than 1/16 of the reference lie within 8 of its errors at order 1 (8.5 times, 1/8: 4 times)."""
+    estimate = order(SinhDiffusion(0.4), "milstein", steps=(4, 8, 16, 32, 64), reference=256)
+    assert estimate.used == (True, True, True, False, False)
+    assert len(set(estimate.floors)) == 1
+    with pytest.raises(ValueError, match="fewer than two levels are above the floor"):
+        order(SinhDiffusion(0.4), "milstein", steps=(64, 128), reference=256)
+
+
+def test_errors_of_rounding_are_masked():
+    """Taylor's scheme without noise and drift is exact."""
+    still = SinhDiffusion(0.0)
+    with pytest.raises(ValueError, match="fewer than two levels"):
+        order(still, "taylor15", paths=10, steps=(2, 4))
+
+
+def test_errors_are_those_of_the_solver_on_the_same_path():
+    """Against `solve` on a path of its own, joined from the top down: another order of sums."""
+    problem, paths = LinearSDE(), 40
+    estimate = order(problem, "milstein", steps=(2, 4), reference=64, paths=paths, seed=3)
+    seeds = range(3 * 2**32, 3 * 2**32 + paths)
+    path = BrownianPath(0.0, 1.0, (paths, 2), seeds=seeds, depth=1, levels=6, area=True, dtype=F64)
+    start = problem.y0(paths, F64)
+    ends = {n: solve(problem, start, path.grid(n), scheme="milstein", path=path)[-1] for n in (2, 4, 32, 64)}
+    rms = {n: (ends[n] - ends[64]).norm(dim=1).square().mean().sqrt().item() for n in (2, 4, 32)}
+    assert estimate.errors == pytest.approx([rms[2], rms[4]], rel=1e-10)
+    assert estimate.floors == pytest.approx([8 * rms[32]] * 2, rel=1e-10)
+
+
+def test_results_do_not_depend_on_the_chunks(monkeypatch):
+    whole = order(LinearSDE(), "milstein", steps=(2, 4), reference=64, paths=50)
+    monkeypatch.setattr(study, "_NUMBERS_AT_ONCE", 64 * 6 * 7)
+    parts = order(LinearSDE(), "milstein", steps=(2, 4), reference=64, paths=50)
+    assert parts.errors == pytest.approx(whole.errors, rel=1e-12)
+    assert parts.order == pytest.approx(whole.order, rel=1e-9)
+    assert parts.errors != order(LinearSDE(), "milstein", steps=(2, 4), reference=64, paths=50, seed=1).errors
+
+
+def test_a_callable_start_and_reference():
+    problem = GeometricBrownianMotion()
+    given = strong_order(
+        problem,
+        lambda path: path.initial_noise().exp(),
+        scheme="milstein",
+        paths=1000,
+        reference=lambda path, y0: problem.exact(1.0, path(0.0, 1.0), y0),
+    )
+    assert given.supports(1.0)
+    assert given.errors != order(problem, "milstein", paths=1000).errors
+
+
+class Bare:
+    """Only what torchsde asks for."""
+
+    noise_type, sde_type = "general", "ito"
+
+    def f(self, t, y):
+        return -y
+
+    def g(self, t, y):
+        return y[..., None] * torch.tensor([0.3, 0.2], dtype=y.dtype)
+
+
+def test_the_noise_dimension_is_found_from_g():
+    estimate = strong_order(Bare(), torch.ones(1), scheme="euler", steps=(4, 8), paths=200, reference=128)
+    assert estimate.order > 0.3
+    with pytest.raises(ValueError, match="row_shape must be given"):
+        strong_order(Bare(), lambda path: torch.ones(len(path.shape), 1), scheme="euler", reference=256)
+
+
+class Silent(SDE):
+    """Counts what is asked of it."""
+
+    def __init__(self):
+        super().__init__("diagonal", "ito", dim=2)
+
+    def f(self, t, y):
+        raise AssertionError("work started before the arguments were checked")
+
+    g = f
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"steps": ()}, r"steps must be two or more numbers of steps that increase; got \(\)"),
+        ({"steps": (8,)}, "steps must be two or more"),
+        ({"steps": (16, 8)}, r"steps must be two or more numbers of steps that increase; got \(16, 8\)"),
+        ({"steps": (0, 8)}, r"steps\[0\] must be >= 1; got 0"),
+        ({"steps": (8, 24)}, "steps and reference must be powers of two, .*; got 24"),
+        ({"reference": 100}, "steps and reference must be powers of two, .*; got 100"),
+        ({"paths": 0}, r"paths must be in \[2, 4294967296\]; got 0"),
+        ({"seed": -1}, r"seed must be in \[0, 1073741824\]; got -1"),
+        ({"scheme": "eular"}, "scheme must be one of 'euler', 'milstein',.*; got 'eular'"),
+        ({"reference_scheme": "eular"}, "scheme must be one of 'euler', 'milstein',.*; got 'eular'"),
+        ({"scheme": "sra1"}, "SRA1 needs additive noise; the SDE's is diagonal"),
+        ({"reference_scheme": "sra1"}, "SRA1 needs additive noise; the SDE's is diagonal"),
+        ({"reference": 32}, "reference must have more steps than the finest level, 32; got 32"),
+        ({"reference": None}, "reference must be given, .*Silent has no exact solution"),
+        ({"reference": lambda path, y0: y0, "reference_scheme": "euler"}, "reference_scheme is given without"),
+        ({"y0": torch.ones(3)}, r"y0 must have shape \(2,\), one start for all paths, or be callable; got \(3,\)"),
+        ({"y0": torch.ones(5, 2)}, r"y0 must have shape \(2,\)"),
+        ({"y0": lambda path: torch.ones(7, 2)}, r"y0\(path\) must have shape \(1, \*event\); got \(7, 2\)"),
+        ({"t1": 0.0}, "t1 must be > t0"),
+    ],
+)
+def test_refusals(change, message):
+    arguments = {"y0": torch.ones(2), "scheme": "euler", "steps": (8, 32), "paths": 10, "reference": 64} | change
+    with pytest.raises(ValueError, match=message):
+        strong_order(Silent(), **arguments)
+
+
+def test_other_refusals():
+    with pytest.raises(ValueError, match="reference must be given for t0 != 0"):
+        order(FadingNoise(), "euler", t0=0.5)
+    with pytest.raises(ValueError, match=r"reference\(path, y0\) must have the shape \(10, 2\) of y0; got \(10,\)"):
+        order(SinhDiffusion(), "euler", paths=10, reference=lambda path, y0: y0[:, 0])
+    with pytest.raises(TypeError, match="steps must be a sequence of integers"):
+        order(SinhDiffusion(), "euler", steps=8)
+    with pytest.raises(TypeError, match=r"y0 must be a torch\.Tensor"):
+        strong_order(SinhDiffusion(), [1.0, 2.0], scheme="euler")
