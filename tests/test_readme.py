@@ -19,5 +19,8 @@ def test_examples_run():
     words = names["words_for_scheme"](strong=1.5, noise="additive")
     assert words == ((0,), (1,), (0, 0), (0, 1), (1, 0))
     torch.testing.assert_close(names["expected_signature"](dim=2, h=0.1, depth=4)[1, 1, 2, 2].item(), 0.1**2 / 8)
+    estimate = names["estimate"]
+    assert estimate.supports(1.0)
+    assert estimate.refutes(1.5)
     radius = names["samples"].square().sum(-1).sqrt()
     assert abs(radius.mean() - 1.0) < 0.05
