@@ -17,9 +17,12 @@ from torch import Tensor
 
 from sdesig._files import replacing
 from sdesig.brownian import BrownianPath
-from sdesig.sde import VP, Mixture
+from sdesig.sde import VP, CanonicalDenoiser, CanonicalSDE, GaussianReference, Mixture
 from sdesig.signature import PartialSignature, sample_partial_signature
 from sdesig.signature.legendre import gauss_legendre, orthonormal_legendre
+from sdesig.solvers import solve
+
+MIXTURE, DIFFUSION = Mixture.circle(1.0, 0.1, dtype=torch.float64), VP.linear()
 
 
 def run_tour(out: Path, seed: int = 0) -> None:
@@ -105,33 +108,52 @@ def levy_areas(seed: int) -> tuple[Figure, str]:
 
 
 def one_seed_at_every_step_count(seed: int) -> tuple[Figure, str]:
-    """Reverse diffusion of a mixture of 8 Gaussians with torchsde's Euler scheme on one path per seed."""
-    rows, finest = 400, 1024
-    mixture, diffusion = Mixture.circle(1.0, 0.1, dtype=torch.float64), VP.linear()
-    sde = diffusion.reverse(mixture.denoiser(diffusion))
-    times = sde.solver_time(torch.tensor([diffusion.t_max, 1e-3], dtype=torch.float64))
-    t0, t1 = times.tolist()
-
-    def sample(steps: int, first_seed: int) -> Tensor:
-        seeds = range(first_seed, first_seed + rows)
-        path = BrownianPath(t0, t1, (rows, 2), seeds=seeds, depth=1, levels=11, dtype=torch.float64)
-        path.prefetch(path.grid(steps))
-        return torchsde.sdeint(sde, path.initial_noise(), times, bm=path, method="euler", dt=(t1 - t0) / steps)[-1]
-
-    reference, other = sample(finest, seed), sample(finest, seed + rows)
-    mode = torch.atan2(reference[:, 1], reference[:, 0])
-    counts = (16, 64, 256, finest)
-    figure, axes = plt.subplots(1, len(counts), figsize=(13, 3.6), sharex=True, sharey=True, layout="constrained")
-    lines = [f"Reverse diffusion, Euler on one path per seed: rms distance to the same seeds at {finest} steps:"]
-    for axis, steps in zip(axes, counts, strict=True):
-        points = sample(steps, seed)
-        axis.scatter(*points.T, c=mode, cmap="hsv", s=6)
-        axis.set(title=f"{steps} steps", aspect="equal")
-        if steps < finest:
-            lines.append(f"  {steps:4d} steps  {_rms(points - reference):.3f}")
-    axes[0].set_ylabel("coloured by the end point\nof the seed in the last panel")
-    lines.append(f"  for scale: other seeds, {_rms(other - reference):.3f}")
+    """Reverse diffusion of a mixture of 8 Gaussians: torchsde's Euler scheme, and path-average with a reference."""
+    rows = 400
+    figure, axes = plt.subplots(2, 4, figsize=(13, 7), sharex=True, sharey=True, layout="constrained")
+    lines = ["Reverse diffusion on one path per seed, rms distance to the same seeds at the most steps:"]
+    for line, (name, sampler, counts) in zip(
+        axes,
+        (
+            ("torchsde's Euler", _euler_samples, (16, 64, 256, 1024)),
+            ("path-average", _path_average_samples, (4, 8, 16, 256)),
+        ),
+        strict=True,
+    ):
+        seeds, others = (range(first, first + rows) for first in (seed, seed + rows))
+        reference = sampler(seeds, counts[-1])
+        mode = torch.atan2(reference[:, 1], reference[:, 0])
+        distances = []
+        for axis, steps in zip(line, counts, strict=True):
+            points = sampler(seeds, steps)
+            axis.scatter(*points.T, c=mode, cmap="hsv", s=6)
+            axis.set(title=f"{name}, {steps} steps", aspect="equal")
+            if steps < counts[-1]:
+                distances.append(f"{_rms(points - reference):.3f} at {steps}")
+        line[0].set_ylabel("coloured by the end point\nof the seed in the last panel")
+        other = _rms(sampler(others, counts[-1]) - reference)
+        lines.append(f"  {name}: {', '.join(distances)} steps (other seeds: {other:.3f})")
     return figure, "\n".join(lines)
+
+
+def _euler_samples(seeds: range, steps: int) -> Tensor:
+    """x of the VP diffusion, steps even in its time, by torchsde."""
+    sde = DIFFUSION.reverse(MIXTURE.denoiser(DIFFUSION))
+    times = sde.solver_time(torch.tensor([DIFFUSION.t_max, DIFFUSION.t_min], dtype=torch.float64))
+    t0, t1 = times.tolist()
+    path = BrownianPath(t0, t1, (len(seeds), 2), seeds=seeds, depth=1, levels=11, dtype=torch.float64)
+    path.prefetch(path.grid(steps))
+    return torchsde.sdeint(sde, path.initial_noise(), times, bm=path, method="euler", dt=(t1 - t0) / steps)[-1]
+
+
+def _path_average_samples(seeds: range, steps: int) -> Tensor:
+    """x/alpha of the same diffusion, steps even in log-SNR."""
+    reference = GaussianReference(MIXTURE.mean(), MIXTURE.covariance().trace().item() / 2)
+    sde = CanonicalSDE(CanonicalDenoiser(MIXTURE.denoiser(DIFFUSION), DIFFUSION), reference=reference)
+    low, high = (DIFFUSION.snr(t).item() for t in (DIFFUSION.t_max, DIFFUSION.t_min))
+    path = BrownianPath(low, high, (len(seeds), 2), seeds=seeds, clock=sde.clock, dtype=torch.float64)
+    start = sde.start(path.initial_noise(), low)
+    return sde.noisy_data(solve(sde, start, path.grid(steps), scheme="path_average", path=path)[-1], high)
 
 
 def _rms(difference: Tensor) -> float:
