@@ -2,7 +2,7 @@
 
 All run from log-SNR -3 to 3, where the errors of the mixtures below follow a power law from 16 steps on (at eta = 1.4
 from 32 on); over -8 to 8 the same orders need 64 steps at least. Without a reference path-average, ShARK and SRA1 show
-1.8 rather than 1.5: there, errors of order 2 are still the larger ones up to 1000 steps.
+1.8 rather than 1.5: errors of order 2 fade slowly there (1.7 from 256 to 1024 steps).
 
 An order passes by `OrderEstimate.supports`, a control fails by `refutes`. Paths are seeded; with other seeds a right
 scheme would fail a test with a probability below 1e-4, for the half-widths are .06 at most and the bound is .15 away.
