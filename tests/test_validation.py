@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import importlib
 import math
 
 import pytest
@@ -11,7 +12,8 @@ from scipy.integrate import quad
 
 from sdesig.signature.areas._draws import pair_count
 from sdesig.signature.areas.truncation import terms_needed
-from validation import levy_area, signature_laws, studies
+from sdesig.solvers import Euler, Milstein, Taylor15
+from validation import levy_area, signature_laws, strong_orders, studies
 from validation.report import Row, Study, mean_interval, run_study, write_summary
 
 
@@ -144,6 +146,47 @@ def test_characteristic_function_against_the_density_of_the_area():
         averaged = quad(lambda r, x=x: math.exp(-r) * levy_area.area_cf(x, 2 * r), 0, 60)[0]
         expected = 2 * quad(lambda a, x=x: math.cos(x * a) / math.cosh(math.pi * a), 0, 15)[0]
         assert averaged == pytest.approx(expected, rel=1e-7, abs=1e-9)
+
+
+def rows_of(study, names, samples, monkeypatch):
+    """The rows of some cases of a study of orders."""
+    module = importlib.import_module(f"validation.{study.name}")
+    monkeypatch.setattr(module, "CASES", tuple(case for case in module.CASES if case.name in names))
+    rows = []
+    study.run(samples, rows.append)
+    return rows
+
+
+def test_strong_orders_agree_with_theory(monkeypatch):
+    """Scalar noise: all schemes, and controls at orders 1/2, 1 and 3/2. General noise: exact and of order 1/2."""
+    names = ("TanhDiffusion", "HeisenbergGroup")
+    rows = rows_of(strong_orders.STUDY, names, 4000, monkeypatch)
+    assert all(row.passed for row in rows), [row for row in rows if not row.passed]
+    assert len({tuple(row.details) for row in rows}) == 1
+    for name, orders, controls, exact in zip(names, (15, 9), (3, 4), (0, 5), strict=True):
+        theories = [row.theory for row in rows if f" on {name} " in row.case]
+        assert [sum(theory.startswith(kind) for theory in theories) for kind in ("strong", "control", "exact")] == [
+            orders,
+            controls,
+            exact,
+        ]
+
+
+def test_wrong_strong_orders_fail(monkeypatch):
+    """Every scheme declared half an order too high; and controls declared half an order too low."""
+    for shift, start in ((0.5, "strong order"), (-0.5, "control")):
+        with monkeypatch.context() as patch:
+            for scheme in (Euler, Milstein, Taylor15):
+                patch.setattr(scheme, "strong_order", {"scalar": scheme.strong_order["scalar"] + shift})
+            patch.setattr(
+                strong_orders,
+                "general_schemes",
+                lambda sde: {"euler": Euler(), "milstein": Milstein(), "taylor15": Taylor15()},
+            )
+            rows = rows_of(strong_orders.STUDY, ("TanhDiffusion",), 1000, patch)
+        found = [row for row in rows if row.theory.startswith(start) and "reflected" not in row.case]
+        assert len(found) >= 2
+        assert not any(row.passed for row in found)
 
 
 # --- the writer ---

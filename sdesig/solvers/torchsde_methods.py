@@ -56,10 +56,13 @@ class TorchsdeMethod(Scheme):
         return words_for_scheme(strong=strong, noise=noise, dim=2)
 
     def check(self, sde: SDELike, y0: Tensor, path: BrownianPath) -> str:
-        """As every scheme; torchsde also asks for one of its noise types."""
+        """As every scheme; torchsde also asks for one of its noise types, and its "milstein" for a right derivative."""
         structure = super().check(sde, y0, path)
         if sde.noise_type not in self._method.noise_types:
             raise ValueError(f"torchsde:{self.name} does not admit the noise_type {sde.noise_type!r}")
+        if self.name == "milstein" and structure == "scalar" and y0.shape[-1] > 1:
+            # It multiplies g by the transposed Jacobian of g, and converges to another solution.
+            raise ValueError(f"torchsde:milstein is wrong for scalar noise in dimension > 1; y0 has {y0.shape[-1]}")
         return structure
 
     def noise(self, structure: str, steps: PartialSignature) -> tuple[Tensor, ...]:

@@ -91,7 +91,8 @@ def test_names_objects_and_the_registry():
 def test_every_method_of_torchsde_runs_or_says_why_not(name, problem):
     path = make_path((4, problem.noise_dim), area=True)
     call = {"scheme": f"torchsde:{name}", "path": path}
-    if problem.noise_structure in STRONG_ORDERS[name]:
+    transposed = name == "milstein" and isinstance(problem, KuboOscillator)
+    if problem.noise_structure in STRONG_ORDERS[name] and not transposed:
         assert solve(problem, start(problem), path.grid(4), **call).isfinite().all()
     else:
         with pytest.raises(ValueError, match="noise"):

@@ -332,6 +332,14 @@ def test_torchsde_agrees_to_rounding(name):
     torch.testing.assert_close(ours, theirs, rtol=1e-13, atol=1e-13)
 
 
+def test_torchsde_milstein_is_refused_where_it_transposes_the_jacobian():
+    """Its term is (Dg)^T g (W^2 - h)/2 for scalar noise; on the Kubo oscillator Dg is antisymmetric: the wrong sign."""
+    problem = KuboOscillator()
+    path = brownian(20, 1)
+    with pytest.raises(ValueError, match="torchsde:milstein is wrong for scalar noise in dimension > 1; y0 has 2"):
+        solve(problem, problem.y0(20, torch.float64), path.grid(8), scheme="torchsde:milstein", path=path)
+
+
 def test_sra1_agrees_with_torchsde_to_rounding():
     problem = FadingNoise()
     path = brownian(20, 1)
