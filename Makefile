@@ -35,6 +35,7 @@ validate: setup
 
 bench: $(PEERS)
 	$(BIN)/python -m experiments.benchmarks
+	$(BIN)/python -m experiments.work_precision
 
 clean:
 	rm -rf $(VENV) build dist demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis
