@@ -7,11 +7,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sdesig._checks import check_floating, check_real
+from sdesig._checks import check_floating, check_real, check_step
 from sdesig.brownian.clock import SNRClock
 from sdesig.sde.base import SDE
 from sdesig.sde.canonical import CanonicalDenoiser, drift_clock, drift_power, noise_clock
-from sdesig.sde.diffusions import check_callable
+from sdesig.sde.diffusions import check_callable, per_sample
 from sdesig.sde.reference import GaussianReference
 
 
@@ -34,8 +34,8 @@ class CanonicalSDE(SDE):
     tau; for eta = 1 and c = 0 both are the same.
 
     Args:
-        denoiser: D(y, tau) = E[x_0 | y], such as `CanonicalDenoiser(denoiser, diffusion, eta)` or
-            `Mixture.denoise_y`.
+        denoiser: D(y, tau) = E[x_0 | y], such as `CanonicalDenoiser(denoiser, diffusion, eta)`, or
+            `Mixture.denoise_y` for eta = 1.
         reference: N(mu, c); default N(0, 0), which changes nothing.
         eta: stochasticity >= 0 of the y that the denoiser takes; 0 is the probability flow.
 
@@ -69,9 +69,18 @@ class CanonicalSDE(SDE):
         return SNRClock(self._variance, self.eta**2)
 
     def drift(self, u: Tensor, snr: Tensor) -> Tensor:
-        """Q at (u, tau), one evaluation of the denoiser: (batch, *event)."""
+        """Q at (u, tau), one evaluation of the denoiser: (batch, *event).
+
+        Raises:
+            ValueError: the denoiser returns another shape than it is given.
+        """
         y = self.reference.from_reference(u, snr, self.eta)
-        return self.reference.drift(self.denoiser(y, snr), y, snr, self.eta)
+        denoised = self.denoiser(y, snr)
+        if denoised.shape != y.shape:
+            raise ValueError(
+                f"the denoiser must return the shape {tuple(y.shape)} of its y; got {tuple(denoised.shape)}"
+            )
+        return self.reference.drift(denoised.to(y), y, snr, self.eta)
 
     def drift_length(self, start: Tensor, end: Tensor) -> Tensor:
         """b(end) - b(start), for zero-dimensional float64 SNRs: float64, the shape of the reference's variance."""
@@ -90,7 +99,8 @@ class CanonicalSDE(SDE):
 
     def start(self, noise: Tensor, snr: Tensor | float) -> Tensor:
         """u at the first SNR, N(0, <M>), from N(0, I): its law if the data are the reference, else up to O(tau)."""
-        return noise_clock(self.reference.clock(snr), self.eta).sqrt().to(check_floating("noise", noise)) * noise
+        tau = per_sample(check_step("snr", snr), check_floating("noise", noise))
+        return noise_clock(tau / (1 + self.reference.variance * tau), self.eta).sqrt() * noise
 
     def noisy_data(self, u: Tensor, snr: Tensor | float) -> Tensor:
         """y/a = x/alpha, in law x_0 + N(0, I/tau): what is left of the SDE is this little noise."""

@@ -71,6 +71,23 @@ class GaussianReference:
         matrices = (basis,) if isinstance(basis, Tensor) else tuple(basis or ())
         self.basis = tuple(_orthogonal(f"basis[{i}]", matrix) for i, matrix in enumerate(matrices))
 
+    def check_event(self, u: Tensor) -> None:
+        """Raise unless mean, variance and basis fit the events of u, (batch, *event): its shape, dtype and device."""
+        event = tuple(u.shape[1:])
+        for name, value in (("mean", self.mean), ("variance", self.variance)):
+            padded = (1,) * (len(event) - value.ndim) + tuple(value.shape)
+            if len(padded) != len(event) or any(m not in (1, n) for m, n in zip(padded, event, strict=True)):
+                raise ValueError(
+                    f"{name} must broadcast against an event of shape {event}; it has {tuple(value.shape)}"
+                )
+        sizes = tuple(len(matrix) for matrix in self.basis)
+        if sizes != event[len(event) - len(sizes) :]:
+            raise ValueError(f"basis must be a matrix for each of the last axes of an event {event}; it has {sizes}")
+        for value in (self.mean, self.variance, *self.basis):
+            if value.ndim and (value.dtype != u.dtype or value.device != u.device):
+                states, found = f"{u.dtype} on {u.device}", f"{value.dtype} on {value.device}"
+                raise TypeError(f"mean, variance and basis must be {states}, like the states; one is {found}")
+
     def to_basis(self, x: Tensor) -> Tensor:
         """Coordinates in the basis of x, (batch, *event); the same shape."""
         return self._rotate(x, self.basis)

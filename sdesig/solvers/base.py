@@ -107,7 +107,8 @@ class Scheme(ABC):
         length = path.clock.length(path.t0, path.t1)
         if isinstance(length, Tensor) or not math.isclose(length, path.t1 - path.t0, rel_tol=1e-12):
             raise ValueError(
-                f"path must have variance t - s over [s, t] for {type(self).__name__}; this one runs in {path.clock}"
+                f"path must have variance t - s over [s, t] for {type(self).__name__}, as with UniformClock() or "
+                f"SNRClock(); this one runs in {path.clock}"
             )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +12,7 @@ from sdesig.sde.base import SDELike
 from sdesig.sde.canonical import drift_clock, drift_power
 from sdesig.sde.canonical_sde import CanonicalSDE
 from sdesig.sde.reference import GaussianReference
-from sdesig.signature.legendre import orthonormal_legendre
+from sdesig.signature.legendre import gauss_legendre, orthonormal_legendre
 from sdesig.signature.partial_signature import PartialSignature
 from sdesig.solvers.base import strong_orders
 from sdesig.solvers.reverse import ReverseScheme
@@ -37,10 +36,11 @@ class PathAverage(ReverseScheme):
 
     For eta != 1 Q is no martingale. In the drift clock b, with p = 1/2 - eta^2/6 for 1/3,
 
-        u* = u_n + [b(tau*) - b_n] Q_{n-1} + eta^2 (eta^2 - 1)/(6 (1 + eta^2)) db (Q_{n-1} - u_n/b_n)
+        u* = u_n + [b(tau*) - b_n] Q_{n-1} + eta^2 (eta^2 - 1)/(6 (1 + eta^2)) db (Q_{n-1} - u_n/b(tau*))
            + (1/db) int (M - M_n) db,    b(tau*) = b_n + p db,    u_{n+1} = u_n + db Q(u*, tau*) + dM
 
-    has the same orders; eta = 0 is the midpoint rule. The average over the drift clock is not a combination of finitely
+    has the same orders; eta = 0 is the midpoint rule. (u_n/b_n would do for u_n/b(tau*), but grows without bound with
+    the step.) The average over the drift clock is not a combination of finitely
     many Legendre coefficients of M; its conditional mean given those of the path stands for it, which neglects a
     variance of relative order h^2 at depth 2.
     """
@@ -73,8 +73,8 @@ class PathAverage(ReverseScheme):
         time = evaluation_snr(sde, start, end, 1 / 2 - eta**2 / 6)
         point = u + sde.drift_length(start, time).to(u) * memory
         if eta not in (0.0, 1.0):
-            mean_slope = u / drift_clock(sde.reference.clock(start), eta).to(u)
-            point = point + eta**2 * (eta**2 - 1) / (6 * (1 + eta**2)) * length * (memory - mean_slope)
+            slope = u / drift_clock(sde.reference.clock(time), eta).to(u)
+            point = point + eta**2 * (eta**2 - 1) / (6 * (1 + eta**2)) * length * (memory - slope)
         if eta > 0:
             weights = average_weights(sde, start, end, len(scaled)).to(u)
             for weight, coefficient in zip(weights, scaled, strict=True):
@@ -107,11 +107,9 @@ def average_weights(sde: CanonicalSDE, start: Tensor, end: Tensor, depth: int) -
         weights = torch.zeros(depth, *[1] * c.ndim, dtype=torch.float64, device=c.device)
         weights[0], weights[1] = 1 / 2, -math.sqrt(1 / 12)
         return weights
-    nodes, quadrature = np.polynomial.legendre.leggauss(_NODES)
-    x = torch.from_numpy((nodes + 1) / 2).to(c.device).reshape(_NODES, *[1] * c.ndim)
+    x, quadrature = (values.reshape(_NODES, *[1] * c.ndim) for values in gauss_legendre(_NODES, c.device))
     growth = torch.log1p(sde.reference.step_length(start, end).double() / sde.reference.clock(start).double())
     power, noise_power = drift_power(sde.eta), sde.eta**2
     passed = power / noise_power * torch.log1p(x * torch.expm1(noise_power * growth))  # log b - log b(start)
     remaining = torch.expm1(passed - power * growth) / torch.expm1(-power * growth)
-    weighted = torch.from_numpy(quadrature / 2).to(x).reshape(x.shape) * remaining
-    return (orthonormal_legendre(x, depth) * weighted).sum(1)
+    return (orthonormal_legendre(x, depth) * quadrature * remaining).sum(1)

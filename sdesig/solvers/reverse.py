@@ -33,6 +33,7 @@ class ReverseScheme(Scheme):
         if not isinstance(sde, CanonicalSDE):
             raise ValueError(f"{type(self).__name__} needs a CanonicalSDE, a reverse diffusion; got {sde!r}")
         structure = super().check(sde, y0, path)
+        sde.reference.check_event(y0)
         if sde.eta > 0 and path.clock.identity() != sde.clock.identity():
             raise ValueError(
                 f"path must run in the SDE's `clock`, {sde.clock}, for {type(self).__name__}; this one runs in "

@@ -317,6 +317,29 @@ def test_start_is_exact_for_the_reference():
         assert sde.start(tensor([1.0]), tau).item() == pytest.approx(math.sqrt(spread), rel=1e-12)
 
 
+def test_start_per_sample_and_per_coordinate():
+    sde = CanonicalSDE(LAW.denoise_y, reference=GaussianReference(0.0, tensor([0.0, 2.0])))
+    snr = tensor([0.3, 5.0])
+    noise = torch.ones(2, 2).double()
+    expected = torch.stack([sde.start(noise[:1], one)[0] for one in snr])
+    torch.testing.assert_close(sde.start(noise, snr), expected)
+    torch.testing.assert_close(expected[1], tensor([5.0, 5.0 / 11]).sqrt())
+
+
+def test_states_keep_their_dtype_beside_a_denoiser_in_double_precision():
+    sde = CanonicalSDE(lambda y, snr: torch.tanh(y.double()))
+    assert solution(sde, make_path(sde, (3, 2), dtype=torch.float32), 4).dtype == torch.float32
+
+
+@pytest.mark.parametrize("eta", [0.5, 1.4])
+def test_one_huge_step_stays_bounded(eta):
+    """Over log-SNR -8..8, where the drift clock grows by a factor of a million or more."""
+    denoise = CanonicalDenoiser(LAW.denoiser(EDM()), EDM(), eta)
+    sde = CanonicalSDE(denoise, reference=GaussianReference(LAW.mean(), LAW.covariance().item()), eta=eta)
+    path = make_path(sde, (200, 1))
+    assert sde.noisy_data(solution(sde, path, 1), HIGH).abs().max() < 5
+
+
 # --- refusals ------------------------------------------------------------------------------------------------------
 
 
@@ -325,6 +348,10 @@ def attempt(sde=None, scheme="path_average", **path_options):
     options = {"clock": SNRClock(), "levels": 6, "dtype": torch.float64} | path_options
     path = BrownianPath(LOW, HIGH, (2, 1), seeds=range(2), **options)
     return solve(sde, path.initial_noise(), path.grid(4), scheme=scheme, path=path)
+
+
+def referring(reference):
+    return CanonicalSDE(LAW.denoise_y, reference=reference)
 
 
 @pytest.mark.parametrize(
@@ -344,6 +371,27 @@ def attempt(sde=None, scheme="path_average", **path_options):
             r"PathAverage needs eta < sqrt\(3\); the SDE's is 2.0",
         ),
         (lambda: attempt(depth=1), ValueError, "depth >= 2"),
+        (
+            lambda: attempt(referring(GaussianReference(tensor([0.0, 1.0]), 0.0))),
+            ValueError,
+            r"mean must broadcast against an event of shape \(1,\); it has \(2,\)",
+        ),
+        (
+            lambda: attempt(referring(GaussianReference(0.0, torch.zeros(2, 1).double()))),
+            ValueError,
+            r"variance must broadcast against an event of shape \(1,\); it has \(2, 1\)",
+        ),
+        (
+            lambda: attempt(referring(GaussianReference(0.0, 0.0, torch.eye(2).double()))),
+            ValueError,
+            r"basis must be a matrix for each of the last axes of an event \(1,\); it has \(2,\)",
+        ),
+        (
+            lambda: attempt(referring(GaussianReference(0.0, 0.0, torch.eye(1)))),
+            TypeError,
+            "mean, variance and basis must be torch.float64 on cpu, like the states; one is torch.float32",
+        ),
+        (lambda: attempt(CanonicalSDE(lambda y, snr: y[:1])), ValueError, r"shape \(2, 1\) of its y; got \(1, 1\)"),
         (lambda: CanonicalSDE(None), TypeError, "denoiser must be callable"),
         (lambda: CanonicalSDE(LAW.denoise_y, reference=1.0), TypeError, "reference must be a GaussianReference"),
         (lambda: CanonicalSDE(LAW.denoise_y, eta=-1.0), ValueError, "eta must be"),
