@@ -46,6 +46,7 @@ Callback = Callable[[int, Tensor, Tensor], None]
 
 _CHUNK = 2**22  # numbers of the path that are held at once
 _CHECK_EVERY = 16  # steps between looks for infinities and NaN
+_ROWS_NAMED = 8  # in the error about them
 
 
 def solve(
@@ -76,7 +77,7 @@ def solve(
     Raises:
         TypeError, ValueError: arguments that do not fit each other, see `Scheme.check`; times that do not increase or
             do not lie on the path; an unknown scheme.
-        FloatingPointError: a state that is not finite; names the step.
+        FloatingPointError: a state that is not finite; names the step and the rows.
     """
     chosen = scheme_named(scheme, sde)
     grid, sde, structure = check_arguments(chosen, sde, y0, times, path)
@@ -148,11 +149,13 @@ def _chunks(path: BrownianPath, times: Tensor) -> Iterator[PartialSignature]:
 
 
 def _raise_not_finite(states: Tensor, first: int, times: Tensor) -> None:
-    """Name the first of the states (after `first` steps and on) that is not finite."""
-    finite = states.isfinite().flatten(1).all(1)
-    step = first + int(finite.logical_not().nonzero()[0])
+    """Name the first of the states (after `first` steps and on) that is not finite, and its rows that are not."""
+    broken = states.isfinite().flatten(2).all(2).logical_not()
+    index = int(broken.any(1).nonzero()[0])
+    rows, step = broken[index].nonzero().flatten().tolist(), first + index
+    named = ", ".join(map(str, rows[:_ROWS_NAMED])) + (", ..." if len(rows) > _ROWS_NAMED else "")
     h = (times[step] - times[step - 1]).item()
     raise FloatingPointError(
-        f"the state is not finite after step {step} of {len(times) - 1}, at t = {times[step].item()} (h = {h:.3g}); "
-        "take smaller steps or another scheme"
+        f"the state is not finite after step {step} of {len(times) - 1}, at t = {times[step].item()} (h = {h:.3g}), in "
+        f"{len(rows)} of {broken.shape[1]} rows: {named}; take smaller steps or another scheme"
     )

@@ -191,7 +191,7 @@ def test_memory_goes_from_step_to_step():
     torch.testing.assert_close(solution[-1], y, rtol=1e-13, atol=1e-13)
 
 
-def test_a_state_that_is_not_finite_names_its_step():
+def test_a_state_that_is_not_finite_names_its_step_and_rows():
     problem = DoubleWell()
     path = make_path((4, 1), t1=64.0)
     y0 = problem.y0(4, torch.float64)
@@ -204,9 +204,18 @@ def test_a_state_that_is_not_finite_names_its_step():
     finite = [bool(y.isfinite().all()) for _, _, y in states]
     number = finite.index(False) + 1
     assert f"step {number} of 64, at t = {number}.0 " in str(error.value)
+    assert "in 1 of 4 rows: 2; take smaller steps" in str(error.value)
     assert len(states) < 17  # looked for every 16 steps
     with pytest.raises(FloatingPointError, match=f"step {number} of {number}"):
         solve(problem, y0, path.grid(64)[: number + 1], scheme="euler", path=path)
+
+
+def test_many_rows_that_are_not_finite_are_counted():
+    problem, path = DoubleWell(), make_path((12, 1), t1=64.0)
+    y0 = torch.full((12, 1), 5.0).double()
+    y0[1] = 0.0
+    with pytest.raises(FloatingPointError, match=r"in \d+ of 12 rows: 0, 2, 3, 4, 5, 6, 7, 8, \.\.\.;"):
+        solve(problem, y0, path.grid(64), scheme="euler", path=path)
 
 
 def refuse(error, match, problem=None, *, y0=None, grid=None, scheme="euler", path=None):
