@@ -10,10 +10,11 @@ import torch
 from matplotlib.figure import Figure
 from scipy.integrate import quad
 
+from sdesig.convergence import fit_weak
 from sdesig.signature.areas._draws import pair_count
 from sdesig.signature.areas.truncation import terms_needed
-from sdesig.solvers import Euler, Milstein, Taylor15
-from validation import levy_area, signature_laws, strong_orders, studies
+from sdesig.solvers import SRA1, Euler, Milstein, Taylor15
+from validation import levy_area, signature_laws, strong_orders, studies, weak_orders
 from validation.report import Row, Study, mean_interval, run_study, write_summary
 
 
@@ -187,6 +188,30 @@ def test_wrong_strong_orders_fail(monkeypatch):
         found = [row for row in rows if row.theory.startswith(start) and "reflected" not in row.case]
         assert len(found) >= 2
         assert not any(row.passed for row in found)
+
+
+def test_weak_orders_agree_with_theory(monkeypatch):
+    rows = rows_of(weak_orders.STUDY, ("FadingNoise",), 100_000, monkeypatch)
+    assert [row.theory for row in rows].count("weak order >= 2") == 4
+    assert [row.theory for row in rows].count("control: weak order below 2") == 2
+    assert all(row.passed for row in rows), [row for row in rows if not row.passed]
+
+
+def test_the_wrong_limit_is_noticed():
+    case = next(case for case in weak_orders.CASES if case.name == "KuboOscillator")
+    for scheme, expected in ((Euler(), False), (weak_orders.UncorrectedEuler(), True)):
+        errors, floors = weak_orders.weak_errors(case, {"euler": scheme}, 10_000)
+        assert fit_weak(errors["euler"], case.steps, floors=floors).refutes(1.0) is expected
+
+
+def test_wrong_weak_orders_fail(monkeypatch):
+    """Schemes declared an order too high, and a scheme of order 2 as a control that must fail order 2."""
+    monkeypatch.setattr(weak_orders, "general_schemes", lambda sde: {"euler": Euler(), "sra1": SRA1()})
+    monkeypatch.setattr(weak_orders, "BELOW_TWO", ("sra1",))
+    monkeypatch.setattr(Euler, "weak_order", 2.0)
+    monkeypatch.setattr(SRA1, "weak_order", 3.0)
+    rows = rows_of(weak_orders.STUDY, ("FadingNoise",), 100_000, monkeypatch)
+    assert [row.passed for row in rows] == [False] * 3
 
 
 # --- the writer ---

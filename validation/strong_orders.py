@@ -318,7 +318,8 @@ def draw(axis: Axes, title: str, estimates: Mapping[str, OrderEstimate]) -> None
         axis.plot(estimate.steps, estimate.errors, "o", color=colour, ms=4, label=label)
     axis.set(xscale="log", yscale="log", title=title, xlabel="steps")
     axis.set_ylabel(f"{estimate.kind} error")
-    axis.set_xticks(estimate.steps, [str(n) for n in estimate.steps], minor=False)
+    ticks = sorted({n for estimate in estimates.values() for n in estimate.steps})
+    axis.set_xticks(ticks, [str(n) for n in ticks])
     axis.xaxis.minorticks_off()
     low, high = axis.get_ylim()
     axis.set_ylim(low * (low / high) ** 0.5, high)  # room for the legend

@@ -8,11 +8,18 @@ from pathlib import Path
 import torch
 
 from sdesig._checks import check_choice
-from validation import levy_area, reverse_diffusion, signature_laws, strong_orders
+from validation import levy_area, reverse_diffusion, signature_laws, strong_orders, weak_orders
 from validation.report import run_study, write_summary
 
 STUDIES = {
-    study.name: study for study in (signature_laws.STUDY, levy_area.STUDY, strong_orders.STUDY, reverse_diffusion.STUDY)
+    study.name: study
+    for study in (
+        signature_laws.STUDY,
+        levy_area.STUDY,
+        strong_orders.STUDY,
+        weak_orders.STUDY,
+        reverse_diffusion.STUDY,
+    )
 }
 RESULTS = Path(__file__).parent / "results"
 
