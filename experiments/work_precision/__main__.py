@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +18,6 @@ PROBLEMS = {
     module.__name__.rpartition(".")[2]: module for module in (geometric_brownian_motion, noncommutative, mixture)
 }
 RESULTS = Path(__file__).parent / "results"
-THREADS = 2
 PATHS, BATCH, REPETITIONS = 1024, 1024, 3
 
 
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     unknown = [name for name in options.problems if name not in PROBLEMS]
     if unknown:
         parser.error(f"problem must be one of {', '.join(PROBLEMS)}; got {', '.join(unknown)}")
-    torch.set_num_threads(THREADS)
+    use_one_core()
     setting = described()
     for name in options.problems or PROBLEMS:
         problem = PROBLEMS[name].problem(options.quick)
@@ -42,12 +42,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
             report.write(problem, curves, needed, setting, RESULTS)
 
 
+def use_one_core() -> None:
+    """The same for torch and jax, which counts its cores when it starts; threads that wait for each other only blur."""
+    torch.set_num_threads(1)
+    if hasattr(os, "sched_setaffinity"):  # Linux
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+
 def described() -> str:
     """How everything is measured, and where."""
     return (
         f"Errors: {PATHS} paths, each package on its own, known at all steps (ours: seeds; diffrax: "
-        f"`VirtualBrownianTree`). Seconds: whole solves of {BATCH} paths, path included, in float32; median of "
-        f"{REPETITIONS} after a warm-up, which takes compilation out. `BrownianInterval` is told dt, and "
+        f"`VirtualBrownianTree`). Seconds: whole solves of {BATCH} paths, path included, in float32, on one core; "
+        f"median of {REPETITIONS} after a warm-up, which takes compilation out. `BrownianInterval` is told dt, and "
         "`UnsafeBrownianPath`, like our generator, knows one number of steps only; trees are timed up to "
         f"{SLOWEST['VirtualBrownianTree']} steps. The figure shows the first path of each package.\n\n{environment()}"
     )

@@ -34,12 +34,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Problem:
-    """A problem in several packages; `targets` are the errors whose cost is asked for."""
+    """A problem in several packages; `targets` are the errors whose cost is asked for, `remark` explains the costs."""
 
     name: str
     title: str
     parts: Sequence[Part]
     targets: Sequence[float]
+    remark: str
 
 
 @dataclass

@@ -10,7 +10,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from experiments.work_precision.curves import Curve, Problem, work_to_reach
-from experiments.work_precision.evaluations import BASELINE, RATIOS, TARGET, Need
+from experiments.work_precision.evaluations import BASELINE, RATIOS, TARGET, WHY_NOT, Need
 from sdesig._files import replacing
 
 COLUMNS = ("package", "scheme", "path", "steps", "rmse", "standard_error", "seconds")
@@ -74,7 +74,7 @@ def markdown(problem: Problem, curves: Sequence[Curve], needs: Sequence[Need], s
             ours = curve.package == "sdesig"
             named = [(w, f"{curve.label}, {path}") for w in work]
             best[ours] = [min(pair) for pair in zip(best.get(ours, named), named, strict=True)]
-    lines += ["", *_ratios(problem, best)]
+    lines += ["", *_ratios(problem, best), "", problem.remark]
     return "\n".join(lines + _evaluations(needs)) + "\n"
 
 
@@ -124,16 +124,18 @@ def _evaluations(needs: Sequence[Need]) -> list[str]:
                 asked = f">= {RATIOS[need.label]:g}" if need.label in RATIOS else ""
                 reached = {None: "", True: "yes", False: "no"}[need.reached]
                 bound, other = ("<= ", ">= ") if need.at_most else ("", "")
-                lines.append(
-                    f"| {need.label} | {bound}{_span(need.evaluations, need.interval)} | "
-                    f"{other}{_span(need.ratio, need.ratio_interval)} | {asked} | {reached} |"
+                spans = (
+                    f"{bound}{_span(need.evaluations, need.interval)} | {other}{_span(need.ratio, need.ratio_interval)}"
                 )
+                if math.isinf(need.evaluations):
+                    spans = "more than measured | "
+                lines.append(f"| {need.label} | {spans} | {asked} | {reached} |")
+    if any(need.reached is False for need in needs):
+        lines += ["", f"Where it is not reached: {WHY_NOT}"]
     return lines
 
 
 def _span(value: float, interval: tuple[float, float]) -> str:
-    if math.isinf(value):
-        return "not reached"
     return f"{value:.3g} ({interval[0]:.3g} - {interval[1]:.3g})"
 
 
