@@ -98,8 +98,8 @@ def problem(quick: bool) -> Problem:
         f"{fine} steps of the path-average scheme (`srk`, ShARK)",
         parts,
         targets=(5e-2, 2e-2, 1e-2, 1e-3),
-        remark="diffrax fuses the denoiser's operations when it compiles, so one of its evaluations costs less than one "
-        "of ours; where the denoiser is a network, count evaluations instead.",
+        remark="diffrax fuses the denoiser's operations when it compiles, so one of its evaluations costs less than "
+        "one of ours; where the denoiser is a network, count evaluations instead.",
     )
 
 
