@@ -47,6 +47,6 @@ def problem(quick: bool) -> Problem:
         targets=(3e-2, 1e-2, 3e-3, 1e-3),
         remark="Where others are ahead: diffrax's `SlowRK`, of order 1.5 for commuting noise, has a smaller error than "
         "our schemes of that order at the same number of steps, and the fewest steps already reach the last "
-        "two targets. `milstein` and `taylor15` differentiate any SDE by forward mode, which costs more than all else in their "
-        "steps; `sri2` and `torchsde:srk` need no derivatives.",
+        "two targets. `milstein` and `taylor15` differentiate any SDE by forward mode, which costs more than "
+        "all else in their steps; `sri2` and `torchsde:srk` need no derivatives.",
     )
