@@ -1,11 +1,19 @@
-"""Files that are either whole or not there: written under a temporary name, then renamed."""
+"""Files that are either whole or not there: written under a temporary name, then renamed. Weights and settings."""
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+CONFIG, WEIGHTS = "config.json", "weights.safetensors"
 
 
 @contextmanager
@@ -18,3 +26,81 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a JSON file, whole."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; raise ValueError where there is none."""
+    try:
+        value = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must hold a JSON object")
+    return value
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file, whole."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}))
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file; raise ValueError for anything else, such as a pickle, which is never loaded."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a complete safetensors file ({error}); pickles are not loaded") from None
+
+
+def save_module(folder: Path, config: Mapping[str, object], module: nn.Module) -> None:
+    """Write config.json and weights.safetensors to a folder."""
+    write_tensors(folder / WEIGHTS, module.state_dict())
+    write_json(folder / CONFIG, config)
+
+
+def load_state(folder: Path, module: nn.Module) -> None:
+    """Load the weights of `save_module` into a module.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, not safetensors, unknown or missing names, wrong shapes or dtypes,
+            values that are not finite.
+    """
+    path = folder / WEIGHTS
+    tensors, wanted = read_tensors(path), module.state_dict()
+    for what, names in (("unknown", tensors.keys() - wanted.keys()), ("missing", wanted.keys() - tensors.keys())):
+        if names:
+            raise ValueError(f"{path} does not fit its config.json; {what}: {', '.join(sorted(names))}")
+    for name, value in tensors.items():
+        if value.shape != wanted[name].shape or value.dtype != wanted[name].dtype:
+            raise ValueError(
+                f"{path}: {name} must be {wanted[name].dtype} of shape {tuple(wanted[name].shape)}; it is {value.dtype} "
+                f"of shape {tuple(value.shape)}"
+            )
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise ValueError(f"{path}: {name} is not finite")
+    module.load_state_dict(tensors)
+
+
+def load_config(folder: Path, kind: str) -> dict[str, Any]:
+    """The config.json of a folder; raise unless it is of the kind that is asked for.
+
+    Raises:
+        FileNotFoundError, ValueError: no such folder or file, not JSON, another kind.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not a folder")
+    if not (folder / CONFIG).is_file():
+        raise FileNotFoundError(f"{folder} has no {CONFIG}")
+    config = read_json(folder / CONFIG)
+    if config.get("type") != kind:
+        raise ValueError(f"{folder} must hold a {kind}; its {CONFIG} says {config.get('type')!r}")
+    return config

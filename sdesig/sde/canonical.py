@@ -76,6 +76,6 @@ class CanonicalDenoiser(nn.Module):
         self.diffusion = diffusion
         self.eta = check_real("eta", eta, minimum=0.0)
 
-    def forward(self, y: Tensor, snr: Tensor | float) -> Tensor:
-        """E[x_0 | y], shape (batch, *event), for y of that shape and snr of shape () or (batch,)."""
-        return self.denoiser(*from_canonical(self.diffusion, y, snr, self.eta))
+    def forward(self, y: Tensor, snr: Tensor | float, *inputs: object) -> Tensor:
+        """E[x_0 | y], shape (batch, *event), for y of that shape and snr () or (batch,); `inputs` are handed on."""
+        return self.denoiser(*from_canonical(self.diffusion, y, snr, self.eta), *inputs)

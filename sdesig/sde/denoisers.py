@@ -10,16 +10,17 @@ from torch import Tensor, nn
 from sdesig._checks import check_real
 from sdesig.sde.diffusions import Diffusion, check_callable, per_sample
 
-Network = Callable[[Tensor, Tensor], Tensor]
+Network = Callable[..., Tensor]
 
 
 class _NetworkDenoiser(nn.Module):
     """A denoiser made of a network and the diffusion that it was trained on.
 
     Args:
-        network: called as network(x, t) with x of shape (batch, *event) and t of shape (batch,), in x's dtype:
-            the diffusion's own time unless said otherwise. Compose it with a function of t where the network was
-            trained with another time, such as the index of a discrete step.
+        network: called as network(x, t, *inputs) with x of shape (batch, *event) and t of shape (batch,), in x's
+            dtype: the diffusion's own time unless said otherwise. Compose it with a function of t where the network
+            was trained with another time, such as the index of a discrete step. `inputs` are what the denoiser is
+            given beyond x and t: labels, or the extra inputs of a student.
         diffusion: the schedule.
 
     Raises:
@@ -31,8 +32,8 @@ class _NetworkDenoiser(nn.Module):
         self.network = check_callable("network", network)
         self.diffusion = diffusion
 
-    def _predict(self, x: Tensor, t: Tensor) -> Tensor:
-        return self.network(x, t.to(x).expand(x.shape[0]))
+    def _predict(self, x: Tensor, t: Tensor, inputs: tuple[object, ...]) -> Tensor:
+        return self.network(x, t.to(x).expand(x.shape[0]), *inputs)
 
     def _alpha_sigma(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         return per_sample(self.diffusion.alpha(t), x), per_sample(self.diffusion.sigma(t), x)
@@ -41,18 +42,18 @@ class _NetworkDenoiser(nn.Module):
 class EpsilonDenoiser(_NetworkDenoiser):
     """From eps(x, t) = E[eps | x_t = x] (Ho et al. 2020): D = (x - sigma eps) / alpha."""
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, *inputs: object) -> Tensor:
         """D(x, t), shape (batch, *event)."""
         alpha, sigma = self._alpha_sigma(x, t)
-        return (x - sigma * self._predict(x, t)) / alpha
+        return (x - sigma * self._predict(x, t, inputs)) / alpha
 
 
 class X0Denoiser(_NetworkDenoiser):
     """From a network that predicts x_0 itself: D = network."""
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, *inputs: object) -> Tensor:
         """D(x, t), shape (batch, *event)."""
-        return self._predict(x, t)
+        return self._predict(x, t, inputs)
 
 
 class VDenoiser(_NetworkDenoiser):
@@ -61,19 +62,19 @@ class VDenoiser(_NetworkDenoiser):
     alpha x - sigma v = (alpha^2 + sigma^2) x_0 for every schedule, so D = (alpha x - sigma v) / (alpha^2 + sigma^2).
     """
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, *inputs: object) -> Tensor:
         """D(x, t), shape (batch, *event)."""
         alpha, sigma = self._alpha_sigma(x, t)
-        return (alpha * x - sigma * self._predict(x, t)) / (alpha**2 + sigma**2)
+        return (alpha * x - sigma * self._predict(x, t, inputs)) / (alpha**2 + sigma**2)
 
 
 class ScoreDenoiser(_NetworkDenoiser):
     """From the score, grad log p_t(x): D = (x + sigma^2 score) / alpha (Tweedie's formula, Efron 2011)."""
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, *inputs: object) -> Tensor:
         """D(x, t), shape (batch, *event)."""
         alpha, sigma = self._alpha_sigma(x, t)
-        return (x + sigma**2 * self._predict(x, t)) / alpha
+        return (x + sigma**2 * self._predict(x, t, inputs)) / alpha
 
 
 class EDMDenoiser(_NetworkDenoiser):
@@ -94,10 +95,10 @@ class EDMDenoiser(_NetworkDenoiser):
         super().__init__(network, diffusion)
         self.sigma_data = check_real("sigma_data", sigma_data, minimum=0.0, strict=True)
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, *inputs: object) -> Tensor:
         """D(x, t), shape (batch, *event)."""
         alpha, sigma = self._alpha_sigma(x, t)
         z, s = x / alpha, sigma / alpha
         c_in = torch.rsqrt(s**2 + self.sigma_data**2)
         c_noise = -0.125 * self.diffusion.log_snr(t)
-        return (self.sigma_data * c_in) ** 2 * z + s * self.sigma_data * c_in * self._predict(c_in * z, c_noise)
+        return (self.sigma_data * c_in) ** 2 * z + s * self.sigma_data * c_in * self._predict(c_in * z, c_noise, inputs)

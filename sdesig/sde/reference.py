@@ -23,9 +23,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sdesig._checks import check_floating, check_real, check_step
+from sdesig._checks import check_choice, check_floating, check_real, check_step
 from sdesig.sde.canonical import drift_clock, drift_power
 from sdesig.sde.diffusions import per_sample
+
+REFERENCES = ("none", "scalar", "coordinates", "pca")
+"""Kinds of references that `GaussianReference.fit` knows."""
 
 
 def _coordinates(name: str, value: float | Tensor, minimum: float) -> Tensor:
@@ -70,6 +73,35 @@ class GaussianReference:
         self.variance = _coordinates("variance", variance, 0.0)
         matrices = (basis,) if isinstance(basis, Tensor) else tuple(basis or ())
         self.basis = tuple(_orthogonal(f"basis[{i}]", matrix) for i, matrix in enumerate(matrices))
+
+    @classmethod
+    def fit(cls, data: Tensor, kind: str) -> GaussianReference:
+        """The reference of a kind that fits data best, in their dtype: their mean, and by `kind`
+
+        - "none": variance 0;
+        - "scalar": one variance, the mean over the coordinates;
+        - "coordinates": a variance per coordinate;
+        - "pca": principal components, of vectors only.
+
+        Args:
+            data: (n >= 2, *event).
+
+        Raises:
+            TypeError, ValueError: an unknown kind, data of another shape.
+        """
+        check_choice("kind", kind, REFERENCES)
+        if check_floating("data", data).ndim < 2 or len(data) < 2:
+            raise ValueError(f"data must have shape (n >= 2, *event); got {tuple(data.shape)}")
+        values = data.double()
+        mean, variance = values.mean(0).to(data), values.var(0)
+        if kind == "pca":
+            if data.ndim != 2:
+                raise ValueError(f"data must be vectors, (n, dim), for 'pca'; got {tuple(data.shape)}")
+            variances, basis = torch.linalg.eigh(torch.cov(values.T))
+            return cls(mean, variances.clamp(min=0).to(data), basis.to(data))
+        if kind == "coordinates":
+            return cls(mean, variance.to(data))
+        return cls(mean, variance.mean().item() if kind == "scalar" else 0.0)
 
     def check_event(self, u: Tensor) -> None:
         """Raise unless mean, variance and basis fit the events of u, (batch, *event): its shape, dtype and device."""

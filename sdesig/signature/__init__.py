@@ -5,6 +5,7 @@ from sdesig.signature.partial_signature import (
     PartialSignature,
     chen_area,
     gaussian_word_covariance,
+    join_steps,
     sample_partial_signature,
 )
 from sdesig.signature.tensor_algebra import TensorSeries, expected_signature, piecewise_linear_signature
@@ -26,6 +27,7 @@ __all__ = [
     "gaussian_word_covariance",
     "iterated_integrals",
     "ito_to_stratonovich",
+    "join_steps",
     "levy_area",
     "piecewise_linear_signature",
     "quasi_shuffle",

@@ -73,6 +73,23 @@ def part_to_whole(start: Array, length: Array, depth: int) -> Array:
     return (outer @ basis) * lower * xp.sqrt(length)[..., None, None]
 
 
+def parts_to_whole(lengths: Tensor, depth: int) -> Tensor:
+    """C_1, ..., C_n for a step cut into n adjoining parts: xi^whole = sum_k C_k xi^k.
+
+    Their rows together are orthonormal: with z iid N(0, 1), z_k + C_k^T (xi - sum_l C_l z_l) has the law of the parts
+    given that the step has the coefficients xi.
+
+    Args:
+        lengths: of the parts in any unit, (n, *shape).
+
+    Returns:
+        float64 (n, *shape, depth, depth).
+    """
+    lengths = lengths.to(torch.float64)
+    ends = lengths.cumsum(0)
+    return part_to_whole((ends - lengths) / ends[-1], lengths / ends[-1], depth)
+
+
 def halves_to_whole(first: float | Tensor, second: float | Tensor, depth: int) -> Tensor:
     """[C_first, C_second] for a step cut into two parts.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -234,6 +235,35 @@ class PartialSignature:
     def _require(self, depth: int, what: str) -> None:
         if self.depth < depth:
             raise ValueError(f"{what} needs depth >= {depth}; this partial signature has depth {self.depth}")
+
+
+def join_steps(steps: PartialSignature, ends: Sequence[int]) -> PartialSignature:
+    """A stack of adjoining steps, (n, *shape), to the stack of longer ones between them, exactly (Chen).
+
+    Args:
+        steps: a stack as `BrownianPath.partial_signatures` returns it, without areas.
+        ends: increasing indices of steps, in [0, n]: the k-th new step joins steps[ends[k]:ends[k+1]].
+
+    Raises:
+        ValueError: areas, or ends that do not increase or are out of range.
+    """
+    if steps.levy_area is not None:
+        raise ValueError("steps must have no levy_area; see without_area")
+    bounds = [check_integer(f"ends[{k}]", end, 0, len(steps)) for k, end in enumerate(ends)]
+    if len(bounds) < 2 or any(a >= b for a, b in pairwise(bounds)):
+        raise ValueError(f"ends must be two or more indices that increase; got {bounds}")
+    lengths = steps.h.expand(len(steps), *steps.h.shape[1:]) if steps.h.ndim else steps.h.expand(len(steps))
+    joined = []
+    for start, stop in pairwise(bounds):
+        matrix = legendre.parts_to_whole(lengths[start:stop], steps.depth)
+        parts = steps.coefficients[:, start:stop]
+        if matrix[0].numel() == steps.depth**2:
+            flat = matrix.reshape(stop - start, steps.depth, steps.depth).to(parts)
+            joined.append(torch.einsum("nij,jn...->i...", flat, parts))
+        else:
+            joined.append(torch.einsum("n...ij,jn...->i...", matrix.to(parts), parts))
+    sums = torch.stack([lengths[start:stop].sum(0) for start, stop in pairwise(bounds)])
+    return PartialSignature(sums, torch.stack(joined, 1))
 
 
 def fit_step(h: Tensor, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, name: str = "h") -> Tensor:

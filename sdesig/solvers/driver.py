@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -81,21 +81,42 @@ def solve(
     """
     chosen = scheme_named(scheme, sde)
     grid, sde, structure = check_arguments(chosen, sde, y0, times, path)
-    starts, lengths = grid[:-1].unbind(), grid.diff().unbind()
-    y, memory = y0, chosen.start(sde, starts[0], y0)
+    return run_steps(chosen, sde, structure, y0, grid, _chunks(path, grid), callback)
+
+
+def run_steps(
+    scheme: Scheme,
+    sde: SDELike,
+    structure: str,
+    y0: Tensor,
+    times: Tensor,
+    signatures: Iterable[PartialSignature],
+    callback: Callback | None = None,
+) -> Tensor:
+    """The loop of `solve`, on partial signatures that are at hand, and without its checks of arguments.
+
+    Args:
+        scheme, sde, y0, times, callback: as in `solve`; the SDE in the scheme's calculus, the times on the CPU.
+        structure: what the scheme may exploit of the noise, from `Scheme.check`.
+        signatures: stacks of steps, one after the other, len(times) - 1 steps in all.
+
+    Returns, raises: as `solve`.
+    """
+    starts, lengths = times[:-1].unbind(), times.diff().unbind()
+    y, memory = y0, scheme.start(sde, starts[0], y0)
     states = [y0]
-    for steps in _chunks(path, grid):
-        for noise in zip(*(values.unbind() for values in chosen.noise(structure, steps)), strict=True):
+    for steps in signatures:
+        for noise in zip(*(values.unbind() for values in scheme.noise(structure, steps)), strict=True):
             done = len(states)
-            y, memory = chosen.advance(sde, starts[done - 1], lengths[done - 1], y, memory, noise)
+            y, memory = scheme.advance(sde, starts[done - 1], lengths[done - 1], y, memory, noise)
             states.append(y)
             if done % _CHECK_EVERY == 0 and not all_finite(y):
-                _raise_not_finite(torch.stack(states[-_CHECK_EVERY:]), done + 1 - _CHECK_EVERY, grid)
+                _raise_not_finite(torch.stack(states[-_CHECK_EVERY:]), done + 1 - _CHECK_EVERY, times)
             if callback is not None:
-                callback(done, grid[done], y)
+                callback(done, times[done], y)
     solution = torch.stack(states)
     if not all_finite(solution):
-        _raise_not_finite(solution, 0, grid)
+        _raise_not_finite(solution, 0, times)
     return solution
 
 

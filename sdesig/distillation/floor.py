@@ -1,0 +1,125 @@
+"""The information floor: what no method can know that sees only the start and partial signatures on coarse steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sdesig._checks import check_integer
+from sdesig.distillation.paths import TeacherOptions, draw_signature, snr_times, teacher_scheme, teacher_states
+from sdesig.distillation.statistics import root_mean_square
+from sdesig.generator.grid import StepGrid
+from sdesig.sde.canonical_sde import CanonicalSDE
+from sdesig.signature import legendre
+from sdesig.signature.partial_signature import PartialSignature
+
+_NUMBERS_AT_ONCE = 2**24
+
+
+@dataclass(frozen=True)
+class Floor:
+    """sqrt(E |x - E[x | start, partial signatures]|^2 / d), x = y/tau at the end.
+
+    Attributes:
+        rmse: the floor.
+        standard_error: of it.
+        median: of |x - x'|/sqrt(2 d) over the groups, x and x' two paths with the same start and partial signatures:
+            smaller than the floor, as few paths carry much of the mean square.
+        groups: their number.
+        steps, depth: of the coarse grid and the partial signatures.
+    """
+
+    rmse: float
+    standard_error: float
+    median: float
+    groups: int
+    steps: int
+    depth: int
+
+
+@torch.no_grad()
+def information_floor(
+    sde: CanonicalSDE,
+    *,
+    event: Sequence[int],
+    snr: tuple[float, float],
+    steps: int,
+    depth: int,
+    groups: int = 10_000,
+    teacher: TeacherOptions | None = None,
+    grid: StepGrid | None = None,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Floor:
+    """The least pathwise error of any method that sees the start and depth-`depth` signatures of M on `steps` steps.
+
+    In every group two Brownian paths are drawn that agree in these, by the exact conditional law, and the teacher runs
+    along both: E|x - x'|^2 / 2 is the conditional variance. Errors are heavy-tailed: take 10^4 groups.
+
+    Args:
+        sde: with the teacher as denoiser; its reference sets the clock of the Legendre expansion.
+        event: shape of a sample.
+        snr: first and last SNR.
+        steps, grid: the coarse grid; default even in log-SNR.
+        depth: of the partial signatures, >= 1.
+        groups: pairs of paths.
+        teacher: scheme and fine steps; the next multiple of `steps` is taken.
+        seed: of everything random.
+
+    Raises:
+        TypeError, ValueError: arguments out of range.
+    """
+    check_integer("steps", steps, 1)
+    check_integer("depth", depth, 1)
+    check_integer("groups", groups, 2)
+    teacher, grid = teacher or TeacherOptions(), grid or StepGrid()
+    fine_per_step = math.ceil(teacher.steps / steps)
+    times = snr_times(snr, grid, steps)
+    fine_times = torch.cat(
+        [snr_times((a.item(), b.item()), StepGrid(), fine_per_step)[:-1] for a, b in zip(times, times[1:], strict=False)]
+        + [times[-1:]]
+    )
+    scheme = teacher_scheme(teacher.scheme, sde)
+    fine_depth = max(2, depth)
+    numbers = len(fine_times) * fine_depth * math.prod(event)
+    rows = max(1, min(groups, _NUMBERS_AT_ONCE // numbers))
+    differences = []
+    for first in range(0, groups, rows):
+        generator = torch.Generator(device).manual_seed((check_integer("seed", seed, 0, 2**30) << 32) + first)
+        shape = (min(rows, groups - first), *event)
+        noise = torch.randn(shape, generator=generator, dtype=dtype, device=device)
+        one = draw_signature(sde, fine_times, shape, fine_depth, generator, dtype)
+        other = draw_signature(sde, fine_times, shape, fine_depth, generator, dtype)
+        other = _agreeing(other, one, fine_per_step, depth)
+        start = sde.start(noise, times[0])
+        ends = [teacher_states(scheme, sde, start, fine_times, signature)[-1] for signature in (one, other)]
+        x, y = (sde.noisy_data(end, times[-1]) for end in ends)
+        differences.append((x - y).flatten(1).double().norm(dim=1) / math.sqrt(2 * math.prod(event)))
+    errors = torch.cat(differences)
+    rmse, standard_error = root_mean_square(errors)
+    return Floor(rmse, standard_error, errors.median().item(), groups, steps, depth)
+
+
+def _agreeing(value: PartialSignature, given: PartialSignature, count: int, depth: int) -> PartialSignature:
+    """`value` changed to have the coefficients of `given` up to `depth` on every run of `count` steps: z + C^T (x - C z).
+
+    The law is the exact conditional one, as the rows of C are orthonormal (`legendre.parts_to_whole`).
+    """
+    lengths = value.h.unflatten(0, (-1, count)).movedim(1, 0)
+    matrix = legendre.parts_to_whole(lengths, value.depth)[..., :depth, :].to(value.coefficients)
+    missing = (given.coefficients - value.coefficients).unflatten(1, (-1, count))
+    whole = torch.einsum("ns...ij,jsn...->is...", matrix, missing)
+    change = torch.einsum("ns...ij,is...->jsn...", matrix, whole)
+    return PartialSignature(value.h, value.coefficients + change.flatten(1, 2))
+
+
+def floor_ratio(error: Tensor, floor: Floor) -> tuple[float, float]:
+    """Pathwise RMSE over the floor, and its standard error, from errors per path that are independent of the floor's."""
+    rmse, standard_error = root_mean_square(error)
+    ratio = rmse / floor.rmse
+    return ratio, ratio * math.hypot(standard_error / rmse, floor.standard_error / floor.rmse)

@@ -1,0 +1,70 @@
+"""Training a small teacher from data: denoising with EDM's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sdesig._checks import check_floating, check_integer
+from sdesig.distillation.training import TrainingOptions, train
+from sdesig.generator.denoiser import NetworkDenoiser
+from sdesig.generator.networks import Network, network_config
+
+
+def train_teacher(
+    network: Network,
+    data: Tensor,
+    out: str | Path,
+    options: TrainingOptions,
+    *,
+    batch: int = 512,
+    log_sigma: tuple[float, float] = (-0.8, 1.4),
+    recorded: Mapping[str, Any] | None = None,
+    progress: bool = True,
+) -> NetworkDenoiser:
+    """Fit D(x_0 + sigma eps, sigma) to x_0, with log sigma ~ N(mean, std^2) and EDM's weights, and save it to `out`.
+
+    The weights (sigma^2 + sigma_data^2)/(sigma sigma_data)^2 give every noise level a loss of order 1 at the start
+    (Karras et al. 2022, arXiv 2206.00364, section 5 and table 1).
+
+    Args:
+        network: without extra inputs.
+        data: (n, *event), on the device and in the dtype of the network.
+        out: folder of the run; a run that was stopped goes on.
+        options: see `TrainingOptions`.
+        batch: samples per iteration.
+        log_sigma: mean and standard deviation of log sigma.
+        recorded: what else options.json shall say.
+        progress: whether to show a progress bar.
+
+    Returns:
+        The moving average, also saved as out/teacher.
+
+    Raises:
+        ValueError: data that do not fit the network; see `train`.
+    """
+    if tuple(check_floating("data", data).shape[1:]) != network.event or len(data) < 2:
+        raise ValueError(f"data must have shape (n >= 2, {network.event}); got {tuple(data.shape)}")
+    check_integer("batch", batch, 1)
+    denoiser = NetworkDenoiser(network, data.std().item()).train()
+    mean, std = log_sigma
+
+    def loss(iteration: int, generator: torch.Generator) -> tuple[Tensor, int]:
+        rows = torch.randint(len(data), (batch,), generator=generator, device=data.device)
+        normals = torch.randn(batch, generator=generator, device=data.device, dtype=data.dtype)
+        sigma = (mean + std * normals).exp()
+        noise = torch.randn(batch, *network.event, generator=generator, device=data.device, dtype=data.dtype)
+        clean = data[rows]
+        scale = sigma.reshape(-1, *[1] * (data.ndim - 1))
+        residual = denoiser.denoiser(clean + scale * noise, sigma) - clean
+        weight = (scale**2 + denoiser.sigma_data**2) / (scale * denoiser.sigma_data) ** 2
+        return (weight * residual.square()).mean(), batch
+
+    own = {"network": network_config(network), "batch": batch, "log_sigma": list(log_sigma), "samples": len(data)}
+    trained = train(denoiser, loss, options, Path(out), recorded={**(recorded or {}), **own}, progress=progress)
+    trained.save(Path(out) / "teacher")
+    return trained.eval()

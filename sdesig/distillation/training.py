@@ -1,0 +1,204 @@
+"""One training loop for teachers and students: it resumes bit-exactly, and stops at the first value that is not finite.
+
+Nothing random is kept from one iteration to the next: iteration k draws from a generator that is seeded with (seed, k).
+A checkpoint therefore is the iteration, the weights, their moving average and the optimizer, in one safetensors file.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from sdesig._checks import check_choice, check_integer, check_real
+from sdesig._files import read_json, read_tensors, replacing, write_json, write_tensors
+
+CHECKPOINT, OPTIONS, STATS = "checkpoint.safetensors", "options.json", "stats.jsonl"
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+Loss = Callable[[int, torch.Generator], tuple[Tensor, int]]
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How to train."""
+
+    iterations: int = 10_000
+    """Optimizer steps."""
+    learning_rate: float = 1e-3
+    """Of Adam, at its peak; cosine decay to zero."""
+    warmup: int = 200
+    """Iterations of linear warm-up."""
+    ema: float = 0.999
+    """Decay of the moving average of the weights, which is the result; less in the first iterations."""
+    clip: float = 1.0
+    """Norm to which gradients are clipped."""
+    seed: int = 0
+    """Of everything random."""
+    checkpoint_every: int = 500
+    """Iterations between checkpoints."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the network's matrix products (autocast); weights stay in float32."""
+
+    def __post_init__(self) -> None:
+        check_integer("iterations", self.iterations, 1)
+        check_real("learning_rate", self.learning_rate, minimum=0.0, strict=True)
+        check_integer("warmup", self.warmup, 0)
+        if not check_real("ema", self.ema, minimum=0.0) < 1:
+            raise ValueError(f"ema must be in [0, 1); got {self.ema}")
+        check_real("clip", self.clip, minimum=0.0, strict=True)
+        check_integer("seed", self.seed, 0, 2**30)
+        check_integer("checkpoint_every", self.checkpoint_every, 1)
+        check_choice("precision", self.precision, ("float32", "bfloat16"))
+
+
+def train(
+    module: ModuleT,
+    loss: Loss,
+    options: TrainingOptions,
+    out: Path,
+    *,
+    recorded: Mapping[str, Any],
+    progress: bool = True,
+) -> ModuleT:
+    """Minimize a loss over the module's parameters that require gradients.
+
+    Args:
+        module: trained in place.
+        loss: (iteration, generator) -> (loss, number of samples in it). It must depend on nothing else that changes.
+        options: see `TrainingOptions`.
+        out: folder for options.json, stats.jsonl and the checkpoint; if it has a checkpoint, training goes on from it.
+        recorded: further options, JSON-serializable, which a run that goes on must share.
+        progress: whether to show a progress bar with the loss, samples per second and the time left.
+
+    Returns:
+        The moving average, a copy of the module.
+
+    Raises:
+        ValueError: the folder has a run with other options.
+        FloatingPointError: a loss or gradient that is not finite; the last checkpoint is kept.
+    """
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    device = parameters[0].device
+    average = copy.deepcopy(module).requires_grad_(False)
+    optimizer = torch.optim.Adam(parameters, lr=options.learning_rate, fused=True)
+    _record(out / OPTIONS, {**recorded, "training": asdict(options)})
+    first = 0
+    if (out / CHECKPOINT).exists():
+        first = _restore(out / CHECKPOINT, module, average, optimizer, parameters)
+    _forget_later_stats(out / STATS, first)
+    samples, shown, started = 0, 0.0, time.perf_counter()
+    bar = tqdm(range(first, options.iterations), initial=first, total=options.iterations, disable=not progress)
+    for iteration in bar:
+        for group in optimizer.param_groups:
+            group["lr"] = options.learning_rate * _schedule(iteration, options)
+        generator = torch.Generator(device).manual_seed((options.seed << 32) + iteration)
+        with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):
+            value, count = loss(iteration, generator)
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        norm = nn.utils.clip_grad_norm_(parameters, options.clip)
+        if not (math.isfinite(value.item()) and math.isfinite(norm.item())):
+            raise FloatingPointError(
+                f"loss {value.item()} with a gradient of norm {norm.item()} at iteration {iteration}; the last "
+                f"checkpoint in {out} is kept: lower the learning rate, now {options.learning_rate:g}"
+            )
+        optimizer.step()
+        _average(average, module, min(options.ema, (1 + iteration) / (10 + iteration)))
+        samples += count
+        shown += (value.item() - shown) / min(100, iteration - first + 1)
+        done = iteration + 1
+        if done % options.checkpoint_every == 0 or done == options.iterations:
+            seconds = time.perf_counter() - started
+            line = {"iteration": done, "loss": shown, "seconds": seconds, "samples_per_second": samples / seconds}
+            with (out / STATS).open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            _save(out / CHECKPOINT, done, module, average, optimizer, parameters)
+        if done % 10 == 0:
+            bar.set_postfix_str(f"loss {shown:.4g}, {samples / (time.perf_counter() - started):.0f} samples/s", False)
+    return average
+
+
+def _schedule(iteration: int, options: TrainingOptions) -> float:
+    """Linear warm-up, then half a cosine down to zero."""
+    if iteration < options.warmup:
+        return (iteration + 1) / options.warmup
+    done = (iteration - options.warmup) / max(1, options.iterations - options.warmup)
+    return (1 + math.cos(math.pi * done)) / 2
+
+
+@torch.no_grad()
+def _average(average: nn.Module, module: nn.Module, decay: float) -> None:
+    for mean, value in zip(average.parameters(), module.parameters(), strict=True):
+        if value.requires_grad:
+            mean.lerp_(value, 1 - decay)
+
+
+def _record(path: Path, options: Mapping[str, Any]) -> None:
+    """Write the options, or raise ValueError if others are recorded."""
+    resolved = json.loads(json.dumps(options))
+    if not path.exists():
+        write_json(path, resolved)
+        return
+    before = read_json(path)
+    different = sorted(name for name in {*before, *resolved} if before.get(name) != resolved.get(name))
+    if different:
+        name = different[0]
+        raise ValueError(
+            f"{path.parent} has a run with other options ({name}: {before.get(name)!r}, now {resolved.get(name)!r}); "
+            f"give another folder"
+        )
+
+
+def _forget_later_stats(path: Path, iteration: int) -> None:
+    """Drop lines of iterations after the checkpoint from which training goes on."""
+    if path.exists():
+        lines = [line for line in path.read_text().splitlines() if json.loads(line)["iteration"] <= iteration]
+        with replacing(path) as temporary:
+            temporary.write_text("".join(line + "\n" for line in lines))
+
+
+def _save(
+    path: Path,
+    iteration: int,
+    module: nn.Module,
+    average: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    parameters: list[nn.Parameter],
+) -> None:
+    tensors = {"iteration": torch.tensor(iteration)}
+    for prefix, state in (("module", module.state_dict()), ("average", average.state_dict())):
+        tensors |= {f"{prefix}.{name}": value for name, value in state.items()}
+    for k, parameter in enumerate(parameters):
+        tensors |= {f"optimizer.{k}.{name}": value for name, value in optimizer.state[parameter].items()}
+    write_tensors(path, tensors)
+
+
+def _restore(
+    path: Path,
+    module: nn.Module,
+    average: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    parameters: list[nn.Parameter],
+) -> int:
+    tensors = read_tensors(path)
+    for prefix, target in (("module.", module), ("average.", average)):
+        target.load_state_dict(
+            {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+        )
+    for k, parameter in enumerate(parameters):
+        prefix = f"optimizer.{k}."
+        optimizer.state[parameter] = {
+            name.removeprefix(prefix): value if name.endswith("step") else value.to(parameter.device)
+            for name, value in tensors.items()
+            if name.startswith(prefix)
+        }
+    return int(tensors["iteration"])

@@ -1,0 +1,253 @@
+"""The two cells of Sig-DEG: one step of the generator, as a scheme with parameters.
+
+A cell is a `ReverseScheme`: `solve` and `run_steps` run it like any other scheme, on a path of the martingale M in the
+clock of the Gaussian reference. It sees the first `depth` Legendre coefficients xi_k of M on the step.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sdesig._checks import check_integer, check_real
+from sdesig.brownian import BrownianPath
+from sdesig.generator.networks import Network, zeros
+from sdesig.sde.base import SDELike
+from sdesig.sde.canonical_sde import CanonicalSDE, SNRDenoiser
+from sdesig.sde.diffusions import per_sample
+from sdesig.signature.partial_signature import PartialSignature
+from sdesig.signature.words import Word
+from sdesig.solvers.base import strong_orders
+from sdesig.solvers.path_average import evaluation_snr
+from sdesig.solvers.reverse import ReverseScheme
+
+CONDITIONS = 2
+"""Numbers that tell a network the step: see `step_conditions`."""
+
+StudentDenoiser = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""D(y, snr, conditions, extra): a denoiser that is also told the step, (CONDITIONS,), and (batch, extra, *event)."""
+
+
+def step_conditions(start: Tensor, end: Tensor) -> Tensor:
+    """(log start, log end - log start)/8 for the two SNRs of a step: float32, (2,)."""
+    log_start, log_end = start.log(), end.log()
+    return (torch.stack([log_start, log_end - log_start]) / 8).float()
+
+
+class Cell(nn.Module, ReverseScheme):
+    """What both cells share: the depth, and what they take of a path.
+
+    Args:
+        depth: number of Legendre coefficients that the cell sees, >= 1.
+        sigma_data: standard deviation of the data, > 0: the unit of what the network is shown.
+    """
+
+    strong_order = strong_orders(1.0, ("additive",))
+    weak_order = 1.0
+
+    def __init__(self, depth: int, sigma_data: float) -> None:
+        super().__init__()
+        self.depth = check_integer("depth", depth, 1)
+        self.sigma_data = check_real("sigma_data", sigma_data, minimum=0.0, strict=True)
+
+    def words(self, structure: str) -> tuple[Word, ...]:
+        """(0, ..., 0, 1), the deepest of the Gaussian words of this depth."""
+        return ((*[0] * (self.depth - 1), 1),)
+
+    def check(self, sde: SDELike, y0: Tensor, path: BrownianPath) -> str:
+        """As every scheme for reverse diffusions; also raise ValueError unless eta = 1."""
+        structure = super().check(sde, y0, path)
+        if isinstance(sde, CanonicalSDE) and sde.eta != 1:
+            raise ValueError(f"{type(self).__name__} needs eta = 1; the SDE's is {sde.eta:g}")
+        return structure
+
+    def noise(self, structure: str, steps: PartialSignature) -> tuple[Tensor, ...]:
+        """sqrt(h), (n, 1 or batch, *event or ones), and xi_0, ..., xi_{depth-1}, (n, depth, batch, *event)."""
+        h = steps.h.reshape(-1, *[1] * len(steps.shape[1:])) if steps.h.ndim == 0 else steps.h
+        return (
+            h.expand(len(steps), *h.shape[1:]).sqrt().to(steps.dtype),
+            steps.truncate(self.depth).coefficients.movedim(0, 1),
+        )
+
+    @abstractmethod
+    def memory_at(
+        self, sde: CanonicalSDE, before: Tensor, start: Tensor, u: Tensor, generator: torch.Generator
+    ) -> Any:
+        """A memory as the step before would have left it, where only the state u at its end is known.
+
+        Args:
+            sde: with a denoiser, the teacher's.
+            before, start: the SNRs between which that step lay.
+            u: at `start`.
+            generator: draws a point of the path within that step, given u.
+        """
+
+    def _in_data_coordinates(self, sde: CanonicalSDE, coefficients: Tensor) -> Tensor:
+        """The xi_k, (depth, batch, *event), as inputs of a network, (batch, depth, *event): still N(0, 1)."""
+        return torch.stack([sde.reference.from_basis(xi) for xi in coefficients], 1)
+
+
+class StepCoefficients(nn.Module):
+    """Where the denoiser is asked: numbers of a step, functions of its two ends, which start as the solver's.
+
+    u* = u_n + m [v(tau*) - v_n] Q_{n-1} + sqrt(h) sum_k w_k xi_k at the SNR tau* where a fraction p of the step has
+    passed. At the start p = 1/3, m = 1 and w = (1/2, -1/sqrt(12), 0, ...): the path-average scheme.
+
+    Args:
+        depth: number of weights w_k.
+    """
+
+    solver: Tensor
+
+    def __init__(self, depth: int, width: int = 32) -> None:
+        super().__init__()
+        weights = [1 / 2, -math.sqrt(1 / 12), *[0.0] * depth][:depth]
+        self.register_buffer("solver", torch.tensor([1.0, *weights]), persistent=False)
+        self.network = nn.Sequential(
+            nn.Linear(CONDITIONS, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), zeros(nn.Linear(width, depth + 2))
+        )
+
+    def forward(self, conditions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """p, in (0, 2/3), m and (w_0, ..., w_{depth-1}), for the conditions of one step."""
+        with torch.autocast(conditions.device.type, enabled=False):
+            change = self.network(conditions.to(self.solver))
+        fraction = (1 + torch.tanh(change[0].double())) / 3
+        rest = self.solver + change[1:]
+        return fraction, rest[0], rest[1:]
+
+
+class SolverCell(Cell):
+    """The path-average step with a student for the denoiser (and, at the start, exactly that step at depth >= 2):
+
+        u_{n+1} = u_n + h Q_phi + sqrt(h) xi_0,   Q_phi = (1 + c tau*)(D_phi - mu) - c (y* - tau* mu)
+
+    D_phi is asked at y*, the canonical form of the u* of `StepCoefficients`. It is also shown the ends of the step, the
+    xi_k, and the last estimate (D_{n-1} - mu)/sigma_data, the recurrence.
+
+    Args:
+        denoiser: the student, with depth + 1 extra inputs.
+        depth, sigma_data: see `Cell`.
+    """
+
+    def __init__(self, denoiser: StudentDenoiser, depth: int, sigma_data: float) -> None:
+        super().__init__(depth, sigma_data)
+        self.denoiser = denoiser
+        self.coefficients = StepCoefficients(depth)
+
+    def start(self, sde: SDELike, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Q_{-1} = 0 and D_{-1} - mu = 0."""
+        return torch.zeros_like(y), torch.zeros_like(y)
+
+    def move(
+        self, sde: CanonicalSDE, start: Tensor, end: Tensor, u: Tensor, memory: Any, noise: tuple[Tensor, ...]
+    ) -> tuple[Tensor, Any]:
+        """See the class; the memory is (Q_{n-1}, D_{n-1} - mu)."""
+        root, coefficients = noise
+        drift, estimate = memory
+        conditions = step_conditions(start, end)
+        fraction, weight, weights = self.coefficients(conditions.to(u.device))
+        time = evaluation_snr(sde, start, end, fraction)
+        point = u + weight.to(u) * sde.drift_length(start, time).to(u) * drift
+        point = point + root * torch.tensordot(weights.to(u), coefficients, 1)
+        y = sde.reference.from_reference(point, time)
+        extra = torch.cat(
+            [self._in_data_coordinates(sde, coefficients), (estimate / self.sigma_data)[:, None]], 1
+        )
+        denoised = self.denoiser(y, time, conditions.to(u), extra).to(u)
+        drift = sde.reference.drift(denoised, y, time)
+        moved = u + sde.drift_length(start, end).to(u) * drift + root * coefficients[0]
+        return moved, (drift, denoised - sde.reference.mean.to(u))
+
+
+    def memory_at(
+        self, sde: CanonicalSDE, before: Tensor, start: Tensor, u: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """The denoiser's estimate where the path-average scheme would have asked for it."""
+        time = evaluation_snr(sde, before, start, 1 / 3)
+        y = _earlier(sde, time, start, u, generator)
+        denoised = sde.denoiser(y, time).to(u)
+        return sde.reference.drift(denoised, y, time), denoised - sde.reference.mean.to(u)
+
+
+class PlainCell(Cell):
+    """The form of the paper: a network from the state, the step and its partial signature to the next state.
+
+        u_{n+1} = u_n + sqrt(h) F(u_n/sqrt(v_n), n, n+1, xi_0, ..., xi_{depth-1}, F_{n-1})
+
+    No denoiser and no solver inside. In the reference's variables sqrt(h) F has the size of the change of the state:
+    F would be xi_0 for data of the reference's law (Sig-DEG, arXiv 2508.16939, in normalized variables).
+
+    Args:
+        network: with `CONDITIONS` conditions and depth + 1 extra inputs.
+        depth, sigma_data: see `Cell`.
+    """
+
+    def __init__(self, network: Network, depth: int, sigma_data: float) -> None:
+        super().__init__(depth, sigma_data)
+        self.network = network
+
+    def start(self, sde: SDELike, t: Tensor, y: Tensor) -> Tensor:
+        """F_{-1} = 0."""
+        return torch.zeros_like(y)
+
+    def move(
+        self, sde: CanonicalSDE, start: Tensor, end: Tensor, u: Tensor, memory: Any, noise: tuple[Tensor, ...]
+    ) -> tuple[Tensor, Any]:
+        """See the class; the memory is F_{n-1}."""
+        root, coefficients = noise
+        state = sde.reference.from_basis(u / sde.reference.clock(start).sqrt().to(u))
+        extra = torch.cat([self._in_data_coordinates(sde, coefficients), memory[:, None]], 1)
+        level = (-0.125 * start.log()).to(u).expand(len(u))
+        output = self.network(state, level, step_conditions(start, end).to(u), extra).to(u)
+        return u + root * sde.reference.to_basis(output), output
+
+
+    def memory_at(
+        self, sde: CanonicalSDE, before: Tensor, start: Tensor, u: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """The change of the state over that step, in units of sqrt(h)."""
+        earlier = sde.reference.to_reference(_earlier(sde, before, start, u, generator), before)[0]
+        return sde.reference.from_basis((u - earlier) / sde.drift_length(before, start).sqrt().to(u))
+
+
+def _earlier(sde: CanonicalSDE, time: Tensor, start: Tensor, u: Tensor, generator: torch.Generator) -> Tensor:
+    """y at an earlier SNR, given u at `start`: whatever the data, y_s given y_t is N(s/t y_t, s (t - s)/t)."""
+    share = (time / start).item()
+    noise = torch.randn(u.shape, generator=generator, dtype=u.dtype, device=u.device)
+    y = sde.reference.from_reference(u, start)
+    return share * y + (start.item() * share * (1 - share)) ** 0.5 * noise
+
+
+class CorrectedDenoiser(nn.Module):
+    """D(y, snr) + c_out F: a denoiser of any make, which stays as it is, and a network that learns what it lacks.
+
+    With EDM's scalings c_in, c_noise and c_out (`sdesig.sde.denoisers.EDMDenoiser`). F is also shown D, and its last
+    layer starts at zero.
+
+    Args:
+        denoiser: D(y, snr). Its parameters, if it has any, are neither trained nor saved.
+        network: F, with `CONDITIONS` conditions and one extra input more than the cell gives.
+        sigma_data: standard deviation of the data, > 0.
+    """
+
+    def __init__(self, denoiser: SNRDenoiser, network: Network, sigma_data: float) -> None:
+        super().__init__()
+        self._denoiser = (denoiser,)  # in a tuple: not a part of this module
+        self.network = network
+        zeros(network.last)
+        self.sigma_data = sigma_data
+
+    def forward(self, y: Tensor, snr: Tensor, conditions: Tensor, extra: Tensor) -> Tensor:
+        """D_phi, (batch, *event)."""
+        base = self._denoiser[0](y, snr).to(y)
+        tau = per_sample(snr, y)
+        signal = self.sigma_data**2 * tau
+        noise = (-0.125 * snr.log()).to(y).expand(len(y))
+        shown = torch.cat([extra, (base / self.sigma_data)[:, None]], 1)
+        correction = self.network(y * torch.rsqrt(tau * (1 + signal)), noise, conditions, shown)
+        return base + self.sigma_data * torch.rsqrt(1 + signal) * correction

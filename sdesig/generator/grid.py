@@ -1,0 +1,72 @@
+"""Where the steps of the coarse grid lie: even in log-SNR, or by a density that was chosen and saved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sdesig._checks import check_integer
+from sdesig._files import read_json, write_json
+from sdesig.brownian import BrownianPath
+
+
+@dataclass(frozen=True)
+class StepGrid:
+    """Times of N steps for every N: the k-th is at the quantile k/N of a density on the clock's positions in [0, 1].
+
+    Args:
+        quantiles: positions of the quantiles 0, 1/m, ..., 1, increasing from 0 to 1; linear between them. The default,
+            (0, 1), is even in the path's clock: in log-SNR.
+
+    Raises:
+        ValueError: quantiles that do not increase from 0 to 1.
+    """
+
+    quantiles: tuple[float, ...] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        values = np.asarray(self.quantiles, dtype=np.float64)
+        if len(values) < 2 or values[0] != 0.0 or values[-1] != 1.0 or not bool((np.diff(values) > 0).all()):
+            raise ValueError(f"quantiles must increase from 0 to 1; got {self.quantiles}")
+
+    @classmethod
+    def from_density(cls, density: np.ndarray | Tensor, knots: int = 64) -> StepGrid:
+        """The grid of a density > 0 on equal cells of [0, 1], given up to a factor, (cells,)."""
+        weights = np.asarray(density, dtype=np.float64)
+        if weights.ndim != 1 or not bool((np.isfinite(weights) & (weights > 0)).all()):
+            raise ValueError("density must be finite and > 0 everywhere, of shape (cells,)")
+        mass = np.concatenate([[0.0], np.cumsum(weights)]) / weights.sum()
+        inner = np.interp(np.linspace(0, 1, knots + 1)[1:-1], mass, np.linspace(0, 1, len(mass)))
+        return cls((0.0, *inner.tolist(), 1.0))
+
+    def positions(self, steps: int) -> np.ndarray:
+        """Positions in [0, 1] of the times of `steps` steps, (steps + 1,)."""
+        check_integer("steps", steps, 1)
+        knots = np.linspace(0, 1, len(self.quantiles))
+        return np.interp(np.linspace(0, 1, steps + 1), knots, self.quantiles)
+
+    def times(self, path: BrownianPath, steps: int) -> Tensor:
+        """The times on a path, on its master grid where it has one: float64 on the CPU, (steps + 1,).
+
+        Raises:
+            ValueError: so many steps that two times fall on one of the path's.
+        """
+        if len(self.quantiles) == 2:
+            return path.grid(steps)
+        times = path.nearest(torch.from_numpy(path.clock.time(self.positions(steps), path.t0, path.t1)))
+        if not bool((times.diff() > 0).all()):
+            raise ValueError(f"steps must be fewer for this grid on a path of {2**path.levels} cells; got {steps}")
+        return times
+
+    def save(self, file: str | Path) -> None:
+        """Write the quantiles as JSON."""
+        write_json(Path(file), {"quantiles": list(self.quantiles)})
+
+    @classmethod
+    def load(cls, file: str | Path) -> StepGrid:
+        """Read what `save` wrote."""
+        return cls(tuple(read_json(Path(file)).get("quantiles", ())))

@@ -1,0 +1,292 @@
+"""Networks F(x, noise, conditions, extra): a residual MLP for vectors and a small UNet for images.
+
+One form serves teachers and students. A teacher calls network(x, noise) with x of shape (batch, *event) and the noise
+level c_noise of EDM, (batch,). A student also gives numbers that describe the step, `conditions`, and tensors that
+describe the Brownian path on it, `extra`. The inputs that a teacher lacks have weights that start at zero, so that a
+teacher that is `widened` computes what it did before.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from sdesig._checks import check_choice, check_integer
+
+FREQUENCIES = 8
+EMBEDDING = 64
+NetworkT = TypeVar("NetworkT", bound="Network")
+
+
+class FourierFeatures(nn.Module):
+    """(..., k) numbers of order 1 to (..., 17 k): the numbers, and sin and cos of them at 8 frequencies 1/2 to 64."""
+
+    frequencies: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("frequencies", 2.0 ** torch.arange(-1, FREQUENCIES - 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        angles = x[..., None] * self.frequencies
+        return torch.cat([x[..., None], angles.sin(), angles.cos()], -1).flatten(-2)
+
+
+class Network(nn.Module):
+    """What both networks share: their configuration, and the embedding of noise level and conditions.
+
+    Attributes:
+        event: shape of a sample.
+        conditions, extra: how many numbers and tensors of the shape of a sample come beside it.
+        config: the arguments that make a network like this one.
+    """
+
+    event: tuple[int, ...]
+
+    def __init__(self, conditions: int, extra: int) -> None:
+        super().__init__()
+        self.conditions = check_integer("conditions", conditions, 0)
+        self.extra = check_integer("extra", extra, 0)
+        self.features = FourierFeatures()
+        inputs = 2 * FREQUENCIES + 1
+        self.embed_noise = nn.Linear(inputs, EMBEDDING)
+        self.embed_conditions = zeros(nn.Linear(inputs * conditions, EMBEDDING, bias=False)) if conditions else None
+        self.embed_out = nn.Linear(EMBEDDING, EMBEDDING)
+
+    @property
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """JSON-serializable arguments of the constructor."""
+
+    @property
+    @abstractmethod
+    def last(self) -> nn.Module:
+        """The last layer."""
+
+    def embed(self, noise: Tensor, conditions: Tensor | None) -> Tensor:
+        """(1 or batch, EMBEDDING), from the noise level (batch,) and conditions (conditions,) or (batch, conditions)."""
+        if noise.ndim and noise.stride(0) == 0:
+            noise = noise[:1]  # one level expanded over the batch is embedded once
+        value = self.embed_noise(self.features(noise.reshape(-1, 1)))
+        if self.embed_conditions is not None:
+            if conditions is None or conditions.shape[-1] != self.conditions:
+                got = None if conditions is None else tuple(conditions.shape)
+                raise ValueError(f"conditions must have {self.conditions} numbers along the last axis; got shape {got}")
+            numbers = conditions.to(noise).reshape(-1, self.conditions)
+            value = value + self.embed_conditions(self.features(numbers))
+        return nn.functional.silu(self.embed_out(nn.functional.silu(value)))
+
+    def check_inputs(self, x: Tensor, extra: Tensor | None) -> None:
+        """Raise ValueError unless x is (batch, *event) and extra (batch, extra, *event)."""
+        if tuple(x.shape[1:]) != self.event:
+            raise ValueError(f"x must have shape (batch, {', '.join(map(str, self.event))}); got {tuple(x.shape)}")
+        wanted = (len(x), self.extra, *self.event)
+        if self.extra and (extra is None or tuple(extra.shape) != wanted):
+            raise ValueError(f"extra must have shape {wanted}; got {None if extra is None else tuple(extra.shape)}")
+
+    def widened(self: NetworkT, conditions: int, extra: int) -> NetworkT:
+        """A copy with more inputs, which it ignores until it is trained; only of a network without any.
+
+        Raises:
+            ValueError: this network has conditions or extra inputs already.
+        """
+        if self.conditions or self.extra:
+            raise ValueError(f"widened needs a network without extra inputs; this one has {self.config}")
+        copy = type(self)(**{**self.config, "conditions": conditions, "extra": extra})
+        copy.load_state_dict({**copy.state_dict(), **self.state_dict()})
+        return copy.to(next(self.parameters()))
+
+
+class MLP(Network):
+    """A residual multilayer perceptron: vectors (batch, dim) to (batch, dim).
+
+    Args:
+        dim: of the vectors.
+        width, blocks: of the hidden layers; each block is x + W_2 silu(scale * W_1 norm(x) + shift), scale and shift
+            from the embedding.
+        conditions, extra: see `Network`.
+    """
+
+    def __init__(self, dim: int, *, width: int = 256, blocks: int = 3, conditions: int = 0, extra: int = 0) -> None:
+        super().__init__(conditions, extra)
+        self.event = (check_integer("dim", dim, 1),)
+        self.width, self.blocks = check_integer("width", width, 1), check_integer("blocks", blocks, 1)
+        self.first = nn.Linear(dim, width)
+        self.first_extra = zeros(nn.Linear(dim * extra, width, bias=False)) if extra else None
+        self.modulate = nn.Linear(EMBEDDING, 2 * blocks * width)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(blocks))
+        self.inner = nn.ModuleList(nn.Linear(width, width) for _ in range(blocks))
+        self.outer = nn.ModuleList(nn.Linear(width, width) for _ in range(blocks))
+        self.final = nn.Linear(width, dim)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """See the class."""
+        return {
+            "dim": self.event[0],
+            "width": self.width,
+            "blocks": self.blocks,
+            "conditions": self.conditions,
+            "extra": self.extra,
+        }
+
+    @property
+    def last(self) -> nn.Module:
+        """The last layer."""
+        return self.final
+
+    def forward(
+        self, x: Tensor, noise: Tensor, conditions: Tensor | None = None, extra: Tensor | None = None
+    ) -> Tensor:
+        """(batch, dim); see the module."""
+        self.check_inputs(x, extra)
+        scales, shifts = self.modulate(self.embed(noise, conditions)).unflatten(-1, (2, self.blocks, -1)).unbind(1)
+        h = self.first(x)
+        if self.first_extra is not None and extra is not None:
+            h = h + self.first_extra(extra.flatten(1))
+        for k, (norm, inner, outer) in enumerate(zip(self.norms, self.inner, self.outer, strict=True)):
+            h = h + outer(nn.functional.silu(torch.addcmul(shifts[:, k], inner(norm(h)), 1 + scales[:, k])))
+        return self.final(h)
+
+
+class UNet(Network):
+    """A small convolutional UNet: images (batch, channels, size, size) to the same shape.
+
+    Args:
+        channels, size: of the images; size divisible by 2^(len(widths) - 1).
+        widths: channels of the levels, from the full resolution down, each a multiple of 8.
+        conditions, extra: see `Network`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        size: int,
+        *,
+        widths: tuple[int, ...] = (32, 64),
+        conditions: int = 0,
+        extra: int = 0,
+    ) -> None:
+        widths = tuple(check_integer(f"widths[{k}]", width, 8) for k, width in enumerate(widths))
+        if not widths or any(width % 8 for width in widths):
+            raise ValueError(f"widths must be one or more multiples of 8; got {widths}")
+        super().__init__(conditions, extra)
+        check_integer("channels", channels, 1)
+        if check_integer("size", size, 1) % 2 ** (len(widths) - 1):
+            raise ValueError(f"size must be a multiple of {2 ** (len(widths) - 1)}, for {len(widths)} widths; got {size}")
+        self.event, self.widths = (channels, size, size), widths
+        self.first = nn.Conv2d(channels, widths[0], 3, padding=1)
+        self.first_extra = None
+        if extra:
+            self.first_extra = zeros(nn.Conv2d(channels * extra, widths[0], 3, padding=1, bias=False))
+        before = (widths[0], *widths[:-1])
+        self.down = nn.ModuleList(_Residual(a, b) for a, b in zip(before, widths, strict=True))
+        self.middle = _Residual(widths[-1], widths[-1])
+        self.up = nn.ModuleList(_Residual(2 * b, a) for a, b in zip(before, widths, strict=True))
+        self.final = nn.Sequential(
+            nn.GroupNorm(8, widths[0]), nn.SiLU(), nn.Conv2d(widths[0], channels, 3, padding=1)
+        )
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """See the class."""
+        return {
+            "channels": self.event[0],
+            "size": self.event[1],
+            "widths": list(self.widths),
+            "conditions": self.conditions,
+            "extra": self.extra,
+        }
+
+    @property
+    def last(self) -> nn.Module:
+        """The last layer."""
+        return self.final[-1]
+
+    def forward(
+        self, x: Tensor, noise: Tensor, conditions: Tensor | None = None, extra: Tensor | None = None
+    ) -> Tensor:
+        """(batch, channels, size, size); see the module."""
+        self.check_inputs(x, extra)
+        embedding = self.embed(noise, conditions)
+        h = self.first(x)
+        if self.first_extra is not None and extra is not None:
+            h = h + self.first_extra(extra.flatten(1, 2))
+        kept = []
+        for k, block in enumerate(self.down):
+            h = block(h if k == 0 else nn.functional.avg_pool2d(h, 2), embedding)
+            kept.append(h)
+        h = self.middle(h, embedding)
+        for k, block in reversed(list(enumerate(self.up))):
+            h = block(torch.cat([h, kept[k]], 1), embedding)
+            if k > 0:
+                h = nn.functional.interpolate(h, scale_factor=2.0, mode="nearest")
+        return self.final(h)
+
+
+class _Residual(nn.Module):
+    """Two convolutions with group norm, modulated by the embedding, and a skip."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.norm_in, self.norm_out = nn.GroupNorm(8, inputs), nn.GroupNorm(8, outputs)
+        self.conv_in = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.conv_out = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.modulate = nn.Linear(EMBEDDING, 2 * outputs)
+        self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        h = self.conv_in(nn.functional.silu(self.norm_in(x)))
+        scale, shift = self.modulate(embedding)[..., None, None].chunk(2, 1)
+        h = self.conv_out(nn.functional.silu(self.norm_out(h) * (1 + scale) + shift))
+        return (self.skip(x) + h) / math.sqrt(2)
+
+
+NETWORKS: Mapping[str, type[Network]] = {"mlp": MLP, "unet": UNet}
+
+
+def zeros(layer: nn.Linear | nn.Conv2d) -> Any:
+    """The layer, its weights and bias set to zero."""
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def network_config(network: Network) -> dict[str, Any]:
+    """What `make_network` needs, JSON-serializable."""
+    name = next(name for name, kind in NETWORKS.items() if isinstance(network, kind))
+    return {"kind": name, **network.config}
+
+
+def make_network(config: Mapping[str, Any]) -> Network:
+    """The network of a configuration {"kind": "mlp" or "unet", **arguments}, freshly initialized.
+
+    Raises:
+        TypeError, ValueError: an unknown kind, arguments that are not those of its constructor.
+    """
+    arguments = dict(config)
+    kind = arguments.pop("kind", None)
+    check_choice("kind of network", kind, tuple(NETWORKS))
+    if "widths" in arguments:
+        arguments["widths"] = tuple(arguments["widths"])
+    return NETWORKS[kind](**arguments)
+
+
+def network_for(event: tuple[int, ...], **arguments: Any) -> Network:
+    """An MLP for vectors (dim,), a UNet for square images (channels, size, size), with further arguments of theirs.
+
+    Raises:
+        ValueError: events of another shape.
+    """
+    if len(event) == 1:
+        return MLP(event[0], **arguments)
+    if len(event) == 3 and event[1] == event[2]:
+        return UNet(event[0], event[1], **arguments)
+    raise ValueError(f"event must be (dim,) or (channels, size, size); got {event}")

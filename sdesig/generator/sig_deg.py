@@ -1,0 +1,334 @@
+"""Sig-DEG: a generator that takes coarse steps and sees the partial signature of the Brownian path on each of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sdesig._checks import check_choice, check_integer, check_real
+from sdesig._files import load_config, load_state, replacing, save_module
+from sdesig.brownian import BrownianPath
+from sdesig.generator.cells import CONDITIONS, Cell, CorrectedDenoiser, PlainCell, SolverCell
+from sdesig.generator.denoiser import NetworkDenoiser
+from sdesig.generator.grid import StepGrid
+from sdesig.generator.networks import Network, make_network, network_config, network_for
+from sdesig.sde.canonical_sde import CanonicalSDE, SNRDenoiser
+from sdesig.sde.reference import GaussianReference
+from sdesig.solvers import solve
+from sdesig.solvers.driver import Callback
+
+CELLS = ("solver", "plain")
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """What a generator made, and of which paths.
+
+    Attributes:
+        values: x = y/tau at the last SNR, (n, *event): samples of the data with noise of variance 1/tau left.
+        steps: number of steps.
+        identity: of the Brownian paths (`BrownianPath.identity`); the same identity gives the same samples again, and
+            at other numbers of steps the samples of the same paths.
+    """
+
+    values: Tensor
+    steps: int
+    identity: dict[str, Any]
+
+    @property
+    def seeds(self) -> list[int]:
+        """One per sample."""
+        return list(self.identity["seeds"])
+
+    def save(self, file: str | Path) -> None:
+        """Write a .npz file: values, steps, identity (JSON)."""
+        with replacing(Path(file)) as temporary, temporary.open("wb") as stream:
+            np.savez_compressed(
+                stream,
+                values=self.values.detach().cpu().numpy(),
+                steps=np.int64(self.steps),
+                identity=np.array(json.dumps(self.identity)),
+            )
+
+    @classmethod
+    def load(cls, file: str | Path) -> Samples:
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError, ValueError: no such file, or not one of samples.
+        """
+        if not Path(file).is_file():
+            raise FileNotFoundError(f"{file} does not exist")
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                identity = json.loads(str(arrays["identity"]))
+                return cls(torch.from_numpy(arrays["values"]), int(arrays["steps"]), identity)
+        except (KeyError, ValueError, OSError) as error:
+            raise ValueError(f"{file} is not a file of samples: {error}") from None
+
+
+class SigDEG(nn.Module):
+    """A recurrent generator on a coarse grid of the SNR clock, fed exact partial signatures (arXiv 2508.16939).
+
+    `from_teacher` makes one that is not trained yet: with the solver cell it is the path-average scheme already.
+
+    Args:
+        cell: `SolverCell` or `PlainCell`.
+        reference: Gaussian reference in whose clock the path runs; its tensors in float32.
+        event: shape of a sample.
+        snr: first and last SNR, 0 < first < last.
+        levels: the paths live on a master grid of 2^levels cells even in log-SNR, the most steps there can be.
+        path_depth: depth of the paths, at least the cell's. It is part of their identity: generators of different
+            depths make the same images of the same seeds if their paths have one depth. Default: the larger of 4 and
+            the cell's.
+        grid: where the steps lie.
+
+    Raises:
+        TypeError, ValueError: arguments out of range, a reference that does not fit the event.
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        reference: GaussianReference,
+        *,
+        event: Sequence[int],
+        snr: tuple[float, float],
+        levels: int = 10,
+        path_depth: int | None = None,
+        grid: StepGrid | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(cell, Cell):
+            raise TypeError(f"cell must be a SolverCell or a PlainCell; got {cell!r}")
+        low, high = (check_real(f"snr[{k}]", value, minimum=0.0, strict=True) for k, value in enumerate(snr))
+        if low >= high:
+            raise ValueError(f"snr must be (first, last) with first < last; got {snr}")
+        self.cell = cell
+        self.event = tuple(check_integer(f"event[{k}]", size, 1) for k, size in enumerate(event))
+        self.snr = low, high
+        self.levels = check_integer("levels", levels, 0, 30)
+        self.path_depth = max(4, cell.depth) if path_depth is None else path_depth
+        check_integer("path_depth", self.path_depth, cell.depth)
+        self.grid = StepGrid() if grid is None else grid
+        self.register_buffer("mean", reference.mean.float())
+        self.register_buffer("variance", reference.variance.float())
+        self._axes = len(reference.basis)
+        for k, matrix in enumerate(reference.basis):
+            self.register_buffer(f"basis_{k}", matrix.float())
+        self.reference.check_event(torch.zeros(1, *self.event))
+
+    @classmethod
+    def from_teacher(
+        cls,
+        teacher: SNRDenoiser,
+        *,
+        event: Sequence[int],
+        snr: tuple[float, float],
+        depth: int,
+        reference: GaussianReference,
+        cell: str = "solver",
+        network: Network | None = None,
+        sigma_data: float | None = None,
+        levels: int = 10,
+        path_depth: int | None = None,
+        grid: StepGrid | None = None,
+    ) -> SigDEG:
+        """A generator that is ready to be distilled.
+
+        With the solver cell, a `NetworkDenoiser` becomes the student itself, a copy with more inputs; any other
+        denoiser is left as it is, and a network learns to correct it.
+
+        Args:
+            teacher: D(y, snr).
+            depth: of the partial signatures, >= 1.
+            cell: "solver" or "plain".
+            network: of a plain cell, or that corrects a denoiser that is none of our networks: with 2 conditions and
+                depth + 1 extra inputs, to correct depth + 2. Default: an MLP for vectors, a UNet for images.
+            sigma_data: standard deviation of the data; default the teacher's own, or from the reference.
+            event, snr, reference, levels, path_depth, grid: see the class.
+
+        Raises:
+            TypeError, ValueError: see the class.
+        """
+        check_choice("cell", cell, CELLS)
+        check_integer("depth", depth, 1)
+        event = tuple(event)
+        if sigma_data is None:
+            sigma_data = getattr(teacher, "sigma_data", None) or reference.variance.mean().sqrt().item()
+        if isinstance(teacher, NetworkDenoiser) and teacher.event != event:
+            raise ValueError(f"event must be {teacher.event}, the teacher's; got {event}")
+        made: Cell
+        if cell == "solver" and network is None and isinstance(teacher, NetworkDenoiser):
+            made = SolverCell(teacher.widened(CONDITIONS, depth + 1), depth, sigma_data)
+        else:
+            extra = depth + (2 if cell == "solver" else 1)
+            if network is None and isinstance(teacher, NetworkDenoiser):
+                arguments = {**network_config(teacher.network), "conditions": CONDITIONS, "extra": extra}
+                network = make_network(arguments)
+            elif network is None:
+                network = network_for(event, conditions=CONDITIONS, extra=extra)
+            if (network.event, network.conditions, network.extra) != (event, CONDITIONS, extra):
+                raise ValueError(
+                    f"network must be for events {event}, with {CONDITIONS} conditions and {extra} extra inputs; it is "
+                    f"for {network.event}, with {network.conditions} and {network.extra}"
+                )
+            made = (
+                PlainCell(network, depth, sigma_data)
+                if cell == "plain"
+                else SolverCell(CorrectedDenoiser(teacher, network, sigma_data), depth, sigma_data)
+            )
+        return cls(made, reference, event=event, snr=snr, levels=levels, path_depth=path_depth, grid=grid)
+
+    @property
+    def depth(self) -> int:
+        """Number of Legendre coefficients that the cell sees."""
+        return self.cell.depth
+
+    @property
+    def reference(self) -> GaussianReference:
+        """The Gaussian reference, on the device of the generator."""
+        basis = [self.get_buffer(f"basis_{k}") for k in range(self._axes)]
+        variance = self.get_buffer("variance")
+        return GaussianReference(
+            self.get_buffer("mean"), variance.double() if variance.ndim == 0 else variance, basis
+        )
+
+    @property
+    def sde(self) -> CanonicalSDE:
+        """The reverse diffusion in the reference's variables, whose denoiser the cell stands for."""
+        return CanonicalSDE(_ask_the_cell, reference=self.reference)
+
+    def path(self, seeds: int | Sequence[int]) -> BrownianPath:
+        """The paths of seeds, or of the seeds 0, ..., n - 1: float32, (n, *event)."""
+        chosen = range(check_integer("seeds", seeds, 1)) if isinstance(seeds, int) else seeds
+        return BrownianPath(
+            *self.snr,
+            (len(chosen), *self.event),
+            seeds=chosen,
+            depth=self.path_depth,
+            clock=self.sde.clock,
+            levels=self.levels,
+            dtype=torch.float32,
+            device=self.get_buffer("mean").device,
+        )
+
+    @torch.no_grad()
+    def sample(
+        self,
+        seeds: int | Sequence[int],
+        steps: int,
+        *,
+        batch: int = 1024,
+        grid: StepGrid | None = None,
+        callback: Callback | None = None,
+    ) -> Samples:
+        """Samples in `steps` evaluations each.
+
+        A sample is a function of its seed, to rounding: not of the batch, nor of the other seeds.
+
+        Args:
+            seeds: one per sample, or a number n of samples, for the seeds 0, ..., n - 1.
+            steps: 1 to 2^levels.
+            batch: samples that are made at once.
+            grid: where the steps lie; default this generator's own.
+            callback: see `solve`; called for every batch anew.
+
+        Raises:
+            TypeError, ValueError: bad seeds, steps or batch.
+            FloatingPointError: a state that is not finite.
+        """
+        check_integer("steps", steps, 1, 2**self.levels)
+        check_integer("batch", batch, 1)
+        path = self.path(seeds)
+        assert path.seeds is not None
+        values = []
+        for first in range(0, len(path.seeds), batch):
+            part = self.path(path.seeds[first : first + batch])
+            sde, times = self.sde, (grid or self.grid).times(part, steps)
+            start = sde.start(part.initial_noise(), times[0])
+            last = solve(sde, start, times, scheme=self.cell, path=part, callback=callback)[-1]
+            values.append(sde.noisy_data(last, times[-1]))
+        return Samples(torch.cat(values), steps, path.identity)
+
+    def save(self, folder: str | Path) -> None:
+        """Write config.json and weights.safetensors. Of a denoiser that is none of our networks, nothing is saved."""
+        denoiser = getattr(self.cell, "denoiser", None)
+        network = self.cell.network if isinstance(self.cell, PlainCell) else denoiser.network
+        config = {
+            "type": "sig_deg",
+            "cell": "plain" if isinstance(self.cell, PlainCell) else "solver",
+            "corrects_a_denoiser": isinstance(denoiser, CorrectedDenoiser),
+            "network": network_config(network),
+            "depth": self.depth,
+            "sigma_data": self.cell.sigma_data,
+            "event": list(self.event),
+            "snr": list(self.snr),
+            "levels": self.levels,
+            "path_depth": self.path_depth,
+            "grid": list(self.grid.quantiles),
+            "mean": list(self.get_buffer("mean").shape),
+            "variance": list(self.get_buffer("variance").shape),
+            "basis": [len(matrix) for matrix in self.reference.basis],
+        }
+        save_module(Path(folder), config, self)
+
+    @classmethod
+    def load(
+        cls, folder: str | Path, *, denoiser: SNRDenoiser | None = None, device: torch.device | str = "cpu"
+    ) -> SigDEG:
+        """Read what `save` wrote, in evaluation mode.
+
+        Args:
+            denoiser: the denoiser that the generator corrects, if it was distilled from one that is none of our
+                networks.
+
+        Raises:
+            FileNotFoundError, ValueError: a missing file, a config.json of something else, weights with unknown names
+                or wrong shapes, files that are not safetensors; a denoiser missing or one too many.
+        """
+        folder = Path(folder)
+        config = load_config(folder, "sig_deg")
+        try:
+            depth, sigma_data, plain = config["depth"], config["sigma_data"], config["cell"] == "plain"
+            network = make_network(config["network"])
+            if config["corrects_a_denoiser"] != (denoiser is not None):
+                needed = "must" if config["corrects_a_denoiser"] else "must not"
+                raise ValueError(f"denoiser {needed} be given for the generator in {folder}")
+            cell: Cell
+            if plain:
+                cell = PlainCell(network, depth, sigma_data)
+            elif denoiser is not None:
+                cell = SolverCell(CorrectedDenoiser(denoiser, network, sigma_data), depth, sigma_data)
+            else:
+                cell = SolverCell(NetworkDenoiser(network, sigma_data), depth, sigma_data)
+            reference = GaussianReference(
+                torch.zeros(config["mean"]),
+                torch.zeros(config["variance"]),
+                [torch.eye(size) for size in config["basis"]],
+            )
+            made = cls(
+                cell,
+                reference,
+                event=config["event"],
+                snr=tuple(config["snr"]),
+                levels=config["levels"],
+                path_depth=config["path_depth"],
+                grid=StepGrid(tuple(config["grid"])),
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{folder}/config.json is not one of a generator: {error!r}") from None
+        load_state(folder, made)
+        made.reference.check_event(torch.zeros(1, *made.event))
+        return made.to(device).eval()
+
+
+def _ask_the_cell(y: Tensor, snr: Tensor) -> Tensor:
+    raise TypeError("the SDE of a generator has no denoiser; solve it with the generator's cell")
