@@ -104,3 +104,18 @@ def load_config(folder: Path, kind: str) -> dict[str, Any]:
     if config.get("type") != kind:
         raise ValueError(f"{folder} must hold a {kind}; its {CONFIG} says {config.get('type')!r}")
     return config
+
+
+def record_options(path: Path, options: Mapping[str, object]) -> None:
+    """Write a run's options as JSON; where some are there already, raise ValueError unless they are the same."""
+    resolved = json.loads(json.dumps(options))
+    if not path.exists():
+        write_json(path, resolved)
+        return
+    before = read_json(path)
+    for name in sorted({*before, *resolved}):
+        if before.get(name) != resolved.get(name):
+            raise ValueError(
+                f"{path.parent} has a run with other options ({name}: {before.get(name)!r}, now {resolved.get(name)!r}); "
+                f"give another folder"
+            )

@@ -1,0 +1,20 @@
+"""Distillation of pre-trained denoisers into Sig-DEG: teacher paths, information floor, training, evaluation."""
+
+from sdesig.distillation.distill import DistillOptions, distill
+from sdesig.distillation.floor import Floor, information_floor
+from sdesig.distillation.paths import TeacherOptions, TeacherPaths, draw_paths
+from sdesig.distillation.teacher import train_teacher
+from sdesig.distillation.training import TrainingOptions, train
+
+__all__ = [
+    "DistillOptions",
+    "Floor",
+    "TeacherOptions",
+    "TeacherPaths",
+    "TrainingOptions",
+    "distill",
+    "draw_paths",
+    "information_floor",
+    "train",
+    "train_teacher",
+]

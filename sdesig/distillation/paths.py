@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -161,8 +160,3 @@ def draw_local(
     states = teacher_states(teacher_scheme(options.scheme, sde), sde, u, times, fine)
     whole = join_steps(fine, (0, options.steps)).truncate(depth)
     return TeacherPaths(times[[0, -1]], whole, states[[0, -1]])
-
-
-def step_pairs(paths: TeacherPaths) -> list[tuple[Tensor, Tensor]]:
-    """The two SNRs of every step."""
-    return list(pairwise(paths.times.unbind()))

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from sdesig._checks import check_choice, check_integer, check_real
-from sdesig._files import read_json, read_tensors, replacing, write_json, write_tensors
+from sdesig._files import read_tensors, record_options, replacing, write_tensors
 
 CHECKPOINT, OPTIONS, STATS = "checkpoint.safetensors", "options.json", "stats.jsonl"
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -90,7 +90,7 @@ def train(
     device = parameters[0].device
     average = copy.deepcopy(module).requires_grad_(False)
     optimizer = torch.optim.Adam(parameters, lr=options.learning_rate, fused=True)
-    _record(out / OPTIONS, {**recorded, "training": asdict(options)})
+    record_options(out / OPTIONS, {**recorded, "training": asdict(options)})
     first = 0
     if (out / CHECKPOINT).exists():
         first = _restore(out / CHECKPOINT, module, average, optimizer, parameters)
@@ -140,22 +140,6 @@ def _average(average: nn.Module, module: nn.Module, decay: float) -> None:
     for mean, value in zip(average.parameters(), module.parameters(), strict=True):
         if value.requires_grad:
             mean.lerp_(value, 1 - decay)
-
-
-def _record(path: Path, options: Mapping[str, Any]) -> None:
-    """Write the options, or raise ValueError if others are recorded."""
-    resolved = json.loads(json.dumps(options))
-    if not path.exists():
-        write_json(path, resolved)
-        return
-    before = read_json(path)
-    different = sorted(name for name in {*before, *resolved} if before.get(name) != resolved.get(name))
-    if different:
-        name = different[0]
-        raise ValueError(
-            f"{path.parent} has a run with other options ({name}: {before.get(name)!r}, now {resolved.get(name)!r}); "
-            f"give another folder"
-        )
 
 
 def _forget_later_stats(path: Path, iteration: int) -> None:

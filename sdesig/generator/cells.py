@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sdesig._checks import check_integer, check_real
 from sdesig.brownian import BrownianPath
+from sdesig.generator.denoiser import NetworkDenoiser
 from sdesig.generator.networks import Network, zeros
 from sdesig.sde.base import SDELike
 from sdesig.sde.canonical_sde import CanonicalSDE, SNRDenoiser
@@ -29,7 +30,7 @@ from sdesig.solvers.reverse import ReverseScheme
 CONDITIONS = 2
 """Numbers that tell a network the step: see `step_conditions`."""
 
-StudentDenoiser = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+Student = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """D(y, snr, conditions, extra): a denoiser that is also told the step, (CONDITIONS,), and (batch, extra, *event)."""
 
 
@@ -134,7 +135,7 @@ class SolverCell(Cell):
         depth, sigma_data: see `Cell`.
     """
 
-    def __init__(self, denoiser: StudentDenoiser, depth: int, sigma_data: float) -> None:
+    def __init__(self, denoiser: Student, depth: int, sigma_data: float) -> None:
         super().__init__(depth, sigma_data)
         self.denoiser = denoiser
         self.coefficients = StepCoefficients(depth)
@@ -155,8 +156,10 @@ class SolverCell(Cell):
         point = u + weight.to(u) * sde.drift_length(start, time).to(u) * drift
         point = point + root * torch.tensordot(weights.to(u), coefficients, 1)
         y = sde.reference.from_reference(point, time)
+        tau = time.to(u)
+        growth = root * (1 + sde.reference.variance * tau) * torch.rsqrt(tau * (1 + self.sigma_data**2 * tau))
         extra = torch.cat(
-            [self._in_data_coordinates(sde, coefficients), (estimate / self.sigma_data)[:, None]], 1
+            [self._in_data_coordinates(sde, growth * coefficients), (estimate / self.sigma_data)[:, None]], 1
         )
         denoised = self.denoiser(y, time, conditions.to(u), extra).to(u)
         drift = sde.reference.drift(denoised, y, time)
@@ -221,6 +224,38 @@ def _earlier(sde: CanonicalSDE, time: Tensor, start: Tensor, u: Tensor, generato
     noise = torch.randn(u.shape, generator=generator, dtype=u.dtype, device=u.device)
     y = sde.reference.from_reference(u, start)
     return share * y + (start.item() * share * (1 - share)) ** 0.5 * noise
+
+
+class StudentDenoiser(nn.Module):
+    """A teacher's network with weights W + g W', W' learned from zero, and more inputs.
+
+    The gate g = (1 - snr_n/snr_{n+1})^2 vanishes with the step: where steps are short the student is the teacher, and
+    the generator the path-average scheme, however it was trained. So one network serves few steps and many.
+
+    Args:
+        teacher: a denoiser of ours, whose weights W stay as they are; or one that is widened already.
+        extra: number of extra inputs.
+    """
+
+    def __init__(self, teacher: NetworkDenoiser, extra: int) -> None:
+        super().__init__()
+        wide = teacher if teacher.network.extra == extra else teacher.widened(CONDITIONS, extra)
+        self.base = wide.requires_grad_(False)
+        self.change = nn.ParameterList(torch.zeros_like(value) for value in self.base.parameters())
+
+    @property
+    def network(self) -> Network:
+        """The teacher's network, with more inputs."""
+        return self.base.network
+
+    def forward(self, y: Tensor, snr: Tensor, conditions: Tensor, extra: Tensor) -> Tensor:
+        """D_phi, (batch, *event)."""
+        gate = torch.expm1(-8 * conditions[1]).square()
+        weights = {
+            name: value + gate * change
+            for (name, value), change in zip(self.base.named_parameters(), self.change, strict=True)
+        }
+        return torch.func.functional_call(self.base, weights, (y, snr, conditions, extra))
 
 
 class CorrectedDenoiser(nn.Module):

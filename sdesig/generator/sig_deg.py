@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sdesig._checks import check_choice, check_integer, check_real
 from sdesig._files import load_config, load_state, replacing, save_module
 from sdesig.brownian import BrownianPath
-from sdesig.generator.cells import CONDITIONS, Cell, CorrectedDenoiser, PlainCell, SolverCell
+from sdesig.generator.cells import CONDITIONS, Cell, CorrectedDenoiser, PlainCell, SolverCell, StudentDenoiser
 from sdesig.generator.denoiser import NetworkDenoiser
 from sdesig.generator.grid import StepGrid
 from sdesig.generator.networks import Network, make_network, network_config, network_for
@@ -167,7 +167,7 @@ class SigDEG(nn.Module):
             raise ValueError(f"event must be {teacher.event}, the teacher's; got {event}")
         made: Cell
         if cell == "solver" and network is None and isinstance(teacher, NetworkDenoiser):
-            made = SolverCell(teacher.widened(CONDITIONS, depth + 1), depth, sigma_data)
+            made = SolverCell(StudentDenoiser(teacher, depth + 1), depth, sigma_data)
         else:
             extra = depth + (2 if cell == "solver" else 1)
             if network is None and isinstance(teacher, NetworkDenoiser):
@@ -308,7 +308,8 @@ class SigDEG(nn.Module):
             elif denoiser is not None:
                 cell = SolverCell(CorrectedDenoiser(denoiser, network, sigma_data), depth, sigma_data)
             else:
-                cell = SolverCell(NetworkDenoiser(network, sigma_data), depth, sigma_data)
+                wide = NetworkDenoiser(network, sigma_data)
+                cell = SolverCell(StudentDenoiser(wide, depth + 1), depth, sigma_data)
             reference = GaussianReference(
                 torch.zeros(config["mean"]),
                 torch.zeros(config["variance"]),

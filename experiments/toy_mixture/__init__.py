@@ -1,0 +1,1 @@
+"""Sig-DEG on a mixture of eight Gaussians in the plane, whose denoiser is exact."""

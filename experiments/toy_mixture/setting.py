@@ -1,0 +1,41 @@
+"""The law, the range of SNR, and the students of this experiment."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+
+from sdesig.distillation import DistillOptions, TeacherOptions, TrainingOptions, distill
+from sdesig.generator import MLP, SigDEG
+from sdesig.sde import CanonicalSDE, GaussianReference, Mixture
+
+MIXTURE = Mixture.circle(1.5, 0.1, dtype=torch.float32)
+REFERENCE = GaussianReference(MIXTURE.mean(), MIXTURE.covariance().trace().item() / 2)
+SNR = (math.exp(-8), math.exp(8))
+SDE = CanonicalSDE(MIXTURE.denoise_y, reference=REFERENCE)
+DEPTHS = (1, 2, 4)
+STEPS = (4, 8, 16)
+TEACHER = TeacherOptions(steps=128, cells=64)
+ITERATIONS = {1: 5000, 2: 6000, 4: 10_000}
+
+
+def student(depth: int) -> SigDEG:
+    """A student that is not trained: the exact denoiser, and a network that corrects it."""
+    torch.manual_seed(0)
+    network = MLP(2, width=128, blocks=3, conditions=2, extra=depth + 2)
+    return SigDEG.from_teacher(
+        MIXTURE.denoise_y, event=(2,), snr=SNR, depth=depth, reference=REFERENCE, network=network
+    )
+
+
+def options(depth: int, iterations: int | None = None) -> DistillOptions:
+    """How the student of a depth is distilled: minutes on one core."""
+    training = TrainingOptions(iterations=iterations or ITERATIONS[depth], learning_rate=2e-3)
+    return DistillOptions(steps=(4, 16), evaluations=8192, paths=131_072, teacher=TEACHER, training=training)
+
+
+def distilled(depth: int, out: Path, iterations: int | None = None) -> SigDEG:
+    """Distil, or go on, or read what is done."""
+    return distill(student(depth), MIXTURE.denoise_y, options(depth, iterations), out / f"depth-{depth}")

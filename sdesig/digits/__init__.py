@@ -1,0 +1,37 @@
+"""Handwritten digits, 8x8: the data, a small teacher and classifier that were trained on them, and students.
+
+`README.md` beside this file has the source, the licence, and the commands that trained the networks.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sdesig.generator import NetworkDenoiser
+from sdesig.sde.reference import GaussianReference
+
+FOLDER = Path(__file__).parent
+EVENT = (64,)
+SNR = (1 / 20**2, 1 / 0.05**2)
+"""Noise of standard deviation 20 at the start; .05 is left at the end, less than half a grey level of the data."""
+
+
+def load_digits() -> tuple[Tensor, Tensor]:
+    """1797 images, float32 (1797, 64) in [-1, 1] (17 grey levels), and their labels, int64 (1797,)."""
+    with np.load(FOLDER / "digits.npz", allow_pickle=False) as arrays:
+        images = torch.from_numpy(arrays["images"].astype(np.float32)).reshape(-1, 64) / 8 - 1
+        return images, torch.from_numpy(arrays["labels"].astype(np.int64))
+
+
+def load_teacher() -> NetworkDenoiser:
+    """The pre-trained denoiser, an MLP of 0.4 million parameters."""
+    return NetworkDenoiser.load(FOLDER / "teacher")
+
+
+def reference(kind: str = "pca") -> GaussianReference:
+    """Mean and variance of the data, by default per principal component."""
+    return GaussianReference.fit(load_digits()[0], kind)

@@ -1,0 +1,109 @@
+"""Teacher paths on disk: shards of safetensors, made once, resumable, with the options that made them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from sdesig._checks import check_integer
+from sdesig._files import read_tensors, record_options, write_tensors
+from sdesig.distillation.paths import TeacherOptions, TeacherPaths, draw_paths
+from sdesig.generator.sig_deg import SigDEG
+from sdesig.sde.canonical_sde import CanonicalSDE, SNRDenoiser
+from sdesig.signature.partial_signature import PartialSignature
+
+SHARD = 512
+
+
+class PathCache:
+    """Teacher paths in a folder. Shard k is drawn from a generator that is seeded with (seed, k).
+
+    Args:
+        folder: made if missing; whole shards that are there are kept.
+        paths: number of paths, a multiple of the shards' 512 (or fewer than that).
+        student: whose reference, range, grid and depth the paths have.
+        teacher: the denoiser.
+        options: of the paths.
+        seed: of everything random.
+        recorded: what else must agree with an earlier run, such as which teacher it is.
+        progress: whether to show a progress bar.
+
+    Raises:
+        ValueError: a folder with paths of other options; a shard that is not a complete file of the right shapes.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        paths: int,
+        student: SigDEG,
+        teacher: SNRDenoiser,
+        options: TeacherOptions,
+        *,
+        seed: int = 0,
+        recorded: Mapping[str, Any] | None = None,
+        progress: bool = True,
+    ) -> None:
+        check_integer("paths", paths, 1)
+        if paths > SHARD and paths % SHARD:
+            raise ValueError(f"paths must be a multiple of {SHARD}; got {paths}")
+        self.folder, self.shards, self.rows = folder, max(1, paths // SHARD), min(SHARD, paths)
+        description = {
+            **(recorded or {}),
+            "scheme": options.scheme,
+            "steps": options.steps,
+            "cells": options.cells,
+            "rows": self.rows,
+            "depth": student.depth,
+            "snr": list(student.snr),
+            "event": list(student.event),
+            "clock": student.sde.clock.identity(),
+            "grid": list(student.grid.quantiles),
+            "seed": seed,
+        }
+        record_options(folder / "options.json", description)
+        sde = CanonicalSDE(teacher, reference=student.reference)
+        device = student.get_buffer("mean").device
+        missing = [k for k in range(self.shards) if not self._file(k).exists()]
+        for k in tqdm(missing, desc="teacher paths", unit="shard", disable=not progress or not missing):
+            generator = torch.Generator(device).manual_seed((seed << 32) + k)
+            drawn = draw_paths(
+                sde,
+                options,
+                self.rows,
+                event=student.event,
+                snr=student.snr,
+                depth=student.depth,
+                grid=student.grid,
+                generator=generator,
+            )
+            tensors = {"times": drawn.times, "h": drawn.signature.h, "states": drawn.states}
+            write_tensors(self._file(k), {**tensors, "coefficients": drawn.signature.coefficients})
+        self._shape = (student.depth, options.cells, self.rows, *student.event)
+        self._device = device
+        self._loaded: dict[int, TeacherPaths] = {}
+
+    def draw(self, rows: int, generator: torch.Generator) -> TeacherPaths:
+        """Random paths of one random shard, `rows` of them or all that it has."""
+        k = int(torch.randint(self.shards, (1,), generator=generator, device=generator.device))
+        chosen = torch.randperm(self.rows, generator=generator, device=generator.device)[:rows]
+        return self._shard(k).rows(chosen)
+
+    def _shard(self, k: int) -> TeacherPaths:
+        """Kept in memory once it is read."""
+        if k not in self._loaded:
+            tensors = {name: value.to(self._device) for name, value in read_tensors(self._file(k)).items()}
+            coefficients: Tensor = tensors["coefficients"]
+            if tuple(coefficients.shape) != self._shape:
+                raise ValueError(f"{self._file(k)} must hold {self._shape}; it holds {tuple(coefficients.shape)}")
+            signature = PartialSignature(tensors["h"], coefficients)
+            self._loaded[k] = TeacherPaths(tensors["times"].cpu(), signature, tensors["states"])
+        return self._loaded[k]
+
+    def _file(self, k: int) -> Path:
+        return self.folder / f"paths-{k:05d}.safetensors"

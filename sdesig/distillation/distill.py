@@ -1,0 +1,202 @@
+"""Distillation: a Sig-DEG generator learns a teacher's fine paths, pathwise, from their coarse partial signatures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from sdesig._checks import check_choice, check_floating, check_integer, check_real
+from sdesig.distillation.cache import PathCache
+from sdesig.distillation.paths import TeacherOptions, TeacherPaths, coarse_ends, draw_local, draw_paths, snr_times
+from sdesig.distillation.training import TrainingOptions, train
+from sdesig.generator.cells import SolverCell
+from sdesig.generator.sig_deg import SigDEG
+from sdesig.sde.canonical_sde import CanonicalSDE, SNRDenoiser
+
+
+@dataclass(frozen=True)
+class DistillOptions:
+    """What to distil from, and how."""
+
+    steps: tuple[int, int] = (4, 32)
+    """Fewest and most coarse steps; each iteration draws a number between them, log-uniformly."""
+    evaluations: int = 2048
+    """Of the student per iteration: rows times steps."""
+    pairs: Literal["rollout", "local", "both"] = "rollout"
+    """rollout: whole paths, the student unrolled and matched at all coarse times. local: single steps from the exact
+    marginal of data. both: local for the first part of the training, rollouts after."""
+    local_share: float = 0.3
+    """Of the iterations that are local, with both."""
+    paths: int = 8192
+    """Teacher paths on disk; 0: drawn anew in every iteration."""
+    only_coefficients: bool = False
+    """Train the evaluation point's numbers alone (`StepCoefficients`); the network stays the teacher's."""
+    teacher: TeacherOptions = field(default_factory=TeacherOptions)
+    training: TrainingOptions = field(default_factory=TrainingOptions)
+
+    def __post_init__(self) -> None:
+        low, high = self.steps
+        check_integer("steps[0]", low, 1)
+        check_integer("steps[1]", high, low, self.teacher.cells)
+        check_integer("evaluations", self.evaluations, high)
+        check_choice("pairs", self.pairs, ("rollout", "local", "both"))
+        if not 0.0 <= check_real("local_share", self.local_share) <= 1.0:
+            raise ValueError(f"local_share must be in [0, 1]; got {self.local_share}")
+        check_integer("paths", self.paths, 0)
+
+
+def distill(
+    student: SigDEG,
+    teacher: SNRDenoiser,
+    options: DistillOptions,
+    out: str | Path,
+    *,
+    data: Tensor | None = None,
+    cache: str | Path | None = None,
+    recorded: Mapping[str, Any] | None = None,
+    progress: bool = True,
+) -> SigDEG:
+    """Train a student on a teacher's paths, and save it to out/student. A run that was stopped goes on.
+
+    Args:
+        student: from `SigDEG.from_teacher`; trained in place.
+        teacher: D(y, snr), on the device of the student.
+        options: see `DistillOptions`.
+        out: folder of the run: options.json, stats.jsonl, the checkpoint, the student.
+        data: samples (n, *event) for local pairs.
+        cache: folder of the teacher paths; default out/paths.
+        recorded: what else options.json shall say, such as which teacher it is.
+        progress: whether to show progress bars.
+
+    Returns:
+        The moving average of the student, in evaluation mode.
+
+    Raises:
+        ValueError: local pairs without data, data that do not fit, only_coefficients of a plain cell, a folder with a
+            run of other options.
+        FloatingPointError: see `train`.
+    """
+    if options.pairs != "rollout":
+        if data is None:
+            raise ValueError(f"data must be given for pairs {options.pairs!r}")
+        if tuple(check_floating("data", data).shape[1:]) != student.event:
+            raise ValueError(f"data must have shape (n, *{student.event}); got {tuple(data.shape)}")
+    if options.only_coefficients:
+        if not isinstance(student.cell, SolverCell):
+            raise ValueError("only_coefficients must be False with a plain cell, which has none")
+        student.requires_grad_(False)
+        student.cell.coefficients.requires_grad_(True)
+    folder = Path(out)
+    sde = CanonicalSDE(teacher, reference=student.reference)
+    needs_paths = options.pairs != "local" and options.paths > 0
+    paths = None
+    if needs_paths:
+        paths = PathCache(
+            folder / "paths" if cache is None else Path(cache),
+            options.paths,
+            student,
+            teacher,
+            options.teacher,
+            seed=options.training.seed,
+            recorded=recorded,
+            progress=progress,
+        )
+    local_iterations = {
+        "rollout": 0,
+        "local": options.training.iterations,
+        "both": round(options.local_share * options.training.iterations),
+    }[options.pairs]
+
+    def loss(iteration: int, generator: torch.Generator) -> tuple[Tensor, int]:
+        steps = _draw_steps(options.steps, generator)
+        rows = max(2, options.evaluations // steps)
+        if iteration < local_iterations:
+            assert data is not None
+            return local_loss(student, sde, data, steps, rows, options.teacher, generator), rows * steps
+        drawn = (
+            draw_paths(
+                sde,
+                options.teacher,
+                rows,
+                event=student.event,
+                snr=student.snr,
+                depth=student.depth,
+                grid=student.grid,
+                generator=generator,
+            )
+            if paths is None
+            else paths.draw(rows, generator)
+        )
+        return rollout_loss(student, sde, drawn.coarse(steps)), drawn.states.shape[1] * steps
+
+    student.train()
+    described = {**(recorded or {}), "distillation": asdict(options), "event": list(student.event), "depth": student.depth}
+    trained = train(student, loss, options.training, folder, recorded=described, progress=progress)
+    trained.save(folder / "student")
+    return trained.eval()
+
+
+def rollout_loss(student: SigDEG, sde: CanonicalSDE, paths: TeacherPaths) -> Tensor:
+    """Mean square of x - x_teacher over all coarse times, x = y/tau, of the student unrolled along the paths.
+
+    In the reference's variables an error of x is one of u over v, v = tau/(1 + c tau) per coordinate.
+    """
+    u, memory = paths.states[0], student.cell.start(sde, paths.times[0], paths.states[0])
+    errors = []
+    noises = zip(*(values.unbind() for values in student.cell.noise("additive", paths.signature)), strict=True)
+    for target, noise, (start, end) in zip(paths.states[1:], noises, pairwise(paths.times.unbind()), strict=True):
+        u, memory = student.cell.move(sde, start, end, u, memory, noise)
+        errors.append(_error(sde, u, target, end))
+    return torch.stack(errors).mean()
+
+
+def local_loss(
+    student: SigDEG,
+    sde: CanonicalSDE,
+    data: Tensor,
+    steps: int,
+    rows: int,
+    teacher: TeacherOptions,
+    generator: torch.Generator,
+) -> Tensor:
+    """The same for single steps that start on the exact marginal of data: `rows` for each of the steps of a grid."""
+    times = coarse_times(student, teacher, steps)
+    per_step = max(1, teacher.steps // steps)
+    fine = TeacherOptions(teacher.scheme, per_step, per_step)
+    errors = []
+    for k, (start, end) in enumerate(pairwise(times.unbind())):
+        clean = data[torch.randint(len(data), (rows,), generator=generator, device=data.device)]
+        paths = draw_local(sde, fine, clean, start, end, depth=student.depth, generator=generator)
+        u = paths.states[0]
+        with torch.no_grad():
+            memory = (
+                student.cell.start(sde, start, u)
+                if k == 0
+                else student.cell.memory_at(sde, times[k - 1], start, u, generator)
+            )
+        (noise,) = zip(*(values.unbind() for values in student.cell.noise("additive", paths.signature)), strict=True)
+        moved, _ = student.cell.move(sde, start, end, u, memory, noise)
+        errors.append(_error(sde, moved, paths.states[1], end))
+    return torch.stack(errors).mean()
+
+
+def coarse_times(student: SigDEG, teacher: TeacherOptions, steps: int) -> Tensor:
+    """SNRs of `steps` steps on the cells of the teacher's grid, as rollouts have them."""
+    return snr_times(student.snr, student.grid, teacher.cells)[coarse_ends(teacher.cells, steps)]
+
+
+def _error(sde: CanonicalSDE, u: Tensor, target: Tensor, end: Tensor) -> Tensor:
+    return ((u - target) / sde.reference.clock(end).to(u)).square().mean()
+
+
+def _draw_steps(bounds: tuple[int, int], generator: torch.Generator) -> int:
+    """Log-uniform on the integers from bounds[0] to bounds[1]."""
+    low, high = bounds
+    uniform = torch.rand(1, generator=generator, device=generator.device).item()
+    return min(high, int(low * ((high + 1) / low) ** uniform))

@@ -1,0 +1,213 @@
+"""All samplers on the same seeds and the same Brownian paths: pathwise errors, Frechet distances, seconds."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sdesig._checks import check_integer
+from sdesig.brownian import BrownianPath
+from sdesig.distillation.frechet import FeatureStatistics
+from sdesig.distillation.paths import coarse_ends
+from sdesig.distillation.reclock import reclock
+from sdesig.distillation.statistics import root_mean_square
+from sdesig.generator.sig_deg import SigDEG
+from sdesig.sde.canonical_sde import CanonicalSDE, SNRDenoiser
+from sdesig.sde.reference import GaussianReference
+from sdesig.signature.partial_signature import PartialSignature, join_steps
+from sdesig.solvers.base import Scheme
+from sdesig.solvers.driver import run_steps, scheme_named
+
+TIMED = 1000
+
+
+class Sampler(NamedTuple):
+    """A way to sample: a scheme for reverse diffusions, or a generator.
+
+    Attributes:
+        name: for tables and figures.
+        scheme: what steps; a cell for generators.
+        referenced: whether it works in the variables of the Gaussian reference, or in those without one.
+        eta: stochasticity, 1 or 0; at 0 there is another limit than the paths', and so no pathwise error.
+        depth: of the partial signatures, for generators.
+    """
+
+    name: str
+    scheme: Scheme
+    referenced: bool = False
+    eta: float = 1.0
+    depth: int | None = None
+
+
+def baselines() -> list[Sampler]:
+    """Training-free samplers with one evaluation per step."""
+    return [
+        Sampler("Euler = SDE-DPM-Solver++(1)", scheme_named("dpm_solver_1", None)),
+        Sampler("DDIM", scheme_named("dpm_solver_1", None), eta=0.0),
+        Sampler("SDE-DPM-Solver++(2M)", scheme_named("dpm_solver_2m", None)),
+        Sampler("path-average", scheme_named("path_average", None)),
+        Sampler("path-average, reference", scheme_named("path_average", None), referenced=True),
+    ]
+
+
+def generator_sampler(name: str, generator: SigDEG) -> Sampler:
+    """A generator as a sampler."""
+    return Sampler(name, generator.cell, referenced=True, depth=generator.depth)
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a sampler made of the seeds in a number of steps.
+
+    Attributes:
+        sampler, steps: which.
+        samples: x = y/tau at the last SNR, (n, *event).
+        errors: |x - x_ref|/sqrt(d) per seed, (n,), against the converged path of the seed; None at eta = 0.
+        seconds_per_1000: of sampling 1000 seeds, the drawing of the path included.
+    """
+
+    sampler: Sampler
+    steps: int
+    samples: Tensor
+    errors: Tensor | None
+    seconds_per_1000: float = math.nan
+
+    @property
+    def rmse(self) -> tuple[float, float]:
+        """sqrt(E |x - x_ref|^2 / d) and its standard error; NaN at eta = 0."""
+        return (math.nan, math.nan) if self.errors is None else root_mean_square(self.errors)
+
+
+@dataclass
+class Comparison:
+    """Samplers of one teacher on the paths of one reference.
+
+    Args:
+        teacher: D(y, snr).
+        reference: in whose clock the paths run, on the device of the teacher.
+        event: shape of a sample.
+        snr: first and last SNR.
+        levels: the paths have 2^levels cells, all of which are drawn: the most steps there can be.
+        depth: of the paths.
+        truth_steps: steps of the converged path, by the path-average scheme with the reference.
+        batch: seeds at once.
+    """
+
+    teacher: SNRDenoiser
+    reference: GaussianReference
+    event: tuple[int, ...]
+    snr: tuple[float, float]
+    levels: int = 10
+    depth: int = 4
+    truth_steps: int = 512
+    batch: int = 250
+    dtype: torch.dtype = torch.float32
+    _sdes: dict[tuple[bool, float], CanonicalSDE] = field(default_factory=dict, init=False)
+
+    @torch.no_grad()
+    def run(
+        self,
+        plan: Sequence[tuple[Sampler, Sequence[int]]],
+        seeds: Sequence[int],
+        progress: Callable[[int], None] | None = None,
+    ) -> tuple[Tensor, list[Outcome]]:
+        """The converged samples, (n, *event), and the outcomes of every sampler at its numbers of steps.
+
+        Args:
+            plan: samplers with their numbers of steps.
+            seeds: one per sample.
+            progress: called with the number of seeds done.
+
+        Raises:
+            ValueError: more steps than cells.
+        """
+        cells_count = 2**self.levels
+        for _, counts in plan:
+            for steps in counts:
+                check_integer("steps", steps, 1, cells_count)
+        truths: list[Tensor] = []
+        made: dict[tuple[str, int], list[Tensor]] = {}
+        for first in range(0, len(seeds), self.batch):
+            path = self._path(seeds[first : first + self.batch])
+            times = path.grid(cells_count)
+            cells = path.partial_signatures(times)
+            plain = reclock(cells, times, self.reference)
+            noise = path.initial_noise()
+            y = self.reference.from_reference(self._sde(True, 1.0).start(noise, times[0]), times[0])
+            truth = Sampler("", scheme_named("path_average", None), referenced=True)
+            truths.append(self._end(truth, self.truth_steps, y, times, cells))
+            for sampler, counts in plan:
+                signature = cells if sampler.referenced else plain
+                for steps in counts:
+                    end = self._end(sampler, steps, y, times, signature)
+                    made.setdefault((sampler.name, steps), []).append(end)
+            if progress is not None:
+                progress(min(len(seeds), first + self.batch))
+        converged = torch.cat(truths)
+        outcomes = []
+        for sampler, counts in plan:
+            for steps in counts:
+                samples = torch.cat(made[sampler.name, steps])
+                errors = (samples - converged).flatten(1).norm(dim=1) / math.sqrt(converged[0].numel())
+                kept = errors if sampler.eta == 1.0 else None
+                outcomes.append(Outcome(sampler, steps, samples, kept, self.seconds_per_1000(sampler, steps)))
+        return converged, outcomes
+
+    @torch.no_grad()
+    def seconds_per_1000(self, sampler: Sampler, steps: int) -> float:
+        """Of a whole sampling in seeds mode: path, steps and solver. At most 1000 seeds, fewer where steps are many."""
+        rows = max(50, min(TIMED, TIMED * 32 // steps))
+        started = time.perf_counter()
+        sde = self._sde(sampler.referenced, sampler.eta)
+        path = self._path(range(rows), None if sampler.eta == 0.0 else sde)
+        times = path.grid(steps)
+        start = sde.start(path.initial_noise(), times[0])
+        signature = path.partial_signatures(times)
+        sde.noisy_data(run_steps(sampler.scheme, sde, "additive", start, times, [signature])[-1], times[-1])
+        return (time.perf_counter() - started) * 1000 / rows
+
+    def _end(self, sampler: Sampler, steps: int, y: Tensor, times: Tensor, cells: PartialSignature) -> Tensor:
+        """x at the last SNR, from the canonical y at the first, at eta = 1."""
+        sde = self._sde(sampler.referenced, sampler.eta)
+        ends = coarse_ends(len(times) - 1, steps)
+        # the canonical y of another eta is tau^((eta^2 - 1)/2) times that of eta = 1
+        start = sde.reference.to_reference(y * times[0].item() ** ((sampler.eta**2 - 1) / 2), times[0], sampler.eta)[0]
+        joined = join_steps(cells, ends)
+        return sde.noisy_data(run_steps(sampler.scheme, sde, "additive", start, times[ends], [joined])[-1], times[-1])
+
+    def _path(self, seeds: Sequence[int], sde: CanonicalSDE | None = None) -> BrownianPath:
+        return BrownianPath(
+            *self.snr,
+            (len(seeds), *self.event),
+            seeds=seeds,
+            depth=self.depth,
+            clock=(sde or self._sde(True, 1.0)).clock,
+            levels=self.levels,
+            dtype=self.dtype,
+        )
+
+    def _sde(self, referenced: bool, eta: float) -> CanonicalSDE:
+        key = referenced, eta
+        if key not in self._sdes:
+            reference = self.reference if referenced else GaussianReference(self.reference.mean, 0.0)
+            teacher = self.teacher
+
+            def denoiser(y: Tensor, snr: Tensor) -> Tensor:
+                return teacher(y * snr.item() ** ((1 - eta**2) / 2), snr)
+
+            self._sdes[key] = CanonicalSDE(teacher if eta == 1 else denoiser, reference=reference, eta=eta)
+        return self._sdes[key]
+
+
+def frechet_rows(
+    outcomes: Sequence[Outcome], features: Callable[[Tensor], Tensor], real: FeatureStatistics
+) -> Iterator[float]:
+    """The Frechet distance of every outcome's samples to the data whose statistics are given."""
+    for outcome in outcomes:
+        yield real.distance(FeatureStatistics.of(features(outcome.samples)))
