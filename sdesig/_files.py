@@ -82,8 +82,8 @@ def load_state(folder: Path, module: nn.Module) -> None:
     for name, value in tensors.items():
         if value.shape != wanted[name].shape or value.dtype != wanted[name].dtype:
             raise ValueError(
-                f"{path}: {name} must be {wanted[name].dtype} of shape {tuple(wanted[name].shape)}; it is {value.dtype} "
-                f"of shape {tuple(value.shape)}"
+                f"{path}: {name} must be {wanted[name].dtype} of shape {tuple(wanted[name].shape)}; it is "
+                f"{value.dtype} of shape {tuple(value.shape)}"
             )
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise ValueError(f"{path}: {name} is not finite")
@@ -116,6 +116,6 @@ def record_options(path: Path, options: Mapping[str, object]) -> None:
     for name in sorted({*before, *resolved}):
         if before.get(name) != resolved.get(name):
             raise ValueError(
-                f"{path.parent} has a run with other options ({name}: {before.get(name)!r}, now {resolved.get(name)!r}); "
-                f"give another folder"
+                f"{path.parent} has a run with other options ({name}: {before.get(name)!r}, now "
+                f"{resolved.get(name)!r}); give another folder"
             )

@@ -136,7 +136,12 @@ def distill(
         return rollout_loss(student, sde, drawn.coarse(steps)), drawn.states.shape[1] * steps
 
     student.train()
-    described = {**(recorded or {}), "distillation": asdict(options), "event": list(student.event), "depth": student.depth}
+    described = {
+        **(recorded or {}),
+        "distillation": asdict(options),
+        "event": list(student.event),
+        "depth": student.depth,
+    }
     trained = train(student, loss, options.training, folder, recorded=described, progress=progress)
     trained.save(folder / "student")
     return trained.eval()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -13,7 +13,6 @@ from torch import Tensor
 
 from sdesig._checks import check_integer
 from sdesig.brownian import BrownianPath
-from sdesig.distillation.frechet import FeatureStatistics
 from sdesig.distillation.paths import coarse_ends
 from sdesig.distillation.reclock import reclock
 from sdesig.distillation.statistics import root_mean_square
@@ -21,8 +20,8 @@ from sdesig.generator.sig_deg import SigDEG
 from sdesig.sde.canonical_sde import CanonicalSDE, SNRDenoiser
 from sdesig.sde.reference import GaussianReference
 from sdesig.signature.partial_signature import PartialSignature, join_steps
-from sdesig.solvers.base import Scheme
-from sdesig.solvers.driver import run_steps, scheme_named
+from sdesig.solvers import DPMSolver1, DPMSolver2M, PathAverage, Scheme
+from sdesig.solvers.driver import run_steps
 
 TIMED = 1000
 
@@ -48,11 +47,11 @@ class Sampler(NamedTuple):
 def baselines() -> list[Sampler]:
     """Training-free samplers with one evaluation per step."""
     return [
-        Sampler("Euler = SDE-DPM-Solver++(1)", scheme_named("dpm_solver_1", None)),
-        Sampler("DDIM", scheme_named("dpm_solver_1", None), eta=0.0),
-        Sampler("SDE-DPM-Solver++(2M)", scheme_named("dpm_solver_2m", None)),
-        Sampler("path-average", scheme_named("path_average", None)),
-        Sampler("path-average, reference", scheme_named("path_average", None), referenced=True),
+        Sampler("Euler = SDE-DPM-Solver++(1)", DPMSolver1()),
+        Sampler("DDIM", DPMSolver1(), eta=0.0),
+        Sampler("SDE-DPM-Solver++(2M)", DPMSolver2M()),
+        Sampler("path-average", PathAverage()),
+        Sampler("path-average, reference", PathAverage(), referenced=True),
     ]
 
 
@@ -140,7 +139,7 @@ class Comparison:
             plain = reclock(cells, times, self.reference)
             noise = path.initial_noise()
             y = self.reference.from_reference(self._sde(True, 1.0).start(noise, times[0]), times[0])
-            truth = Sampler("", scheme_named("path_average", None), referenced=True)
+            truth = Sampler("", PathAverage(), referenced=True)
             truths.append(self._end(truth, self.truth_steps, y, times, cells))
             for sampler, counts in plan:
                 signature = cells if sampler.referenced else plain
@@ -203,11 +202,3 @@ class Comparison:
 
             self._sdes[key] = CanonicalSDE(teacher if eta == 1 else denoiser, reference=reference, eta=eta)
         return self._sdes[key]
-
-
-def frechet_rows(
-    outcomes: Sequence[Outcome], features: Callable[[Tensor], Tensor], real: FeatureStatistics
-) -> Iterator[float]:
-    """The Frechet distance of every outcome's samples to the data whose statistics are given."""
-    for outcome in outcomes:
-        yield real.distance(FeatureStatistics.of(features(outcome.samples)))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
-from torch import Tensor
 
 from sdesig._checks import check_integer
 from sdesig.distillation.paths import TeacherOptions, draw_signature, snr_times, teacher_scheme, teacher_states
@@ -81,8 +81,7 @@ def information_floor(
     fine_per_step = math.ceil(teacher.steps / steps)
     times = snr_times(snr, grid, steps)
     fine_times = torch.cat(
-        [snr_times((a.item(), b.item()), StepGrid(), fine_per_step)[:-1] for a, b in zip(times, times[1:], strict=False)]
-        + [times[-1:]]
+        [snr_times((a.item(), b.item()), StepGrid(), fine_per_step)[:-1] for a, b in pairwise(times)] + [times[-1:]]
     )
     scheme = teacher_scheme(teacher.scheme, sde)
     fine_depth = max(2, depth)
@@ -106,7 +105,7 @@ def information_floor(
 
 
 def _agreeing(value: PartialSignature, given: PartialSignature, count: int, depth: int) -> PartialSignature:
-    """`value` changed to have the coefficients of `given` up to `depth` on every run of `count` steps: z + C^T (x - C z).
+    """`value` with the coefficients of `given`, up to `depth`, on every run of `count` steps: z + C^T (x - C z).
 
     The law is the exact conditional one, as the rows of C are orthonormal (`legendre.parts_to_whole`).
     """
@@ -116,10 +115,3 @@ def _agreeing(value: PartialSignature, given: PartialSignature, count: int, dept
     whole = torch.einsum("ns...ij,jsn...->is...", matrix, missing)
     change = torch.einsum("ns...ij,is...->jsn...", matrix, whole)
     return PartialSignature(value.h, value.coefficients + change.flatten(1, 2))
-
-
-def floor_ratio(error: Tensor, floor: Floor) -> tuple[float, float]:
-    """Pathwise RMSE over the floor, and its standard error, from errors per path that are independent of the floor's."""
-    rmse, standard_error = root_mean_square(error)
-    ratio = rmse / floor.rmse
-    return ratio, ratio * math.hypot(standard_error / rmse, floor.standard_error / floor.rmse)

@@ -22,10 +22,7 @@ def paired_ratio(errors: Tensor, others: Tensor, seed: int = 0) -> tuple[float, 
     squares = torch.stack([errors, others]).double().square()
     generator = torch.Generator().manual_seed(seed)
     means = torch.stack(
-        [
-            squares[:, torch.randint(len(errors), (len(errors),), generator=generator)].mean(1)
-            for _ in range(RESAMPLES)
-        ]
+        [squares[:, torch.randint(len(errors), (len(errors),), generator=generator)].mean(1) for _ in range(RESAMPLES)]
     )
     low, high = (means[:, 0] / means[:, 1]).sqrt().quantile(torch.tensor([0.025, 0.975]).double()).tolist()
     return (squares[0].mean() / squares[1].mean()).sqrt().item(), low, high

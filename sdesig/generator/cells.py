@@ -76,9 +76,7 @@ class Cell(nn.Module, ReverseScheme):
         )
 
     @abstractmethod
-    def memory_at(
-        self, sde: CanonicalSDE, before: Tensor, start: Tensor, u: Tensor, generator: torch.Generator
-    ) -> Any:
+    def memory_at(self, sde: CanonicalSDE, before: Tensor, start: Tensor, u: Tensor, generator: torch.Generator) -> Any:
         """A memory as the step before would have left it, where only the state u at its end is known.
 
         Args:
@@ -110,7 +108,11 @@ class StepCoefficients(nn.Module):
         weights = [1 / 2, -math.sqrt(1 / 12), *[0.0] * depth][:depth]
         self.register_buffer("solver", torch.tensor([1.0, *weights]), persistent=False)
         self.network = nn.Sequential(
-            nn.Linear(CONDITIONS, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), zeros(nn.Linear(width, depth + 2))
+            nn.Linear(CONDITIONS, width),
+            nn.SiLU(),
+            nn.Linear(width, width),
+            nn.SiLU(),
+            zeros(nn.Linear(width, depth + 2)),
         )
 
     def forward(self, conditions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -166,7 +168,6 @@ class SolverCell(Cell):
         moved = u + sde.drift_length(start, end).to(u) * drift + root * coefficients[0]
         return moved, (drift, denoised - sde.reference.mean.to(u))
 
-
     def memory_at(
         self, sde: CanonicalSDE, before: Tensor, start: Tensor, u: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
@@ -208,7 +209,6 @@ class PlainCell(Cell):
         level = (-0.125 * start.log()).to(u).expand(len(u))
         output = self.network(state, level, step_conditions(start, end).to(u), extra).to(u)
         return u + root * sde.reference.to_basis(output), output
-
 
     def memory_at(
         self, sde: CanonicalSDE, before: Tensor, start: Tensor, u: Tensor, generator: torch.Generator
@@ -274,7 +274,7 @@ class CorrectedDenoiser(nn.Module):
         super().__init__()
         self._denoiser = (denoiser,)  # in a tuple: not a part of this module
         self.network = network
-        zeros(network.last)
+        network.zero_last()
         self.sigma_data = sigma_data
 
     def forward(self, y: Tensor, snr: Tensor, conditions: Tensor, extra: Tensor) -> Tensor:

@@ -23,14 +23,16 @@ class NetworkDenoiser(CanonicalDenoiser):
     """
 
     def __init__(self, network: Network, sigma_data: float) -> None:
-        inner = EDMDenoiser(network, EDM(), sigma_data=sigma_data)
-        super().__init__(inner, EDM())
-        self.sigma_data = inner.sigma_data
+        self.denoiser: EDMDenoiser
+        super().__init__(EDMDenoiser(network, EDM(), sigma_data=sigma_data), EDM())
+        self.sigma_data = self.denoiser.sigma_data
 
     @property
     def network(self) -> Network:
         """The network inside."""
-        return self.denoiser.network
+        network = self.denoiser.network
+        assert isinstance(network, Network)
+        return network
 
     @property
     def event(self) -> tuple[int, ...]:

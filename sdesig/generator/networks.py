@@ -64,13 +64,12 @@ class Network(nn.Module):
     def config(self) -> dict[str, Any]:
         """JSON-serializable arguments of the constructor."""
 
-    @property
     @abstractmethod
-    def last(self) -> nn.Module:
-        """The last layer."""
+    def zero_last(self) -> None:
+        """Set the last layer to zero: the network returns zeros until it is trained."""
 
     def embed(self, noise: Tensor, conditions: Tensor | None) -> Tensor:
-        """(1 or batch, EMBEDDING), from the noise level (batch,) and conditions (conditions,) or (batch, conditions)."""
+        """(1 or batch, EMBEDDING) from the noise level (batch,) and (conditions,) or (batch, conditions) numbers."""
         if noise.ndim and noise.stride(0) == 0:
             noise = noise[:1]  # one level expanded over the batch is embedded once
         value = self.embed_noise(self.features(noise.reshape(-1, 1)))
@@ -136,10 +135,9 @@ class MLP(Network):
             "extra": self.extra,
         }
 
-    @property
-    def last(self) -> nn.Module:
-        """The last layer."""
-        return self.final
+    def zero_last(self) -> None:
+        """See the class."""
+        zeros(self.final)
 
     def forward(
         self, x: Tensor, noise: Tensor, conditions: Tensor | None = None, extra: Tensor | None = None
@@ -179,7 +177,9 @@ class UNet(Network):
         super().__init__(conditions, extra)
         check_integer("channels", channels, 1)
         if check_integer("size", size, 1) % 2 ** (len(widths) - 1):
-            raise ValueError(f"size must be a multiple of {2 ** (len(widths) - 1)}, for {len(widths)} widths; got {size}")
+            raise ValueError(
+                f"size must be a multiple of {2 ** (len(widths) - 1)}, for {len(widths)} widths; got {size}"
+            )
         self.event, self.widths = (channels, size, size), widths
         self.first = nn.Conv2d(channels, widths[0], 3, padding=1)
         self.first_extra = None
@@ -189,9 +189,7 @@ class UNet(Network):
         self.down = nn.ModuleList(_Residual(a, b) for a, b in zip(before, widths, strict=True))
         self.middle = _Residual(widths[-1], widths[-1])
         self.up = nn.ModuleList(_Residual(2 * b, a) for a, b in zip(before, widths, strict=True))
-        self.final = nn.Sequential(
-            nn.GroupNorm(8, widths[0]), nn.SiLU(), nn.Conv2d(widths[0], channels, 3, padding=1)
-        )
+        self.final = nn.Sequential(nn.GroupNorm(8, widths[0]), nn.SiLU(), nn.Conv2d(widths[0], channels, 3, padding=1))
 
     @property
     def config(self) -> dict[str, Any]:
@@ -204,10 +202,9 @@ class UNet(Network):
             "extra": self.extra,
         }
 
-    @property
-    def last(self) -> nn.Module:
-        """The last layer."""
-        return self.final[-1]
+    def zero_last(self) -> None:
+        """See the class."""
+        zeros(self.final[-1])
 
     def forward(
         self, x: Tensor, noise: Tensor, conditions: Tensor | None = None, extra: Tensor | None = None
@@ -251,7 +248,7 @@ class _Residual(nn.Module):
 NETWORKS: Mapping[str, type[Network]] = {"mlp": MLP, "unet": UNet}
 
 
-def zeros(layer: nn.Linear | nn.Conv2d) -> Any:
+def zeros(layer: Any) -> Any:
     """The layer, its weights and bias set to zero."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:

@@ -197,9 +197,7 @@ class SigDEG(nn.Module):
         """The Gaussian reference, on the device of the generator."""
         basis = [self.get_buffer(f"basis_{k}") for k in range(self._axes)]
         variance = self.get_buffer("variance")
-        return GaussianReference(
-            self.get_buffer("mean"), variance.double() if variance.ndim == 0 else variance, basis
-        )
+        return GaussianReference(self.get_buffer("mean"), variance.double() if variance.ndim == 0 else variance, basis)
 
     @property
     def sde(self) -> CanonicalSDE:
@@ -260,7 +258,7 @@ class SigDEG(nn.Module):
 
     def save(self, folder: str | Path) -> None:
         """Write config.json and weights.safetensors. Of a denoiser that is none of our networks, nothing is saved."""
-        denoiser = getattr(self.cell, "denoiser", None)
+        denoiser: Any = getattr(self.cell, "denoiser", None)
         network = self.cell.network if isinstance(self.cell, PlainCell) else denoiser.network
         config = {
             "type": "sig_deg",
