@@ -181,7 +181,7 @@ def ask(make=KINDS["mlp"], x=(4, 3), conditions=(2,), extra=(4, 1, 3)):
         (
             lambda: ask(conditions=None),
             ValueError,
-            "conditions must have 2 numbers along the last axis; got shape None",
+            "conditions must have 2 numbers .* got shape None",
         ),
         (lambda: ask(conditions=(3,)), ValueError, r"conditions must have 2 numbers .* got shape \(3,\)"),
         (
