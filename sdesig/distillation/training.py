@@ -34,7 +34,9 @@ class TrainingOptions:
     iterations: int = 10_000
     """Optimizer steps."""
     learning_rate: float = 1e-3
-    """Of Adam, at its peak; cosine decay to zero."""
+    """Of AdamW, at its peak; cosine decay to zero."""
+    weight_decay: float = 0.0
+    """Of AdamW; of weights that start at zero, as a student's do, it is a pull to the teacher."""
     warmup: int = 200
     """Iterations of linear warm-up."""
     ema: float = 0.999
@@ -51,6 +53,7 @@ class TrainingOptions:
     def __post_init__(self) -> None:
         check_integer("iterations", self.iterations, 1)
         check_real("learning_rate", self.learning_rate, minimum=0.0, strict=True)
+        check_real("weight_decay", self.weight_decay, minimum=0.0)
         check_integer("warmup", self.warmup, 0)
         if not check_real("ema", self.ema, minimum=0.0) < 1:
             raise ValueError(f"ema must be in [0, 1); got {self.ema}")
@@ -89,7 +92,7 @@ def train(
     parameters = [p for p in module.parameters() if p.requires_grad]
     device = parameters[0].device
     average = copy.deepcopy(module).requires_grad_(False)
-    optimizer = torch.optim.Adam(parameters, lr=options.learning_rate, fused=True)
+    optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate, weight_decay=options.weight_decay, fused=True)
     record_options(out / OPTIONS, {**recorded, "training": asdict(options)})
     first = 0
     if (out / CHECKPOINT).exists():

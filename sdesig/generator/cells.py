@@ -30,6 +30,9 @@ from sdesig.solvers.reverse import ReverseScheme
 CONDITIONS = 2
 """Numbers that tell a network the step: see `step_conditions`."""
 
+SPEED = 10.0
+"""Adam moves all weights alike; by this factor the few numbers of a step move faster than a network does."""
+
 Student = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """D(y, snr, conditions, extra): a denoiser that is also told the step, (CONDITIONS,), and (batch, extra, *event)."""
 
@@ -38,6 +41,15 @@ def step_conditions(start: Tensor, end: Tensor) -> Tensor:
     """(log start, log end - log start)/8 for the two SNRs of a step: float32, (2,)."""
     log_start, log_end = start.log(), end.log()
     return (torch.stack([log_start, log_end - log_start]) / 8).float()
+
+
+def gate(conditions: Tensor) -> Tensor:
+    """(1 - snr_n/snr_{n+1})^2, from the conditions of a step: how much of what was learned applies to it.
+
+    It vanishes with the step. Where steps are short a generator therefore is the path-average scheme, however it was
+    trained, and one network serves few steps and many.
+    """
+    return torch.expm1(-8 * conditions[1]).square()
 
 
 class Cell(nn.Module, ReverseScheme):
@@ -92,10 +104,12 @@ class Cell(nn.Module, ReverseScheme):
 
 
 class StepCoefficients(nn.Module):
-    """Where the denoiser is asked: numbers of a step, functions of its two ends, which start as the solver's.
+    """Numbers of a step, functions of its two ends, which start as those of the path-average scheme:
 
-    u* = u_n + m [v(tau*) - v_n] Q_{n-1} + sqrt(h) sum_k w_k xi_k at the SNR tau* where a fraction p of the step has
-    passed. At the start p = 1/3, m = 1 and w = (1/2, -1/sqrt(12), 0, ...): the path-average scheme.
+        u* = u_n + m [v(tau*) - v_n] Q_{n-1} + sqrt(h) sum_k w_k xi_k,    u_{n+1} = u_n + h (a Q_n + b Q_{n-1}) + dM
+
+    with tau* where a fraction p of the step has passed. At the start p = 1/3, m = a = 1, b = 0 and
+    w = (1/2, -1/sqrt(12), 0, ...); what is learned is multiplied by the `gate`.
 
     Args:
         depth: number of weights w_k.
@@ -106,31 +120,30 @@ class StepCoefficients(nn.Module):
     def __init__(self, depth: int, width: int = 32) -> None:
         super().__init__()
         weights = [1 / 2, -math.sqrt(1 / 12), *[0.0] * depth][:depth]
-        self.register_buffer("solver", torch.tensor([1.0, *weights]), persistent=False)
+        self.register_buffer("solver", torch.tensor([1.0, 1.0, 0.0, *weights]), persistent=False)
         self.network = nn.Sequential(
             nn.Linear(CONDITIONS, width),
             nn.SiLU(),
             nn.Linear(width, width),
             nn.SiLU(),
-            zeros(nn.Linear(width, depth + 2)),
+            zeros(nn.Linear(width, depth + 4)),
         )
 
-    def forward(self, conditions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """p, in (0, 2/3), m and (w_0, ..., w_{depth-1}), for the conditions of one step."""
+    def forward(self, conditions: Tensor) -> tuple[Tensor, Tensor]:
+        """p, in (0, 2/3), float64, and (m, a, b, w_0, ..., w_{depth-1}), for the conditions of one step."""
         with torch.autocast(conditions.device.type, enabled=False):
-            change = self.network(conditions.to(self.solver))
-        fraction = (1 + torch.tanh(change[0].double())) / 3
-        rest = self.solver + change[1:]
-        return fraction, rest[0], rest[1:]
+            change = SPEED * gate(conditions) * self.network(conditions.to(self.solver))
+        return (1 + torch.tanh(change[0].double())) / 3, self.solver + change[1:]
 
 
 class SolverCell(Cell):
     """The path-average step with a student for the denoiser (and, at the start, exactly that step at depth >= 2):
 
-        u_{n+1} = u_n + h Q_phi + sqrt(h) xi_0,   Q_phi = (1 + c tau*)(D_phi - mu) - c (y* - tau* mu)
+        Q_n = (1 + c tau*)(D_phi - mu) - c (y* - tau* mu)
 
-    D_phi is asked at y*, the canonical form of the u* of `StepCoefficients`. It is also shown the ends of the step, the
-    xi_k, and the last estimate (D_{n-1} - mu)/sigma_data, the recurrence.
+    with the step of `StepCoefficients`. D_phi is asked at y*, the canonical form of its u*. It is also shown the ends
+    of the step, what every xi_k moves the network's own input by, and the last estimate (D_{n-1} - mu)/sigma_data, the
+    recurrence.
 
     Args:
         denoiser: the student, with depth + 1 extra inputs.
@@ -153,10 +166,11 @@ class SolverCell(Cell):
         root, coefficients = noise
         drift, estimate = memory
         conditions = step_conditions(start, end)
-        fraction, weight, weights = self.coefficients(conditions.to(u.device))
+        fraction, numbers = self.coefficients(conditions.to(u.device))
+        before, now, again, *weights = numbers.to(u)
         time = evaluation_snr(sde, start, end, fraction)
-        point = u + weight.to(u) * sde.drift_length(start, time).to(u) * drift
-        point = point + root * torch.tensordot(weights.to(u), coefficients, 1)
+        point = u + before * sde.drift_length(start, time).to(u) * drift
+        point = point + root * torch.tensordot(torch.stack(weights), coefficients, 1)
         y = sde.reference.from_reference(point, time)
         tau = time.to(u)
         growth = root * (1 + sde.reference.variance * tau) * torch.rsqrt(tau * (1 + self.sigma_data**2 * tau))
@@ -164,9 +178,9 @@ class SolverCell(Cell):
             [self._in_data_coordinates(sde, growth * coefficients), (estimate / self.sigma_data)[:, None]], 1
         )
         denoised = self.denoiser(y, time, conditions.to(u), extra).to(u)
-        drift = sde.reference.drift(denoised, y, time)
-        moved = u + sde.drift_length(start, end).to(u) * drift + root * coefficients[0]
-        return moved, (drift, denoised - sde.reference.mean.to(u))
+        found = sde.reference.drift(denoised, y, time)
+        moved = u + sde.drift_length(start, end).to(u) * (now * found + again * drift) + root * coefficients[0]
+        return moved, (found, denoised - sde.reference.mean.to(u))
 
     def memory_at(
         self, sde: CanonicalSDE, before: Tensor, start: Tensor, u: Tensor, generator: torch.Generator
@@ -227,10 +241,7 @@ def _earlier(sde: CanonicalSDE, time: Tensor, start: Tensor, u: Tensor, generato
 
 
 class StudentDenoiser(nn.Module):
-    """A teacher's network with weights W + g W', W' learned from zero, and more inputs.
-
-    The gate g = (1 - snr_n/snr_{n+1})^2 vanishes with the step: where steps are short the student is the teacher, and
-    the generator the path-average scheme, however it was trained. So one network serves few steps and many.
+    """A teacher's network with weights W + g W', W' learned from zero and g the `gate`, and more inputs.
 
     Args:
         teacher: a denoiser of ours, whose weights W stay as they are; or one that is widened already.
@@ -250,19 +261,19 @@ class StudentDenoiser(nn.Module):
 
     def forward(self, y: Tensor, snr: Tensor, conditions: Tensor, extra: Tensor) -> Tensor:
         """D_phi, (batch, *event)."""
-        gate = torch.expm1(-8 * conditions[1]).square()
+        share = gate(conditions)
         weights = {
-            name: value + gate * change
+            name: value + share * change
             for (name, value), change in zip(self.base.named_parameters(), self.change, strict=True)
         }
         return torch.func.functional_call(self.base, weights, (y, snr, conditions, extra))
 
 
 class CorrectedDenoiser(nn.Module):
-    """D(y, snr) + c_out F: a denoiser of any make, which stays as it is, and a network that learns what it lacks.
+    """D(y, snr) + g c_out F: a denoiser of any make, which stays as it is, and a network that learns what it lacks.
 
-    With EDM's scalings c_in, c_noise and c_out (`sdesig.sde.denoisers.EDMDenoiser`). F is also shown D, and its last
-    layer starts at zero.
+    With the `gate` g, and EDM's scalings c_in, c_noise and c_out (`sdesig.sde.denoisers.EDMDenoiser`). F is also shown
+    D, and its last layer starts at zero.
 
     Args:
         denoiser: D(y, snr). Its parameters, if it has any, are neither trained nor saved.
@@ -285,4 +296,4 @@ class CorrectedDenoiser(nn.Module):
         noise = (-0.125 * snr.log()).to(y).expand(len(y))
         shown = torch.cat([extra, (base / self.sigma_data)[:, None]], 1)
         correction = self.network(y * torch.rsqrt(tau * (1 + signal)), noise, conditions, shown)
-        return base + self.sigma_data * torch.rsqrt(1 + signal) * correction
+        return base + gate(conditions) * self.sigma_data * torch.rsqrt(1 + signal) * correction

@@ -1,0 +1,132 @@
+"""Tables and figures of a comparison of samplers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from sdesig.distillation.evaluation import Outcome
+from sdesig.distillation.floor import Floor
+from sdesig.distillation.frechet import FeatureStatistics
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Row = dict[str, Any]
+Features = Mapping[str, Callable[[Tensor], Tensor]]
+
+
+def report_rows(
+    outcomes: Sequence[Outcome], *, floors: Sequence[Floor] = (), features: Features | None = None, real: Tensor | None
+) -> list[Row]:
+    """One row per outcome: method, depth, steps, nfe, pathwise_rmse, pathwise_rmse_se, pathwise_median, floor,
+    seconds_per_1000, n, and the Frechet distances.
+
+    Args:
+        floors: a generator's row gets the one of its depth and steps.
+        features: names of Frechet distances, and the features (n, *event) -> (n, k) that each is of; they become the
+            columns "frechet_distance" (the first) and "frechet_distance_<name>" (all others).
+        real: data (m, *event), to which the distances are measured.
+
+    Returns:
+        Rows whose missing values are None: JSON-serializable.
+    """
+    found = {(floor.depth, floor.steps): floor for floor in floors}
+    statistics = {name: FeatureStatistics.of(of(real)) for name, of in (features or {}).items() if real is not None}
+    rows = []
+    for outcome in outcomes:
+        rmse, error = outcome.rmse
+        floor = found.get((outcome.sampler.depth or 0, outcome.steps))
+        row: Row = {
+            "method": outcome.sampler.name,
+            "depth": outcome.sampler.depth,
+            "steps": outcome.steps,
+            "nfe": outcome.steps,
+            "pathwise_rmse": None if math.isnan(rmse) else rmse,
+            "pathwise_rmse_se": None if math.isnan(error) else error,
+            "pathwise_median": None if outcome.errors is None else outcome.errors.median().item(),
+            "floor": None if floor is None else floor.rmse,
+            "seconds_per_1000": outcome.seconds_per_1000,
+            "n": len(outcome.samples),
+        }
+        for k, (name, real_statistics) in enumerate(statistics.items()):
+            distance = real_statistics.distance(FeatureStatistics.of((features or {})[name](outcome.samples)))
+            row["frechet_distance" if k == 0 else f"frechet_distance_{name}"] = distance
+        rows.append(row)
+    return rows
+
+
+def markdown_table(rows: Sequence[Row], columns: Mapping[str, str]) -> str:
+    """A Markdown table of some columns, {key: title}; errors as value +- standard error, missing values as a dash."""
+
+    def cell(row: Row, key: str) -> str:
+        value = row.get(key)
+        if value is None:
+            return "-"
+        if key == "pathwise_rmse":
+            return f"{value:.4f} +- {row['pathwise_rmse_se']:.4f}"
+        return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+    lines = [list(columns.values()), *[[cell(row, key) for key in columns] for row in rows]]
+    widths = [max(len(line[k]) for line in lines) for k in range(len(columns))]
+    text = [
+        "| " + " | ".join(value.ljust(width) for value, width in zip(line, widths, strict=True)) + " |"
+        for line in lines
+    ]
+    text.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(text) + "\n"
+
+
+def error_figure(rows: Sequence[Row], floors: Sequence[Floor] = (), *, most_steps: int | None = None) -> Figure:
+    """Pathwise error against evaluations, one line per method, the floors dashed."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5.2), layout="constrained")
+    axis = figure.subplots()
+    colours: dict[int, str] = {}
+    for method in dict.fromkeys(row["method"] for row in rows):
+        points = [
+            (row["nfe"], row["pathwise_rmse"], row["pathwise_rmse_se"])
+            for row in rows
+            if row["method"] == method and row["pathwise_rmse"] and (most_steps is None or row["nfe"] <= most_steps)
+        ]
+        if points:
+            nfe, values, errors = zip(*points, strict=True)
+            line = axis.errorbar(nfe, values, yerr=[1.96 * e for e in errors], fmt="o-", ms=4, capsize=2, label=method)
+            depth = next(row["depth"] for row in rows if row["method"] == method)
+            if depth is not None:
+                colours.setdefault(depth, line[0].get_color())
+    for depth in dict.fromkeys(floor.depth for floor in floors):
+        of_depth = sorted((floor.steps, floor.rmse) for floor in floors if floor.depth == depth)
+        axis.plot(
+            *zip(*of_depth, strict=True), "--", lw=1.2, color=colours.get(depth, "0.5"), label=f"floor of depth {depth}"
+        )
+    axis.set(xscale="log", yscale="log", xlabel="evaluations of the network", ylabel="pathwise RMSE per coordinate")
+    ticks = sorted({row["nfe"] for row in rows if most_steps is None or row["nfe"] <= most_steps})
+    axis.set_xticks(ticks, [str(tick) for tick in ticks])
+    axis.minorticks_off()
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def image_figure(lines: Sequence[tuple[str, Tensor]], *, title: str = "") -> Figure:
+    """A grid of images: one named line per entry, one column per image; images (n, size, size) in [-1, 1]."""
+    from matplotlib.figure import Figure
+
+    columns, size = len(lines[0][1]), lines[0][1].shape[-1]
+    figure = Figure(figsize=(2.6 + 0.52 * columns, 0.4 + 0.54 * len(lines)), layout="constrained")
+    for axis, (name, images) in zip(figure.subplots(len(lines), 1, squeeze=False)[:, 0], lines, strict=True):
+        gap = torch.ones(columns, size, 1)
+        strip = torch.cat([images.clamp(-1, 1).cpu(), gap], 2).permute(1, 0, 2).reshape(size, -1)
+        axis.imshow(strip, cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
+        axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize="small")
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+    if title:
+        figure.suptitle(title, fontsize="medium")
+    return figure
