@@ -226,7 +226,7 @@ def with_config(**changes):
 
 def with_weights(change):
     def spoil(folder, config):
-        tensors = load_file(folder / "weights.safetensors")
+        tensors = {name: value.clone() for name, value in load_file(folder / "weights.safetensors").items()}
         change(tensors)
         save_file(tensors, folder / "weights.safetensors")
 
