@@ -3,69 +3,53 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import tyro
 
+from sdesig.commands.config_file import with_config
+from sdesig.commands.demo import Demo
+from sdesig.commands.distill import Distill
+from sdesig.commands.evaluate import Evaluate
+from sdesig.commands.floor import Floor
+from sdesig.commands.sample import Sample
+from sdesig.commands.tour import Tour
+from sdesig.commands.train_teacher import TrainTeacher
+from sdesig.commands.validate import Validate
 
-@dataclass(frozen=True)
-class Demo:
-    """A one-minute tour with pictures: a path and its partial signatures, Levy areas, a reverse diffusion."""
-
-    out: Path = Path("demo-output")
-    """Folder for the pictures."""
-    seed: int = 0
-    """First seed of all paths."""
-
-    def run(self) -> None:
-        """Run the command."""
-        from sdesig.tour import run_tour
-
-        run_tour(self.out, self.seed)
-
-
-@dataclass(frozen=True)
-class Validate:
-    """Hold the package against theory: CSV, figures and a summary; exit status 1 if a study contradicts theory."""
-
-    names: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Studies; default: all."""
-    quick: bool = False
-    """A few minutes for all studies; the default."""
-    full: bool = False
-    """Ten times the samples."""
-    out: Path | None = None
-    """Folder for the results; default: validation/results in the source checkout."""
-
-    def run(self) -> None:
-        """Run the command."""
-        if self.quick and self.full:
-            raise ValueError("only one of --quick and --full may be given")
-        try:
-            from validation.studies import RESULTS, run_studies
-        except ModuleNotFoundError as error:
-            if error.name not in ("validation", "validation.studies"):
-                raise
-            raise ValueError(
-                "the validation studies come with the source checkout of sdesig, not with the installed package"
-            ) from None
-        if not run_studies(self.names, full=self.full, out=self.out or RESULTS):
-            sys.exit(1)
+COMMANDS: Mapping[str, Any] = {
+    "demo": Demo,
+    "tour": Tour,
+    "train-teacher": TrainTeacher,
+    "distill": Distill,
+    "sample": Sample,
+    "evaluate": Evaluate,
+    "floor": Floor,
+    "validate": Validate,
+}
+INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point: bad values are one line on standard error and exit status 2."""
-    command = tyro.extras.subcommand_cli_from_dict(
-        {"demo": Demo, "validate": Validate},
-        prog="sdesig",
-        description=__doc__,
-        args=arguments,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    """Entry point: what a user can get wrong is one line on standard error and exit status 2; 130 if interrupted."""
+    failure = _run(sys.argv[1:] if arguments is None else list(arguments))
+    if failure is not None:
+        status, message = failure
+        print(f"sdesig: {message}", file=sys.stderr)
+        sys.exit(status)
+
+
+def _run(arguments: list[str]) -> tuple[int, str] | None:
+    """Run a command; on failure return exit status and message. Progress bars end when the exception is let go here."""
     try:
-        command.run()
-    except (ValueError, TypeError, OSError) as error:
-        print(f"sdesig: {error}", file=sys.stderr)
-        sys.exit(2)
+        if arguments and hasattr(COMMANDS.get(arguments[0]), "config"):
+            arguments = [arguments[0], *with_config(COMMANDS[arguments[0]], arguments[1:])]
+        tyro.extras.subcommand_cli_from_dict(dict(COMMANDS), prog="sdesig", description=__doc__, args=arguments).run()
+    except (ValueError, TypeError, OSError, FloatingPointError) as error:
+        return 2, " ".join(str(error).splitlines())
+    except KeyboardInterrupt:
+        return INTERRUPTED, (
+            "interrupted; train-teacher and distill go on from their last checkpoint if the same command is given again"
+        )
+    return None

@@ -1,4 +1,4 @@
-"""The command line: the tour writes its pictures, bad values are one line and exit status 2."""
+"""The command line: what is printed for help, errors of one line, the tour, the demo and the validation."""
 
 import runpy
 import subprocess
@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from sdesig.cli import main
+import sdesig.tour
+from sdesig.cli import COMMANDS, main
 from validation import studies
 
 
-def test_demo_writes_three_pictures(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["sdesig", "demo", "--out", str(tmp_path / "new")])
+def test_tour_writes_three_pictures(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["sdesig", "tour", "--out", str(tmp_path / "new")])
     main()
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
         "areas.png",
@@ -23,16 +24,90 @@ def test_demo_writes_three_pictures(tmp_path, monkeypatch, capsys):
 
 
 def test_errors_are_one_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["sdesig", "demo", "--out", str(tmp_path), "--seed", "-5"])
+    monkeypatch.setattr(sys, "argv", ["sdesig", "tour", "--out", str(tmp_path), "--seed", "-5"])
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 2
     assert capsys.readouterr().err == "sdesig: seeds must lie in [0, 2^63); got -5\n"
 
 
+@pytest.mark.parametrize(
+    "error, status, message",
+    [
+        (FloatingPointError("the state is not finite"), 2, "the state is not finite"),
+        (FileNotFoundError("no\nfile"), 2, "no file"),
+        (
+            KeyboardInterrupt(),
+            130,
+            "interrupted; train-teacher and distill go on from their last checkpoint if the same command is given "
+            "again",
+        ),
+    ],
+)
+def test_exit_status(error, status, message, monkeypatch, capsys):
+    def run(out, seed):
+        raise error
+
+    monkeypatch.setattr(sdesig.tour, "run_tour", run)
+    with pytest.raises(SystemExit) as stop:
+        main(["tour"])
+    assert stop.value.code == status
+    assert capsys.readouterr().err == f"sdesig: {message}\n"
+
+
+def test_programming_errors_keep_their_traceback(monkeypatch):
+    def run(out, seed):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(sdesig.tour, "run_tour", run)
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(["tour"])
+
+
+def test_demo_passes_on_its_options(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr("sdesig.demo.run_demo", lambda out, *, seed, quick: calls.append((out, seed, quick)))
+    main(["demo"])
+    main(["demo", "--out", str(tmp_path), "--seed", "3", "--quick"])
+    assert calls == [(Path("runs/demo"), 0, False), (tmp_path, 3, True)]
+
+
 def test_module_has_help():
     run = subprocess.run([sys.executable, "-m", "sdesig", "--help"], capture_output=True, text=True, check=True)
-    assert "demo" in run.stdout
+    for name in COMMANDS:
+        assert name in run.stdout
+
+
+@pytest.mark.parametrize(
+    "command, shown",
+    [
+        ("demo", ["--out PATH", "(default: runs/demo)", "--quick", "its numbers mean nothing"]),
+        ("tour", ["(default: runs/tour)", "First seed of all paths. (default: 0)"]),
+        ("train-teacher", ["--iterations INT", "(default: 5000)", "(default: -0.5 1.5)", "(default: runs/teacher)"]),
+        ("distill", ["--teacher-scheme STR", "(default: path_average)", "--steps INT INT", "(default: 4 32)"]),
+        ("distill", ["--only-coefficients, --no-only-coefficients", "Optimizer steps. (default: 10000)"]),
+        ("distill", ["1/400 and 400", "1/6400", "--cell {solver,plain}", "--reference {pca,scalar,coordinates,none}"]),
+        ("sample", ["--model PATH", "(required)", "(default: samples.npz)", "(default: 1024)"]),
+        ("evaluate", ["--baselines, --no-baselines", "(default: 4 8 16 32)", "(default: 2000)"]),
+        ("floor", ["(default: 1 2 4)", "(default: 10000)", "--teacher-steps INT"]),
+        ("validate", ["--quick", "--full"]),
+    ],
+)
+def test_help_shows_defaults(command, shown, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for part in shown:
+        assert part in text
+
+
+@pytest.mark.parametrize("arguments", [[], ["nothing"], ["tour", "--nothing"], ["distill", "--cell", "other"]])
+def test_bad_flags_are_the_parsers(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert "Traceback" not in capsys.readouterr().err
 
 
 @pytest.fixture

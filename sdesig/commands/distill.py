@@ -1,0 +1,86 @@
+"""`sdesig distill`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from sdesig.commands.inputs import load_problem, snr_range
+from sdesig.commands.options import CutPathFlags, DistillFlags, MachineFlags, Reference, announce, checked, seeded
+from sdesig.distillation import DistillOptions, TrainingOptions, distill
+from sdesig.generator import SigDEG, StepGrid
+from sdesig.sde import GaussianReference
+
+
+@dataclass(frozen=True)
+class Distill:
+    """Distil a pre-trained denoiser into a Sig-DEG generator. A run that was stopped goes on."""
+
+    teacher: str = "digits"
+    """digits, or a folder with a denoiser, such as runs/teacher/teacher."""
+    data: str = "digits"
+    """Of which the Gaussian reference and local pairs are: digits, or a .npz file as for train-teacher."""
+    reference: Reference = "pca"
+    """Gaussian reference of the data: per principal component (vectors only), one variance, per coordinate, or none."""
+    depth: int = 4
+    """Legendre coefficients of the path that the generator sees on each step."""
+    cell: Literal["solver", "plain"] = "solver"
+    """solver: a scheme whose denoiser learns. plain: a network from state to state, the form of the paper."""
+    snr: tuple[float, float] | None = None
+    """First and last signal-to-noise ratio; default 1/400 and 400 for the digits' teacher, else 1/6400 and 400."""
+    grid: Path | None = None
+    """JSON file with the density of the steps (`StepGrid.save`); default even in log-SNR."""
+    out: Path = Path("runs/distill")
+    """Folder of the run; the generator goes to its subfolder student."""
+    cache: Path | None = None
+    """Folder of the teacher's paths, which runs may share; default OUT/paths."""
+    teacher_paths: tyro.conf.OmitArgPrefixes[CutPathFlags] = field(default_factory=CutPathFlags)
+    distillation: tyro.conf.OmitArgPrefixes[DistillFlags] = field(default_factory=DistillFlags)
+    machine: tyro.conf.OmitArgPrefixes[MachineFlags] = field(default_factory=MachineFlags)
+    config: Path | None = None
+    """JSON file with options by these names; flags override it."""
+
+    def run(self) -> None:
+        """Run the command."""
+        device = self.machine.use()
+        training = checked(TrainingOptions, self.distillation.training)
+        paths = self.teacher_paths.cut_options(self.distillation.steps[1])
+        options = checked(DistillOptions, self.distillation, teacher=paths, training=training)
+        teacher, data, identity = load_problem(self.teacher, self.data, device)
+        grid = StepGrid() if self.grid is None else StepGrid.load(self.grid)
+        with seeded(training.seed):
+            student = SigDEG.from_teacher(
+                teacher,
+                event=teacher.event,
+                snr=snr_range(self.snr, self.teacher),
+                depth=self.depth,
+                reference=GaussianReference.fit(data, self.reference),
+                cell=self.cell,
+                grid=grid,
+            )
+        recorded = {
+            **identity,
+            "reference": self.reference,
+            "snr": student.snr,
+            "cell": self.cell,
+            "grid": grid.quantiles,
+            "levels": student.levels,
+        }
+        announce(
+            "distill",
+            {
+                **recorded,
+                "depth": self.depth,
+                "distillation": asdict(options),
+                "out": self.out,
+                "cache": self.cache,
+                "device": device,
+                "threads": self.machine.threads,
+            },
+        )
+        samples = data.to(device)
+        distill(student.to(device), teacher, options, self.out, data=samples, cache=self.cache, recorded=recorded)
+        print(f"-> {self.out / 'student'}")

@@ -1,0 +1,149 @@
+"""What commands are given: data, teachers, generators, and the range and reference that go with them."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from reprlib import Repr
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sdesig import digits
+from sdesig._files import WEIGHTS
+from sdesig.generator import NetworkDenoiser, SigDEG, StepGrid
+
+DIGITS = "digits"
+ARRAYS = ("data", "images")
+SNR = (1 / 80**2, 1 / 0.05**2)
+"""Range for teachers that are not ours: noise of standard deviation 80 to .05, as usual for data of unit scale."""
+
+Identity = dict[str, str]
+"""Name and sha256 of a file: what a run with another one must not go on from."""
+
+
+def load_data(data: str) -> tuple[Tensor, Identity]:
+    """The shipped digits, or the samples in a .npz file: float32, (n, *event), and which they are.
+
+    Args:
+        data: "digits", or the path of a file with a floating-point array `data` or `images` of shape (n >= 2, dim) or
+            (n >= 2, channels, size, size). It is used as it is: nothing is rescaled.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, not a .npz file, no such array, another dtype or shape, values that
+            are not finite.
+    """
+    if data == DIGITS:
+        return digits.load_digits()[0], _identity(DIGITS, digits.FOLDER / "digits.npz")
+    path = Path(data)
+    name, values = _read_array(path)
+    shape, image = values.shape, values.ndim == 4 and values.shape[2] == values.shape[3]
+    if not np.issubdtype(values.dtype, np.floating):
+        raise ValueError(f"{path}: {name} must be floating point; it is {values.dtype}")
+    if not (values.ndim == 2 or image) or len(values) < 2 or not values[0].size:
+        raise ValueError(f"{path}: {name} must have shape (n >= 2, dim) or (n >= 2, channels, size, size); got {shape}")
+    tensor = torch.from_numpy(values.astype(np.float32))
+    if not bool(tensor.isfinite().all()):
+        raise ValueError(f"{path}: {name} must be finite in float32 everywhere")
+    return tensor, _identity(data, path)
+
+
+def _read_array(path: Path) -> tuple[str, np.ndarray]:
+    """Name and values of the one array that is asked for; pickles are not loaded."""
+    if not path.is_file():
+        raise FileNotFoundError(f"data must be {DIGITS!r} or a .npz file; {path} does not exist")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is not a complete .npz file")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            for name in ARRAYS:
+                if name in arrays:
+                    return name, arrays[name]
+            raise ValueError(f"it has no array {' or '.join(ARRAYS)}, but {', '.join(arrays) or 'none'}")
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} cannot be used: {error}") from None
+
+
+def load_teacher(teacher: str, device: torch.device | str = "cpu") -> tuple[NetworkDenoiser, Identity]:
+    """The denoiser of the digits, or the one in a folder that `NetworkDenoiser.save` wrote, and which it is.
+
+    Raises:
+        FileNotFoundError, TypeError, ValueError: see `NetworkDenoiser.load`.
+    """
+    folder = digits.FOLDER / "teacher" if teacher == DIGITS else Path(teacher)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"teacher must be {DIGITS!r} or a folder with a denoiser; {teacher} is not a folder")
+    return NetworkDenoiser.load(folder, device), _identity(teacher, folder / WEIGHTS)
+
+
+def load_models(folders: Sequence[Path], event: tuple[int, ...]) -> tuple[list[SigDEG], list[Identity]]:
+    """Generators of samples of the shape `event`, all on the same Brownian paths, and which they are.
+
+    Raises:
+        FileNotFoundError, ValueError: see `SigDEG.load`; one folder twice; samples of another shape; generators with a
+            step grid of their own, or of different ranges, clocks, path depths or references.
+    """
+    if len({*folders}) < len(folders):
+        raise ValueError(f"models must be different folders; got {', '.join(map(str, folders))}")
+    models = [SigDEG.load(folder) for folder in folders]
+    for folder, model in zip(folders, models, strict=True):
+        if model.event != event:
+            raise ValueError(f"models must make samples of shape {event}, as the teacher does; {folder}: {model.event}")
+        if model.grid != StepGrid():
+            raise ValueError(f"models must step evenly in log-SNR to be compared; {folder} has a grid of its own")
+        check_same_paths(str(folder), model.path(1).identity, str(folders[0]), models[0].path(1).identity)
+        one, other = model.reference, models[0].reference
+        if not all(map(torch.equal, (one.mean, *one.basis), (other.mean, *other.basis))):
+            raise ValueError(f"{folder} and {folders[0]} must have one Gaussian reference; mean or basis differ")
+    return models, [_identity(str(folder), folder / WEIGHTS) for folder in folders]
+
+
+class Problem(NamedTuple):
+    """A teacher and data of its shape.
+
+    Attributes:
+        teacher: the denoiser.
+        data: float32 on the CPU, (n, *teacher.event).
+        identity: of both, for options.json.
+    """
+
+    teacher: NetworkDenoiser
+    data: Tensor
+    identity: dict[str, Identity]
+
+
+def load_problem(teacher: str, data: str, device: torch.device | str = "cpu") -> Problem:
+    """Both, after a check that they fit.
+
+    Raises:
+        FileNotFoundError, TypeError, ValueError: see `load_teacher` and `load_data`; data of another shape.
+    """
+    denoiser, teacher_identity = load_teacher(teacher, device)
+    values, data_identity = load_data(data)
+    event = tuple(values.shape[1:])
+    if event != denoiser.event:
+        raise ValueError(f"data must have the shape of the teacher's, {denoiser.event}; {data} has {event}")
+    return Problem(denoiser, values, {"teacher": teacher_identity, "data": data_identity})
+
+
+def snr_range(snr: tuple[float, float] | None, teacher: str) -> tuple[float, float]:
+    """First and last SNR: those that are given, or the default for the teacher."""
+    return snr or (digits.SNR if teacher == DIGITS else SNR)
+
+
+def check_same_paths(name: str, identity: Mapping[str, Any], other_name: str, other: Mapping[str, Any]) -> None:
+    """Raise ValueError, naming a difference, unless two `BrownianPath.identity` agree in all but the seeds."""
+    short = Repr()
+    for key in sorted({*identity, *other} - {"seeds"}):
+        if identity.get(key) != other.get(key):
+            one, two = short.repr(identity.get(key)), short.repr(other.get(key))
+            raise ValueError(f"{name} and {other_name} must have the same paths; {key} differs: {one} and {two}")
+
+
+def _identity(name: str, file: Path) -> Identity:
+    return {"name": name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}

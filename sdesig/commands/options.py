@@ -1,0 +1,122 @@
+"""Groups of flags that commands share, and what they make of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, TypeVar
+
+import torch
+import tyro
+
+from sdesig._checks import check_integer
+from sdesig.distillation import DistillOptions, TeacherOptions, TrainingOptions
+
+OptionsT = TypeVar("OptionsT", TrainingOptions, DistillOptions)
+Reference = Literal["pca", "scalar", "coordinates", "none"]
+
+
+@dataclass(frozen=True)
+class TrainingFlags(TrainingOptions):
+    """How to train."""
+
+    # of `TrainingOptions`, but `checked` only when the command runs, so that errors are our own line
+
+    def __post_init__(self) -> None:
+        """Check nothing."""
+
+
+@dataclass(frozen=True)
+class DistillFlags(DistillOptions):
+    """What to distil from, and how."""
+
+    # of `DistillOptions`, likewise; `TeacherPathFlags` are in the place of `teacher`
+
+    teacher: tyro.conf.Suppress[tyro.conf.Fixed[TeacherOptions]] = field(default_factory=TeacherOptions)
+    training: TrainingFlags = field(default_factory=TrainingFlags)
+
+    def __post_init__(self) -> None:
+        """Check nothing."""
+
+
+def checked(kind: type[OptionsT], flags: OptionsT, **changes: Any) -> OptionsT:
+    """The options of a kind that flags stand for, some changed; raise its TypeError or ValueError for bad values."""
+    return kind(**{**{field.name: getattr(flags, field.name) for field in fields(kind)}, **changes})
+
+
+@dataclass(frozen=True)
+class TeacherPathFlags:
+    """How the teacher's paths are made."""
+
+    teacher_scheme: str = TeacherOptions.scheme
+    """path_average, euler (SDE-DPM-Solver++(1), the discretization of the paper's teacher) or dpm_solver_2m."""
+    teacher_steps: int = TeacherOptions.steps
+    """Fine steps of the teacher, over the whole range of SNR."""
+
+    def teacher_options(self) -> TeacherOptions:
+        """Of paths that are not cut."""
+        return TeacherOptions(self.teacher_scheme, self.teacher_steps, cells=1)
+
+
+@dataclass(frozen=True)
+class CutPathFlags(TeacherPathFlags):
+    """How the teacher's paths are made and cut."""
+
+    teacher_cells: int | None = None
+    """Parts of a path, of which coarse steps are made; they divide its steps. Default: the divisor next to 64."""
+
+    def cut_options(self, most_steps: int) -> TeacherOptions:
+        """Of paths that are cut into no fewer cells than the most coarse steps there are.
+
+        Raises:
+            ValueError: fewer fine steps than coarse ones, cells that do not divide them, an unknown scheme.
+        """
+        cells = self.teacher_cells
+        if cells is None:
+            count = self.teacher_steps
+            divisors = [k for k in range(max(1, most_steps), count + 1) if count % k == 0]
+            if not divisors:
+                raise ValueError(f"teacher_steps must be at least {most_steps}, the most coarse steps; got {count}")
+            cells = min(divisors, key=lambda k: abs(k - TeacherOptions.cells))
+        return TeacherOptions(self.teacher_scheme, self.teacher_steps, cells)
+
+
+@dataclass(frozen=True)
+class MachineFlags:
+    """What to compute on."""
+
+    device: str = "cpu"
+    """Device of torch, such as cpu or cuda."""
+    threads: int | None = None
+    """Threads of torch on the CPU; default torch's own choice. Results depend on them in the last digits."""
+
+    def use(self) -> torch.device:
+        """Set the number of threads, and return the device.
+
+        Raises:
+            ValueError: a device that torch does not have here, threads < 1.
+        """
+        if self.threads is not None:
+            torch.set_num_threads(check_integer("threads", self.threads, 1))
+        try:
+            return torch.empty(0, device=self.device).device
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"device must be one that torch can use here; got {self.device!r} ({reason})") from None
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """torch's global generator of the CPU, from which networks draw their first weights, seeded; then as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def announce(command: str, options: Mapping[str, object]) -> None:
+    """Print a command's options, one per line."""
+    print(f"sdesig {command}")
+    for name, value in options.items():
+        print(f"  {name}: {value if isinstance(value, str) else json.dumps(value, default=str)}", flush=True)

@@ -1,0 +1,86 @@
+"""`sdesig sample`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from sdesig._checks import check_integer
+from sdesig.commands.inputs import check_same_paths
+from sdesig.generator import Samples, SigDEG
+
+
+@tyro.conf.configure(tyro.conf.FlagCreatePairsOff)
+@dataclass(frozen=True)
+class Sample:
+    """Draw samples from a generator; a sample is a function of its seed. Writes a .npz file and, of images, a PNG."""
+
+    model: Path
+    """Folder with a generator, such as runs/distill/student."""
+    n: int | None = None
+    """Number of samples, of the seeds 0, ..., n - 1; default 64."""
+    seeds: tuple[str, ...] = ()
+    """Seeds instead: numbers, or ranges such as 0:64."""
+    replay: Path | None = None
+    """File of earlier samples: the same seeds on the same paths again, perhaps in more steps."""
+    steps: int = 8
+    """Number of steps, each one evaluation: at most 1024 (2^levels) as distill makes generators."""
+    batch: int = 1024
+    """Samples at once."""
+    out: Path = Path("samples.npz")
+    """File to write: values, steps and the paths' identity; the picture has its name with .png."""
+    force: bool = False
+    """Overwrite files that are there."""
+
+    def run(self) -> None:
+        """Run the command."""
+        from sdesig.commands.images import as_images, write_images
+
+        if self.out.suffix != ".npz":
+            raise ValueError(f"out must be a .npz file; got {self.out}")
+        picture = self.out.with_suffix(".png")
+        for file in (self.out, picture):
+            if file.exists() and not self.force:
+                raise FileExistsError(f"{file} exists already; give another --out, or --force to overwrite it")
+        model = SigDEG.load(self.model)
+        samples = model.sample(self._chosen(model), self.steps, batch=self.batch)
+        samples.save(self.out)
+        print(f"{len(samples.values)} samples in {self.steps} steps -> {self.out}")
+        images = as_images(samples.values)
+        if images is None:
+            print(f"no picture: samples of shape {model.event} are not images")
+        else:
+            write_images(picture, images)
+            print(f"-> {picture}")
+
+    def _chosen(self, model: SigDEG) -> int | Sequence[int]:
+        """Number of samples, or seeds."""
+        if sum((self.n is not None, bool(self.seeds), self.replay is not None)) > 1:
+            raise ValueError("only one of --n, --seeds and --replay may be given")
+        if self.replay is not None:
+            earlier = Samples.load(self.replay)
+            identity = model.path(earlier.seeds).identity
+            check_same_paths(str(self.replay), earlier.identity, str(self.model), identity)
+            return earlier.seeds
+        if self.seeds:
+            return [seed for text in self.seeds for seed in parse_seeds(text)]
+        return 64 if self.n is None else check_integer("n", self.n, 1)
+
+
+def parse_seeds(text: str) -> Sequence[int]:
+    """[a] of "a", or range(a, b) of "a:b".
+
+    Raises:
+        ValueError: anything else, an empty range.
+    """
+    first, colon, stop = text.partition(":")
+    try:
+        seeds = range(int(first), int(stop) if colon else int(first) + 1)
+    except ValueError:
+        seeds = range(0)
+    if not seeds:
+        raise ValueError(f"seeds must be numbers, or ranges a:b with a < b; got {text!r}")
+    return seeds

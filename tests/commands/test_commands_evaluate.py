@@ -1,0 +1,144 @@
+"""`sdesig evaluate` and `sdesig floor`: their numbers are the library's, and what they refuse."""
+
+import json
+
+import pytest
+
+from sdesig.cli import main
+from sdesig.commands.inputs import load_problem
+from sdesig.distillation import TeacherOptions, information_floor
+from sdesig.distillation.evaluation import Comparison, generator_sampler
+from sdesig.generator import SigDEG
+from sdesig.sde import CanonicalSDE, GaussianReference
+
+COLUMNS = {
+    "method",
+    "depth",
+    "steps",
+    "nfe",
+    "pathwise_rmse",
+    "pathwise_rmse_se",
+    "floor",
+    "frechet_distance",
+    "seconds_per_1000",
+}
+
+
+def rows_of(folder):
+    return json.loads((folder / "report.json").read_text())
+
+
+def test_evaluate_generators_and_baselines(tmp_path, problem, capsys, options):
+    models = [problem.student("student"), problem.student("depth-1", depth=1)]
+    command = ["evaluate", *problem.flags, "--models", *models, "--steps", "2", "4", "--n", "20", "--first-seed", "5"]
+    main([*command, "--floor-groups", "10", "--out", str(tmp_path)])
+    rows = rows_of(tmp_path)
+    assert len(rows) == 2 * (5 + 2)
+    assert all({*row} >= COLUMNS for row in rows)
+    assert {row["method"]: row["depth"] for row in rows if row["depth"]} == dict(zip(models, (2, 1), strict=True))
+    assert all((row["floor"] is None) == (row["depth"] is None) for row in rows)
+    assert all((row["pathwise_rmse"] is None) == (row["method"] == "DDIM") for row in rows)
+    assert all(row["frechet_distance"] > 0 for row in rows)
+    teacher = load_problem(str(problem.teacher), str(problem.data)).teacher
+    student = SigDEG.load(models[0])
+    comparison = Comparison(teacher, student.reference, (2,), student.snr, levels=6, truth_steps=64)
+    _, (outcome,) = comparison.run([(generator_sampler("", student), [4])], range(5, 25))
+    (row,) = (row for row in rows if row["method"] == models[0] and row["steps"] == 4)
+    assert row["pathwise_rmse"] == pytest.approx(outcome.rmse[0], rel=1e-5)
+    found = options(tmp_path)
+    assert [model["name"] for model in found["models"]] == models
+    assert (found["n"], found["first_seed"], found["snr"]) == (20, 5, [0.01, 100.0])
+    text = (tmp_path / "report.md").read_text()
+    assert "| path-average, reference " in text
+    assert models[1] in text
+    assert text.split("\n\n")[1] in capsys.readouterr().out
+
+
+def test_evaluate_without_generators_or_enough_samples(tmp_path, problem, options):
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"n": 2, "steps": [3], "baselines": True, "reference": "none", "snr": [0.1, 10]}))
+    main(["evaluate", *problem.flags, "--config", str(config), "--out", str(tmp_path / "run")])
+    rows = rows_of(tmp_path / "run")
+    assert [row["steps"] for row in rows] == [3] * 5
+    assert all(row["frechet_distance"] is None and row["floor"] is None for row in rows)
+    assert options(tmp_path / "run")["reference"] == "none"
+    assert options(tmp_path / "run")["snr"] == [0.1, 10]
+
+
+def test_evaluate_only_generators(tmp_path, problem, fails):
+    command = ["evaluate", *problem.flags, "--no-baselines", "--steps", "2", "--n", "2", "--out", str(tmp_path)]
+    main([*command, "--models", problem.student("student")])
+    assert [row["method"] for row in rows_of(tmp_path)] == [problem.student("student")]
+    message = fails(*command, "--models", problem.student("student"), "--first-seed", "1")
+    assert "has a run with other options (first_seed: 0, now 1)" in message
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--n", "1"], "n must be >= 2; got 1"),
+        (["--first-seed", "-1"], "first_seed must be >= 0; got -1"),
+        (["--floor-groups", "-1"], "floor_groups must be >= 0; got -1"),
+        (["--no-baselines"], "models must name a generator with --no-baselines"),
+        (["--steps", "2000"], "steps must be in [1, 1024]; got 2000"),
+        (["--steps", "0"], "steps must be in [1, 1024]; got 0"),
+        (["--models", "nowhere"], "nowhere is not a folder"),
+    ],
+)
+def test_evaluate_refuses(flags, message, tmp_path, problem, fails):
+    assert message in fails("evaluate", *problem.flags, "--out", tmp_path, *flags)
+    assert not (tmp_path / "report.json").exists()
+
+
+@pytest.mark.parametrize(
+    "name, changes, message",
+    [
+        ("student", {}, "models must be different folders"),
+        ("range", {"snr": (0.02, 100.0)}, "must have the same paths; t0 differs"),
+        ("square", {"event": 4}, "models must make samples of shape (2,), as the teacher does;"),
+    ],
+)
+def test_evaluate_refuses_generators_that_do_not_fit(name, changes, message, tmp_path, problem, fails):
+    models = [problem.student("student"), problem.student(name, **changes)]
+    assert message in fails("evaluate", *problem.flags, "--models", *models, "--out", tmp_path)
+
+
+def test_evaluate_refuses_another_basis_or_grid(tmp_path, problem, fails):
+    student = SigDEG.load(problem.student("student"))
+    student.get_buffer("mean").add_(0.5)
+    student.save(tmp_path / "moved")
+    command = ["evaluate", *problem.flags, "--out", tmp_path / "run", "--models", problem.student("student")]
+    assert "must have one Gaussian reference; mean or basis differ" in fails(*command, tmp_path / "moved")
+    assert "reference must not be given with models" in fails(*command, "--reference", "scalar")
+    assert "snr must not be given with models" in fails(*command, "--snr", "1", "2")
+    config = json.loads((tmp_path / "moved" / "config.json").read_text())
+    (tmp_path / "moved" / "config.json").write_text(json.dumps({**config, "grid": [0.0, 0.7, 1.0]}))
+    assert "has a grid of its own" in fails(*command[:-1], tmp_path / "moved")
+
+
+def test_floor_is_the_librarys(tmp_path, problem, capsys):
+    command = ["floor", *problem.flags, "--snr", "0.01", "100", "--reference", "scalar", "--steps", "2"]
+    flags = ["--depth", "1", "3", "--groups", "20", "--teacher-scheme", "euler", "--teacher-steps", "16"]
+    main([*command, *flags, "--out", str(tmp_path / "floor.json")])
+    teacher, data, _ = load_problem(str(problem.teacher), str(problem.data))
+    sde = CanonicalSDE(teacher, reference=GaussianReference.fit(data, "scalar"))
+    found = json.loads((tmp_path / "floor.json").read_text())
+    shown = capsys.readouterr().out
+    for depth, floor in zip((1, 3), found["floors"], strict=True):
+        options = TeacherOptions("euler", 16, 1)
+        wanted = information_floor(sde, event=(2,), snr=(0.01, 100.0), steps=2, depth=depth, groups=20, teacher=options)
+        assert floor == vars(wanted)
+        assert f"{wanted.rmse:.5f} +- {wanted.standard_error:.5f}" in shown
+    assert found["options"]["teacher_scheme"] == "euler"
+    assert found["options"]["reference"] == "scalar"
+
+
+def test_floor_refuses(tmp_path, problem, fails):
+    (tmp_path / "floor.json").write_text("{}")
+    command = ["floor", *problem.flags, "--groups", "2"]
+    assert "floor.json exists already; give another --out" in fails(*command, "--out", tmp_path / "floor.json")
+    assert fails(*command, "--depth", "0") == "depth must be >= 1; got 0"
+    assert fails(*command, "--steps", "0") == "steps must be >= 1; got 0"
+    assert fails(*command, "--groups", "1") == "groups must be >= 2; got 1"
+    assert fails(*command, "--teacher-steps", "0") == "steps must be >= 1; got 0"
+    assert "scheme must be one of" in fails(*command, "--teacher-scheme", "other")
