@@ -310,6 +310,12 @@ def test_a_cache_resumes_with_the_shards_that_are_missing(tmp_path):
     assert not [file for file in tmp_path.iterdir() if file.name.startswith(".")]
 
 
+@pytest.mark.xfail(strict=True, reason="a CPU generator takes the low 32 bits of a seed alone; seeds are shifted by 32")
+def test_the_paths_of_another_seed_are_others(tmp_path):
+    one, other = (make_cache(tmp_path / str(seed), 40, seed=seed).draw(40, seeded()) for seed in (0, 1))
+    assert (one.states - other.states).abs().max() > 0.1
+
+
 def test_a_cache_that_is_whole_asks_the_teacher_nothing(tmp_path):
     make_cache(tmp_path)
 
