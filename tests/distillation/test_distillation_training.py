@@ -1,0 +1,441 @@
+"""The training loop: it goes on bit-exactly after SIGKILL, keeps to its formulas, and stops at what is not finite."""
+
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from sdesig.distillation import TrainingOptions, train, train_teacher
+from sdesig.generator import MLP, NetworkDenoiser
+
+
+def options(**changes):
+    return TrainingOptions(**({"iterations": 30, "warmup": 4, "checkpoint_every": 5, "ema": 0.9} | changes))
+
+
+def problem(pause=0.0):
+    """A network, and a loss that depends on the iteration and its generator alone."""
+    torch.manual_seed(0)
+    network = MLP(2, width=16, blocks=1)
+
+    def loss(iteration, generator):
+        time.sleep(pause)
+        x = torch.randn(32, 2, generator=generator)
+        level = torch.rand(32, generator=generator)
+        return (network(x, level) - (x * (1 + level[:, None])).sin()).square().mean(), 32
+
+    return network, loss
+
+
+def run(out, pause=0.0, wrap=None, **changes):
+    network, loss = problem(pause)
+    recorded = {"problem": "sine"}
+    return train(
+        network, loss if wrap is None else wrap(loss), options(**changes), out, recorded=recorded, progress=False
+    )
+
+
+def tensors(out):
+    """A copy of the checkpoint."""
+    return {name: value.clone() for name, value in load_file(out / "checkpoint.safetensors").items()}
+
+
+def lines(out):
+    return [json.loads(line) for line in (out / "stats.jsonl").read_text().splitlines()]
+
+
+def assert_same(first, second):
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run in one go: its folder and the moving average."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, run(folder)
+
+
+# --- going on --------------------------------------------------------------------------------------------------------
+
+OTHER_PROCESS = """
+import sys, torch
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from test_distillation_training import run
+torch.set_num_threads(1)
+run(Path(sys.argv[2]), pause=float(sys.argv[3]))
+"""
+
+
+def test_a_killed_run_goes_on_bit_exactly(whole, tmp_path):
+    """Weights, their moving average and the optimizer's state are those of a run in one go."""
+    command = [sys.executable, "-c", OTHER_PROCESS, str(Path(__file__).parent), str(tmp_path), "0.05"]
+    process = subprocess.Popen(command)
+    try:
+        limit = time.monotonic() + 120
+        while not (tmp_path / "stats.jsonl").exists() or len((tmp_path / "stats.jsonl").read_text().splitlines()) < 2:
+            assert process.poll() is None, "the run ended before it was killed"
+            assert time.monotonic() < limit
+            time.sleep(0.01)
+        time.sleep(0.08)
+    finally:
+        process.send_signal(signal.SIGKILL)
+    assert process.wait(30) == -signal.SIGKILL
+    assert 5 <= tensors(tmp_path)["iteration"] < 30
+    average = run(tmp_path)  # in this process, which never saw the other's weights
+    folder, expected = whole
+    assert_same(tensors(tmp_path), tensors(folder))
+    assert_same(average.state_dict(), expected.state_dict())
+    assert [line["iteration"] for line in lines(tmp_path)] == [5, 10, 15, 20, 25, 30]
+
+
+class Stopped(Exception):
+    pass
+
+
+def stopping_at(stop):
+    def wrap(loss):
+        def stopped(iteration, generator):
+            if iteration == stop:
+                raise Stopped
+            return loss(iteration, generator)
+
+        return stopped
+
+    return wrap
+
+
+@pytest.mark.parametrize("stop", [3, 10, 17])
+def test_a_run_that_was_stopped_goes_on_bit_exactly(whole, tmp_path, stop):
+    """Before the first checkpoint, at one, and between two."""
+    with pytest.raises(Stopped):
+        run(tmp_path, wrap=stopping_at(stop))
+    assert (tmp_path / "checkpoint.safetensors").exists() == (stop >= 5)
+    average = run(tmp_path)
+    folder, expected = whole
+    assert_same(tensors(tmp_path), tensors(folder))
+    assert_same(average.state_dict(), expected.state_dict())
+    assert [line["iteration"] for line in lines(tmp_path)] == [line["iteration"] for line in lines(folder)]
+
+
+def test_lines_after_the_checkpoint_are_forgotten(tmp_path):
+    """A run that was killed between a line and its checkpoint would have the line twice."""
+    with pytest.raises(Stopped):
+        run(tmp_path, wrap=stopping_at(12))
+    with (tmp_path / "stats.jsonl").open("a") as file:
+        file.write(json.dumps({"iteration": 15, "loss": 1.0}) + "\n")
+    run(tmp_path)
+    assert [line["iteration"] for line in lines(tmp_path)] == [5, 10, 15, 20, 25, 30]
+    assert all(line.keys() == lines(tmp_path)[0].keys() for line in lines(tmp_path))
+
+
+def test_a_run_that_is_done_does_nothing_more(whole, tmp_path):
+    run(tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    average = run(tmp_path, wrap=stopping_at(30))
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+    assert_same(average.state_dict(), whole[1].state_dict())
+
+
+def test_the_result_is_the_moving_average_of_the_checkpoint(whole):
+    folder, average = whole
+    saved = tensors(folder)
+    for name, value in average.state_dict().items():
+        assert torch.equal(saved[f"average.{name}"], value)
+        if value.is_floating_point() and "frequencies" not in name:
+            assert not torch.equal(saved[f"module.{name}"], value)
+
+
+def test_the_last_iteration_has_a_checkpoint_too(tmp_path):
+    run(tmp_path, iterations=7)
+    assert tensors(tmp_path)["iteration"] == 7
+    assert [line["iteration"] for line in lines(tmp_path)] == [5, 7]
+
+
+def test_every_iteration_draws_anew_and_always_the_same(tmp_path):
+    drawn = []
+
+    def wrap(loss):
+        def recording(iteration, generator):
+            drawn.append(torch.rand(3, generator=generator).tolist())
+            return loss(iteration, generator)
+
+        return recording
+
+    run(tmp_path / "one", wrap=wrap, iterations=4)
+    run(tmp_path / "two", wrap=wrap, iterations=4)
+    assert drawn[:4] == drawn[4:]
+    assert len({tuple(values) for values in drawn}) == 4
+
+
+@pytest.mark.xfail(strict=True, reason="a CPU generator takes the low 32 bits of a seed alone; seeds are shifted by 32")
+def test_another_seed_is_another_run(whole, tmp_path):
+    other = run(tmp_path, seed=1)
+    assert not torch.equal(other.first.weight, whole[1].first.weight)
+
+
+@pytest.mark.parametrize(
+    "changes, match",
+    [
+        ({"learning_rate": 2e-3}, r"training: .*'learning_rate': 0.001.*now .*'learning_rate': 0.002"),
+        ({"seed": 1}, "training: .*'seed': 0.*now .*'seed': 1"),
+        ({"iterations": 40}, "training: .*'iterations': 30.*now .*'iterations': 40"),
+    ],
+)
+def test_a_run_with_other_options_is_refused(whole, changes, match):
+    folder, _ = whole
+    before = tensors(folder)
+    with pytest.raises(ValueError, match=f"has a run with other options .*{match}.*give another folder"):
+        run(folder, **changes)
+    assert_same(tensors(folder), before)
+
+
+def test_a_run_of_another_problem_is_refused(whole):
+    network, loss = problem()
+    with pytest.raises(ValueError, match=r"has a run with other options .*problem: 'sine', now 'cosine'"):
+        train(network, loss, options(), whole[0], recorded={"problem": "cosine"}, progress=False)
+
+
+def test_a_checkpoint_that_is_not_whole_is_refused(tmp_path):
+    with pytest.raises(Stopped):
+        run(tmp_path, wrap=stopping_at(7))
+    file = tmp_path / "checkpoint.safetensors"
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(ValueError, match=r"checkpoint.safetensors is not a complete safetensors file"):
+        run(tmp_path)
+
+
+# --- formulas -----------------------------------------------------------------------------------------------------
+
+
+class Weights(nn.Module):
+    """Three numbers, one of them frozen, and their values before every iteration."""
+
+    def __init__(self, start=(0.0, 0.0)):
+        super().__init__()
+        self.moving, self.frozen = nn.Parameter(torch.tensor(start)), nn.Parameter(torch.tensor([7.0]), False)
+        self.seen = []
+
+    def descend(self, out, gradient, **changes):
+        """Train with given gradients, one tensor per iteration."""
+
+        def loss(iteration, generator):
+            self.seen.append(self.moving.detach().clone())
+            return (self.moving * gradient(iteration)).sum(), 1
+
+        average = train(self, loss, TrainingOptions(**changes), out, recorded={}, progress=False)
+        self.seen.append(self.moving.detach().clone())
+        return average
+
+
+def test_learning_rates_are_a_linear_warm_up_and_half_a_cosine(tmp_path):
+    """With one gradient for ever Adam moves by the learning rate."""
+    weights, n, warmup = Weights(), 20, 5
+    weights.descend(tmp_path, lambda k: torch.tensor([1.0, -2.0]), iterations=n, warmup=warmup, learning_rate=0.1)
+    moves = torch.stack(weights.seen).diff(dim=0)
+    rates = [0.1 * (k + 1) / warmup for k in range(warmup)]
+    rates += [0.05 * (1 + math.cos(math.pi * (k - warmup) / (n - warmup))) for k in range(warmup, n)]
+    torch.testing.assert_close(moves[:, 0], -torch.tensor(rates), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(moves[:, 1], torch.tensor(rates), rtol=1e-4, atol=1e-6)
+    assert weights.frozen.item() == 7.0
+
+
+def test_without_a_warm_up_the_cosine_starts_at_once(tmp_path):
+    weights = Weights()
+    weights.descend(tmp_path, lambda k: torch.tensor([1.0, 1.0]), iterations=4, warmup=0, learning_rate=0.1)
+    rates = [0.05 * (1 + math.cos(math.pi * k / 4)) for k in range(4)]
+    torch.testing.assert_close(torch.stack(weights.seen).diff(dim=0)[:, 0], -torch.tensor(rates), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.5, 0.999])
+def test_moving_average(tmp_path, ema):
+    """a <- d a + (1 - d) w with d = min(ema, (1 + k)/(10 + k)) after iteration k."""
+    weights = Weights((1.0, 2.0))
+    average = weights.descend(
+        tmp_path, lambda k: torch.tensor([1.0, math.sin(k)]), iterations=25, warmup=0, ema=ema, learning_rate=0.3
+    )
+    expected = weights.seen[0]
+    for k, value in enumerate(weights.seen[1:]):
+        decay = min(ema, (1 + k) / (10 + k))
+        expected = decay * expected + (1 - decay) * value
+    torch.testing.assert_close(average.moving, expected, rtol=1e-5, atol=1e-6)
+    assert average.frozen.item() == 7.0
+    assert average is not weights
+    assert ((average.moving - weights.moving).abs().max() > 1e-3) == (ema > 0)
+
+
+def test_gradients_are_clipped(tmp_path):
+    """A gradient of norm 1000, then one of norm 1: both count as 1, so that Adam moves on evenly. Without clipping the
+    first would shorten the second move."""
+
+    def second_over_first(clip):
+        weights = Weights()
+        gradient = lambda k: torch.tensor([600.0, 800.0]) if k == 0 else torch.tensor([0.6, 0.8])  # noqa: E731
+        weights.descend(tmp_path / str(clip), gradient, iterations=2, warmup=10, clip=clip)
+        moves = torch.stack(weights.seen).diff(dim=0)
+        return (moves[1] / moves[0])[0].item() / 2  # the warm-up's second rate is twice its first
+
+    assert second_over_first(1.0) == pytest.approx(1.0, rel=1e-3)
+    assert second_over_first(1e6) == pytest.approx(0.67, abs=0.02)
+
+
+def test_weight_decay_pulls_to_zero(tmp_path):
+    weights = Weights((1.0, -2.0))
+    weights.descend(tmp_path, lambda k: torch.zeros(2), iterations=3, warmup=10, weight_decay=0.5, learning_rate=0.1)
+    left = math.prod(1 - 0.5 * 0.1 * (k + 1) / 10 for k in range(3))
+    torch.testing.assert_close(weights.moving.detach(), left * torch.tensor([1.0, -2.0]))
+    assert weights.frozen.item() == 7.0
+
+
+def test_stats_tell_loss_and_speed(whole):
+    found = lines(whole[0])
+    assert all(line["samples_per_second"] > 0 and line["seconds"] > 0 for line in found)
+    assert found[-1]["loss"] < found[0]["loss"]
+
+
+def test_bfloat16_is_for_the_products_alone(tmp_path):
+    """Inside the loss autocast is on; weights, gradients and the moving average stay in single precision."""
+    seen = []
+
+    def wrap(loss):
+        def recording(iteration, generator):
+            seen.append(torch.is_autocast_enabled("cpu"))
+            return loss(iteration, generator)
+
+        return recording
+
+    average = run(tmp_path / "half", wrap=wrap, precision="bfloat16")
+    assert all(seen)
+    assert all(value.dtype == torch.float32 for value in average.state_dict().values())
+    assert all(value.isfinite().all() for value in average.state_dict().values())
+    single = run(tmp_path / "single")
+    difference = (average.final.weight - single.final.weight).abs().max()
+    assert 0 < difference < 0.05
+
+
+# --- what is not finite ---------------------------------------------------------------------------------------------
+
+
+def poison(at, value):
+    """A loss that is multiplied by a value in one iteration."""
+
+    def wrap(loss):
+        def poisoned(iteration, generator):
+            result, count = loss(iteration, generator)
+            return result * value if iteration == at else result, count
+
+        return poisoned
+
+    return wrap
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, value, whole):
+    with pytest.raises(
+        FloatingPointError, match=r"at iteration 7; the last checkpoint in .* is kept: lower the learning"
+    ):
+        run(tmp_path, wrap=poison(7, value))
+    saved = tensors(tmp_path)
+    assert saved["iteration"] == 5
+    assert all(value.isfinite().all() for value in saved.values())
+    run(tmp_path)
+    assert_same(tensors(tmp_path), tensors(whole[0]))
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path):
+    """sqrt(|w|) at w = 0: the loss is 0."""
+    weights = Weights()
+
+    def loss(iteration, generator):
+        return weights.moving.abs().sqrt().sum(), 1
+
+    with pytest.raises(FloatingPointError, match=r"loss 0.0 with a gradient of norm (nan|inf) at iteration 0"):
+        train(weights, loss, TrainingOptions(iterations=3), tmp_path, recorded={}, progress=False)
+    assert torch.equal(weights.moving.detach(), torch.zeros(2))
+
+
+# --- a teacher from data ---------------------------------------------------------------------------------------------
+
+
+MEAN, STD = torch.tensor([0.5, -0.3]), torch.tensor([1.0, 0.4])
+
+
+def gaussian_data(n=4000):
+    return MEAN + STD * torch.randn(n, 2, generator=torch.Generator().manual_seed(0))
+
+
+def excess(denoiser, sigma):
+    """Root of E|D - E[x_0 | x]|^2 / E|x_0 - E[x_0 | x]|^2 at a noise level."""
+    clean = gaussian_data()
+    x = clean + sigma * torch.randn(clean.shape, generator=torch.Generator().manual_seed(1))
+    exact = MEAN + STD**2 / (STD**2 + sigma**2) * (x - MEAN)
+    with torch.no_grad():
+        found = denoiser.denoiser(x, torch.tensor(sigma))
+    return ((found - exact).square().mean() / (clean - exact).square().mean()).sqrt().item()
+
+
+def test_a_teacher_learns_the_linear_denoiser_of_gaussian_data(tmp_path):
+    torch.manual_seed(0)
+    network = MLP(2, width=32, blocks=1)
+    data = gaussian_data()
+    before = NetworkDenoiser(MLP(2, width=32, blocks=1), data.std().item())
+    chosen = TrainingOptions(iterations=400, warmup=20, learning_rate=3e-3, ema=0.98, checkpoint_every=1000)
+    teacher = train_teacher(network, data, tmp_path, chosen, batch=256, progress=False)
+    for sigma in (0.3, 1.0, 3.0):
+        assert excess(teacher, sigma) < 0.25
+        assert excess(before, sigma) > 2 * excess(teacher, sigma)
+    assert teacher.sigma_data == pytest.approx(data.std().item())
+    assert not teacher.training
+    loaded = NetworkDenoiser.load(tmp_path / "teacher")
+    assert excess(loaded, 1.0) == excess(teacher, 1.0)
+    with pytest.raises(ValueError, match=r"has a run with other options .*batch: 256, now 128"):
+        train_teacher(network, data, tmp_path, chosen, batch=128, progress=False)
+
+
+def teach(network=None, data=None, folder=Path("unused"), **more):
+    network = MLP(2, width=8, blocks=1) if network is None else network
+    data = gaussian_data(10) if data is None else data
+    return train_teacher(network, data, folder, TrainingOptions(iterations=1), progress=False, **more)
+
+
+@pytest.mark.parametrize(
+    "call, error, match",
+    [
+        (lambda: teach(data=torch.zeros(4, 3)), ValueError, r"data must have shape \(n >= 2, \(2,\)\); got \(4, 3\)"),
+        (lambda: teach(data=torch.zeros(1, 2)), ValueError, r"data must have shape .* got \(1, 2\)"),
+        (lambda: teach(data=torch.zeros(4, 2).long()), TypeError, "data must have a real floating-point dtype"),
+        (lambda: teach(data=torch.zeros(4, 2)), ValueError, "sigma_data must be a finite number > 0"),
+        (lambda: teach(batch=0), ValueError, "batch must be >= 1; got 0"),
+        (lambda: TrainingOptions(iterations=0), ValueError, "iterations must be >= 1; got 0"),
+        (lambda: TrainingOptions(learning_rate=0.0), ValueError, "learning_rate must be a finite number > 0"),
+        (lambda: TrainingOptions(weight_decay=-1.0), ValueError, "weight_decay must be a finite number >= 0"),
+        (lambda: TrainingOptions(warmup=-1), ValueError, "warmup must be >= 0; got -1"),
+        (lambda: TrainingOptions(ema=1.0), ValueError, r"ema must be in \[0, 1\); got 1.0"),
+        (lambda: TrainingOptions(clip=0.0), ValueError, "clip must be a finite number > 0"),
+        (lambda: TrainingOptions(seed=-1), ValueError, "seed must be in"),
+        (lambda: TrainingOptions(checkpoint_every=0), ValueError, "checkpoint_every must be >= 1; got 0"),
+        (lambda: TrainingOptions(precision="float16"), ValueError, "precision must be one of 'float32', 'bfloat16'"),
+    ],
+)
+def test_refusals(call, error, match):
+    with pytest.raises(error, match=match):
+        call()
+    assert not Path("unused").exists()
+
+
+@pytest.mark.xfail(strict=True, reason="an IndexError")
+def test_a_module_with_nothing_to_train_is_refused(tmp_path):
+    """Such as the result of an earlier run, whose parameters require no gradients."""
+    network, loss = problem()
+    with pytest.raises(ValueError, match=r"requires? gradients"):
+        train(network.requires_grad_(False), loss, options(), tmp_path, recorded={}, progress=False)
