@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sdesig.digits.classifier import DigitClassifier
-from sdesig.generator import NetworkDenoiser, SigDEG
+from sdesig.generator import NetworkDenoiser, SigDEG, StepGrid
 from sdesig.sde.reference import GaussianReference
 
 FOLDER = Path(__file__).parent
@@ -31,6 +31,11 @@ def load_digits() -> tuple[Tensor, Tensor]:
 def load_teacher() -> NetworkDenoiser:
     """The pre-trained denoiser, an MLP of 0.4 million parameters."""
     return NetworkDenoiser.load(FOLDER / "teacher")
+
+
+def load_grid() -> StepGrid:
+    """Where the steps lie: chosen by the error of the path-average scheme with the teacher (`choose_grid`)."""
+    return StepGrid.load(FOLDER / "grid.json")
 
 
 def reference(kind: str = "pca") -> GaussianReference:

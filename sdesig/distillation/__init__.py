@@ -1,5 +1,6 @@
 """Distillation of pre-trained denoisers into Sig-DEG: teacher paths, information floor, training, evaluation."""
 
+from sdesig.distillation.choose_grid import choose_grid
 from sdesig.distillation.distill import DistillOptions, distill
 from sdesig.distillation.floor import Floor, information_floor
 from sdesig.distillation.paths import TeacherOptions, TeacherPaths, draw_paths
@@ -12,6 +13,7 @@ __all__ = [
     "TeacherOptions",
     "TeacherPaths",
     "TrainingOptions",
+    "choose_grid",
     "distill",
     "draw_paths",
     "information_floor",

@@ -26,7 +26,7 @@ class PathCache:
     Args:
         folder: made if missing; whole shards that are there are kept.
         paths: number of paths, a multiple of the shards' 512 (or fewer than that).
-        student: whose reference, range, grid and depth the paths have.
+        student: whose reference, range, grid and path depth the paths have; students of less depth can share them.
         teacher: the denoiser.
         options: of the paths.
         seed: of everything random.
@@ -59,7 +59,7 @@ class PathCache:
             "steps": options.steps,
             "cells": options.cells,
             "rows": self.rows,
-            "depth": student.depth,
+            "depth": student.path_depth,
             "snr": list(student.snr),
             "event": list(student.event),
             "clock": student.sde.clock.identity(),
@@ -78,13 +78,13 @@ class PathCache:
                 self.rows,
                 event=student.event,
                 snr=student.snr,
-                depth=student.depth,
+                depth=student.path_depth,
                 grid=student.grid,
                 generator=generator,
             )
             tensors = {"times": drawn.times, "h": drawn.signature.h, "states": drawn.states}
             write_tensors(self._file(k), {**tensors, "coefficients": drawn.signature.coefficients})
-        self._shape = (student.depth, options.cells, self.rows, *student.event)
+        self._shape = (student.path_depth, options.cells, self.rows, *student.event)
         self._device = device
         self._loaded: dict[int, TeacherPaths] = {}
 

@@ -19,6 +19,9 @@ from sdesig.generator.cells import SolverCell
 from sdesig.generator.sig_deg import SigDEG
 from sdesig.sde.canonical_sde import CanonicalSDE, SNRDenoiser
 
+LOCAL_STEPS = 8
+"""Steps of a grid, drawn at random, that a local iteration trains."""
+
 
 @dataclass(frozen=True)
 class DistillOptions:
@@ -115,10 +118,11 @@ def distill(
 
     def loss(iteration: int, generator: torch.Generator) -> tuple[Tensor, int]:
         steps = _draw_steps(options.steps, generator)
-        rows = max(2, options.evaluations // steps)
         if iteration < local_iterations:
             assert data is not None
-            return local_loss(student, sde, data, steps, rows, options.teacher, generator), rows * steps
+            rows = options.evaluations // min(steps, LOCAL_STEPS)
+            return local_loss(student, sde, data, steps, rows, options.teacher, generator), options.evaluations
+        rows = max(2, options.evaluations // steps)
         drawn = (
             draw_paths(
                 sde,
@@ -126,7 +130,7 @@ def distill(
                 rows,
                 event=student.event,
                 snr=student.snr,
-                depth=student.depth,
+                depth=student.path_depth,
                 grid=student.grid,
                 generator=generator,
             )
@@ -170,12 +174,13 @@ def local_loss(
     teacher: TeacherOptions,
     generator: torch.Generator,
 ) -> Tensor:
-    """The same for single steps that start on the exact marginal of data: `rows` for each of the steps of a grid."""
+    """The same for single steps that start on the exact marginal of data: `rows` for each of some steps of a grid."""
     times = coarse_times(student, teacher, steps)
     per_step = max(1, teacher.steps // steps)
     fine = TeacherOptions(teacher.scheme, per_step, per_step)
     errors = []
-    for k, (start, end) in enumerate(pairwise(times.unbind())):
+    for k in torch.randperm(steps, generator=generator, device=generator.device)[:LOCAL_STEPS].tolist():
+        start, end = times[k], times[k + 1]
         clean = data[torch.randint(len(data), (rows,), generator=generator, device=data.device)]
         paths = draw_local(sde, fine, clean, start, end, depth=student.depth, generator=generator)
         u = paths.states[0]

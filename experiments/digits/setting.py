@@ -1,0 +1,97 @@
+"""The students of this experiment: how each is distilled at full length, and the variants of the study."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from sdesig.digits import EVENT, SNR, load_digits, load_grid, load_teacher, reference
+from sdesig.distillation import DistillOptions, TeacherOptions, TrainingOptions, distill
+from sdesig.generator import SigDEG, StepGrid
+
+
+@dataclass(frozen=True)
+class Run:
+    """One distillation.
+
+    Attributes:
+        options: of the distillation.
+        depth, cell, reference: of the student.
+        even: whether its steps are even in log-SNR, rather than on the chosen grid.
+        cache: name of the folder of teacher paths, which runs of one reference and one set of paths share.
+    """
+
+    options: DistillOptions
+    depth: int = 4
+    cell: str = "solver"
+    reference: str = "pca"
+    even: bool = False
+    cache: str = "pca"
+
+
+FULL = DistillOptions(
+    steps=(4, 16),
+    paths=32_768,
+    teacher=TeacherOptions(steps=256, cells=32),
+    training=TrainingOptions(iterations=8000, learning_rate=5e-4, weight_decay=20.0),
+)
+PAPER = DistillOptions(
+    steps=(4, 100),
+    pairs="both",
+    local_share=0.8,
+    paths=4096,
+    teacher=TeacherOptions(scheme="euler", steps=1000, cells=100),
+    training=TrainingOptions(iterations=5000, learning_rate=1e-3),
+)
+"""The plain cell on Euler's scheme with 1000 steps, for 4 to 100 steps."""
+SHORT = replace(
+    FULL,
+    paths=8192,
+    teacher=TeacherOptions(steps=64, cells=32),
+    training=replace(FULL.training, iterations=500, ema=0.99, warmup=50),
+)
+
+
+def longer(options: DistillOptions, iterations: int) -> DistillOptions:
+    """The same with another number of iterations."""
+    return replace(options, training=replace(options.training, iterations=iterations))
+
+
+RUNS = {
+    "depth-4": Run(FULL),
+    "depth-2": Run(longer(FULL, 3500), depth=2),
+    "depth-1": Run(longer(FULL, 2500), depth=1),
+    "plain": Run(PAPER, depth=2, cell="plain", reference="none", even=True, cache="none-euler"),
+    "short": Run(SHORT, cache="pca-short"),
+    "short-local": Run(replace(SHORT, pairs="local"), cache="pca-short"),
+    "short-both": Run(replace(SHORT, pairs="both"), cache="pca-short"),
+    "short-coefficients": Run(replace(SHORT, only_coefficients=True), cache="pca-short"),
+    "short-depth-2": Run(SHORT, depth=2, cache="pca-short"),
+    "short-depth-1": Run(SHORT, depth=1, cache="pca-short"),
+    "short-even": Run(SHORT, even=True, cache="pca-even-short"),
+    "short-none": Run(SHORT, reference="none", cache="none-short"),
+    "short-scalar": Run(SHORT, reference="scalar", cache="scalar-short"),
+}
+
+
+def distilled(name: str, folder: Path) -> SigDEG:
+    """Distil the student of a name in `RUNS`, or go on, or read what is done."""
+    run = RUNS[name]
+    student = folder / name / "student"
+    if student.exists():
+        return SigDEG.load(student)
+    torch.manual_seed(0)
+    made = SigDEG.from_teacher(
+        load_teacher(),
+        event=EVENT,
+        snr=SNR,
+        depth=run.depth,
+        reference=reference(run.reference),
+        cell=run.cell,
+        grid=StepGrid() if run.even else load_grid(),
+    )
+    return distill(
+        made, load_teacher(), run.options, folder / name, data=load_digits()[0], cache=folder / "paths" / run.cache
+    )
