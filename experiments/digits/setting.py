@@ -39,9 +39,7 @@ FULL = DistillOptions(
 )
 PAPER = DistillOptions(
     steps=(4, 100),
-    pairs="both",
-    local_share=0.8,
-    paths=4096,
+    paths=8192,
     teacher=TeacherOptions(scheme="euler", steps=1000, cells=100),
     training=TrainingOptions(iterations=5000, learning_rate=1e-3),
 )

@@ -95,8 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write_json(options.out / "report.json", {"rows": rows, "floors": [vars(floor) for floor in floors]})
     with replacing(options.out / "report.md") as file:
         file.write_text(
-            f"# Sig-DEG on Mixture(1.5, .1)\n\nWritten by `python -m experiments.toy_mixture`. {options.seeds} seeds on "
-            f"the same paths; pathwise RMSE per coordinate of x = y/tau at log-SNR 8; floors from {options.groups} "
+            f"# Sig-DEG on Mixture(1.5, .1)\n\nWritten by `python -m experiments.toy_mixture`. {options.seeds} seeds "
+            f"on the same paths; pathwise RMSE per coordinate of x = y/tau at log-SNR 8; floors from {options.groups} "
             f"pairs of paths, in the clock of the scalar reference.\n\n{markdown_table(rows, COLUMNS)}\n"
             "![errors](errors.png)\n\n![paths](paths.png)\n"
         )
