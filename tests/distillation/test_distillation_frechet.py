@@ -93,7 +93,7 @@ def test_statistics_are_those_of_numpy():
 
 
 def test_the_bias_falls_like_one_over_n():
-    """For n samples of N(0, I) against the law itself: k/n for the mean, and k (k + 1)/(4 n) + o(1/n) for the covariance.
+    """For n samples of N(0, I) against that law: k/n for the mean, and k (k + 1)/(4 n) + o(1/n) for the covariance.
 
     Means over 200 sets of samples, each known to 3 %; bounds are 5 standard errors away, and seeded.
     """
