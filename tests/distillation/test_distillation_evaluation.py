@@ -29,6 +29,8 @@ TURN = torch.tensor([[0.6, -0.8], [0.8, 0.6]], dtype=F64)
 def reference(kind, dtype=torch.float32):
     if kind == "none":
         return GaussianReference(0.0, 0.0)
+    if kind == "mean":
+        return GaussianReference(torch.tensor([0.1, -0.2], dtype=dtype), 0.0)
     if kind == "scalar":
         return GaussianReference(torch.tensor([0.1, -0.2], dtype=dtype), 0.6)
     mean, variance = torch.tensor([0.1, -0.2], dtype=dtype), torch.tensor([0.3, 0.9], dtype=dtype)
@@ -129,6 +131,14 @@ def test_generators_are_compared_on_the_paths_that_they_sample(kind, steps):
     torch.testing.assert_close(other.samples, trained.sample(seeds, steps).values, rtol=1e-4, atol=1e-4)
     assert (other.samples - one.samples).abs().max() > 1e-3
     assert (one.sampler.depth, average.sampler.depth) == (2, None)
+
+
+def test_a_generator_without_a_reference_is_compared_on_the_same_paths():
+    """In the clock of B, though the paths run in that of a reference: untrained it is path-average without one."""
+    plan = [(generator_sampler("untrained", student("mean")), (16,)), (Sampler("path-average", PathAverage()), (16,))]
+    truth, (one, other) = comparison("scalar").run(plan, range(20))
+    torch.testing.assert_close(one.samples, other.samples, rtol=1e-4, atol=1e-4)
+    assert one.rmse[0] < 0.2 * truth.std()
 
 
 def test_a_generator_keeps_its_grid():
@@ -305,8 +315,8 @@ def test_increments_by_sums_over_fine_cells(kind, variance):
 
 @pytest.mark.parametrize("kind", ["scalar", "pca"])
 def test_reclocked_coefficients_are_independent_normals(kind):
-    """On two neighbouring cells of 2^6; false-alarm rate 1e-6. The map is orthogonal to 2e-3, a fifth of a standard error
-    of the variances here."""
+    """On two neighbouring cells of 2^6; false-alarm rate 1e-6. The map is orthogonal to 2e-3, which is a fifth of a
+    standard error of the variances here."""
     path = make_path(kind, 20_000, levels=6, depth=3)
     times = path.grid(64)[30:33]
     moved = reclock(path.partial_signatures(times), times, reference(kind, F64))

@@ -203,6 +203,16 @@ def test_the_fraction_of_a_step_stays_inside(scale):
     assert max(found) - min(found) > 0.1
 
 
+@pytest.mark.xfail(strict=True, reason="tanh rounds to -1: the fraction is 0, and evaluation_snr refuses a step of 0")
+def test_coefficients_at_their_bounds_still_make_a_step():
+    """An output of the network of -2 will do, as it is multiplied by 10."""
+    student = make_student(LAW.denoise_y, REFERENCES["scalar"])
+    for value in (20.0, -20.0):
+        with torch.no_grad():
+            student.cell.coefficients.network[-1].bias[0] = value
+        assert student.sample(3, 2).values.isfinite().all()
+
+
 def test_whatever_the_coefficients_the_path_itself_enters_as_it_is():
     """For a denoiser that knows nothing the state stays the path."""
     cell = shaken(SolverCell(lambda y, snr, conditions, extra: torch.zeros_like(y), 2, 0.8), 0.3)
