@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sdesig._files import replacing, write_json
-from sdesig.digits import EVENT, SNR, load_classifier, load_digits, load_student, load_teacher, reference
+from sdesig.digits import EVENT, SNR, load_classifier, load_digits, load_grid, load_student, load_teacher, reference
 from sdesig.distillation.distill import DistillOptions, distill
 from sdesig.distillation.evaluation import Comparison, Outcome, Sampler, baselines, generator_sampler
 from sdesig.distillation.floor import information_floor
@@ -83,6 +83,7 @@ def run_demo(out: Path, *, seed: int = 0, quick: bool = False) -> None:
             depth=depth,
             groups=size.groups,
             teacher=TeacherOptions(steps=128),
+            grid=load_grid(),
         )
         for depth in (1, 2, 4)
         for steps in tqdm(STEPS, desc=f"floors of depth {depth}", leave=False)
@@ -116,7 +117,9 @@ def run_demo(out: Path, *, seed: int = 0, quick: bool = False) -> None:
 
 def distilled(size: Size, seed: int, out: Path) -> SigDEG:
     """The depth-4 generator, distilled live; its teacher paths are deleted afterwards."""
-    student = SigDEG.from_teacher(load_teacher(), event=EVENT, snr=SNR, depth=4, reference=reference())
+    student = SigDEG.from_teacher(
+        load_teacher(), event=EVENT, snr=SNR, depth=4, reference=reference(), grid=load_grid()
+    )
     options = DistillOptions(
         steps=(4, 16),
         paths=size.paths,
@@ -132,7 +135,7 @@ def distilled(size: Size, seed: int, out: Path) -> SigDEG:
 
 def plan(student: SigDEG, size: Size) -> list[tuple[Sampler, Sequence[int]]]:
     """Samplers and their numbers of steps. All but the depth-4 generator are training-free or shipped."""
-    euler, *others = baselines()
+    euler, *others = baselines(load_grid())
     shipped = [
         generator_sampler("plain Sig-DEG, depth 2 (shipped)", load_student("plain")),
         generator_sampler("Sig-DEG, depth 1 (shipped)", load_student("depth-1")),

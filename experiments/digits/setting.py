@@ -41,14 +41,14 @@ PAPER = DistillOptions(
     steps=(4, 100),
     paths=8192,
     teacher=TeacherOptions(scheme="euler", steps=1000, cells=100),
-    training=TrainingOptions(iterations=5000, learning_rate=1e-3),
+    training=TrainingOptions(iterations=3000, learning_rate=1e-3),
 )
 """The plain cell on Euler's scheme with 1000 steps, for 4 to 100 steps."""
 SHORT = replace(
     FULL,
     paths=8192,
     teacher=TeacherOptions(steps=64, cells=32),
-    training=replace(FULL.training, iterations=500, ema=0.99, warmup=50),
+    training=replace(FULL.training, iterations=300, ema=0.99, warmup=50),
 )
 
 
@@ -59,8 +59,8 @@ def longer(options: DistillOptions, iterations: int) -> DistillOptions:
 
 RUNS = {
     "depth-4": Run(FULL),
-    "depth-2": Run(longer(FULL, 3500), depth=2),
-    "depth-1": Run(longer(FULL, 2500), depth=1),
+    "depth-2": Run(longer(FULL, 2500), depth=2),
+    "depth-1": Run(longer(FULL, 1500), depth=1),
     "plain": Run(PAPER, depth=2, cell="plain", reference="none", even=True, cache="none-euler"),
     "short": Run(SHORT, cache="pca-short"),
     "short-local": Run(replace(SHORT, pairs="local"), cache="pca-short"),

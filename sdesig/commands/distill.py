@@ -8,11 +8,11 @@ from typing import Literal
 
 import tyro
 
-from sdesig.commands.inputs import load_problem, snr_range
+from sdesig.commands.inputs import fitted_reference, load_problem, snr_range, step_grid
 from sdesig.commands.options import CutPathFlags, DistillFlags, MachineFlags, Reference, announce, checked, seeded
 from sdesig.distillation import DistillOptions, TrainingOptions, distill
-from sdesig.generator import SigDEG, StepGrid
-from sdesig.sde import GaussianReference
+from sdesig.generator import SigDEG
+from sdesig.sde import CanonicalSDE
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,9 @@ class Distill:
     """solver: a scheme whose denoiser learns. plain: a network from state to state, the form of the paper."""
     snr: tuple[float, float] | None = None
     """First and last signal-to-noise ratio; default 1/400 and 400 for the digits' teacher, else 1/6400 and 400."""
-    grid: Path | None = None
-    """JSON file with the density of the steps (`StepGrid.save`); default even in log-SNR."""
+    grid: str = "chosen"
+    """Where the steps lie. chosen: by the error of the path-average scheme, measured first (shipped for the digits).
+    even: in log-SNR. Or a JSON file that `StepGrid.save` wrote."""
     out: Path = Path("runs/distill")
     """Folder of the run; the generator goes to its subfolder student."""
     cache: Path | None = None
@@ -50,14 +51,15 @@ class Distill:
         paths = self.teacher_paths.cut_options(self.distillation.steps[1])
         options = checked(DistillOptions, self.distillation, teacher=paths, training=training)
         teacher, data, identity = load_problem(self.teacher, self.data, device)
-        grid = StepGrid() if self.grid is None else StepGrid.load(self.grid)
+        gaussian, snr = fitted_reference(self.reference, data, self.data), snr_range(self.snr, self.teacher)
+        grid = step_grid(self, CanonicalSDE(teacher, reference=gaussian), teacher.event, snr)
         with seeded(training.seed):
             student = SigDEG.from_teacher(
                 teacher,
                 event=teacher.event,
-                snr=snr_range(self.snr, self.teacher),
+                snr=snr,
                 depth=self.depth,
-                reference=GaussianReference.fit(data, self.reference),
+                reference=gaussian,
                 cell=self.cell,
                 grid=grid,
             )
@@ -65,15 +67,14 @@ class Distill:
             **identity,
             "reference": self.reference,
             "snr": student.snr,
-            "cell": self.cell,
             "grid": grid.quantiles,
-            "levels": student.levels,
         }
         announce(
             "distill",
             {
                 **recorded,
                 "depth": self.depth,
+                "cell": self.cell,
                 "distillation": asdict(options),
                 "out": self.out,
                 "cache": self.cache,

@@ -11,13 +11,13 @@ from tqdm import tqdm
 
 from sdesig._checks import check_integer
 from sdesig._files import record_options, replacing, write_json
-from sdesig.commands.inputs import load_models, load_problem, snr_range
+from sdesig.commands.inputs import fitted_reference, load_models, load_problem, snr_range
 from sdesig.commands.options import Reference, announce
 from sdesig.distillation import Floor, information_floor
 from sdesig.distillation.evaluation import Comparison, Outcome, baselines, generator_sampler
 from sdesig.distillation.report import Row, markdown_table, report_rows
-from sdesig.generator import NetworkDenoiser, SigDEG
-from sdesig.sde import CanonicalSDE, GaussianReference
+from sdesig.generator import NetworkDenoiser, SigDEG, StepGrid
+from sdesig.sde import CanonicalSDE
 
 COLUMNS = {
     "method": "method",
@@ -81,7 +81,8 @@ class Evaluate:
         }
         announce("evaluate", {**options, "out": self.out})
         record_options(self.out / "options.json", options)
-        samplers = baselines() if self.baselines else []
+        chosen = models[0].grid if models and models[0].grid != StepGrid() else None
+        samplers = baselines(chosen) if self.baselines else []
         samplers += [generator_sampler(str(name), model) for name, model in zip(self.models, models, strict=True)]
         seeds = range(self.first_seed, self.first_seed + self.n)
         with tqdm(total=self.n, unit="seed") as bar:
@@ -104,7 +105,7 @@ class Evaluate:
     def _comparison(self, teacher: NetworkDenoiser, data: Tensor, models: Sequence[SigDEG]) -> Comparison:
         """On the paths of the generators, or where there are none on those of the flags."""
         if not models:
-            gaussian = GaussianReference.fit(data, self._reference)
+            gaussian = fitted_reference(self._reference, data, self.data)
             return Comparison(teacher, gaussian, teacher.event, snr_range(self.snr, self.teacher))
         for name, value in (("reference", self.reference), ("snr", self.snr)):
             if value is not None:
@@ -122,7 +123,13 @@ class Evaluate:
         sde = CanonicalSDE(comparison.teacher, reference=comparison.reference)
         return [
             information_floor(
-                sde, event=comparison.event, snr=comparison.snr, steps=steps, depth=depth, groups=self.floor_groups
+                sde,
+                event=comparison.event,
+                snr=comparison.snr,
+                steps=steps,
+                depth=depth,
+                groups=self.floor_groups,
+                grid=models[0].grid,
             )
             for depth in sorted({model.depth for model in models})
             for steps in self.steps

@@ -8,10 +8,10 @@ from pathlib import Path
 import tyro
 
 from sdesig._files import write_json
-from sdesig.commands.inputs import load_problem, snr_range
+from sdesig.commands.inputs import fitted_reference, load_problem, snr_range, step_grid
 from sdesig.commands.options import Reference, TeacherPathFlags, announce
 from sdesig.distillation import information_floor
-from sdesig.sde import CanonicalSDE, GaussianReference
+from sdesig.sde import CanonicalSDE
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,9 @@ class Floor:
     snr: tuple[float, float] | None = None
     """First and last signal-to-noise ratio; default as for distill."""
     steps: int = 8
-    """Coarse steps, even in log-SNR."""
+    """Coarse steps."""
+    grid: str = "even"
+    """Where they lie: even in log-SNR, chosen, or a JSON file, as for distill."""
     depth: tuple[int, ...] = (1, 2, 4)
     """Depths of the partial signatures."""
     groups: int = 10_000
@@ -42,15 +44,17 @@ class Floor:
             raise FileExistsError(f"{self.out} exists already; give another --out")
         teacher, data, identity = load_problem(self.teacher, self.data)
         snr, paths = snr_range(self.snr, self.teacher), self.teacher_paths.teacher_options()
+        sde = CanonicalSDE(teacher, reference=fitted_reference(self.reference, data, self.data))
+        grid = step_grid(self, sde, teacher.event, snr)
         options = {
             **identity,
             "reference": self.reference,
             "snr": snr,
+            "grid": grid.quantiles,
             "teacher_scheme": paths.scheme,
             "teacher_steps": paths.steps,
         }
         announce("floor", {**options, "steps": self.steps, "depth": self.depth, "groups": self.groups})
-        sde = CanonicalSDE(teacher, reference=GaussianReference.fit(data, self.reference))
         floors = []
         print("depth  steps  floor (RMSE per coordinate)  median", flush=True)
         for depth in self.depth:
@@ -62,6 +66,7 @@ class Floor:
                 depth=depth,
                 groups=self.groups,
                 teacher=paths,
+                grid=grid,
             )
             floors.append(vars(floor))
             value = f"{floor.rmse:.5f} +- {floor.standard_error:.5f}"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from reprlib import Repr
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -16,7 +17,10 @@ from torch import Tensor
 
 from sdesig import digits
 from sdesig._files import WEIGHTS
+from sdesig.commands.options import Reference
+from sdesig.distillation import choose_grid
 from sdesig.generator import NetworkDenoiser, SigDEG, StepGrid
+from sdesig.sde import CanonicalSDE, GaussianReference
 
 DIGITS = "digits"
 ARRAYS = ("data", "images")
@@ -81,12 +85,49 @@ def load_teacher(teacher: str, device: torch.device | str = "cpu") -> tuple[Netw
     return NetworkDenoiser.load(folder, device), _identity(teacher, folder / WEIGHTS)
 
 
+def fitted_reference(kind: str, data: Tensor, name: str) -> GaussianReference:
+    """The Gaussian reference of a kind of data: the shipped one for the digits."""
+    return digits.reference(kind) if name == DIGITS else GaussianReference.fit(data, kind)
+
+
+class Setting(Protocol):
+    """The flags from which a grid of steps follows."""
+
+    @property
+    def teacher(self) -> str: ...
+    @property
+    def data(self) -> str: ...
+    @property
+    def reference(self) -> Reference: ...
+    @property
+    def snr(self) -> tuple[float, float] | None: ...
+    @property
+    def grid(self) -> str: ...
+
+
+def step_grid(flags: Setting, sde: CanonicalSDE, event: tuple[int, ...], snr: tuple[float, float]) -> StepGrid:
+    """The grid of --grid: "even", "chosen" (the shipped one if this is its setting, else measured), or a file's.
+
+    Raises:
+        FileNotFoundError, ValueError: see `StepGrid.load`.
+    """
+    if flags.grid == "even":
+        return StepGrid()
+    if flags.grid != "chosen":
+        if not Path(flags.grid).is_file():
+            raise FileNotFoundError(f"grid must be 'chosen', 'even' or a JSON file; {flags.grid} does not exist")
+        return StepGrid.load(flags.grid)
+    if (flags.teacher, flags.data, flags.reference, flags.snr) == (DIGITS, DIGITS, "pca", None):
+        return digits.load_grid()
+    return choose_grid(sde, event=event, snr=snr)
+
+
 def load_models(folders: Sequence[Path], event: tuple[int, ...]) -> tuple[list[SigDEG], list[Identity]]:
     """Generators of samples of the shape `event`, all on the same Brownian paths, and which they are.
 
     Raises:
         FileNotFoundError, ValueError: see `SigDEG.load`; one folder twice; samples of another shape; generators with a
-            step grid of their own, or of different ranges, clocks, path depths or references.
+            different grids of steps, ranges, clocks, path depths or references.
     """
     if len({*folders}) < len(folders):
         raise ValueError(f"models must be different folders; got {', '.join(map(str, folders))}")
@@ -94,8 +135,8 @@ def load_models(folders: Sequence[Path], event: tuple[int, ...]) -> tuple[list[S
     for folder, model in zip(folders, models, strict=True):
         if model.event != event:
             raise ValueError(f"models must make samples of shape {event}, as the teacher does; {folder}: {model.event}")
-        if model.grid != StepGrid():
-            raise ValueError(f"models must step evenly in log-SNR to be compared; {folder} has a grid of its own")
+        if model.grid != models[0].grid:
+            raise ValueError(f"models must have one grid of steps to be compared; {folder} and {folders[0]} have two")
         check_same_paths(str(folder), model.path(1).identity, str(folders[0]), models[0].path(1).identity)
         one, other = model.reference, models[0].reference
         if not all(map(torch.equal, (one.mean, *one.basis), (other.mean, *other.basis))):
@@ -132,8 +173,11 @@ def load_problem(teacher: str, data: str, device: torch.device | str = "cpu") ->
 
 
 def snr_range(snr: tuple[float, float] | None, teacher: str) -> tuple[float, float]:
-    """First and last SNR: those that are given, or the default for the teacher."""
-    return snr or (digits.SNR if teacher == DIGITS else SNR)
+    """First and last SNR: those that are given, or the default for the teacher; raise ValueError unless first < last."""
+    low, high = snr or (digits.SNR if teacher == DIGITS else SNR)
+    if not 0 < low < high < math.inf:
+        raise ValueError(f"snr must be (first, last) with 0 < first < last; got {(low, high)}")
+    return low, high
 
 
 def check_same_paths(name: str, identity: Mapping[str, Any], other_name: str, other: Mapping[str, Any]) -> None:

@@ -11,12 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sdesig._files import read_tensors
 from sdesig.digits.classifier import DigitClassifier
 from sdesig.generator import NetworkDenoiser, SigDEG, StepGrid
 from sdesig.sde.reference import GaussianReference
 
 FOLDER = Path(__file__).parent
 EVENT = (64,)
+REFERENCE = "reference.safetensors"
 SNR = (1 / 20**2, 1 / 0.05**2)
 """Noise of standard deviation 20 at the start; .05 is left at the end, less than half a grey level of the data."""
 
@@ -39,8 +41,14 @@ def load_grid() -> StepGrid:
 
 
 def reference(kind: str = "pca") -> GaussianReference:
-    """Mean and variance of the data, by default per principal component."""
-    return GaussianReference.fit(load_digits()[0], kind)
+    """Mean and variance of the data, by default per principal component.
+
+    Those are shipped: eigenvectors computed elsewhere may differ, and with them the paths of a seed.
+    """
+    if kind != "pca":
+        return GaussianReference.fit(load_digits()[0], kind)
+    tensors = read_tensors(FOLDER / REFERENCE)
+    return GaussianReference(tensors["mean"], tensors["variance"], tensors["basis"])
 
 
 def load_classifier() -> DigitClassifier:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from sdesig._checks import check_integer
 from sdesig._files import read_tensors, record_options, write_tensors
+from sdesig._random import generator_for
 from sdesig.distillation.paths import TeacherOptions, TeacherPaths, draw_paths
 from sdesig.generator.sig_deg import SigDEG
 from sdesig.sde.canonical_sde import CanonicalSDE, SNRDenoiser
+from sdesig.sde.reference import GaussianReference
 from sdesig.signature.partial_signature import PartialSignature
 
 SHARD = 512
@@ -63,6 +65,7 @@ class PathCache:
             "snr": list(student.snr),
             "event": list(student.event),
             "clock": student.sde.clock.identity(),
+            "reference": _digest(student.reference),
             "grid": list(student.grid.quantiles),
             "seed": seed,
         }
@@ -71,7 +74,7 @@ class PathCache:
         device = student.get_buffer("mean").device
         missing = [k for k in range(self.shards) if not self._file(k).exists()]
         for k in tqdm(missing, desc="teacher paths", unit="shard", disable=not progress or not missing):
-            generator = torch.Generator(device).manual_seed((seed << 32) + k)
+            generator = generator_for("teacher paths", seed, k, device=device)
             drawn = draw_paths(
                 sde,
                 options,
@@ -98,12 +101,20 @@ class PathCache:
         """Kept in memory once it is read."""
         if k not in self._loaded:
             tensors = {name: value.to(self._device) for name, value in read_tensors(self._file(k)).items()}
-            coefficients: Tensor = tensors["coefficients"]
-            if tuple(coefficients.shape) != self._shape:
-                raise ValueError(f"{self._file(k)} must hold {self._shape}; it holds {tuple(coefficients.shape)}")
-            signature = PartialSignature(tensors["h"], coefficients)
+            _, cells, *values = self._shape
+            wanted = {"coefficients": self._shape, "states": (cells + 1, *values), "times": (cells + 1,)}
+            found = {name: tuple(value.shape) for name, value in tensors.items()}
+            if found.keys() != {*wanted, "h"} or any(found[name] != shape for name, shape in wanted.items()):
+                raise ValueError(f"{self._file(k)} must hold tensors of the shapes {wanted}; it holds {found}")
+            signature = PartialSignature(tensors["h"], tensors["coefficients"])
             self._loaded[k] = TeacherPaths(tensors["times"].cpu(), signature, tensors["states"])
         return self._loaded[k]
 
     def _file(self, k: int) -> Path:
         return self.folder / f"paths-{k:05d}.safetensors"
+
+
+def _digest(reference: GaussianReference) -> str:
+    """A hash of mean, variance and basis."""
+    values = (reference.mean, reference.variance, *reference.basis)
+    return hashlib.sha256(b"".join(value.cpu().numpy().tobytes() for value in values)).hexdigest()

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from sdesig._checks import check_integer
+from sdesig._random import generator_for
 from sdesig.distillation.paths import draw_signature, snr_times, teacher_scheme, teacher_states
 from sdesig.generator.grid import StepGrid
 from sdesig.sde.canonical_sde import CanonicalSDE
@@ -54,7 +55,7 @@ def choose_grid(
     check_integer("fine_per_cell", fine_per_cell, 2)
     check_integer("paths", paths, 2)
     times = snr_times(snr, StepGrid(), cells * fine_per_cell)
-    generator = torch.Generator(device).manual_seed(check_integer("seed", seed, 0, 2**30))
+    generator = generator_for("grid", check_integer("seed", seed, 0), device=device)
     shape = (paths, *event)
     start = sde.start(torch.randn(shape, generator=generator, device=device), times[0])
     fine = draw_signature(sde, times, shape, 2, generator, start.dtype)

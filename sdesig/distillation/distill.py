@@ -90,11 +90,9 @@ def distill(
             raise ValueError(f"data must be given for pairs {options.pairs!r}")
         if tuple(check_floating("data", data).shape[1:]) != student.event:
             raise ValueError(f"data must have shape (n, *{student.event}); got {tuple(data.shape)}")
-    if options.only_coefficients:
-        if not isinstance(student.cell, SolverCell):
-            raise ValueError("only_coefficients must be False with a plain cell, which has none")
-        student.requires_grad_(False)
-        student.cell.coefficients.requires_grad_(True)
+    if options.only_coefficients and not isinstance(student.cell, SolverCell):
+        raise ValueError("only_coefficients must be False with a plain cell, which has none")
+    student.cell.set_trainable(only_coefficients=options.only_coefficients)
     folder = Path(out)
     sde = CanonicalSDE(teacher, reference=student.reference)
     needs_paths = options.pairs != "local" and options.paths > 0
@@ -145,6 +143,7 @@ def distill(
         "distillation": asdict(options),
         "event": list(student.event),
         "depth": student.depth,
+        "cell": student.kind,
     }
     trained = train(student, loss, options.training, folder, recorded=described, progress=progress)
     trained.save(folder / "student")

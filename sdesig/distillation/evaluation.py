@@ -8,14 +8,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sdesig._checks import check_integer
 from sdesig.brownian import BrownianPath
-from sdesig.distillation.paths import coarse_ends
 from sdesig.distillation.reclock import reclock
 from sdesig.distillation.statistics import root_mean_square
+from sdesig.generator.grid import StepGrid
 from sdesig.generator.sig_deg import SigDEG
 from sdesig.sde.canonical_sde import CanonicalSDE, SNRDenoiser
 from sdesig.sde.reference import GaussianReference
@@ -35,6 +36,7 @@ class Sampler(NamedTuple):
         referenced: whether it works in the variables of the Gaussian reference, or in those without one.
         eta: stochasticity, 1 or 0; at 0 there is another limit than the paths', and so no pathwise error.
         depth: of the partial signatures, for generators.
+        grid: where its steps lie; default even in log-SNR.
     """
 
     name: str
@@ -42,22 +44,26 @@ class Sampler(NamedTuple):
     referenced: bool = False
     eta: float = 1.0
     depth: int | None = None
+    grid: StepGrid = StepGrid()
 
 
-def baselines() -> list[Sampler]:
-    """Training-free samplers with one evaluation per step."""
+def baselines(grid: StepGrid | None = None) -> list[Sampler]:
+    """Training-free samplers with one evaluation per step; with a grid also the best of them on it."""
+    chosen = Sampler("path-average, reference, chosen grid", PathAverage(), referenced=True, grid=grid or StepGrid())
     return [
         Sampler("Euler = SDE-DPM-Solver++(1)", DPMSolver1()),
         Sampler("DDIM", DPMSolver1(), eta=0.0),
         Sampler("SDE-DPM-Solver++(2M)", DPMSolver2M()),
         Sampler("path-average", PathAverage()),
         Sampler("path-average, reference", PathAverage(), referenced=True),
+        *([] if grid is None else [chosen]),
     ]
 
 
 def generator_sampler(name: str, generator: SigDEG) -> Sampler:
     """A generator as a sampler."""
-    return Sampler(name, generator.cell, referenced=True, depth=generator.depth)
+    referenced = bool((generator.reference.variance > 0).any())
+    return Sampler(name, generator.cell, referenced=referenced, depth=generator.depth, grid=generator.grid)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,12 +130,19 @@ class Comparison:
             progress: called with the number of seeds done.
 
         Raises:
-            ValueError: more steps than cells.
+            ValueError: no seeds, two samplers of one name, more steps than the cells or a sampler's grid allow.
         """
         cells_count = 2**self.levels
-        for _, counts in plan:
+        if not len(seeds):
+            raise ValueError("seeds must not be empty")
+        names = [sampler.name for sampler, _ in plan]
+        if len({*names}) < len(names):
+            raise ValueError(f"samplers must have different names; got {names}")
+        path = self._path(seeds[:1])
+        for sampler, counts in plan:
             for steps in counts:
                 check_integer("steps", steps, 1, cells_count)
+                sampler.grid.times(path, steps)
         truths: list[Tensor] = []
         made: dict[tuple[str, int], list[Tensor]] = {}
         for first in range(0, len(seeds), self.batch):
@@ -165,7 +178,7 @@ class Comparison:
         started = time.perf_counter()
         sde = self._sde(sampler.referenced, sampler.eta)
         path = self._path(range(rows), None if sampler.eta == 0.0 else sde)
-        times = path.grid(steps)
+        times = sampler.grid.times(path, steps)
         start = sde.start(path.initial_noise(), times[0])
         signature = path.partial_signatures(times)
         sde.noisy_data(run_steps(sampler.scheme, sde, "additive", start, times, [signature])[-1], times[-1])
@@ -174,7 +187,7 @@ class Comparison:
     def _end(self, sampler: Sampler, steps: int, y: Tensor, times: Tensor, cells: PartialSignature) -> Tensor:
         """x at the last SNR, from the canonical y at the first, at eta = 1."""
         sde = self._sde(sampler.referenced, sampler.eta)
-        ends = coarse_ends(len(times) - 1, steps)
+        ends = np.rint(sampler.grid.positions(steps) * (len(times) - 1)).astype(int).tolist()
         # the canonical y of another eta is tau^((eta^2 - 1)/2) times that of eta = 1
         start = sde.reference.to_reference(y * times[0].item() ** ((sampler.eta**2 - 1) / 2), times[0], sampler.eta)[0]
         joined = join_steps(cells, ends)

@@ -10,6 +10,7 @@ from itertools import pairwise
 import torch
 
 from sdesig._checks import check_integer
+from sdesig._random import generator_for
 from sdesig.distillation.paths import TeacherOptions, draw_signature, snr_times, teacher_scheme, teacher_states
 from sdesig.distillation.statistics import root_mean_square
 from sdesig.generator.grid import StepGrid
@@ -77,6 +78,7 @@ def information_floor(
     check_integer("steps", steps, 1)
     check_integer("depth", depth, 1)
     check_integer("groups", groups, 2)
+    check_integer("seed", seed, 0, 2**63 - 1)
     teacher, grid = teacher or TeacherOptions(), grid or StepGrid()
     fine_per_step = math.ceil(teacher.steps / steps)
     times = snr_times(snr, grid, steps)
@@ -89,7 +91,7 @@ def information_floor(
     rows = max(1, min(groups, _NUMBERS_AT_ONCE // numbers))
     differences = []
     for first in range(0, groups, rows):
-        generator = torch.Generator(device).manual_seed((check_integer("seed", seed, 0, 2**30) << 32) + first)
+        generator = generator_for("floor", seed, first, device=device)
         shape = (min(rows, groups - first), *event)
         noise = torch.randn(shape, generator=generator, dtype=dtype, device=device)
         one = draw_signature(sde, fine_times, shape, fine_depth, generator, dtype)

@@ -27,7 +27,8 @@ def report_rows(
     seconds_per_1000, n, and the Frechet distances.
 
     Args:
-        floors: a generator's row gets the one of its depth and steps.
+        floors: in the clock of the reference and on the generators' grid; a generator with that reference gets the one
+            of its depth and steps.
         features: names of Frechet distances, and the features (n, *event) -> (n, k) that each is of; they become the
             columns "frechet_distance" (the first) and "frechet_distance_<name>" (all others).
         real: data (m, *event), to which the distances are measured.
@@ -40,7 +41,7 @@ def report_rows(
     rows = []
     for outcome in outcomes:
         rmse, error = outcome.rmse
-        floor = found.get((outcome.sampler.depth or 0, outcome.steps))
+        floor = found.get((outcome.sampler.depth or 0, outcome.steps)) if outcome.sampler.referenced else None
         row: Row = {
             "method": outcome.sampler.name,
             "depth": outcome.sampler.depth,
@@ -119,7 +120,7 @@ def image_figure(lines: Sequence[tuple[str, Tensor]], *, title: str = "") -> Fig
     from matplotlib.figure import Figure
 
     columns, size = len(lines[0][1]), lines[0][1].shape[-1]
-    figure = Figure(figsize=(2.6 + 0.52 * columns, 0.4 + 0.54 * len(lines)), layout="constrained")
+    figure = Figure(figsize=(3.2 + 0.52 * columns, 0.4 + 0.54 * len(lines)), layout="constrained")
     for axis, (name, images) in zip(figure.subplots(len(lines), 1, squeeze=False)[:, 0], lines, strict=True):
         gap = torch.ones(columns, size, 1)
         strip = torch.cat([images.clamp(-1, 1).cpu(), gap], 2).permute(1, 0, 2).reshape(size, -1)

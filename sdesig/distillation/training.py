@@ -21,6 +21,8 @@ from tqdm import tqdm
 
 from sdesig._checks import check_choice, check_integer, check_real
 from sdesig._files import read_tensors, record_options, replacing, write_tensors
+from sdesig._random import generator_for
+from sdesig.generator.networks import Network
 
 CHECKPOINT, OPTIONS, STATS = "checkpoint.safetensors", "options.json", "stats.jsonl"
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -48,7 +50,7 @@ class TrainingOptions:
     checkpoint_every: int = 500
     """Iterations between checkpoints."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the network's matrix products (autocast); weights stay in float32."""
+    """Of what our networks compute while they are trained (autocast); weights and all else stay in float32."""
 
     def __post_init__(self) -> None:
         check_integer("iterations", self.iterations, 1)
@@ -86,12 +88,17 @@ def train(
         The moving average, a copy of the module.
 
     Raises:
-        ValueError: the folder has a run with other options.
+        ValueError: nothing to train, a folder with a run of other options.
         FloatingPointError: a loss or gradient that is not finite; the last checkpoint is kept.
     """
     parameters = [p for p in module.parameters() if p.requires_grad]
+    if not parameters:
+        raise ValueError("module must have parameters that require gradients")
     device = parameters[0].device
     average = copy.deepcopy(module).requires_grad_(False)
+    for part in module.modules():
+        if isinstance(part, Network):
+            part.mixed_precision = options.precision == "bfloat16"
     optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate, weight_decay=options.weight_decay, fused=True)
     record_options(out / OPTIONS, {**recorded, "training": asdict(options)})
     first = 0
@@ -103,9 +110,8 @@ def train(
     for iteration in bar:
         for group in optimizer.param_groups:
             group["lr"] = options.learning_rate * _schedule(iteration, options)
-        generator = torch.Generator(device).manual_seed((options.seed << 32) + iteration)
-        with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):
-            value, count = loss(iteration, generator)
+        generator = generator_for("training", options.seed, iteration, device=device)
+        value, count = loss(iteration, generator)
         optimizer.zero_grad(set_to_none=True)
         value.backward()
         norm = nn.utils.clip_grad_norm_(parameters, options.clip)
@@ -148,9 +154,17 @@ def _average(average: nn.Module, module: nn.Module, decay: float) -> None:
 def _forget_later_stats(path: Path, iteration: int) -> None:
     """Drop lines of iterations after the checkpoint from which training goes on."""
     if path.exists():
-        lines = [line for line in path.read_text().splitlines() if json.loads(line)["iteration"] <= iteration]
+        lines = [line for line in path.read_text().splitlines() if _iteration(line) <= iteration]
         with replacing(path) as temporary:
             temporary.write_text("".join(line + "\n" for line in lines))
+
+
+def _iteration(line: str) -> float:
+    """Of a line of the statistics; infinite for one that was cut off."""
+    try:
+        return json.loads(line)["iteration"]
+    except json.JSONDecodeError:
+        return math.inf
 
 
 def _save(

@@ -87,6 +87,12 @@ class Cell(nn.Module, ReverseScheme):
             steps.truncate(self.depth).coefficients.movedim(0, 1),
         )
 
+    def set_trainable(self, *, only_coefficients: bool = False) -> None:
+        """Let gradients be taken with respect to all that is learned, or to the numbers of `StepCoefficients` alone."""
+        for name, value in self.named_parameters():
+            fixed = ".base." in name
+            value.requires_grad_(not fixed and (not only_coefficients or name.startswith("coefficients.")))
+
     @abstractmethod
     def memory_at(self, sde: CanonicalSDE, before: Tensor, start: Tensor, u: Tensor, generator: torch.Generator) -> Any:
         """A memory as the step before would have left it, where only the state u at its end is known.
@@ -131,9 +137,8 @@ class StepCoefficients(nn.Module):
 
     def forward(self, conditions: Tensor) -> tuple[Tensor, Tensor]:
         """p, in (0, 2/3), float64, and (m, a, b, w_0, ..., w_{depth-1}), for the conditions of one step."""
-        with torch.autocast(conditions.device.type, enabled=False):
-            change = SPEED * gate(conditions) * self.network(conditions.to(self.solver))
-        return (1 + torch.tanh(change[0].double())) / 3, self.solver + change[1:]
+        change = SPEED * gate(conditions) * self.network(conditions.to(self.solver))
+        return (1 + 0.99 * torch.tanh(change[0].double())) / 3, self.solver + change[1:]
 
 
 class SolverCell(Cell):

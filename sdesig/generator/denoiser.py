@@ -56,6 +56,7 @@ class NetworkDenoiser(CanonicalDenoiser):
             FileNotFoundError, TypeError, ValueError: see `sdesig._files.load_state`; a configuration that is not one.
         """
         config = load_config(Path(folder), "denoiser")
-        network = make_network(config.get("network", {}))
+        with torch.random.fork_rng(devices=[]):  # what it is initialized with is overwritten
+            network = make_network(config.get("network", {}))
         load_state(Path(folder), network)
         return cls(network, config.get("sigma_data", 0.0)).to(device).eval()

@@ -48,9 +48,12 @@ class Network(nn.Module):
     """
 
     event: tuple[int, ...]
+    mixed_precision: bool
+    """Whether to compute in bfloat16 (autocast); the result has the dtype of x."""
 
     def __init__(self, conditions: int, extra: int) -> None:
         super().__init__()
+        self.mixed_precision = False
         self.conditions = check_integer("conditions", conditions, 0)
         self.extra = check_integer("extra", extra, 0)
         self.features = FourierFeatures()
@@ -80,6 +83,22 @@ class Network(nn.Module):
             numbers = conditions.to(noise).reshape(-1, self.conditions)
             value = value + self.embed_conditions(self.features(numbers))
         return nn.functional.silu(self.embed_out(nn.functional.silu(value)))
+
+    @abstractmethod
+    def compute(self, x: Tensor, noise: Tensor, conditions: Tensor | None, extra: Tensor | None) -> Tensor:
+        """What `forward` returns, for inputs that are checked."""
+
+    def forward(
+        self, x: Tensor, noise: Tensor, conditions: Tensor | None = None, extra: Tensor | None = None
+    ) -> Tensor:
+        """(batch, *event), like x; see the module for the inputs.
+
+        Raises:
+            ValueError: inputs of other shapes than this network was made for.
+        """
+        self.check_inputs(x, extra)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.mixed_precision):
+            return self.compute(x, noise, conditions, extra).to(x)
 
     def check_inputs(self, x: Tensor, extra: Tensor | None) -> None:
         """Raise ValueError unless x is (batch, *event) and extra (batch, extra, *event)."""
@@ -139,11 +158,8 @@ class MLP(Network):
         """See the class."""
         zeros(self.final)
 
-    def forward(
-        self, x: Tensor, noise: Tensor, conditions: Tensor | None = None, extra: Tensor | None = None
-    ) -> Tensor:
-        """(batch, dim); see the module."""
-        self.check_inputs(x, extra)
+    def compute(self, x: Tensor, noise: Tensor, conditions: Tensor | None, extra: Tensor | None) -> Tensor:
+        """See the class."""
         scales, shifts = self.modulate(self.embed(noise, conditions)).unflatten(-1, (2, self.blocks, -1)).unbind(1)
         h = self.first(x)
         if self.first_extra is not None and extra is not None:
@@ -206,11 +222,8 @@ class UNet(Network):
         """See the class."""
         zeros(self.final[-1])
 
-    def forward(
-        self, x: Tensor, noise: Tensor, conditions: Tensor | None = None, extra: Tensor | None = None
-    ) -> Tensor:
-        """(batch, channels, size, size); see the module."""
-        self.check_inputs(x, extra)
+    def compute(self, x: Tensor, noise: Tensor, conditions: Tensor | None, extra: Tensor | None) -> Tensor:
+        """See the class."""
         embedding = self.embed(noise, conditions)
         h = self.first(x)
         if self.first_extra is not None and extra is not None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,10 @@ from sdesig.solvers import solve
 from sdesig.solvers.driver import Callback
 
 CELLS = ("solver", "plain")
+CONFIG_KEYS = {
+    *("type", "cell", "corrects_a_denoiser", "network", "depth", "sigma_data", "event", "snr", "levels"),
+    *("path_depth", "grid", "mean", "variance", "basis"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,11 +73,14 @@ class Samples:
         if not Path(file).is_file():
             raise FileNotFoundError(f"{file} does not exist")
         try:
-            with np.load(file, allow_pickle=False) as arrays:
-                identity = json.loads(str(arrays["identity"]))
-                return cls(torch.from_numpy(arrays["values"]), int(arrays["steps"]), identity)
-        except (KeyError, ValueError, OSError) as error:
-            raise ValueError(f"{file} is not a file of samples: {error}") from None
+            with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+                identity = dict(json.loads(str(arrays["identity"])))
+                samples = cls(torch.from_numpy(arrays["values"]), int(arrays["steps"]), identity)
+                if len(samples.seeds) != len(samples.values):
+                    raise ValueError(f"{len(samples.values)} values of {len(samples.seeds)} seeds")
+                return samples
+        except (KeyError, ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"{file} is not a file of samples: {error!r}") from None
 
 
 class SigDEG(nn.Module):
@@ -163,6 +172,8 @@ class SigDEG(nn.Module):
         event = tuple(event)
         if sigma_data is None:
             sigma_data = getattr(teacher, "sigma_data", None) or reference.variance.mean().sqrt().item()
+            if sigma_data == 0:
+                raise ValueError("sigma_data must be given, for neither the teacher nor the reference tells it")
         if isinstance(teacher, NetworkDenoiser) and teacher.event != event:
             raise ValueError(f"event must be {teacher.event}, the teacher's; got {event}")
         made: Cell
@@ -186,6 +197,11 @@ class SigDEG(nn.Module):
                 else SolverCell(CorrectedDenoiser(teacher, network, sigma_data), depth, sigma_data)
             )
         return cls(made, reference, event=event, snr=snr, levels=levels, path_depth=path_depth, grid=grid)
+
+    @property
+    def kind(self) -> str:
+        """Of its cell, one of `CELLS`."""
+        return "plain" if isinstance(self.cell, PlainCell) else "solver"
 
     @property
     def depth(self) -> int:
@@ -262,7 +278,7 @@ class SigDEG(nn.Module):
         network = self.cell.network if isinstance(self.cell, PlainCell) else denoiser.network
         config = {
             "type": "sig_deg",
-            "cell": "plain" if isinstance(self.cell, PlainCell) else "solver",
+            "cell": self.kind,
             "corrects_a_denoiser": isinstance(denoiser, CorrectedDenoiser),
             "network": network_config(network),
             "depth": self.depth,
@@ -294,9 +310,14 @@ class SigDEG(nn.Module):
         """
         folder = Path(folder)
         config = load_config(folder, "sig_deg")
+        unknown = sorted(config.keys() - CONFIG_KEYS)
+        if unknown:
+            raise ValueError(f"{folder}/config.json must have the keys {CONFIG_KEYS}; it also has {unknown}")
         try:
+            check_choice("cell", config["cell"], CELLS)
             depth, sigma_data, plain = config["depth"], config["sigma_data"], config["cell"] == "plain"
-            network = make_network(config["network"])
+            with torch.random.fork_rng(devices=[]):  # what it is initialized with is overwritten
+                network = make_network(config["network"])
             if config["corrects_a_denoiser"] != (denoiser is not None):
                 needed = "must" if config["corrects_a_denoiser"] else "must not"
                 raise ValueError(f"denoiser {needed} be given for the generator in {folder}")

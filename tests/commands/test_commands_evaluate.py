@@ -113,7 +113,7 @@ def test_evaluate_refuses_another_basis_or_grid(tmp_path, problem, fails):
     assert "snr must not be given with models" in fails(*command, "--snr", "1", "2")
     config = json.loads((tmp_path / "moved" / "config.json").read_text())
     (tmp_path / "moved" / "config.json").write_text(json.dumps({**config, "grid": [0.0, 0.7, 1.0]}))
-    assert "has a grid of its own" in fails(*command[:-1], tmp_path / "moved")
+    assert "must have one grid of steps" in fails(*command, tmp_path / "moved")
 
 
 def test_floor_is_the_librarys(tmp_path, problem, capsys):

@@ -239,12 +239,12 @@ def test_config_values_are_checked_by_the_parser(tmp_path, capsys):
         (["--iterations", "0"], "iterations must be >= 1; got 0"),
         (["--learning-rate", "nan"], "learning_rate must be a finite number > 0; got nan"),
         (["--depth", "0"], "depth must be >= 1; got 0"),
-        (["--snr", "2", "1"], "snr must be (first, last) with first < last; got (2.0, 1.0)"),
+        (["--snr", "2", "1"], "snr must be (first, last) with 0 < first < last; got (2.0, 1.0)"),
         (["--threads", "0"], "threads must be >= 1; got 0"),
         (["--cell", "plain", "--only-coefficients"], "only_coefficients must be False with a plain cell"),
         (["--paths", "1000"], "paths must be a multiple of 512; got 1000"),
         (["--device", "nowhere"], "device must be one that torch can use here; got 'nowhere'"),
-        (["--grid", "nothing.json"], "No such file or directory: 'nothing.json'"),
+        (["--grid", "nothing.json"], "grid must be 'chosen', 'even' or a JSON file; nothing.json does not exist"),
         (["--teacher", "nowhere"], "teacher must be 'digits' or a folder with a denoiser; nowhere is not a folder"),
         (["--teacher", "digits"], "data must have the shape of the teacher's, (64,);"),
     ],
@@ -255,7 +255,7 @@ def test_distill_refuses(flags, message, tmp_path, problem, fails):
 
 
 def test_a_folder_with_another_run_is_refused(tmp_path, problem, fails):
-    command = ["distill", *problem.flags, *STUDENT, "--paths", "0", "--out", str(tmp_path)]
+    command = ["distill", *problem.flags, *STUDENT, "--grid", "even", "--paths", "0", "--out", str(tmp_path)]
     main(command)
     assert "(depth: 2, now 3)" in fails(*command, "--depth", "3")
     assert "(cell: 'solver', now 'plain')" in fails(*command, "--cell", "plain")

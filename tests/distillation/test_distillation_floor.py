@@ -159,7 +159,6 @@ def test_one_seed_is_one_value():
     assert 0 < one.median < 2 * one.rmse
 
 
-@pytest.mark.xfail(strict=True, reason="a CPU generator takes the low 32 bits of a seed alone; seeds are shifted by 32")
 def test_another_seed_is_another_value():
     assert floor(groups=50, seed=3).rmse != floor(groups=50, seed=4).rmse
 

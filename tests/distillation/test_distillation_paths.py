@@ -310,7 +310,6 @@ def test_a_cache_resumes_with_the_shards_that_are_missing(tmp_path):
     assert not [file for file in tmp_path.iterdir() if file.name.startswith(".")]
 
 
-@pytest.mark.xfail(strict=True, reason="a CPU generator takes the low 32 bits of a seed alone; seeds are shifted by 32")
 def test_the_paths_of_another_seed_are_others(tmp_path):
     one, other = (make_cache(tmp_path / str(seed), 40, seed=seed).draw(40, seeded()) for seed in (0, 1))
     assert (one.states - other.states).abs().max() > 0.1
@@ -394,7 +393,6 @@ def test_a_cache_of_other_options_is_refused(changes, match, tmp_path):
     assert state_of(shards(tmp_path)) == before
 
 
-@pytest.mark.xfail(strict=True, reason="options.json of a cache has the reference's variance, not its mean and basis")
 @pytest.mark.parametrize(
     "mean, basis", [(1.0, [TURN.float()]), (0.0, None), (0.0, [TURN.float().mT])], ids=["mean", "none", "turned"]
 )
@@ -430,7 +428,7 @@ def shorten(file):
         (truncate, "not a complete safetensors file"),
         (lambda file: file.write_bytes(b""), "not a complete safetensors file"),
         (lambda file: torch.save({"times": torch.zeros(3)}, file), "pickles are not loaded"),
-        (shorten, r"must hold \(2, 2, 40, 2\); it holds \(2, 2, 39, 2\)"),
+        (shorten, r"must hold tensors of the shapes .*\(2, 2, 40, 2\).*; it holds .*\(2, 2, 39, 2\)"),
     ],
 )
 def test_a_shard_that_is_not_whole_is_refused(change, match, tmp_path):

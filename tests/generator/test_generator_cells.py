@@ -203,7 +203,6 @@ def test_the_fraction_of_a_step_stays_inside(scale):
     assert max(found) - min(found) > 0.1
 
 
-@pytest.mark.xfail(strict=True, reason="tanh rounds to -1: the fraction is 0, and evaluation_snr refuses a step of 0")
 def test_coefficients_at_their_bounds_still_make_a_step():
     """An output of the network of -2 will do, as it is multiplied by 10."""
     student = make_student(LAW.denoise_y, REFERENCES["scalar"])

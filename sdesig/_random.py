@@ -1,0 +1,16 @@
+"""Generators that are seeded by what they are for."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+
+def generator_for(purpose: str, *numbers: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator seeded by a hash of a purpose and numbers: the same for the same ones, unrelated for others.
+
+    A hash, because torch's generator on the CPU sees only the low 32 bits of its seed.
+    """
+    digest = hashlib.sha256(repr((purpose, *numbers)).encode()).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
