@@ -88,8 +88,8 @@ def full_table(runs: Path, seeds: int, groups: int, out: Path) -> None:
     )
     titles = {"target": "target", "measured": "measured (95 %)", "passed": "passed"}
     text = (
-        f"# Sig-DEG on 8x8 digits, full training\n\nWritten by `python -m experiments.digits`. {seeds} seeds on the same "
-        f"paths, pathwise RMSE per pixel against the converged path (images in [-1, 1]); floors from {groups} pairs of "
+        f"# Sig-DEG on 8x8 digits, full training\n\nWritten by `python -m experiments.digits`. {seeds} seeds on the "
+        f"same paths, pathwise RMSE per pixel against the converged path (images in [-1, 1]); floors from {groups} pairs of "
         f"paths in the clock of the reference per principal component, on the chosen grid; Frechet distances (FD) to "
         f"the 1797 real digits on the 32 features of the shipped classifier and on pixels; moving averages of the "
         f"weights. A ratio passes if its 95 % interval lies below target + .03; a Frechet ratio if below the target.\n"
@@ -156,12 +156,12 @@ def targets(
                 }
             )
         own = FeatureStatistics.of(features(converged))
-        one, other = (own.distance(FeatureStatistics.of(features(found[name, 10].samples))) for name in (average, two))
+        near, far = (own.distance(FeatureStatistics.of(features(found[name, 10].samples))) for name in (average, two))
     lines.append(
         {
             "target": f"{average}, 10 steps: FD (classifier) to the converged samples not above 2M's",
-            "measured": f"{one:.3f} against {other:.3f}",
-            "passed": "yes" if one <= other else "no",
+            "measured": f"{near:.3f} against {far:.3f}",
+            "passed": "yes" if near <= far else "no",
         }
     )
     return lines

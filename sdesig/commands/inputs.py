@@ -173,7 +173,7 @@ def load_problem(teacher: str, data: str, device: torch.device | str = "cpu") ->
 
 
 def snr_range(snr: tuple[float, float] | None, teacher: str) -> tuple[float, float]:
-    """First and last SNR: those that are given, or the default for the teacher; raise ValueError unless first < last."""
+    """First and last SNR: those given, or the default for the teacher; raise ValueError unless first < last."""
     low, high = snr or (digits.SNR if teacher == DIGITS else SNR)
     if not 0 < low < high < math.inf:
         raise ValueError(f"snr must be (first, last) with 0 < first < last; got {(low, high)}")
