@@ -1,7 +1,9 @@
-"""Exact partial signatures, consistent Brownian paths and SDE numerics on torchsde."""
+"""Exact partial signatures, consistent Brownian paths and SDE numerics on torchsde, and Sig-DEG."""
 
 from sdesig.brownian import BrownianPath, SNRClock, UniformClock
 from sdesig.convergence import OrderEstimate, strong_order, weak_order
+from sdesig.distillation import distill, information_floor
+from sdesig.generator import SigDEG
 from sdesig.sde import (
     EDM,
     SDE,
@@ -42,11 +44,14 @@ __all__ = [
     "OrderEstimate",
     "PartialSignature",
     "SNRClock",
+    "SigDEG",
     "SubVP",
     "TensorSeries",
     "UniformClock",
+    "distill",
     "expected_signature",
     "gaussian_word_covariance",
+    "information_floor",
     "iterated_integrals",
     "levy_area",
     "sample_partial_signature",

@@ -8,12 +8,16 @@ import torch
 README = Path(__file__).parent.parent / "README.md"
 
 
-def test_examples_run():
+def test_examples_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
     assert len(blocks) >= 6
     names: dict[str, object] = {}
     for block in blocks:
         exec(compile(block, str(README), "exec"), names)
+        if "distill(" in block:
+            difference = names["samples"].values - names["again"].values
+            assert difference.square().mean().sqrt() < 0.4 * names["again"].values.std()
     step, again = names["step"], names["again"]
     assert (step.coefficients - again.coefficients).abs().max() < 1e-5
     words = names["words_for_scheme"](strong=1.5, noise="additive")

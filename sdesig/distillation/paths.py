@@ -26,8 +26,9 @@ class TeacherOptions:
 
     scheme: str = "path_average"
     """path_average, euler (SDE-DPM-Solver++(1), the discretization of the paper's teacher) or dpm_solver_2m."""
-    steps: int = 256
-    """Of the fine grid, over the whole range of SNR."""
+    steps: int = 512
+    """Of the fine grid, over the whole range of SNR. On the digits, half as many move a path by .0006 per pixel, a
+    hundredth of the error of the best generator in 8 steps."""
     cells: int = 64
     """Parts into which a path is cut: coarse steps are made of whole cells. They divide the steps."""
 
