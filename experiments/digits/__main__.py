@@ -1,7 +1,7 @@
 """`python -m experiments.digits`: the students at full length, the targets, and the study of what matters.
 
 Resumes where it was stopped; about two hours on one core. Results go to experiments/digits/results, runs to
-runs/digits. `--ship` copies the students that the package ships.
+runs/digits. `--part ship` copies the students that the package ships into it.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ def full_table(runs: Path, seeds: int, groups: int, out: Path) -> None:
         f"# Sig-DEG on 8x8 digits, full training\n\nWritten by `python -m experiments.digits`. {seeds} seeds on the "
         f"same paths, pathwise RMSE per pixel against the converged path (images in [-1, 1]); floors from {groups} "
         f"pairs of paths in the clock of the reference per principal component, on the chosen grid; Frechet distances "
-        f"(FD) to the 1797 real digits on the 32 features of the shipped classifier and on pixels; moving averages of the "
-        f"weights. A ratio passes if its 95 % interval lies below target + .03; a Frechet ratio if below the target.\n"
+        f"(FD) to the 1797 real digits on the 32 features of the shipped classifier and on pixels; moving averages of "
+        f"the weights. A ratio passes if its 95 % interval lies below target + .03; a Frechet ratio if below the target.\n"
         f"\n{markdown_table(rows, COLUMNS)}\n## Targets\n\n{markdown_table(verdicts, titles)}\n"
         "![errors](errors.png)\n\n![steps](steps.png)\n"
     )
@@ -274,16 +274,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=2000)
     parser.add_argument("--study-seeds", type=int, default=500)
     parser.add_argument("--groups", type=int, default=4000, help="pairs of paths of a floor")
-    parser.add_argument("--ship", action="store_true", help="only copy the shipped students into the package")
+    parser.add_argument("--part", choices=("all", "table", "study", "ship"), default="all", help="ship: copy students")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    if options.ship:
+    if options.part == "ship":
         for name in SHIPPED:
             distilled(name, options.runs)
             shutil.copytree(options.runs / name / "student", FOLDER / "students" / name, dirs_exist_ok=True)
         return
-    full_table(options.runs, options.seeds, options.groups, options.out)
-    study(options.runs, options.study_seeds, options.groups // 4, options.out)
+    if options.part in ("all", "table"):
+        full_table(options.runs, options.seeds, options.groups, options.out)
+    if options.part in ("all", "study"):
+        study(options.runs, options.study_seeds, options.groups // 4, options.out)
 
 
 if __name__ == "__main__":
