@@ -89,11 +89,11 @@ def full_table(runs: Path, seeds: int, groups: int, out: Path) -> None:
     titles = {"target": "target", "measured": "measured (95 %)", "passed": "passed"}
     text = (
         f"# Sig-DEG on 8x8 digits, full training\n\nWritten by `python -m experiments.digits`. {seeds} seeds on the "
-        f"same paths, pathwise RMSE per pixel against the converged path (images in [-1, 1]); floors from {groups} "
-        f"pairs of paths in the clock of the reference per principal component, on the chosen grid; Frechet distances "
-        f"(FD) to the 1797 real digits on the 32 features of the shipped classifier and on pixels; moving averages of "
-        f"the weights. A ratio passes if its 95 % interval lies below target + .03; a Frechet ratio if below the target.\n"
-        f"\n{markdown_table(rows, COLUMNS)}\n## Targets\n\n{markdown_table(verdicts, titles)}\n"
+        "same paths, pathwise RMSE per pixel against the converged path (images in [-1, 1]); floors from "
+        f"{groups} pairs of paths in the clock of the reference per principal component, on the chosen grid; Frechet "
+        "distances (FD) to the 1797 real digits on the 32 features of the shipped classifier and on pixels; moving "
+        "averages of the weights. A ratio passes if its 95 % interval lies below target + .03; a Frechet ratio if "
+        f"below the target.\n\n{markdown_table(rows, COLUMNS)}\n## Targets\n\n{markdown_table(verdicts, titles)}\n"
         "![errors](errors.png)\n\n![steps](steps.png)\n"
     )
     with replacing(out / "report.md") as file:

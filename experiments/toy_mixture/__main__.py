@@ -42,7 +42,7 @@ def ratio_to_floor(outcome: Outcome, floor: Floor) -> str:
     return f"{ratio:.2f} ({ratio - half:.2f} - {ratio + half:.2f})"
 
 
-def trajectories(students: Sequence[SigDEG], rows: int = 40) -> Figure:
+def trajectories(students: Sequence[SigDEG], rows: int = 5) -> Figure:
     """x = y/tau shrunk to unit scale along 8 steps of every student, over the fine path of the same seeds."""
     figure = Figure(figsize=(4.2 * len(students), 4.4), layout="constrained")
     for axis, student in zip(figure.subplots(1, len(students), squeeze=False)[0], students, strict=True):
@@ -55,8 +55,8 @@ def trajectories(students: Sequence[SigDEG], rows: int = 40) -> Figure:
             scale = [SDE.noisy_data(u, t) * (t / (t + 1)).sqrt().to(u) for u, t in zip(states, times, strict=True)]
             lines.append(torch.stack(scale))
         fine, coarse = lines
-        axis.plot(*fine.permute(2, 0, 1), color="0.75", lw=0.6)
-        axis.plot(*coarse.permute(2, 0, 1), "o-", ms=2.5, lw=0.6, color="C0")
+        axis.plot(*fine.permute(2, 0, 1), color="0.7", lw=0.5)
+        axis.plot(*coarse.permute(2, 0, 1), "o-", ms=3, lw=1, color="C0")
         axis.plot(*fine[-1].T, "x", ms=5, color="C1")
         axis.plot(*coarse[-1].T, "o", ms=3.5, color="C3")
         axis.set(title=f"depth {student.depth}, 8 steps", aspect="equal", xticks=[], yticks=[])
