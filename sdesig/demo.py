@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,14 +45,13 @@ class Size:
     """How much of everything."""
 
     iterations: int
-    paths: int
     seeds: int
     groups: int
     teacher_steps: tuple[int, ...] = TEACHER_STEPS
 
 
-FULL = Size(iterations=900, paths=8192, seeds=2000, groups=2000)
-QUICK = Size(iterations=3, paths=64, seeds=100, groups=50, teacher_steps=(4, 8, 16, 32))
+FULL = Size(iterations=600, seeds=2000, groups=2000)
+QUICK = Size(iterations=3, seeds=100, groups=50, teacher_steps=(4, 8, 16, 32))
 
 
 def run_demo(out: Path, *, seed: int = 0, quick: bool = False) -> None:
@@ -116,21 +114,18 @@ def run_demo(out: Path, *, seed: int = 0, quick: bool = False) -> None:
 
 
 def distilled(size: Size, seed: int, out: Path) -> SigDEG:
-    """The depth-4 generator, distilled live; its teacher paths are deleted afterwards."""
+    """The depth-4 generator, distilled live."""
     student = SigDEG.from_teacher(
         load_teacher(), event=EVENT, snr=SNR, depth=4, reference=reference(), grid=load_grid()
     )
     options = DistillOptions(
         steps=(4, 16),
-        paths=size.paths,
         teacher=TeacherOptions(steps=64, cells=32),
         training=TrainingOptions(
-            iterations=size.iterations, learning_rate=4e-4, warmup=50, ema=0.99, seed=seed, checkpoint_every=100
+            iterations=size.iterations, learning_rate=5e-4, warmup=50, ema=0.99, seed=seed, checkpoint_every=100
         ),
     )
-    trained = distill(student, load_teacher(), options, out)
-    shutil.rmtree(out / "paths")
-    return trained
+    return distill(student, load_teacher(), options, out, data=load_digits()[0])
 
 
 def plan(student: SigDEG, size: Size) -> list[tuple[Sampler, Sequence[int]]]:

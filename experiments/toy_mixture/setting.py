@@ -33,7 +33,9 @@ def student(depth: int) -> SigDEG:
 def options(depth: int, iterations: int | None = None) -> DistillOptions:
     """How the student of a depth is distilled: minutes on one core."""
     training = TrainingOptions(iterations=iterations or ITERATIONS[depth], learning_rate=2e-3)
-    return DistillOptions(steps=(4, 16), evaluations=8192, paths=131_072, teacher=TEACHER, training=training)
+    return DistillOptions(
+        pairs="rollout", steps=(4, 16), evaluations=8192, paths=131_072, teacher=TEACHER, training=training
+    )
 
 
 def distilled(depth: int, out: Path, iterations: int | None = None) -> SigDEG:

@@ -31,13 +31,14 @@ class DistillOptions:
     """Fewest and most coarse steps; each iteration draws a number between them, log-uniformly."""
     evaluations: int = 2048
     """Of the student per iteration: rows times steps."""
-    pairs: Literal["rollout", "local", "both"] = "rollout"
-    """rollout: whole paths, the student unrolled and matched at all coarse times. local: single steps from the exact
-    marginal of data. both: local for the first part of the training, rollouts after."""
+    pairs: Literal["local", "rollout", "both"] = "local"
+    """local: single steps from the exact marginal of data, drawn anew in every iteration. rollout: whole teacher paths,
+    the student unrolled and matched at all coarse times; needs no data. both: local for the first part of the training,
+    rollouts after. For equal time local won on the digits by a wide margin."""
     local_share: float = 0.3
     """Of the iterations that are local, with both."""
     paths: int = 8192
-    """Teacher paths on disk; 0: drawn anew in every iteration."""
+    """Teacher paths on disk for rollouts; 0: drawn anew in every iteration."""
     only_coefficients: bool = False
     """Train the evaluation point's numbers alone (`StepCoefficients`); the network stays the teacher's."""
     teacher: TeacherOptions = field(default_factory=TeacherOptions)
@@ -48,7 +49,7 @@ class DistillOptions:
         check_integer("steps[0]", low, 1)
         check_integer("steps[1]", high, low, self.teacher.cells)
         check_integer("evaluations", self.evaluations, high)
-        check_choice("pairs", self.pairs, ("rollout", "local", "both"))
+        check_choice("pairs", self.pairs, ("local", "rollout", "both"))
         if not 0.0 <= check_real("local_share", self.local_share) <= 1.0:
             raise ValueError(f"local_share must be in [0, 1]; got {self.local_share}")
         check_integer("paths", self.paths, 0)

@@ -20,7 +20,8 @@ from sdesig.distillation import DistillOptions, TrainingOptions, train_teacher
 from sdesig.generator import MLP, NetworkDenoiser, SigDEG, UNet
 
 TEACHER = ["--width", "16", "--blocks", "1", "--batch", "32", "--iterations", "6"]
-STUDENT = ["--depth", "2", "--iterations", "4", "--evaluations", "64", "--paths", "32", "--teacher-steps", "64"]
+STUDENT = ["--depth", "2", "--iterations", "4", "--evaluations", "64", "--teacher-steps", "64"]
+STUDENT += ["--pairs", "rollout", "--paths", "32"]
 
 
 def sha(file):

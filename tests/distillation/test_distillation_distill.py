@@ -77,6 +77,7 @@ def options(**changes):
     training = {"iterations": 60, "learning_rate": 1e-2, "warmup": 5, "ema": 0.9}
     training |= {name: changes.pop(name) for name in list(changes) if name in TrainingOptions.__dataclass_fields__}
     changes = {
+        "pairs": "rollout",
         "steps": (3, 5),
         "evaluations": 800,
         "paths": 512,
@@ -389,7 +390,7 @@ def test_numbers_of_steps_are_drawn_between_the_bounds(tmp_path, monkeypatch):
         (lambda _: options(steps=(4, 3)), ValueError, r"steps\[1\] must be in \[4, 8\]; got 3"),
         (lambda _: options(steps=(4, 9)), ValueError, r"steps\[1\] must be in \[4, 8\]; got 9"),
         (lambda _: options(evaluations=4), ValueError, "evaluations must be >= 5; got 4"),
-        (lambda _: options(pairs="global"), ValueError, "pairs must be one of 'rollout', 'local', 'both'"),
+        (lambda _: options(pairs="global"), ValueError, "pairs must be one of 'local', 'rollout', 'both'"),
         (lambda _: options(local_share=1.5), ValueError, r"local_share must be in \[0, 1\]; got 1.5"),
         (lambda _: options(paths=-1), ValueError, "paths must be >= 0; got -1"),
     ],
