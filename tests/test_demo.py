@@ -17,7 +17,6 @@ from sdesig.digits import EVENT, SNR, load_grid, load_teacher, reference
 from sdesig.distillation.evaluation import Comparison
 from sdesig.generator import SigDEG
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 KEYS = {
     *("method", "depth", "steps", "nfe", "pathwise_rmse", "pathwise_rmse_se", "pathwise_median", "floor"),
     *("seconds_per_1000", "n", "frechet_distance", "frechet_distance_pixels"),

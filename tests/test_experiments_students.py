@@ -19,7 +19,6 @@ from sdesig.distillation.evaluation import Comparison, Outcome, Sampler
 from sdesig.generator import SigDEG, StepGrid
 from sdesig.solvers import PathAverage
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 FULL_RUNS = dict(digits_setting.RUNS)
 AVERAGE, TWO = "path-average, reference", "SDE-DPM-Solver++(2M)"
 

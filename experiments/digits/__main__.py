@@ -64,7 +64,7 @@ def floors_of(kind: str, grid: StepGrid, steps: Sequence[int], depths: Sequence[
 
 def full_table(runs: Path, seeds: int, groups: int, out: Path) -> None:
     """All samplers; report.json, report.md with the targets, and three figures."""
-    students = {name: distilled(name, runs) for name in ("plain", "depth-1", "depth-2", "depth-4-rollout", "depth-4")}
+    students = {name: distilled(name, runs) for name in ("plain", "depth-1", "depth-2", "depth-4")}
     floors = floors_of("pca", load_grid(), (4, 8, 16, 32), DEPTHS, groups)
     comparison = Comparison(load_teacher(), reference(), EVENT, SNR)
     euler, *others = baselines(load_grid())
@@ -73,7 +73,6 @@ def full_table(runs: Path, seeds: int, groups: int, out: Path) -> None:
         *((sampler, STEPS) for sampler in others),
         (generator_sampler("plain Sig-DEG, depth 2", students["plain"]), (*STEPS, 100)),
         *((generator_sampler(f"Sig-DEG, depth {d}", students[f"depth-{d}"]), STEPS) for d in DEPTHS),
-        (generator_sampler("Sig-DEG, depth 4, rollouts", students["depth-4-rollout"]), STEPS),
     ]
     converged, outcomes = comparison.run(plan, range(seeds), lambda done: print(f"{done} seeds", flush=True))
     features = {"classifier": load_classifier().features, "pixels": lambda x: x}

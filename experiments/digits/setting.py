@@ -38,13 +38,6 @@ FULL = DistillOptions(
     teacher=TeacherOptions(steps=256, cells=32),
     training=TrainingOptions(iterations=8000, learning_rate=5e-4, weight_decay=20.0),
 )
-LOCAL = DistillOptions(
-    steps=(4, 16),
-    pairs="local",
-    teacher=TeacherOptions(steps=64, cells=32),
-    training=TrainingOptions(iterations=2000, learning_rate=5e-4, weight_decay=2.0),
-)
-"""Single steps from the exact marginal of the data: never the same path twice."""
 PAPER = DistillOptions(
     steps=(4, 100),
     pairs="rollout",
@@ -67,8 +60,7 @@ def longer(options: DistillOptions, iterations: int) -> DistillOptions:
 
 
 RUNS = {
-    "depth-4": Run(LOCAL),
-    "depth-4-rollout": Run(FULL),
+    "depth-4": Run(FULL),
     "depth-2": Run(longer(FULL, 2500), depth=2),
     "depth-1": Run(longer(FULL, 1500), depth=1),
     "plain": Run(PAPER, depth=2, cell="plain", reference="none", even=True, cache="none-euler"),

@@ -17,6 +17,9 @@ from sdesig.signature.partial_signature import PartialSignature, join_steps
 LOCAL_ORDER = 2.0
 """The path-average scheme's root mean square error of one step is of this order in its length."""
 
+NEGLIGIBLE = 1e-5
+"""Relative errors that are no reason to prefer one place to another: where all are below, the grid is even."""
+
 
 @torch.no_grad()
 def choose_grid(
@@ -61,6 +64,7 @@ def choose_grid(
     fine = draw_signature(sde, times, shape, 2, generator, start.dtype)
     scheme = teacher_scheme("path_average", sde)
     truth = sde.noisy_data(teacher_states(scheme, sde, start, times, fine)[-1], times[-1])
+    rounding = NEGLIGIBLE * truth.square().mean().sqrt().item()
     shares = []
     for k in range(cells):
         first, last = k * fine_per_cell, (k + 1) * fine_per_cell
@@ -71,7 +75,7 @@ def choose_grid(
             torch.cat([fine.coefficients[:, :first], single.coefficients, fine.coefficients[:, last:]], 1),
         )
         end = sde.noisy_data(teacher_states(scheme, sde, start, times[kept], steps)[-1], times[-1])
-        shares.append((end - truth).square().mean().sqrt().item())
+        shares.append(max(rounding, (end - truth).square().mean().sqrt().item()))
         if progress is not None:
             progress(k + 1)
     density = np.asarray(shares) ** (2 / (2 * LOCAL_ORDER - 1))

@@ -124,7 +124,7 @@ def image_figure(lines: Sequence[tuple[str, Tensor]], *, title: str = "") -> Fig
     for axis, (name, images) in zip(figure.subplots(len(lines), 1, squeeze=False)[:, 0], lines, strict=True):
         gap = torch.ones(columns, size, 1)
         strip = torch.cat([images.clamp(-1, 1).cpu(), gap], 2).permute(1, 0, 2).reshape(size, -1)
-        axis.imshow(strip, cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
+        axis.imshow(strip.numpy(), cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
         axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize="small")
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)

@@ -86,7 +86,8 @@ class Samples:
 class SigDEG(nn.Module):
     """A recurrent generator on a coarse grid of the SNR clock, fed exact partial signatures (arXiv 2508.16939).
 
-    `from_teacher` makes one that is not trained yet: with the solver cell it is the path-average scheme already.
+    `from_teacher` makes one that is not trained yet: with the solver cell, from depth 2 on, it is the path-average
+    scheme already.
 
     Args:
         cell: `SolverCell` or `PlainCell`.

@@ -87,7 +87,6 @@ def test_gaussian_data_which_the_scheme_solves_exactly():
     check_grid(choose_grid(gaussian(torch.float32), **SMALL))
 
 
-@pytest.mark.xfail(reason="from_density refuses a density of zeros, which no caller gave", strict=True)
 def test_a_scheme_without_any_error(monkeypatch):
     """Every share exactly zero, as with all data at the reference's mean and few paths: the even grid, say."""
     module = importlib.import_module("sdesig.distillation.choose_grid")

@@ -181,7 +181,6 @@ def test_many_steps_can_be_left_out():
     assert axis.get_xticks().tolist() == [4]
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_the_image_figure_has_a_line_per_name_and_a_column_per_image(tmp_path):
     images = torch.linspace(-2, 2, 3 * 64).reshape(3, 8, 8)
     figure = image_figure([("one", images), ("two", -images)], title="both")
@@ -195,7 +194,6 @@ def test_the_image_figure_has_a_line_per_name_and_a_column_per_image(tmp_path):
     assert (tmp_path / "a.png").stat().st_size > 0
 
 
-@pytest.mark.xfail(reason="imshow is given a tensor, whose __array__ numpy 2 deprecates", strict=True)
 def test_the_image_figure_does_not_warn():
     image_figure([("one", torch.zeros(2, 8, 8))])
 
