@@ -1,4 +1,7 @@
-"""The students of this experiment: how each is distilled at full length, and the variants of the study."""
+"""The students of this experiment: how each is distilled at full length, and the variants of the study.
+
+configs/ has the full ones for the command line: `sdesig distill --config experiments/digits/configs/depth-4.json`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ import torch
 from sdesig.digits import EVENT, SNR, load_digits, load_grid, load_teacher, reference
 from sdesig.distillation import DistillOptions, TeacherOptions, TrainingOptions, distill
 from sdesig.generator import SigDEG, StepGrid
+
+FOLDER = Path(__file__).parent
 
 
 @dataclass(frozen=True)
