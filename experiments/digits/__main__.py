@@ -219,12 +219,13 @@ def study(runs: Path, seeds: int, groups: int, out: Path) -> None:
     text = (
         f"# What matters\n\nWritten by `python -m experiments.digits`. Short trainings (300 iterations, 8192 paths) of "
         f"equal length, {seeds} seeds; the variants of one question differ in it alone.\n\n"
-        f"{markdown_table(lines, titles)}\nInformation floors, {groups} pairs of paths each:\n\n"
+        f"{markdown_table(lines, titles)}\n![study](study.png)\n\nInformation floors, {groups} pairs of paths each:\n\n"
         f"{markdown_table(table, floor_titles)}\n![floors](floors.png)\n"
     )
     write_json(out / "study.json", {"rows": lines, "floors": table})
     with replacing(out / "study.md") as file:
         file.write_text(text)
+    save(study_figure(lines), out / "study.png")
     save(floor_figure(floors), out / "floors.png")
     print(text)
 
@@ -247,6 +248,24 @@ def floor_figure(floors: dict[str, list[Floor]]) -> Figure:
         axis.minorticks_off()
         axis.grid(alpha=0.3)
     axis.legend(fontsize="x-small")
+    return figure
+
+
+def study_figure(lines: Sequence[dict[str, Any]]) -> Figure:
+    """One panel per question, one line per variant."""
+    figure = Figure(figsize=(15, 3.6), layout="constrained")
+    questions = list(dict.fromkeys(line["question"] for line in lines))
+    for axis, question in zip(figure.subplots(1, len(questions), sharey=True), questions, strict=True):
+        for line in lines:
+            if line["question"] == question:
+                rmse, errors = zip(*(map(float, line[f"rmse_{n}"].split(" +- ")) for n in (4, 8, 16)), strict=True)
+                bars = [1.96 * error for error in errors]
+                axis.errorbar((4, 8, 16), rmse, yerr=bars, fmt="o-", ms=4, capsize=2, label=line["variant"])
+        axis.set(xscale="log", yscale="log", title=question, xlabel="steps")
+        axis.set_xticks((4, 8, 16), ("4", "8", "16"))
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize="x-small", loc="lower left")
     return figure
 
 
