@@ -50,7 +50,7 @@ class Size:
     teacher_steps: tuple[int, ...] = TEACHER_STEPS
 
 
-FULL = Size(iterations=600, seeds=2000, groups=2000)
+FULL = Size(iterations=450, seeds=2000, groups=1500)
 QUICK = Size(iterations=3, seeds=100, groups=50, teacher_steps=(4, 8, 16, 32))
 
 
