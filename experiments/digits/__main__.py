@@ -42,11 +42,12 @@ COLUMNS = {
 REFERENCES = ("none", "scalar", "pca")
 SHIPPED = ("plain", "depth-1", "depth-2")
 
-REMARKS = """Where a target is missed. Floors: those of the chosen grid are half of the even grid's or less, at depths 2 and 4; there
-the students are limited by learning, not by information. They were trained by rollouts over a fixed set of teacher
-paths; in the [study](study.md) single steps drawn anew came as far in a twentieth of the iterations, and are now the
-default. Sig-DEG's Frechet ratio: with 2000 seeds its interval is wider than the .05 that is asked for. The plain cell
-has to learn a denoiser of its own: its training was too short, at every number of steps.
+REMARKS = """Where a target is missed. Floors: those of the chosen grid are half of the even grid's or less, at
+depths 2 and 4; there the students are limited by learning, not by information. They were trained by
+rollouts over a fixed set of teacher paths; in the [study](study.md) single steps drawn anew came as
+far in a twentieth of the iterations, and are now the default. Sig-DEG's Frechet ratio: with 2000
+seeds its interval is wider than the .05 that is asked for. The plain cell has to learn a denoiser
+of its own: its training was too short, at every number of steps.
 """
 
 

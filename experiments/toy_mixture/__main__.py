@@ -32,9 +32,10 @@ COLUMNS = {
     "ratio": "RMSE / floor (95 %)",
 }
 
-REMARKS = """Aimed at, for 8 steps: at most 1.1 times the floor at depths 1 and 2, reached at depth 1 (the interval lies below 1.13),
-and 1.35 at depth 4. Depths 2 and 4 are limited by learning: the loss was still falling at the end of a quarter of an hour
-on one core, and more slowly the rarer the paths that carry it, those that nearly change their mode.
+REMARKS = """Aimed at, for 8 steps: at most 1.1 times the floor at depths 1 and 2, reached at depth 1 (the
+interval lies below 1.13), and 1.35 at depth 4. Depths 2 and 4 are limited by learning: the loss was
+still falling at the end of a quarter of an hour on one core, and more slowly the rarer the paths
+that carry it, those that nearly change their mode.
 """
 
 

@@ -125,7 +125,7 @@ def image_figure(lines: Sequence[tuple[str, Tensor]], *, title: str = "") -> Fig
         gap = torch.ones(columns, size, 1)
         strip = torch.cat([images.clamp(-1, 1).cpu(), gap], 2).permute(1, 0, 2).reshape(size, -1)
         axis.imshow(strip.numpy(), cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
-        axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize="small")
+        axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize="x-small")
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
     if title:
