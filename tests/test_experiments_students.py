@@ -130,7 +130,7 @@ def digits_run(tmp_path_factory, small):
 
 def test_digits_write_their_files(digits_run):
     results = digits_run / "results"
-    figures = {"errors.png", "steps.png", "floors.png"}
+    figures = {"errors.png", "steps.png", "floors.png", "study.png"}
     assert {file.name for file in results.iterdir()} == {
         *("report.json", "report.md", "study.json", "study.md"),
         *figures,
