@@ -243,7 +243,7 @@ def test_config_values_are_checked_by_the_parser(tmp_path, capsys):
         (["--snr", "2", "1"], "snr must be (first, last) with 0 < first < last; got (2.0, 1.0)"),
         (["--threads", "0"], "threads must be >= 1; got 0"),
         (["--cell", "plain", "--only-coefficients"], "only_coefficients must be False with a plain cell"),
-        (["--paths", "1000"], "paths must be a multiple of 512; got 1000"),
+        (["--pairs", "rollout", "--paths", "1000"], "paths must be a multiple of 512; got 1000"),
         (["--device", "nowhere"], "device must be one that torch can use here; got 'nowhere'"),
         (["--grid", "nothing.json"], "grid must be 'chosen', 'even' or a JSON file; nothing.json does not exist"),
         (["--teacher", "nowhere"], "teacher must be 'digits' or a folder with a denoiser; nowhere is not a folder"),
