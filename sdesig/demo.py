@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from sdesig.distillation.distill import DistillOptions, distill
 from sdesig.distillation.evaluation import Comparison, Outcome, Sampler, baselines, generator_sampler
 from sdesig.distillation.floor import information_floor
 from sdesig.distillation.paths import TeacherOptions
-from sdesig.distillation.report import error_figure, image_figure, markdown_table, report_rows
+from sdesig.distillation.report import Row, error_figure, image_figure, markdown_table, report_rows
 from sdesig.distillation.training import TrainingOptions
 from sdesig.generator import SigDEG
 from sdesig.sde import CanonicalSDE
@@ -172,12 +171,12 @@ def _text(size: Size, table: str) -> str:
     )
 
 
-def _verdict(rows: Sequence[dict[str, object]]) -> str:
+def _verdict(rows: Sequence[Row]) -> str:
     """What the numbers say, in a line or two."""
     found = {(row["method"], row["steps"]): row for row in rows}
 
     def error(method: str, steps: int) -> float:
-        return float(json.dumps(found[method, steps]["pathwise_rmse"]))
+        return float(found[method, steps]["pathwise_rmse"])
 
     mine, best, two = (error(m, 8) for m in ("Sig-DEG, depth 4", "path-average, reference", "SDE-DPM-Solver++(2M)"))
     return (

@@ -22,6 +22,22 @@ from sdesig.signature.partial_signature import PartialSignature
 SHARD = 512
 
 
+def draw_for(
+    student: SigDEG, sde: CanonicalSDE, options: TeacherOptions, rows: int, generator: torch.Generator
+) -> TeacherPaths:
+    """`draw_paths` with the event, range, grid and path depth of a student."""
+    return draw_paths(
+        sde,
+        options,
+        rows,
+        event=student.event,
+        snr=student.snr,
+        depth=student.path_depth,
+        grid=student.grid,
+        generator=generator,
+    )
+
+
 class PathCache:
     """Teacher paths in a folder. Shard k is drawn from a generator that is seeded with (seed, k).
 
@@ -75,16 +91,7 @@ class PathCache:
         missing = [k for k in range(self.shards) if not self._file(k).exists()]
         for k in tqdm(missing, desc="teacher paths", unit="shard", disable=not progress or not missing):
             generator = generator_for("teacher paths", seed, k, device=device)
-            drawn = draw_paths(
-                sde,
-                options,
-                self.rows,
-                event=student.event,
-                snr=student.snr,
-                depth=student.path_depth,
-                grid=student.grid,
-                generator=generator,
-            )
+            drawn = draw_for(student, sde, options, self.rows, generator)
             tensors = {"times": drawn.times, "h": drawn.signature.h, "states": drawn.states}
             write_tensors(self._file(k), {**tensors, "coefficients": drawn.signature.coefficients})
         self._shape = (student.path_depth, options.cells, self.rows, *student.event)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from sdesig._checks import check_choice, check_floating, check_integer, check_real
-from sdesig.distillation.cache import PathCache
-from sdesig.distillation.paths import TeacherOptions, TeacherPaths, coarse_ends, draw_local, draw_paths, snr_times
+from sdesig.distillation.cache import PathCache, draw_for
+from sdesig.distillation.paths import TeacherOptions, TeacherPaths, coarse_ends, draw_local, snr_times
 from sdesig.distillation.training import TrainingOptions, train
 from sdesig.generator.cells import SolverCell
 from sdesig.generator.sig_deg import SigDEG
@@ -96,9 +96,8 @@ def distill(
     student.cell.set_trainable(only_coefficients=options.only_coefficients)
     folder = Path(out)
     sde = CanonicalSDE(teacher, reference=student.reference)
-    needs_paths = options.pairs != "local" and options.paths > 0
     paths = None
-    if needs_paths:
+    if options.pairs != "local" and options.paths > 0:
         paths = PathCache(
             folder / "paths" if cache is None else Path(cache),
             options.paths,
@@ -122,20 +121,10 @@ def distill(
             rows = options.evaluations // min(steps, LOCAL_STEPS)
             return local_loss(student, sde, data, steps, rows, options.teacher, generator), options.evaluations
         rows = max(2, options.evaluations // steps)
-        drawn = (
-            draw_paths(
-                sde,
-                options.teacher,
-                rows,
-                event=student.event,
-                snr=student.snr,
-                depth=student.path_depth,
-                grid=student.grid,
-                generator=generator,
-            )
-            if paths is None
-            else paths.draw(rows, generator)
-        )
+        if paths is None:
+            drawn = draw_for(student, sde, options.teacher, rows, generator)
+        else:
+            drawn = paths.draw(rows, generator)
         return rollout_loss(student, sde, drawn.coarse(steps)), drawn.states.shape[1] * steps
 
     student.train()

@@ -104,9 +104,9 @@ class Cell(nn.Module, ReverseScheme):
             generator: draws a point of the path within that step, given u.
         """
 
-    def _in_data_coordinates(self, sde: CanonicalSDE, coefficients: Tensor) -> Tensor:
-        """The xi_k, (depth, batch, *event), as inputs of a network, (batch, depth, *event): still N(0, 1)."""
-        return torch.stack([sde.reference.from_basis(xi) for xi in coefficients], 1)
+    def _in_data_coordinates(self, sde: CanonicalSDE, values: Tensor) -> Tensor:
+        """The xi_k or multiples of them, (depth, batch, *event), as inputs of a network, (batch, depth, *event)."""
+        return torch.stack([sde.reference.from_basis(value) for value in values], 1)
 
 
 class StepCoefficients(nn.Module):
