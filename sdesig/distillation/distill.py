@@ -68,6 +68,9 @@ def distill(
 ) -> SigDEG:
     """Train a student on a teacher's paths, and save it to out/student. A run that was stopped goes on.
 
+    The loss is the logarithm of a mean square error of one number of steps. These errors differ by a factor of ten from
+    one doubling of the steps to the next; their logarithms weigh alike.
+
     Args:
         student: from `SigDEG.from_teacher`; trained in place.
         teacher: D(y, snr), on the device of the student.
@@ -119,13 +122,14 @@ def distill(
         if iteration < local_iterations:
             assert data is not None
             rows = options.evaluations // min(steps, LOCAL_STEPS)
-            return local_loss(student, sde, data, steps, rows, options.teacher, generator), options.evaluations
+            error = local_loss(student, sde, data, steps, rows, options.teacher, generator)
+            return error.log(), options.evaluations
         rows = max(2, options.evaluations // steps)
         if paths is None:
             drawn = draw_for(student, sde, options.teacher, rows, generator)
         else:
             drawn = paths.draw(rows, generator)
-        return rollout_loss(student, sde, drawn.coarse(steps)), drawn.states.shape[1] * steps
+        return rollout_loss(student, sde, drawn.coarse(steps)).log(), drawn.states.shape[1] * steps
 
     student.train()
     described = {

@@ -200,13 +200,14 @@ class SolverCell(Cell):
 class PlainCell(Cell):
     """The form of the paper: a network from the state, the step and its partial signature to the next state.
 
-        u_{n+1} = u_n + sqrt(h) F(u_n/sqrt(v_n), n, n+1, xi_0, ..., xi_{depth-1}, F_{n-1})
+        u_{n+1} = u_n + dM + h sigma_data sqrt(1 + c tau_n) F(u_n, n, n+1, xi_0, ..., xi_{depth-1}, F_{n-1})
 
-    No denoiser and no solver inside. In the reference's variables sqrt(h) F has the size of the change of the state:
-    F would be xi_0 for data of the reference's law (Sig-DEG, arXiv 2508.16939, in normalized variables).
+    No denoiser and no solver inside: F is the change that the noise alone does not make, in units that make it of
+    order 1 (Sig-DEG, arXiv 2508.16939, in the reference's variables). F = 0 is right for data of the reference's law.
 
     Args:
-        network: with `CONDITIONS` conditions and depth + 1 extra inputs.
+        network: with `CONDITIONS` conditions and depth + 1 extra inputs. It is shown y_n and the noise level in EDM's
+            scaling, as the network of a `NetworkDenoiser` is.
         depth, sigma_data: see `Cell`.
     """
 
@@ -223,18 +224,24 @@ class PlainCell(Cell):
     ) -> tuple[Tensor, Any]:
         """See the class; the memory is F_{n-1}."""
         root, coefficients = noise
-        state = sde.reference.from_basis(u / sde.reference.clock(start).sqrt().to(u))
+        tau = start.to(u)
+        state = sde.reference.from_reference(u, start) * torch.rsqrt(tau * (1 + self.sigma_data**2 * tau))
         extra = torch.cat([self._in_data_coordinates(sde, coefficients), memory[:, None]], 1)
         level = (-0.125 * start.log()).to(u).expand(len(u))
         output = self.network(state, level, step_conditions(start, end).to(u), extra).to(u)
-        return u + root * sde.reference.to_basis(output), output
+        change = self._unit(sde, start, u) * sde.reference.to_basis(output)
+        return u + root * coefficients[0] + sde.drift_length(start, end).to(u) * change, output
 
     def memory_at(
         self, sde: CanonicalSDE, before: Tensor, start: Tensor, u: Tensor, generator: torch.Generator
     ) -> Tensor:
-        """The change of the state over that step, in units of sqrt(h)."""
-        earlier = sde.reference.to_reference(_earlier(sde, before, start, u, generator), before)[0]
-        return sde.reference.from_basis((u - earlier) / sde.drift_length(before, start).sqrt().to(u))
+        """The drift at the start of that step, by the denoiser, in the units of F."""
+        y = _earlier(sde, before, start, u, generator)
+        drift = sde.reference.drift(sde.denoiser(y, before).to(u), y, before)
+        return sde.reference.from_basis(drift / self._unit(sde, before, u))
+
+    def _unit(self, sde: CanonicalSDE, start: Tensor, u: Tensor) -> Tensor:
+        return self.sigma_data * torch.sqrt(1 + sde.reference.variance * start.to(u)).to(u)
 
 
 def _earlier(sde: CanonicalSDE, time: Tensor, start: Tensor, u: Tensor, generator: torch.Generator) -> Tensor:

@@ -154,7 +154,8 @@ class SigDEG(nn.Module):
         """A generator that is ready to be distilled.
 
         With the solver cell, a `NetworkDenoiser` becomes the student itself, a copy with more inputs; any other
-        denoiser is left as it is, and a network learns to correct it.
+        denoiser is left as it is, and a network learns to correct it. A plain cell's network starts from the weights of
+        a `NetworkDenoiser`, but for the last layer, which starts at zero.
 
         Args:
             teacher: D(y, snr).
@@ -183,8 +184,8 @@ class SigDEG(nn.Module):
         else:
             extra = depth + (2 if cell == "solver" else 1)
             if network is None and isinstance(teacher, NetworkDenoiser):
-                arguments = {**network_config(teacher.network), "conditions": CONDITIONS, "extra": extra}
-                network = make_network(arguments)
+                network = teacher.network.widened(CONDITIONS, extra)
+                network.zero_last()
             elif network is None:
                 network = network_for(event, conditions=CONDITIONS, extra=extra)
             if (network.event, network.conditions, network.extra) != (event, CONDITIONS, extra):

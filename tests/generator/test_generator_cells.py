@@ -354,10 +354,11 @@ def test_a_plain_cell_uses_its_memory_and_the_path(kind):
     shaken(student.cell, 0.1)
     one, other = (second_step(student.cell, sde, factor * normal(4, 3, seed=1)) for factor in (1, -1))
     assert (one[0] - other[0]).abs().max() > 1e-3
-    # what it hands on is the network's output: the change of the state in units of sqrt(h)
-    root = sde.reference.step_length(torch.tensor(0.5).double(), torch.tensor(2.0).double()).sqrt().float()
-    change = sde.reference.from_basis((one[0] - normal(4, 3, seed=4)) / root)
-    torch.testing.assert_close(change, one[1], rtol=1e-4, atol=1e-5)
+    # what it hands on is the network's output: what the state moves beside the noise, in units of h s sqrt(1 + c tau)
+    h = sde.reference.step_length(torch.tensor(0.5).double(), torch.tensor(2.0).double()).float()
+    unit = student.cell.sigma_data * (1 + 0.5 * sde.reference.variance).sqrt()
+    change = one[0] - normal(4, 3, seed=4) - h.sqrt() * normal(2, 4, 3, seed=3)[0]
+    torch.testing.assert_close(sde.reference.from_basis(change / (h * unit)), one[1], rtol=1e-4, atol=1e-5)
     values = student.sample(10, 4).values
     assert values.isfinite().all()
     solved = along_the_path(student, LAW.denoise_y, student.cell, 4, rows=10)
@@ -365,20 +366,14 @@ def test_a_plain_cell_uses_its_memory_and_the_path(kind):
     assert (values - student.sample(range(10, 20), 4).values).abs().max() > 0.01
 
 
-class Echo(MLP):
-    """A network that returns the first Legendre coefficient."""
-
-    def forward(self, x, noise, conditions=None, extra=None):
-        return extra[:, 0]
-
-
 @every_reference
 @pytest.mark.parametrize("steps", [1, 6])
-def test_a_plain_cell_that_returns_the_increment_samples_the_reference(kind, steps):
+def test_an_untrained_plain_cell_samples_the_reference(kind, steps):
     """Then u is the path, and x = mu + N(0, c + 1/tau), for which all seeds are needed: false-alarm rate 1e-6."""
     reference = REFERENCES[kind]
-    cell = PlainCell(Echo(3, width=8, blocks=1, conditions=2, extra=2), 1, 0.8)
-    student = SigDEG(cell, reference, event=(3,), snr=(LOW, HIGH), levels=4)
+    network = MLP(3, width=8, blocks=1, conditions=2, extra=2)
+    network.zero_last()
+    student = SigDEG(PlainCell(network, 1, 0.8), reference, event=(3,), snr=(LOW, HIGH), levels=4)
     x = student.sample(4000, steps).values
     covariance = reference.variance.double().expand(3).diag() + torch.eye(3, dtype=F64) / HIGH
     if kind == "pca":
@@ -389,12 +384,20 @@ def test_a_plain_cell_that_returns_the_increment_samples_the_reference(kind, ste
     torch.testing.assert_close(x[:5], sde.noisy_data(u, HIGH), rtol=1e-4, atol=1e-5)
 
 
-def test_a_plain_cell_of_zeros_stays_where_it_starts():
-    student = make_student(LAW.denoise_y, REFERENCES["pca"], cell="plain")
-    student.cell.network.zero_last()
-    sde, path = student.sde, student.path(5)
-    expected = sde.noisy_data(sde.start(path.initial_noise(), LOW), HIGH)
-    torch.testing.assert_close(student.sample(5, 3).values, expected)
+class DriftNetwork(MLP):
+    """A network that returns (D - mu)/sigma_data, from what a plain cell shows it."""
+
+    def forward(self, x, noise, conditions=None, extra=None):
+        tau = (-8 * noise[:1, None]).exp()
+        y = x * torch.sqrt(tau * (1 + 0.8**2 * tau))
+        return (LAW.denoise_y(y, tau[0, 0].double()) - REFERENCES["none"].mean) / 0.8
+
+
+def test_a_plain_cell_with_the_teachers_drift_is_eulers_scheme():
+    cell = PlainCell(DriftNetwork(3, width=8, blocks=1, conditions=2, extra=2), 1, 0.8)
+    student = SigDEG(cell, REFERENCES["none"], event=(3,), snr=(LOW, HIGH), levels=4)
+    expected = along_the_path(student, LAW.denoise_y, "dpm_solver_1", 5)
+    torch.testing.assert_close(along_the_path(student, LAW.denoise_y, cell, 5), expected, rtol=1e-4, atol=1e-4)
 
 
 # --- memory where only the state is known ---------------------------------------------------------------------------
@@ -435,18 +438,30 @@ def test_a_solver_cell_remembers_an_estimate_on_the_same_path(reference):
     torch.testing.assert_close(memory, (drift, POINT.expand_as(y) - reference.mean))
 
 
-def test_a_plain_cell_remembers_the_change_of_the_state():
-    """Data of the reference's law: u is a Brownian motion in v, and its change over sqrt(h) is N(0, 1), of covariance
-    sqrt(h) with u. False-alarm rate 1e-6."""
-    sde = CanonicalSDE(lambda y, snr: y, reference=TURNED)
+@pytest.mark.parametrize("reference", [GaussianReference(0.0, 0.0), TURNED], ids=["none", "pca"])
+def test_a_plain_cell_remembers_the_drift_of_the_step_before(reference):
+    """Data that are one point: see above. False-alarm rate 1e-6."""
+    calls = []
+
+    def denoise(y, snr):
+        calls.append((y, snr))
+        return POINT.expand_as(y)
+
+    sde = CanonicalSDE(denoise, reference=reference)
     generator = torch.Generator().manual_seed(0)
-    u = sde.start(torch.randn(10_000, 2, generator=generator, dtype=F64), START)
+    y = START * POINT + START.sqrt() * torch.randn(10_000, 2, generator=generator, dtype=F64)
+    u = sde.reference.to_reference(y, START)[0]
     cell = PlainCell(MLP(2, width=8, blocks=1, conditions=2, extra=3), 2, 0.8)
-    memory = sde.reference.to_basis(cell.memory_at(sde, BEFORE, START, u, generator))
-    v, h = sde.reference.clock(START), sde.reference.step_length(BEFORE, START)
-    covariance = torch.diag(torch.cat([v, torch.ones(2, dtype=F64)]))
-    covariance[:2, 2:] = covariance[2:, :2] = torch.diag(h.sqrt())
-    check_gaussian(torch.cat([u, memory], 1), covariance, false_alarm_rate=1e-6).assert_passed()
+    memory = cell.memory_at(sde, BEFORE, START, u, generator)
+    ((earlier, time),) = calls
+    s, t = BEFORE.item(), START.item()
+    assert time == BEFORE
+    joint = torch.cat([earlier - s * POINT, y - t * POINT], 1)
+    covariance = torch.kron(torch.tensor([[s, s], [s, t]], dtype=F64), torch.eye(2, dtype=F64))
+    check_gaussian(joint, covariance, false_alarm_rate=1e-6).assert_passed()
+    drift = sde.reference.drift(POINT.expand_as(y), earlier, BEFORE)
+    unit = 0.8 * (1 + BEFORE * reference.variance).sqrt()
+    torch.testing.assert_close(sde.reference.to_basis(memory) * unit, drift)
 
 
 def test_memory_at_has_the_form_of_a_memory():

@@ -458,12 +458,14 @@ def test_the_sde_of_a_generator_has_no_denoiser():
 
 
 def test_default_networks_fit():
-    """An MLP for vectors, a UNet for images; a teacher's own architecture where it is one of ours."""
+    """An MLP for vectors, a UNet for images; a teacher's own network, but for the last layer, where it is one of ours."""
     assert isinstance(from_teacher().cell.denoiser.network, MLP)
     images = from_teacher(lambda y, snr: y, event=(1, 4, 4), reference=GaussianReference(0.0, 0.3), cell="plain")
     assert isinstance(images.cell.network, UNet)
     plain = from_teacher(network_teacher(), cell="plain")
     assert (plain.cell.network.width, plain.cell.network.blocks) == (16, 1)
+    assert torch.equal(plain.cell.network.first.weight, network_teacher().network.first.weight)
+    assert not plain.cell.network.final.weight.any()
     assert isinstance(from_teacher(network_teacher()).cell, SolverCell)
     assert from_teacher(network_teacher()).cell.sigma_data == 0.7
     assert from_teacher().cell.sigma_data == pytest.approx(SCALAR.variance.sqrt().item())
