@@ -27,8 +27,16 @@ from sdesig._checks import check_choice, check_floating, check_real, check_step
 from sdesig.sde.canonical import drift_clock, drift_power
 from sdesig.sde.diffusions import per_sample
 
-REFERENCES = ("none", "scalar", "coordinates", "pca")
+REFERENCES = ("none", "scalar", "coordinates", "pca", "dct")
 """Kinds of references that `GaussianReference.fit` knows."""
+
+
+def _cosines(size: int) -> Tensor:
+    """The orthonormal DCT-II as a matrix in float64; column j is the cosine of frequency j."""
+    index = torch.arange(size, dtype=torch.float64)
+    matrix = (math.pi / size * torch.outer(index + 0.5, index)).cos() * math.sqrt(2 / size)
+    matrix[:, 0] = math.sqrt(1 / size)
+    return matrix
 
 
 def _coordinates(name: str, value: float | Tensor, minimum: float) -> Tensor:
@@ -81,7 +89,10 @@ class GaussianReference:
         - "none": variance 0;
         - "scalar": one variance, the mean over the coordinates;
         - "coordinates": a variance per coordinate;
-        - "pca": principal components, of vectors only.
+        - "pca": principal components, of vectors only;
+        - "dct": a variance per coordinate of the two-dimensional cosine transform, which is the power spectrum, of
+          images (height, width) or (channels, height, width). Channels are decorrelated first: they are turned to the
+          principal components of their covariance, the mean over the pixels.
 
         Args:
             data: (n >= 2, *event).
@@ -99,6 +110,19 @@ class GaussianReference:
                 raise ValueError(f"data must be vectors, (n, dim), for 'pca'; got {tuple(data.shape)}")
             variances, basis = torch.linalg.eigh(torch.cov(values.T))
             return cls(mean, variances.clamp(min=0).to(data), basis.to(data))
+        if kind == "dct":
+            if data.ndim not in (3, 4):
+                raise ValueError(
+                    f"data must be images, (n, [channels,] height, width), for 'dct'; got {tuple(data.shape)}"
+                )
+            centred = values - values.mean(0)
+            matrices = [_cosines(size) for size in data.shape[-2:]]
+            if data.ndim == 4:
+                channels = centred.transpose(0, 1).flatten(1)
+                matrices.insert(0, torch.linalg.eigh(channels @ channels.T).eigenvectors)
+            basis = [matrix.to(values) for matrix in matrices]
+            spectrum = cls(0.0, 0.0, basis).to_basis(centred).var(0)
+            return cls(mean, spectrum.to(data), [matrix.to(data) for matrix in basis])
         if kind == "coordinates":
             return cls(mean, variance.to(data))
         return cls(mean, variance.mean().item() if kind == "scalar" else 0.0)
