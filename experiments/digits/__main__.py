@@ -7,6 +7,7 @@ runs/digits. `--part ship` copies the students that the package ships into it.
 from __future__ import annotations
 
 import argparse
+import functools
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from experiments.digits.log_snr import log_snr_functionals
 from experiments.digits.setting import RUNS, distilled
 from sdesig._files import replacing, write_json
 from sdesig.digits import EVENT, FOLDER, SNR, load_classifier, load_digits, load_grid, load_teacher, reference
@@ -40,6 +42,7 @@ COLUMNS = {
     "frechet_distance_pixels": "FD (pixels)",
 }
 REFERENCES = ("none", "scalar", "pca")
+CLOCKS = (*REFERENCES, "log-SNR")
 SHIPPED = ("plain", "depth-1", "depth-2")
 
 REMARKS = """Where a target is missed. Floors: those of the chosen grid are half of the even grid's or less, at
@@ -51,9 +54,9 @@ of its own: its training was too short, at every number of steps.
 """
 
 
-def floors_of(kind: str, grid: StepGrid, steps: Sequence[int], depths: Sequence[int], groups: int) -> list[Floor]:
-    """Floors of the teacher in the clock of a reference."""
-    sde = CanonicalSDE(load_teacher(), reference=reference(kind))
+def floors_of(clock: str, grid: StepGrid, steps: Sequence[int], depths: Sequence[int], groups: int) -> list[Floor]:
+    """Floors of the teacher where the Legendre expansion runs in the clock of a reference, or in log-SNR."""
+    sde = CanonicalSDE(load_teacher(), reference=reference("none" if clock == "log-SNR" else clock))
     return [
         information_floor(
             sde,
@@ -64,6 +67,7 @@ def floors_of(kind: str, grid: StepGrid, steps: Sequence[int], depths: Sequence[
             groups=groups,
             teacher=TeacherOptions(steps=128),
             grid=grid,
+            functionals=functools.partial(log_snr_functionals, depth=depth) if clock == "log-SNR" else None,
         )
         for depth in depths
         for n in steps
@@ -201,9 +205,11 @@ def study(runs: Path, seeds: int, groups: int, out: Path) -> None:
     add_run("depth", "short-depth-1", "depth 1")
     add_run("depth", "short-depth-2", "depth 2")
     add_run("depth", "short", "depth 4")
-    add_run("pairs", "short-local", "local")
+    add_run("pairs", "short", "local")
     add_run("pairs", "short-both", "local, then rollouts")
-    add_run("pairs", "short", "rollouts")
+    add_run("pairs", "short-rollout", "rollouts")
+    add_run("cell", "short-plain", "plain")
+    add_run("cell", "short", "solver")
     add_run("clock", "short-none", "SNR (no reference)")
     add_run("clock", "short-scalar", "reference, scalar")
     add_run("clock", "short", "reference per principal component")
@@ -213,7 +219,7 @@ def study(runs: Path, seeds: int, groups: int, out: Path) -> None:
     add_run("grid", "short", "chosen, trained")
     floors = {
         f"{kind}, {'even' if grid == StepGrid() else 'chosen'} grid": floors_of(kind, grid, (4, 8, 16), DEPTHS, groups)
-        for kind in REFERENCES
+        for kind in CLOCKS
         for grid in (StepGrid(), load_grid())
     }
     table = [

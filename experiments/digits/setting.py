@@ -38,25 +38,18 @@ class Run:
 
 FULL = DistillOptions(
     steps=(4, 16),
-    pairs="rollout",
-    paths=32_768,
-    teacher=TeacherOptions(steps=256, cells=32),
-    training=TrainingOptions(iterations=8000, learning_rate=5e-4, weight_decay=20.0),
+    teacher=TeacherOptions(steps=64, cells=32),
+    training=TrainingOptions(iterations=4000, learning_rate=2e-3),
 )
 PAPER = DistillOptions(
-    steps=(4, 100),
-    pairs="rollout",
-    paths=8192,
+    steps=(8, 100),
     teacher=TeacherOptions(scheme="euler", steps=1000, cells=100),
-    training=TrainingOptions(iterations=3000, learning_rate=1e-3),
+    training=TrainingOptions(iterations=1800, learning_rate=1e-3),
 )
-"""The plain cell on Euler's scheme with 1000 steps, for 4 to 100 steps."""
-SHORT = replace(
-    FULL,
-    paths=8192,
-    teacher=TeacherOptions(steps=64, cells=32),
-    training=replace(FULL.training, iterations=300, ema=0.99, warmup=50),
-)
+"""The plain cell on Euler's scheme with 1000 steps, for 8 to 100 steps."""
+SHORT = replace(FULL, paths=8192, training=replace(FULL.training, iterations=300, ema=0.99, warmup=50))
+DECAYED = replace(SHORT.training, learning_rate=5e-4, weight_decay=20.0)
+"""For rollouts over paths on disk, which are learned by heart otherwise."""
 
 
 def longer(options: DistillOptions, iterations: int) -> DistillOptions:
@@ -67,17 +60,18 @@ def longer(options: DistillOptions, iterations: int) -> DistillOptions:
 RUNS = {
     "depth-4": Run(FULL),
     "depth-2": Run(longer(FULL, 2500), depth=2),
-    "depth-1": Run(longer(FULL, 1500), depth=1),
-    "plain": Run(PAPER, depth=2, cell="plain", reference="none", even=True, cache="none-euler"),
-    "short": Run(SHORT, cache="pca-short"),
-    "short-local": Run(replace(SHORT, pairs="local"), cache="pca-short"),
-    "short-both": Run(replace(SHORT, pairs="both"), cache="pca-short"),
-    "short-coefficients": Run(replace(SHORT, only_coefficients=True), cache="pca-short"),
-    "short-depth-2": Run(SHORT, depth=2, cache="pca-short"),
-    "short-depth-1": Run(SHORT, depth=1, cache="pca-short"),
-    "short-even": Run(SHORT, even=True, cache="pca-even-short"),
-    "short-none": Run(SHORT, reference="none", cache="none-short"),
-    "short-scalar": Run(SHORT, reference="scalar", cache="scalar-short"),
+    "depth-1": Run(longer(FULL, 1000), depth=1),
+    "plain": Run(PAPER, depth=2, cell="plain", reference="none", even=True),
+    "short": Run(SHORT),
+    "short-rollout": Run(replace(SHORT, pairs="rollout", training=DECAYED), cache="pca-short"),
+    "short-both": Run(replace(SHORT, pairs="both", training=DECAYED), cache="pca-short"),
+    "short-coefficients": Run(replace(SHORT, only_coefficients=True)),
+    "short-plain": Run(SHORT, cell="plain"),
+    "short-depth-2": Run(SHORT, depth=2),
+    "short-depth-1": Run(SHORT, depth=1),
+    "short-even": Run(SHORT, even=True),
+    "short-none": Run(SHORT, reference="none"),
+    "short-scalar": Run(SHORT, reference="scalar"),
 }
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
+from torch import Tensor
 
 from sdesig._checks import check_integer
 from sdesig._random import generator_for
@@ -53,6 +54,7 @@ def information_floor(
     groups: int = 10_000,
     teacher: TeacherOptions | None = None,
     grid: StepGrid | None = None,
+    functionals: Callable[[Tensor, int], Tensor] | None = None,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
@@ -70,6 +72,9 @@ def information_floor(
         depth: of the partial signatures, >= 1.
         groups: pairs of paths.
         teacher: scheme and fine steps; the next multiple of `steps` is taken.
+        functionals: what is known of the path on a step in place of its partial signature. Called with the SNRs of the
+            fine steps in it, (n + 1, steps), and their depth k, it returns `depth` orthonormal combinations of their
+            Legendre coefficients: (n, steps, depth, k).
         seed: of everything random.
 
     Raises:
@@ -89,6 +94,7 @@ def information_floor(
     fine_depth = max(2, depth)
     numbers = len(fine_times) * fine_depth * math.prod(event)
     rows = max(1, min(groups, _NUMBERS_AT_ONCE // numbers))
+    inner = torch.cat([fine_times[:-1].unflatten(0, (steps, fine_per_step)).T, times[None, 1:]])
     differences = []
     for first in range(0, groups, rows):
         generator = generator_for("floor", seed, first, device=device)
@@ -96,7 +102,12 @@ def information_floor(
         noise = torch.randn(shape, generator=generator, dtype=dtype, device=device)
         one = draw_signature(sde, fine_times, shape, fine_depth, generator, dtype)
         other = draw_signature(sde, fine_times, shape, fine_depth, generator, dtype)
-        other = _agreeing(other, one, fine_per_step, depth)
+        if functionals is None:
+            lengths = one.h.unflatten(0, (steps, fine_per_step)).movedim(1, 0)
+            matrix = legendre.parts_to_whole(lengths, fine_depth)[..., :depth, :]
+        else:
+            matrix = functionals(inner, fine_depth)
+        other = _agreeing(other, one, matrix.to(one.coefficients))
         start = sde.start(noise, times[0])
         ends = [teacher_states(scheme, sde, start, fine_times, signature)[-1] for signature in (one, other)]
         x, y = (sde.noisy_data(end, times[-1]) for end in ends)
@@ -106,14 +117,12 @@ def information_floor(
     return Floor(rmse, standard_error, errors.median().item(), groups, steps, depth)
 
 
-def _agreeing(value: PartialSignature, given: PartialSignature, count: int, depth: int) -> PartialSignature:
-    """`value` with the coefficients of `given`, up to `depth`, on every run of `count` steps: z + C^T (x - C z).
+def _agreeing(value: PartialSignature, given: PartialSignature, matrix: Tensor) -> PartialSignature:
+    """`value` with the functionals C x of `given` on every coarse step: z + C^T (x - C z), rows of C orthonormal.
 
-    The law is the exact conditional one, as the rows of C are orthonormal (`legendre.parts_to_whole`).
+    The law is the exact conditional one. C: (parts of a step, steps, ..., functionals, depth).
     """
-    lengths = value.h.unflatten(0, (-1, count)).movedim(1, 0)
-    matrix = legendre.parts_to_whole(lengths, value.depth)[..., :depth, :].to(value.coefficients)
-    missing = (given.coefficients - value.coefficients).unflatten(1, (-1, count))
+    missing = (given.coefficients - value.coefficients).unflatten(1, (matrix.shape[1], matrix.shape[0]))
     whole = torch.einsum("ns...ij,jsn...->is...", matrix, missing)
     change = torch.einsum("ns...ij,is...->jsn...", matrix, whole)
     return PartialSignature(value.h, value.coefficients + change.flatten(1, 2))

@@ -1,0 +1,36 @@
+"""The Legendre expansion in log-SNR: what it knows of a step, for its information floor."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sdesig.signature.legendre import gauss_legendre, orthonormal_legendre
+
+NODES = 12
+
+
+def log_snr_functionals(times: Tensor, fine_depth: int, *, depth: int) -> Tensor:
+    """int phi_k(log tau) tau^{-1/2} dB, k < depth, as combinations of the fine steps' coefficients in the SNR clock.
+
+    phi_k are the orthonormal Legendre polynomials of the coarse step in log-SNR, and int tau^{-1/2} dB is a Brownian
+    motion in log-SNR. What the fine coefficients miss is left out, and the rows made orthonormal again, which does not
+    change what they know.
+
+    Args:
+        times: SNRs of the n fine steps in every coarse step, (n + 1, steps), float64.
+        fine_depth: number of coefficients of a fine step.
+        depth: number of functionals.
+
+    Returns:
+        (n, steps, depth, fine_depth), orthonormal for every step.
+    """
+    points, weights = gauss_legendre(NODES)
+    h = times.diff(dim=0)[..., None]
+    tau = times[:-1, :, None] + h * points
+    low, high = times[0, :, None].log(), times[-1, :, None].log()
+    outer = orthonormal_legendre((tau.log() - low) / (high - low), depth) / ((high - low) * tau).sqrt()
+    inner = orthonormal_legendre(points, fine_depth) * weights
+    rows = torch.einsum("insq,jq,nsq->sinj", outer, inner, h.sqrt().expand_as(tau))
+    orthonormal = torch.linalg.qr(rows.flatten(2).mT)[0].mT
+    return orthonormal.unflatten(2, (len(times) - 1, fine_depth)).permute(2, 0, 1, 3)
