@@ -122,7 +122,7 @@ def digits_run(tmp_path_factory, small):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sdesig.distillation.statistics.RESAMPLES", 50)
         patch.setattr(digits, "Comparison", functools.partial(Comparison, truth_steps=64))
-        digits.main([*arguments, "--seeds", "70", "--part", "table"])
+        digits.main([*arguments, "--seeds", "70", "--frechet-seeds", "50", "--part", "table"])
         patch.setattr(digits, "Comparison", functools.partial(Comparison, truth_steps=64, levels=8))
         digits.main([*arguments, "--study-seeds", "8", "--part", "study"])
     return folder
@@ -168,18 +168,17 @@ def test_the_targets_of_digits(digits_run):
         assert "nan" not in line["measured"]
     text = (digits_run / "results" / "report.md").read_text()
     assert "## Targets" in text
+    assert "50 seeds" in text
     assert text.count("\n| ") == 2 + len(report["rows"]) + len(report["targets"])
 
 
 def test_the_study_of_digits(digits_run):
     study = json.loads((digits_run / "results" / "study.json").read_text())
-    assert {row["question"] for row in study["rows"]} == {"training", "depth", "pairs", "clock", "grid"}
+    assert {row["question"] for row in study["rows"]} == {"training", "depth", "pairs", "cell", "clock", "grid"}
     for row in study["rows"]:
         assert set(row) == {"question", "variant", "rmse_4", "rmse_8", "rmse_16"}
         assert "nan" not in " ".join(map(str, row.values()))
-    clocks = [
-        f"{kind}, {grid} grid" for kind in ("none", "scalar", "pca") for grid in ("even", "chosen") for _ in range(3)
-    ]
+    clocks = [f"{clock}, {grid} grid" for clock in digits.CLOCKS for grid in ("even", "chosen") for _ in range(3)]
     assert [row["clock"] for row in study["floors"]] == clocks
     text = (digits_run / "results" / "study.md").read_text()
     assert text.count("\n| ") == 2 + len(study["rows"]) + len(study["floors"])

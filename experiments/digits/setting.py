@@ -42,11 +42,11 @@ FULL = DistillOptions(
     training=TrainingOptions(iterations=4000, learning_rate=2e-3),
 )
 PAPER = DistillOptions(
-    steps=(8, 100),
+    steps=(16, 100),
     teacher=TeacherOptions(scheme="euler", steps=1000, cells=100),
-    training=TrainingOptions(iterations=1800, learning_rate=1e-3),
+    training=TrainingOptions(iterations=1500, learning_rate=1e-3),
 )
-"""The plain cell on Euler's scheme with 1000 steps, for 8 to 100 steps."""
+"""The plain cell on Euler's scheme with 1000 steps, for 16 to 100 steps."""
 SHORT = replace(FULL, paths=8192, training=replace(FULL.training, iterations=300, ema=0.99, warmup=50))
 DECAYED = replace(SHORT.training, learning_rate=5e-4, weight_decay=20.0)
 """For rollouts over paths on disk, which are learned by heart otherwise."""

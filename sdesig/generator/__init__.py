@@ -1,7 +1,7 @@
 """Sig-DEG: a recurrent generator on a coarse grid of the SNR clock, fed partial signatures."""
 
 from sdesig.generator.cells import Cell, CorrectedDenoiser, PlainCell, SolverCell, StepCoefficients
-from sdesig.generator.denoiser import NetworkDenoiser
+from sdesig.generator.denoiser import ModelDenoiser, NetworkDenoiser
 from sdesig.generator.grid import StepGrid
 from sdesig.generator.networks import MLP, Network, UNet
 from sdesig.generator.sig_deg import Samples, SigDEG
@@ -10,6 +10,7 @@ __all__ = [
     "MLP",
     "Cell",
     "CorrectedDenoiser",
+    "ModelDenoiser",
     "Network",
     "NetworkDenoiser",
     "PlainCell",

@@ -1,18 +1,54 @@
-"""A pre-trained denoiser of ours, which saves and loads: the teacher of the experiments."""
+"""Denoisers made of a network, which become students; ours, which saves and loads, is the experiments' teacher."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 
 from sdesig._files import load_config, load_state, save_module
-from sdesig.generator.networks import Network, make_network, network_config
+from sdesig.generator.networks import Kinds, Network, make_network, network_config
 from sdesig.sde import EDM, CanonicalDenoiser
 from sdesig.sde.denoisers import EDMDenoiser
 
+ModelDenoiserT = TypeVar("ModelDenoiserT", bound="ModelDenoiser")
 
-class NetworkDenoiser(CanonicalDenoiser):
+
+class ModelDenoiser(CanonicalDenoiser):
+    """D(y, snr, *inputs) from a `Network` that can be widened; `inputs` are what the network takes beyond noise levels.
+
+    The constructors take the network, and as keywords what `config` has.
+
+    Attributes:
+        sigma_data: standard deviation of the data.
+    """
+
+    sigma_data: float
+
+    @property
+    @abstractmethod
+    def network(self) -> Network:
+        """The network inside."""
+
+    @property
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """JSON-serializable arguments of the constructor, without the network."""
+
+    @property
+    def event(self) -> tuple[int, ...]:
+        """Shape of a sample."""
+        return self.network.event
+
+    def widened(self: ModelDenoiserT, conditions: int, extra: int) -> ModelDenoiserT:
+        """A copy that also takes conditions and extra inputs, and ignores them until it is trained."""
+        return type(self)(self.network.widened(conditions, extra), **self.config)
+
+
+class NetworkDenoiser(ModelDenoiser):
     """D(y, snr, *inputs) from one of our networks with EDM's preconditioning (`EDMDenoiser`).
 
     `denoiser(y, snr)` is the canonical form at eta = 1, `denoiser.denoiser(x, sigma)` the one of Karras et al. 2022.
@@ -35,17 +71,13 @@ class NetworkDenoiser(CanonicalDenoiser):
         return network
 
     @property
-    def event(self) -> tuple[int, ...]:
-        """Shape of a sample."""
-        return self.network.event
-
-    def widened(self, conditions: int, extra: int) -> NetworkDenoiser:
-        """A copy that also takes conditions and extra inputs, and ignores them until it is trained."""
-        return NetworkDenoiser(self.network.widened(conditions, extra), self.sigma_data)
+    def config(self) -> dict[str, Any]:
+        """See the class."""
+        return {"sigma_data": self.sigma_data}
 
     def save(self, folder: str | Path) -> None:
         """Write config.json and weights.safetensors."""
-        config = {"type": "denoiser", "network": network_config(self.network), "sigma_data": self.sigma_data}
+        config = {"type": "denoiser", "network": network_config(self.network), **self.config}
         save_module(Path(folder), config, self.network)
 
     @classmethod
@@ -60,3 +92,21 @@ class NetworkDenoiser(CanonicalDenoiser):
             network = make_network(config.get("network", {}))
         load_state(Path(folder), network)
         return cls(network, config.get("sigma_data", 0.0)).to(device).eval()
+
+
+DENOISERS: Kinds[ModelDenoiser] = Kinds("denoiser", {"edm": NetworkDenoiser})
+
+
+def denoiser_config(denoiser: ModelDenoiser) -> dict[str, Any]:
+    """What `make_denoiser` needs beside the network, JSON-serializable."""
+    return {"kind": DENOISERS.name(denoiser), **denoiser.config}
+
+
+def make_denoiser(network: Network, config: Mapping[str, Any]) -> ModelDenoiser:
+    """The denoiser of a network and a configuration {"kind": "edm" or another of `DENOISERS`, **arguments}.
+
+    Raises:
+        TypeError, ValueError: an unknown kind, arguments that are not those of its constructor.
+    """
+    arguments: dict[str, Any] = dict(config)
+    return DENOISERS.find(arguments.pop("kind", None))(network, **arguments)

@@ -11,16 +11,19 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from sdesig._checks import check_choice, check_integer
+from sdesig._checks import check_integer
 
 FREQUENCIES = 8
+FEATURES = 2 * FREQUENCIES + 1
+"""Numbers that `FourierFeatures` makes of one."""
 EMBEDDING = 64
 NetworkT = TypeVar("NetworkT", bound="Network")
+T = TypeVar("T")
 
 
 class FourierFeatures(nn.Module):
@@ -39,7 +42,7 @@ class FourierFeatures(nn.Module):
 
 
 class Network(nn.Module):
-    """What both networks share: their configuration, and the embedding of noise level and conditions.
+    """What all networks share: their configuration, and the checks of their inputs.
 
     Attributes:
         event: shape of a sample.
@@ -56,11 +59,6 @@ class Network(nn.Module):
         self.mixed_precision = False
         self.conditions = check_integer("conditions", conditions, 0)
         self.extra = check_integer("extra", extra, 0)
-        self.features = FourierFeatures()
-        inputs = 2 * FREQUENCIES + 1
-        self.embed_noise = nn.Linear(inputs, EMBEDDING)
-        self.embed_conditions = zeros(nn.Linear(inputs * conditions, EMBEDDING, bias=False)) if conditions else None
-        self.embed_out = nn.Linear(EMBEDDING, EMBEDDING)
 
     @property
     @abstractmethod
@@ -70,19 +68,6 @@ class Network(nn.Module):
     @abstractmethod
     def zero_last(self) -> None:
         """Set the last layer to zero: the network returns zeros until it is trained."""
-
-    def embed(self, noise: Tensor, conditions: Tensor | None) -> Tensor:
-        """(1 or batch, EMBEDDING) from the noise level (batch,) and (conditions,) or (batch, conditions) numbers."""
-        if noise.ndim and noise.stride(0) == 0:
-            noise = noise[:1]  # one level expanded over the batch is embedded once
-        value = self.embed_noise(self.features(noise.reshape(-1, 1)))
-        if self.embed_conditions is not None:
-            if conditions is None or conditions.shape[-1] != self.conditions:
-                got = None if conditions is None else tuple(conditions.shape)
-                raise ValueError(f"conditions must have {self.conditions} numbers along the last axis; got shape {got}")
-            numbers = conditions.to(noise).reshape(-1, self.conditions)
-            value = value + self.embed_conditions(self.features(numbers))
-        return nn.functional.silu(self.embed_out(nn.functional.silu(value)))
 
     @abstractmethod
     def compute(self, x: Tensor, noise: Tensor, conditions: Tensor | None, extra: Tensor | None) -> Tensor:
@@ -108,6 +93,13 @@ class Network(nn.Module):
         if self.extra and (extra is None or tuple(extra.shape) != wanted):
             raise ValueError(f"extra must have shape {wanted}; got {None if extra is None else tuple(extra.shape)}")
 
+    def check_conditions(self, conditions: Tensor | None) -> Tensor:
+        """Return them as (1 or batch, conditions); raise ValueError unless they are so many along their last axis."""
+        if conditions is None or conditions.shape[-1] != self.conditions:
+            got = None if conditions is None else tuple(conditions.shape)
+            raise ValueError(f"conditions must have {self.conditions} numbers along the last axis; got shape {got}")
+        return conditions.reshape(-1, self.conditions)
+
     def widened(self: NetworkT, conditions: int, extra: int) -> NetworkT:
         """A copy with more inputs, which it ignores until it is trained; only of a network without any.
 
@@ -121,7 +113,27 @@ class Network(nn.Module):
         return copy.to(next(self.parameters()))
 
 
-class MLP(Network):
+class EmbeddedNetwork(Network):
+    """A network of ours, with the embedding of noise level and conditions that both have."""
+
+    def __init__(self, conditions: int, extra: int) -> None:
+        super().__init__(conditions, extra)
+        self.features = FourierFeatures()
+        self.embed_noise = nn.Linear(FEATURES, EMBEDDING)
+        self.embed_conditions = zeros(nn.Linear(FEATURES * conditions, EMBEDDING, bias=False)) if conditions else None
+        self.embed_out = nn.Linear(EMBEDDING, EMBEDDING)
+
+    def embed(self, noise: Tensor, conditions: Tensor | None) -> Tensor:
+        """(1 or batch, EMBEDDING) from the noise level (batch,) and (conditions,) or (batch, conditions) numbers."""
+        if noise.ndim and noise.stride(0) == 0:
+            noise = noise[:1]  # one level expanded over the batch is embedded once
+        value = self.embed_noise(self.features(noise.reshape(-1, 1)))
+        if self.embed_conditions is not None:
+            value = value + self.embed_conditions(self.features(self.check_conditions(conditions).to(noise)))
+        return nn.functional.silu(self.embed_out(nn.functional.silu(value)))
+
+
+class MLP(EmbeddedNetwork):
     """A residual multilayer perceptron: vectors (batch, dim) to (batch, dim).
 
     Args:
@@ -169,7 +181,7 @@ class MLP(Network):
         return self.final(h)
 
 
-class UNet(Network):
+class UNet(EmbeddedNetwork):
     """A small convolutional UNet: images (batch, channels, size, size) to the same shape.
 
     Args:
@@ -258,7 +270,40 @@ class _Residual(nn.Module):
         return (self.skip(x) + h) / math.sqrt(2)
 
 
-NETWORKS: Mapping[str, type[Network]] = {"mlp": MLP, "unet": UNet}
+class Kinds(Generic[T]):
+    """Classes by the names that saved configurations give them. `sdesig.images` adds its own when it is imported.
+
+    Args:
+        what: they are classes of.
+        own: those of this package.
+    """
+
+    def __init__(self, what: str, own: Mapping[str, type[T]]) -> None:
+        self._what, self._own, self._classes = what, tuple(own), dict(own)
+
+    def register(self, kind: str, value: type[T]) -> None:
+        """Add a class."""
+        self._classes[kind] = value
+
+    def name(self, value: T) -> str:
+        """The kind of an instance."""
+        return next(name for name, kind in self._classes.items() if isinstance(value, kind))
+
+    def find(self, kind: object) -> type[T]:
+        """The class of a kind.
+
+        Raises:
+            ValueError: an unknown kind.
+        """
+        if not isinstance(kind, str) or kind not in self._classes:
+            raise ValueError(
+                f"kind of {self._what} must be one of {', '.join(map(repr, self._own))}; got {kind!r}. Those of image "
+                "models are known after `import sdesig.images`, which needs the extra 'images'"
+            )
+        return self._classes[kind]
+
+
+NETWORKS: Kinds[Network] = Kinds("network", {"mlp": MLP, "unet": UNet})
 
 
 def zeros(layer: Any) -> Any:
@@ -271,22 +316,20 @@ def zeros(layer: Any) -> Any:
 
 def network_config(network: Network) -> dict[str, Any]:
     """What `make_network` needs, JSON-serializable."""
-    name = next(name for name, kind in NETWORKS.items() if isinstance(network, kind))
-    return {"kind": name, **network.config}
+    return {"kind": NETWORKS.name(network), **network.config}
 
 
 def make_network(config: Mapping[str, Any]) -> Network:
-    """The network of a configuration {"kind": "mlp" or "unet", **arguments}, freshly initialized.
+    """The network of a configuration {"kind": "mlp", "unet" or another of `NETWORKS`, **arguments}, just initialized.
 
     Raises:
         TypeError, ValueError: an unknown kind, arguments that are not those of its constructor.
     """
     arguments = dict(config)
-    kind = arguments.pop("kind", None)
-    check_choice("kind of network", kind, tuple(NETWORKS))
+    kind = NETWORKS.find(arguments.pop("kind", None))
     if "widths" in arguments:
         arguments["widths"] = tuple(arguments["widths"])
-    return NETWORKS[kind](**arguments)
+    return kind(**arguments)
 
 
 def network_for(event: tuple[int, ...], **arguments: Any) -> Network:

@@ -18,7 +18,7 @@ from sdesig._checks import check_choice, check_integer, check_real
 from sdesig._files import load_config, load_state, replacing, save_module
 from sdesig.brownian import BrownianPath
 from sdesig.generator.cells import CONDITIONS, Cell, CorrectedDenoiser, PlainCell, SolverCell, StudentDenoiser
-from sdesig.generator.denoiser import NetworkDenoiser
+from sdesig.generator.denoiser import ModelDenoiser, denoiser_config, make_denoiser
 from sdesig.generator.grid import StepGrid
 from sdesig.generator.networks import Network, make_network, network_config, network_for
 from sdesig.sde.canonical_sde import CanonicalSDE, SNRDenoiser
@@ -28,7 +28,7 @@ from sdesig.solvers.driver import Callback
 
 CELLS = ("solver", "plain")
 CONFIG_KEYS = {
-    *("type", "cell", "corrects_a_denoiser", "network", "depth", "sigma_data", "event", "snr", "levels"),
+    *("type", "cell", "corrects_a_denoiser", "network", "denoiser", "depth", "sigma_data", "event", "snr", "levels"),
     *("path_depth", "grid", "mean", "variance", "basis"),
 }
 
@@ -153,9 +153,9 @@ class SigDEG(nn.Module):
     ) -> SigDEG:
         """A generator that is ready to be distilled.
 
-        With the solver cell, a `NetworkDenoiser` becomes the student itself, a copy with more inputs; any other
-        denoiser is left as it is, and a network learns to correct it. A plain cell's network starts from the weights of
-        a `NetworkDenoiser`, but for the last layer, which starts at zero.
+        With the solver cell, a `ModelDenoiser` becomes the student itself, a copy with more inputs; any other denoiser
+        is left as it is, and a network learns to correct it. A plain cell's network starts from the weights of a
+        `ModelDenoiser`, but for the last layer, which starts at zero.
 
         Args:
             teacher: D(y, snr).
@@ -176,14 +176,14 @@ class SigDEG(nn.Module):
             sigma_data = getattr(teacher, "sigma_data", None) or reference.variance.mean().sqrt().item()
             if sigma_data == 0:
                 raise ValueError("sigma_data must be given, for neither the teacher nor the reference tells it")
-        if isinstance(teacher, NetworkDenoiser) and teacher.event != event:
+        if isinstance(teacher, ModelDenoiser) and teacher.event != event:
             raise ValueError(f"event must be {teacher.event}, the teacher's; got {event}")
         made: Cell
-        if cell == "solver" and network is None and isinstance(teacher, NetworkDenoiser):
+        if cell == "solver" and network is None and isinstance(teacher, ModelDenoiser):
             made = SolverCell(StudentDenoiser(teacher, depth + 1), depth, sigma_data)
         else:
             extra = depth + (2 if cell == "solver" else 1)
-            if network is None and isinstance(teacher, NetworkDenoiser):
+            if network is None and isinstance(teacher, ModelDenoiser):
                 network = teacher.network.widened(CONDITIONS, extra)
                 network.zero_last()
             elif network is None:
@@ -283,6 +283,7 @@ class SigDEG(nn.Module):
             "cell": self.kind,
             "corrects_a_denoiser": isinstance(denoiser, CorrectedDenoiser),
             "network": network_config(network),
+            "denoiser": denoiser_config(denoiser.base) if isinstance(denoiser, StudentDenoiser) else None,
             "depth": self.depth,
             "sigma_data": self.cell.sigma_data,
             "event": list(self.event),
@@ -329,7 +330,8 @@ class SigDEG(nn.Module):
             elif denoiser is not None:
                 cell = SolverCell(CorrectedDenoiser(denoiser, network, sigma_data), depth, sigma_data)
             else:
-                wide = NetworkDenoiser(network, sigma_data)
+                described = config.get("denoiser", {"kind": "edm", "sigma_data": sigma_data})  # older ones have none
+                wide = make_denoiser(network, described)
                 cell = SolverCell(StudentDenoiser(wide, depth + 1), depth, sigma_data)
             reference = GaussianReference(
                 torch.zeros(config["mean"]),

@@ -21,6 +21,7 @@ from sdesig.sde.diffusions import EDM, VE, VP, Denoiser, Diffusion, ForwardDiffu
 from sdesig.sde.mixture import Mixture
 from sdesig.sde.reference import GaussianReference
 from sdesig.sde.schedules import BetaSchedule, CosineBeta, LinearBeta
+from sdesig.sde.tabulated import TabulatedVP
 
 __all__ = [
     "EDM",
@@ -43,6 +44,7 @@ __all__ = [
     "SNRDenoiser",
     "ScoreDenoiser",
     "SubVP",
+    "TabulatedVP",
     "VDenoiser",
     "X0Denoiser",
     "drift_clock",
