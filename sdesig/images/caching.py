@@ -1,0 +1,79 @@
+"""Caches of data: a file, and a JSON file beside it that says what it is of and is written last."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sdesig._files import read_json, write_json
+
+T = TypeVar("T")
+Record = dict[str, Any]
+
+
+def cached(
+    folder: str | Path,
+    name: str,
+    key: Mapping[str, object],
+    *,
+    make: Callable[[], T],
+    write: Callable[[Path, T], Record],
+    read: Callable[[Path, Record], T],
+) -> T:
+    """What is in the cache for `key`, or what `make` gives, which is then kept.
+
+    Args:
+        folder: of the cache.
+        name: of this kind of things.
+        key: of all that the thing depends on; JSON-serializable.
+        make: makes it.
+        write: writes it to files whose names start with a path, whole or not at all, and returns what `read` needs.
+        read: reads and checks it; whatever does not fit is a ValueError. A thing that it refuses is made again, with a
+            warning.
+
+    Raises:
+        OSError: a full disk; whatever was complete in the cache stays valid.
+    """
+    text = json.dumps(key, sort_keys=True)
+    stem = Path(folder) / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    file = stem.with_suffix(".json")
+    if file.exists():
+        try:
+            record = read_json(file)
+            if record.pop("key", None) != json.loads(text):
+                raise ValueError("it is of something else")
+            return read(stem, record)
+        except (OSError, ValueError, LookupError, TypeError, EOFError) as error:
+            warnings.warn(f"{file} is damaged and made again: {error}", stacklevel=3)
+    made = make()
+    with naming_a_full_disk(stem.parent):
+        record = write(stem, made)
+        write_json(file, {"key": key, **record})
+    return read(stem, record)
+
+
+@contextmanager
+def naming_a_full_disk(folder: Path) -> Iterator[None]:
+    """Turn the error of a full disk into one that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        message = "disk full; complete files stay valid, nothing else is left: free space or name another folder than"
+        raise OSError(error.errno, message, str(folder)) from None
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()

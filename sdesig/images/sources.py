@@ -1,0 +1,191 @@
+"""Where images come from: a folder, an archive, a file of arrays, or a data set of a hub. Nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import lzma
+import re
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+TARS = (".tar", ".tar.xz", ".tar.gz", ".tgz", ".txz")
+_FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
+_ARRAY = re.compile(r"(?P<path>.+\.npz):(?P<name>[^:/\\]+)")
+_HUB = re.compile(r"hf:(?P<name>[^:]+)(?::(?P<split>.+))?")
+
+Entry = tuple[str, Callable[[], Image.Image]]
+"""Name of an image, and what decodes it, which raises if it is broken."""
+
+
+class Source(NamedTuple):
+    """Images that are not read yet.
+
+    Attributes:
+        identity: what changes when they do, as far as can be told without reading them: for a cache. A data set of a
+            hub counts as unchanged.
+        entries: opens the source and goes through its images, in an order of its own.
+    """
+
+    identity: dict[str, object]
+    entries: Callable[[], Iterator[Entry]]
+
+
+def open_source(source: str | Path) -> Source:
+    """The source that a text or path names; see `sdesig.images.data.load_images`.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file or folder, none of the kinds that are known. What is wrong inside
+            shows when the entries are read.
+    """
+    text, path = str(source), Path(source)
+    if hub := _HUB.fullmatch(text):
+        name, split = hub["name"], hub["split"] or "train"
+        return Source({"hub": name, "split": split}, partial(_hub_entries, name, split))
+    if not path.exists() and (array := _ARRAY.fullmatch(text)):
+        return _file(Path(array["path"]), {"array": array["name"]}, partial(_array_entries, array=array["name"]))
+    if path.is_dir():
+        return _folder(path)
+    if path.name.lower().endswith(TARS):
+        return _file(path, {}, _tar_entries)
+    if path.suffix.lower() == ".npz":
+        return _file(path, {}, partial(_array_entries, array=None))
+    if not path.exists():
+        raise FileNotFoundError(f"images must be a folder, a file, or hf:NAME[:SPLIT]; {path} does not exist")
+    raise ValueError(f"images must be a folder, {', '.join(TARS)}, .npz[:ARRAY] or hf:NAME[:SPLIT]; got {path}")
+
+
+def _file(path: Path, more: dict[str, object], entries: Callable[[Path], Iterator[Entry]]) -> Source:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    status = path.stat()
+    identity = {"path": str(path.resolve()), "bytes": status.st_size, "modified_ns": status.st_mtime_ns}
+    return Source({**identity, **more}, partial(entries, path))
+
+
+def _folder(folder: Path) -> Source:
+    files = sorted(path for path in folder.rglob("*") if _is_image(path.name) and path.is_file())
+    digest = hashlib.sha256()
+    for path in files:
+        status = path.stat()
+        digest.update(repr((path.relative_to(folder).as_posix(), status.st_size, status.st_mtime_ns)).encode())
+
+    def entries() -> Iterator[Entry]:
+        for path in files:
+            yield path.relative_to(folder).as_posix(), partial(_decode, path.read_bytes())
+
+    return Source({"path": str(folder.resolve()), "files": digest.hexdigest()}, entries)
+
+
+def _is_image(name: str) -> bool:
+    """By its suffix; hidden files, such as the ones that macOS adds to archives, are none."""
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+
+
+def _decode(data: bytes) -> Image.Image:
+    with Image.open(BytesIO(data), formats=_FORMATS) as image:
+        image.load()
+        return image
+
+
+def _tar_entries(path: Path) -> Iterator[Entry]:
+    """Files of an archive in its order, each read in memory: no path in it is ever written to.
+
+    Raises:
+        ValueError: an archive that is broken or ends too early.
+    """
+    try:
+        with tarfile.open(path, "r:*") as archive:
+            for member in archive:
+                name = member.name.removeprefix("./")
+                if member.isfile() and _is_image(name.rpartition("/")[2]):
+                    file = archive.extractfile(member)
+                    assert file is not None  # it is a regular file
+                    yield name, partial(_decode, file.read())
+            # after the block of zeros that ended the loop comes another one, unless the archive was cut between files
+            rest = archive.fileobj
+            if rest is None or rest.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise ValueError("it ends too early")
+            while rest.read(2**20):  # to the checksum of the compression
+                pass
+    except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError, ValueError) as error:
+        raise ValueError(f"{path} is not a complete archive: {error}") from None
+
+
+def _array_entries(path: Path, array: str | None) -> Iterator[Entry]:
+    """Images of an array in a .npz file.
+
+    Raises:
+        ValueError: not a complete .npz file, no such array, several to choose from, another dtype or shape.
+    """
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is not a complete .npz file")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            name = array or _only_images(arrays)
+            if name not in arrays:
+                raise ValueError(f"it has no array {name!r}, but {', '.join(arrays) or 'none'}")
+            values = _pixels_last(name, arrays[name])
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} cannot be used: {error}") from None
+    for k, image in enumerate(values):
+        yield f"{name}[{k:08d}]", partial(Image.fromarray, image)
+
+
+def _only_images(arrays: np.lib.npyio.NpzFile) -> str:
+    """Name of the only array that can be images."""
+    found = [name for name in arrays if arrays[name].dtype == np.uint8 and arrays[name].ndim in (3, 4)]
+    if len(found) != 1:
+        raise ValueError(
+            f"it must have one array of uint8 images, or say which, as in FILE.npz:{found[0] if found else 'ARRAY'}; "
+            f"it has {', '.join(found) if found else 'none among ' + ', '.join(arrays)}"
+        )
+    return found[0]
+
+
+def _pixels_last(name: str, values: np.ndarray) -> np.ndarray:
+    """(n, height, width) or (n, height, width, 3), from those or with channels first."""
+    shape = values.shape
+    if values.dtype != np.uint8:
+        raise ValueError(f"{name} must be uint8; it is {values.dtype}")
+    if values.ndim == 4 and shape[1] in (1, 3):
+        values = values.transpose(0, 2, 3, 1)
+    if values.ndim == 4 and values.shape[3] == 1:
+        values = values[..., 0]
+    if not (values.ndim == 3 or (values.ndim == 4 and values.shape[3] == 3)) or not values.size:
+        raise ValueError(
+            f"{name} must have shape (n, height, width[, 1 or 3]) or (n, 1 or 3, height, width); got {shape}"
+        )
+    return np.ascontiguousarray(values)
+
+
+def _hub_entries(name: str, split: str) -> Iterator[Entry]:
+    """Images of the first column of images of a Hugging Face data set; downloads it unless it is there.
+
+    Raises:
+        ModuleNotFoundError, ValueError: `datasets` is not installed, no such column.
+    """
+    try:
+        datasets = importlib.import_module("datasets")
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(f"hf:{name} needs the package datasets: pip install datasets") from None
+    data = datasets.load_dataset(name, split=split)
+    columns = [column for column, feature in data.features.items() if isinstance(feature, datasets.Image)]
+    if not columns:
+        raise ValueError(f"hf:{name}:{split} has no column of images, but {', '.join(data.features)}")
+
+    def read(k: int) -> Image.Image:
+        return data[k][columns[0]]
+
+    for k in range(len(data)):
+        yield f"{split}[{k:08d}]", partial(read, k)
