@@ -49,7 +49,7 @@ class Size:
     teacher_steps: tuple[int, ...] = TEACHER_STEPS
 
 
-FULL = Size(iterations=450, seeds=2000, groups=1500)
+FULL = Size(iterations=400, seeds=2000, groups=1000)
 QUICK = Size(iterations=3, seeds=100, groups=50, teacher_steps=(4, 8, 16, 32))
 
 
@@ -121,7 +121,7 @@ def distilled(size: Size, seed: int, out: Path) -> SigDEG:
         steps=(4, 16),
         teacher=TeacherOptions(steps=64, cells=32),
         training=TrainingOptions(
-            iterations=size.iterations, learning_rate=5e-4, warmup=50, ema=0.99, seed=seed, checkpoint_every=100
+            iterations=size.iterations, learning_rate=2e-3, warmup=50, ema=0.99, seed=seed, checkpoint_every=100
         ),
     )
     return distill(student, load_teacher(), options, out, data=load_digits()[0])

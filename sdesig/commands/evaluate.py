@@ -13,11 +13,9 @@ from sdesig._checks import check_integer
 from sdesig._files import record_options, replacing, write_json
 from sdesig.commands.inputs import fitted_reference, load_models, load_problem, snr_range
 from sdesig.commands.options import Reference, announce
-from sdesig.distillation import Floor, information_floor
-from sdesig.distillation.evaluation import Comparison, Outcome, baselines, generator_sampler
-from sdesig.distillation.report import Row, markdown_table, report_rows
-from sdesig.generator import NetworkDenoiser, SigDEG, StepGrid
-from sdesig.sde import CanonicalSDE
+from sdesig.distillation import Comparison, evaluate
+from sdesig.distillation.report import markdown_table
+from sdesig.generator import NetworkDenoiser, SigDEG
 
 COLUMNS = {
     "method": "method",
@@ -81,17 +79,18 @@ class Evaluate:
         }
         announce("evaluate", {**options, "out": self.out})
         record_options(self.out / "options.json", options)
-        chosen = models[0].grid if models and models[0].grid != StepGrid() else None
-        samplers = baselines(chosen) if self.baselines else []
-        samplers += [generator_sampler(str(name), model) for name, model in zip(self.models, models, strict=True)]
-        seeds = range(self.first_seed, self.first_seed + self.n)
         with tqdm(total=self.n, unit="seed") as bar:
-
-            def show(done: int) -> None:
-                bar.update(done - bar.n)
-
-            _, outcomes = comparison.run([(sampler, self.steps) for sampler in samplers], seeds, show)
-        rows = _rows(outcomes, self._floors(comparison, models), data)
+            found = evaluate(
+                comparison,
+                {str(name): model for name, model in zip(self.models, models, strict=True)},
+                steps=self.steps,
+                seeds=range(self.first_seed, self.first_seed + self.n),
+                real=data,
+                floor_groups=self.floor_groups,
+                training_free=self.baselines,
+                progress=lambda done: bar.update(done - bar.n),
+            )
+        rows = [{"frechet_distance": None, **row} for row in found.rows]
         write_json(self.out / "report.json", rows)
         table = markdown_table(rows, COLUMNS)
         with replacing(self.out / "report.md") as file:
@@ -110,35 +109,4 @@ class Evaluate:
         for name, value in (("reference", self.reference), ("snr", self.snr)):
             if value is not None:
                 raise ValueError(f"{name} must not be given with models, which set it; got {value}")
-        one = models[0]
-        truth_steps = min(Comparison.truth_steps, 2**one.levels)
-        return Comparison(
-            teacher, one.reference, one.event, one.snr, one.levels, depth=one.path_depth, truth_steps=truth_steps
-        )
-
-    def _floors(self, comparison: Comparison, models: Sequence[SigDEG]) -> list[Floor]:
-        """One for every depth of a generator and every number of steps."""
-        if not self.floor_groups:
-            return []
-        sde = CanonicalSDE(comparison.teacher, reference=comparison.reference)
-        return [
-            information_floor(
-                sde,
-                event=comparison.event,
-                snr=comparison.snr,
-                steps=steps,
-                depth=depth,
-                groups=self.floor_groups,
-                grid=models[0].grid,
-            )
-            for depth in sorted({model.depth for model in models})
-            for steps in self.steps
-        ]
-
-
-def _rows(outcomes: Sequence[Outcome], floors: Sequence[Floor], data: Tensor) -> list[Row]:
-    """Rows of the report; no Frechet distance where there are too few samples for a covariance."""
-    enough = min(len(data), len(outcomes[0].samples)) > data[0].numel()
-    features = {"pixels": lambda samples: samples.flatten(1)} if enough else None
-    rows = report_rows(outcomes, floors=floors, features=features, real=data)
-    return [{"frechet_distance": None, **row} for row in rows]
+        return Comparison.of(teacher, models[0])

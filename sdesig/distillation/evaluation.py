@@ -115,6 +115,19 @@ class Comparison:
     dtype: torch.dtype = torch.float32
     _sdes: dict[tuple[bool, float], CanonicalSDE] = field(default_factory=dict, init=False)
 
+    @classmethod
+    def of(cls, teacher: SNRDenoiser, generator: SigDEG) -> Comparison:
+        """On the paths of a generator, which is on the device of its teacher."""
+        return cls(
+            teacher,
+            generator.reference,
+            generator.event,
+            generator.snr,
+            generator.levels,
+            depth=generator.path_depth,
+            truth_steps=min(cls.truth_steps, 2**generator.levels),
+        )
+
     @torch.no_grad()
     def run(
         self,
@@ -202,6 +215,7 @@ class Comparison:
             clock=(sde or self._sde(True, 1.0)).clock,
             levels=self.levels,
             dtype=self.dtype,
+            device=self.reference.mean.device,
         )
 
     def _sde(self, referenced: bool, eta: float) -> CanonicalSDE:
