@@ -185,8 +185,9 @@ class UNet(EmbeddedNetwork):
     """A small convolutional UNet: images (batch, channels, size, size) to the same shape.
 
     Args:
-        channels, size: of the images; size divisible by 2^(len(widths) - 1).
+        channels, size: of the images; size divisible by patch * 2^(len(widths) - 1).
         widths: channels of the levels, from the full resolution down, each a multiple of 8.
+        patch: side of the patches that become the channels of one pixel: the full resolution is size/patch.
         conditions, extra: see `Network`.
     """
 
@@ -196,6 +197,7 @@ class UNet(EmbeddedNetwork):
         size: int,
         *,
         widths: tuple[int, ...] = (32, 64),
+        patch: int = 1,
         conditions: int = 0,
         extra: int = 0,
     ) -> None:
@@ -204,20 +206,22 @@ class UNet(EmbeddedNetwork):
             raise ValueError(f"widths must be one or more multiples of 8; got {widths}")
         super().__init__(conditions, extra)
         check_integer("channels", channels, 1)
-        if check_integer("size", size, 1) % 2 ** (len(widths) - 1):
+        divisor = check_integer("patch", patch, 1) * 2 ** (len(widths) - 1)
+        if check_integer("size", size, 1) % divisor:
             raise ValueError(
-                f"size must be a multiple of {2 ** (len(widths) - 1)}, for {len(widths)} widths; got {size}"
+                f"size must be a multiple of {divisor}, for {len(widths)} widths and patch {patch}; got {size}"
             )
-        self.event, self.widths = (channels, size, size), widths
-        self.first = nn.Conv2d(channels, widths[0], 3, padding=1)
+        self.event, self.widths, self.patch = (channels, size, size), widths, patch
+        inputs = channels * patch**2
+        self.first = nn.Conv2d(inputs, widths[0], 3, padding=1)
         self.first_extra = None
         if extra:
-            self.first_extra = zeros(nn.Conv2d(channels * extra, widths[0], 3, padding=1, bias=False))
+            self.first_extra = zeros(nn.Conv2d(inputs * extra, widths[0], 3, padding=1, bias=False))
         before = (widths[0], *widths[:-1])
         self.down = nn.ModuleList(_Residual(a, b) for a, b in zip(before, widths, strict=True))
         self.middle = _Residual(widths[-1], widths[-1])
         self.up = nn.ModuleList(_Residual(2 * b, a) for a, b in zip(before, widths, strict=True))
-        self.final = nn.Sequential(nn.GroupNorm(8, widths[0]), nn.SiLU(), nn.Conv2d(widths[0], channels, 3, padding=1))
+        self.final = nn.Sequential(nn.GroupNorm(8, widths[0]), nn.SiLU(), nn.Conv2d(widths[0], inputs, 3, padding=1))
 
     @property
     def config(self) -> dict[str, Any]:
@@ -226,6 +230,7 @@ class UNet(EmbeddedNetwork):
             "channels": self.event[0],
             "size": self.event[1],
             "widths": list(self.widths),
+            "patch": self.patch,
             "conditions": self.conditions,
             "extra": self.extra,
         }
@@ -237,9 +242,9 @@ class UNet(EmbeddedNetwork):
     def compute(self, x: Tensor, noise: Tensor, conditions: Tensor | None, extra: Tensor | None) -> Tensor:
         """See the class."""
         embedding = self.embed(noise, conditions)
-        h = self.first(x)
+        h = self.first(nn.functional.pixel_unshuffle(x, self.patch))
         if self.first_extra is not None and extra is not None:
-            h = h + self.first_extra(extra.flatten(1, 2))
+            h = h + self.first_extra(nn.functional.pixel_unshuffle(extra.flatten(1, 2), self.patch))
         kept = []
         for k, block in enumerate(self.down):
             h = block(h if k == 0 else nn.functional.avg_pool2d(h, 2), embedding)
@@ -249,7 +254,7 @@ class UNet(EmbeddedNetwork):
             h = block(torch.cat([h, kept[k]], 1), embedding)
             if k > 0:
                 h = nn.functional.interpolate(h, scale_factor=2.0, mode="nearest")
-        return self.final(h)
+        return nn.functional.pixel_shuffle(self.final(h), self.patch)
 
 
 class _Residual(nn.Module):

@@ -12,6 +12,7 @@ from sdesig.generator.networks import make_network, network_config, network_for
 KINDS = {
     "mlp": lambda **more: MLP(3, width=16, blocks=2, **more),
     "unet": lambda **more: UNet(2, 4, widths=(8, 16), **more),
+    "unet of patches": lambda **more: UNet(1, 8, widths=(16, 32), patch=2, **more),
     "unet of one level": lambda **more: UNet(1, 3, widths=(8,), **more),
 }
 every_kind = pytest.mark.parametrize("make", KINDS.values(), ids=KINDS.keys())
@@ -130,6 +131,15 @@ def sigmas():
     return torch.tensor([0.01, 0.4, 30.0])
 
 
+def test_patches_are_the_channels_of_a_smaller_image():
+    whole, small = UNet(1, 8, widths=(8, 16), patch=2, extra=2), UNet(4, 4, widths=(8, 16))
+    small.load_state_dict({key: value for key, value in whole.state_dict().items() if "extra" not in key})
+    x, noise = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.zeros(3)
+    patches = x.reshape(3, 4, 2, 4, 2).permute(0, 2, 4, 1, 3).reshape(3, 4, 4, 4)
+    expected = small(patches, noise).reshape(3, 2, 2, 4, 4).permute(0, 3, 1, 4, 2).reshape(3, 1, 8, 8)
+    torch.testing.assert_close(whole(x, noise, extra=torch.ones(3, 2, 1, 8, 8)), expected)
+
+
 @every_kind
 def test_denoiser_is_the_preconditioned_network(make):
     """Karras et al. 2022, eq. 7 and table 1, by hand; y = x/sigma^2 at the SNR 1/sigma^2."""
@@ -195,7 +205,13 @@ def ask(make=KINDS["mlp"], x=(4, 3), conditions=(2,), extra=(4, 1, 3)):
         (lambda: MLP(3, blocks=0), ValueError, "blocks must be >= 1; got 0"),
         (lambda: MLP(3, conditions=-1), ValueError, "conditions must be >= 0; got -1"),
         (lambda: MLP(3, extra=1.5), TypeError, "extra must be an integer; got 1.5"),
-        (lambda: UNet(1, 6, widths=(8, 8, 8)), ValueError, "size must be a multiple of 4, for 3 widths; got 6"),
+        (
+            lambda: UNet(1, 6, widths=(8, 8, 8)),
+            ValueError,
+            "size must be a multiple of 4, for 3 widths and patch 1; got 6",
+        ),
+        (lambda: UNet(1, 6, widths=(8, 8), patch=2), ValueError, "a multiple of 4, for 2 widths and patch 2; got 6"),
+        (lambda: UNet(1, 8, patch=0), ValueError, "patch must be >= 1; got 0"),
         (lambda: UNet(1, 8, widths=(12,)), ValueError, r"widths must be one or more multiples of 8; got \(12,\)"),
         (lambda: UNet(1, 8, widths=()), ValueError, r"widths must be one or more multiples of 8; got \(\)"),
         (lambda: UNet(0, 8), ValueError, "channels must be >= 1; got 0"),
