@@ -1,0 +1,66 @@
+"""Tiny diffusers models with random weights, for the tests of `sdesig.images`."""
+
+import json
+
+import diffusers
+import torch
+from safetensors.torch import load_file, save_file
+
+TINY = {
+    "sample_size": 8,
+    "in_channels": 1,
+    "out_channels": 1,
+    "block_out_channels": (8, 16),
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+    "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "attention_head_dim": 4,
+}
+SKIPS = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "down_block_types": ("SkipDownBlock2D", "SkipDownBlock2D"),
+    "up_block_types": ("SkipUpBlock2D", "SkipUpBlock2D"),
+    "time_embedding_type": "fourier",
+    "center_input_sample": True,
+}
+"""Like the published models with the score-SDE scheduler (NCSN++)."""
+
+
+def seeded(module, seed=0, scale=0.2):
+    """The module, noise added to all weights: those that start at zero too."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in module.parameters():
+            p.add_(scale * torch.randn(p.shape, generator=generator))
+    return module.eval()
+
+
+def tiny_unet(seed=0, **changes):
+    torch.manual_seed(seed)
+    return seeded(diffusers.UNet2DModel(**{**TINY, **changes}), seed)
+
+
+def save_pipeline(folder, unet, scheduler):
+    """The layout of a pipeline."""
+    unet.save_pretrained(folder / "unet")
+    scheduler.save_pretrained(folder / "scheduler")
+    index = {"_class_name": "DDPMPipeline", "unet": ["diffusers", "UNet2DModel"]}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
+def normal(*shape, seed=1):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def change_json(file, **changes):
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def change_weights(file, change):
+    """Apply a function to the tensors of a safetensors file."""
+    tensors = {name: value.clone() for name, value in load_file(file).items()}
+    change(tensors)
+    save_file(tensors, file)
