@@ -47,7 +47,7 @@ PAPER = DistillOptions(
     training=TrainingOptions(iterations=1500, learning_rate=1e-3),
 )
 """The plain cell on Euler's scheme with 1000 steps, for 16 to 100 steps."""
-SHORT = replace(FULL, paths=8192, training=replace(FULL.training, iterations=300, ema=0.99, warmup=50))
+SHORT = replace(FULL, paths=8192, training=replace(FULL.training, iterations=200, ema=0.98, warmup=40))
 DECAYED = replace(SHORT.training, learning_rate=5e-4, weight_decay=20.0)
 """For rollouts over paths on disk, which are learned by heart otherwise."""
 
@@ -59,7 +59,7 @@ def longer(options: DistillOptions, iterations: int) -> DistillOptions:
 
 RUNS = {
     "depth-4": Run(FULL),
-    "depth-2": Run(longer(FULL, 2500), depth=2),
+    "depth-2": Run(longer(FULL, 2000), depth=2),
     "depth-1": Run(longer(FULL, 1000), depth=1),
     "plain": Run(PAPER, depth=2, cell="plain", reference="none", even=True),
     "short": Run(SHORT),
