@@ -36,7 +36,7 @@ class DiffusersUNet(Network):
     Args:
         unet: the configuration of a `UNet2DModel`, or one, which becomes a part of this network.
         label: of all samples, 0 <= label < num_class_embeds; only of a class-conditional model.
-        conditions, extra: see `Network`; not of a class-conditional model without a fixed label. With them, what is made
+        conditions, extra: see `Network`; not of a class-conditional model without a fixed label. With them what is made
             from a configuration is a student's network, without dropout.
 
     Raises:
