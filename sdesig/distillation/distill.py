@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from sdesig._checks import check_choice, check_floating, check_integer, check_real
 from sdesig.distillation.cache import PathCache, draw_for
@@ -39,6 +40,12 @@ class DistillOptions:
     """Of the iterations that are local, with both."""
     paths: int = 8192
     """Teacher paths on disk for rollouts; 0: drawn anew in every iteration."""
+    window: int = 0
+    """Steps of a rollout through which gradients flow, from a step drawn at random on (truncated back-propagation): the
+    memory of so many steps. 0: through all."""
+    recompute: bool = False
+    """Compute every step again in the backward pass (gradient checkpointing): the memory of one step, for a third more
+    time."""
     only_coefficients: bool = False
     """Train the evaluation point's numbers alone (`StepCoefficients`); the network stays the teacher's."""
     teacher: TeacherOptions = field(default_factory=TeacherOptions)
@@ -53,6 +60,7 @@ class DistillOptions:
         if not 0.0 <= check_real("local_share", self.local_share) <= 1.0:
             raise ValueError(f"local_share must be in [0, 1]; got {self.local_share}")
         check_integer("paths", self.paths, 0)
+        check_integer("window", self.window, 0)
 
 
 def distill(
@@ -122,14 +130,19 @@ def distill(
         if iteration < local_iterations:
             assert data is not None
             rows = options.evaluations // min(steps, LOCAL_STEPS)
-            error = local_loss(student, sde, data, steps, rows, options.teacher, generator)
+            error = local_loss(student, sde, data, steps, rows, options.teacher, generator, recompute=options.recompute)
             return error.log(), options.evaluations
         rows = max(2, options.evaluations // steps)
         if paths is None:
             drawn = draw_for(student, sde, options.teacher, rows, generator)
         else:
             drawn = paths.draw(rows, generator)
-        return rollout_loss(student, sde, drawn.coarse(steps)).log(), drawn.states.shape[1] * steps
+        window, first = options.window, 0
+        if 0 < window < steps:
+            first = int(torch.randint(steps - window + 1, (1,), generator=generator, device=generator.device))
+        coarse = drawn.coarse(steps)
+        error = rollout_loss(student, sde, coarse, first=first, window=window, recompute=options.recompute)
+        return error.log(), drawn.states.shape[1] * steps
 
     student.train()
     described = {
@@ -144,17 +157,36 @@ def distill(
     return trained.eval()
 
 
-def rollout_loss(student: SigDEG, sde: CanonicalSDE, paths: TeacherPaths) -> Tensor:
-    """Mean square of x - x_teacher over all coarse times, x = y/tau, of the student unrolled along the paths.
+def rollout_loss(
+    student: SigDEG,
+    sde: CanonicalSDE,
+    paths: TeacherPaths,
+    *,
+    first: int = 0,
+    window: int = 0,
+    recompute: bool = False,
+) -> Tensor:
+    """Mean square of x - x_teacher over coarse times, x = y/tau, of the student unrolled along the paths.
 
     In the reference's variables an error of x is one of u over v, v = tau/(1 + c tau) per coordinate.
+
+    Args:
+        first: number of steps that are run without gradients and not compared.
+        window: number of steps after them that are; 0: all.
+        recompute: see `DistillOptions`.
     """
     u, memory = paths.states[0], student.cell.start(sde, paths.times[0], paths.states[0])
     errors = []
     noises = zip(*(values.unbind() for values in student.cell.noise("additive", paths.signature)), strict=True)
-    for target, noise, (start, end) in zip(paths.states[1:], noises, pairwise(paths.times.unbind()), strict=True):
-        u, memory = student.cell.move(sde, start, end, u, memory, noise)
-        errors.append(_error(sde, u, target, end))
+    steps = zip(paths.states[1:], noises, pairwise(paths.times.unbind()), strict=True)
+    last = first + window if window else len(paths.times)
+    for k, (target, noise, (start, end)) in enumerate(steps):
+        if k >= last:
+            break
+        with torch.set_grad_enabled(k >= first):
+            u, memory = _move(student, recompute, sde, start, end, u, memory, noise)
+        if k >= first:
+            errors.append(_error(sde, u, target, end))
     return torch.stack(errors).mean()
 
 
@@ -166,6 +198,8 @@ def local_loss(
     rows: int,
     teacher: TeacherOptions,
     generator: torch.Generator,
+    *,
+    recompute: bool = False,
 ) -> Tensor:
     """The same for single steps that start on the exact marginal of data: `rows` for each of some steps of a grid."""
     times = coarse_times(student, teacher, steps)
@@ -184,7 +218,7 @@ def local_loss(
                 else student.cell.memory_at(sde, times[k - 1], start, u, generator)
             )
         (noise,) = zip(*(values.unbind() for values in student.cell.noise("additive", paths.signature)), strict=True)
-        moved, _ = student.cell.move(sde, start, end, u, memory, noise)
+        moved, _ = _move(student, recompute, sde, start, end, u, memory, noise)
         errors.append(_error(sde, moved, paths.states[1], end))
     return torch.stack(errors).mean()
 
@@ -192,6 +226,12 @@ def local_loss(
 def coarse_times(student: SigDEG, teacher: TeacherOptions, steps: int) -> Tensor:
     """SNRs of `steps` steps on the cells of the teacher's grid, as rollouts have them."""
     return snr_times(student.snr, student.grid, teacher.cells)[coarse_ends(teacher.cells, steps)]
+
+
+def _move(student: SigDEG, recompute: bool, *step: Any) -> tuple[Tensor, Any]:
+    if recompute:
+        return checkpoint(student.cell.move, *step, use_reentrant=False, preserve_rng_state=False)
+    return student.cell.move(*step)
 
 
 def _error(sde: CanonicalSDE, u: Tensor, target: Tensor, end: Tensor) -> Tensor:

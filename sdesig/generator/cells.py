@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sdesig._checks import check_integer, check_real
 from sdesig.brownian import BrownianPath
-from sdesig.generator.denoiser import NetworkDenoiser
+from sdesig.generator.denoiser import ModelDenoiser
 from sdesig.generator.networks import Network, zeros
 from sdesig.sde.base import SDELike
 from sdesig.sde.canonical_sde import CanonicalSDE, SNRDenoiser
@@ -258,13 +258,26 @@ class StudentDenoiser(nn.Module):
     Args:
         teacher: a denoiser of ours, whose weights W stay as they are; or one that is widened already.
         extra: number of extra inputs.
+        rank: W' = B A of this rank, >= 1, with A and B trained, for every matrix of which that leaves less than half to
+            be learned (LoRA, arXiv 2106.09685); a convolution is the matrix (outputs, inputs times its window).
+            None: all of W' is trained.
     """
 
-    def __init__(self, teacher: NetworkDenoiser, extra: int) -> None:
+    def __init__(self, teacher: ModelDenoiser, extra: int, rank: int | None = None) -> None:
         super().__init__()
         wide = teacher if teacher.network.extra == extra else teacher.widened(CONDITIONS, extra)
         self.base = wide.requires_grad_(False)
-        self.change = nn.ParameterList(torch.zeros_like(value) for value in self.base.parameters())
+        self.rank = None if rank is None else check_integer("rank", rank, 1)
+        self.factors = nn.ParameterDict()
+        changes = []
+        for k, value in enumerate(self.base.parameters()):
+            rows, columns = len(value), value[0].numel() if value.ndim > 1 else 0
+            if rank is None or 2 * rank * (rows + columns) >= rows * columns:
+                changes.append(torch.zeros_like(value))
+                continue
+            changes.append(value.new_zeros(rows, rank))
+            self.factors[str(k)] = torch.randn(rank, columns).to(value) / columns**0.5
+        self.change = nn.ParameterList(changes)
 
     @property
     def network(self) -> Network:
@@ -273,11 +286,12 @@ class StudentDenoiser(nn.Module):
 
     def forward(self, y: Tensor, snr: Tensor, conditions: Tensor, extra: Tensor) -> Tensor:
         """D_phi, (batch, *event)."""
-        share = gate(conditions)
-        weights = {
-            name: value + share * change
-            for (name, value), change in zip(self.base.named_parameters(), self.change, strict=True)
-        }
+        share, weights = gate(conditions), {}
+        for k, (name, value) in enumerate(self.base.named_parameters()):
+            change = self.change[k]
+            if str(k) in self.factors:
+                change = (change @ self.factors[str(k)]).view_as(value)
+            weights[name] = value + share * change
         return torch.func.functional_call(self.base, weights, (y, snr, conditions, extra))
 
 

@@ -18,7 +18,7 @@ from sdesig._checks import check_choice, check_integer, check_real
 from sdesig._files import load_config, load_state, replacing, save_module
 from sdesig.brownian import BrownianPath
 from sdesig.generator.cells import CONDITIONS, Cell, CorrectedDenoiser, PlainCell, SolverCell, StudentDenoiser
-from sdesig.generator.denoiser import ModelDenoiser, denoiser_config, make_denoiser
+from sdesig.generator.denoiser import ModelDenoiser, NetworkDenoiser, denoiser_config, make_denoiser
 from sdesig.generator.grid import StepGrid
 from sdesig.generator.networks import Network, make_network, network_config, network_for
 from sdesig.sde.canonical_sde import CanonicalSDE, SNRDenoiser
@@ -28,7 +28,19 @@ from sdesig.solvers.driver import Callback
 
 CELLS = ("solver", "plain")
 CONFIG_KEYS = {
-    *("type", "cell", "corrects_a_denoiser", "network", "denoiser", "depth", "sigma_data", "event", "snr", "levels"),
+    *(
+        "type",
+        "cell",
+        "corrects_a_denoiser",
+        "network",
+        "denoiser",
+        "rank",
+        "depth",
+        "sigma_data",
+        "event",
+        "snr",
+        "levels",
+    ),
     *("path_depth", "grid", "mean", "variance", "basis"),
 }
 
@@ -146,6 +158,7 @@ class SigDEG(nn.Module):
         reference: GaussianReference,
         cell: str = "solver",
         network: Network | None = None,
+        rank: int | None = None,
         sigma_data: float | None = None,
         levels: int = 10,
         path_depth: int | None = None,
@@ -163,6 +176,7 @@ class SigDEG(nn.Module):
             cell: "solver" or "plain".
             network: of a plain cell, or that corrects a denoiser that is none of our networks: with 2 conditions and
                 depth + 1 extra inputs, to correct depth + 2. Default: an MLP for vectors, a UNet for images.
+            rank: of the changes of a teacher's weights, see `StudentDenoiser`; for large teachers.
             sigma_data: standard deviation of the data; default the teacher's own, or from the reference.
             event, snr, reference, levels, path_depth, grid: see the class.
 
@@ -180,10 +194,12 @@ class SigDEG(nn.Module):
             raise ValueError(f"event must be {teacher.event}, the teacher's; got {event}")
         made: Cell
         if cell == "solver" and network is None and isinstance(teacher, ModelDenoiser):
-            made = SolverCell(StudentDenoiser(teacher, depth + 1), depth, sigma_data)
+            made = SolverCell(StudentDenoiser(teacher, depth + 1, rank), depth, sigma_data)
+        elif rank is not None:
+            raise ValueError(f"rank must be None unless a solver cell changes a teacher's own weights; got {rank}")
         else:
             extra = depth + (2 if cell == "solver" else 1)
-            if network is None and isinstance(teacher, ModelDenoiser):
+            if network is None and isinstance(teacher, NetworkDenoiser):
                 network = teacher.network.widened(CONDITIONS, extra)
                 network.zero_last()
             elif network is None:
@@ -284,6 +300,7 @@ class SigDEG(nn.Module):
             "corrects_a_denoiser": isinstance(denoiser, CorrectedDenoiser),
             "network": network_config(network),
             "denoiser": denoiser_config(denoiser.base) if isinstance(denoiser, StudentDenoiser) else None,
+            "rank": denoiser.rank if isinstance(denoiser, StudentDenoiser) else None,
             "depth": self.depth,
             "sigma_data": self.cell.sigma_data,
             "event": list(self.event),
@@ -332,7 +349,7 @@ class SigDEG(nn.Module):
             else:
                 described = config.get("denoiser", {"kind": "edm", "sigma_data": sigma_data})  # older ones have none
                 wide = make_denoiser(network, described)
-                cell = SolverCell(StudentDenoiser(wide, depth + 1), depth, sigma_data)
+                cell = SolverCell(StudentDenoiser(wide, depth + 1, config.get("rank")), depth, sigma_data)
             reference = GaussianReference(
                 torch.zeros(config["mean"]),
                 torch.zeros(config["variance"]),

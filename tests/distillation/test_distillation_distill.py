@@ -113,6 +113,86 @@ def test_the_rollout_loss_is_the_mean_square_of_x(cell, reference):
     assert found > 1e-4
 
 
+def gradients_of(student, loss):
+    student.zero_grad()
+    loss.backward()
+    return torch.cat([p.grad.flatten() for p in student.parameters() if p.grad is not None])
+
+
+@every_cell
+def test_a_window_of_a_rollout_is_its_part(cell):
+    """Its errors are those of the whole, its gradients those of the student started anew in the middle."""
+    student = shaken(make(cell))
+    student.cell.set_trainable()
+    sde, paths = sde_of(student), paths_of(student).coarse(6)
+    with torch.no_grad():
+        whole = [rollout_loss(student, sde, paths, first=k, window=1) for k in range(6)]
+        torch.testing.assert_close(torch.stack(whole).mean(), rollout_loss(student, sde, paths))
+    window = rollout_loss(student, sde, paths, first=2, window=3)
+    torch.testing.assert_close(window, torch.stack(whole[2:5]).mean())
+    found = gradients_of(student, window)
+    states, memory = paths.states[0], student.cell.start(sde, paths.times[0], paths.states[0])
+    noises = list(zip(*(value.unbind() for value in student.cell.noise("additive", paths.signature)), strict=True))
+    errors = []
+    for k in range(5):
+        states, memory = student.cell.move(sde, paths.times[k], paths.times[k + 1], states, memory, noises[k])
+        if k == 1:
+            states = states.detach()
+            memory = memory.detach() if cell == "plain" else tuple(value.detach() for value in memory)
+        if k >= 2:
+            x, wanted = (sde.noisy_data(u, paths.times[k + 1]) for u in (states, paths.states[k + 1]))
+            errors.append((x - wanted).square().mean())
+    torch.testing.assert_close(found, gradients_of(student, torch.stack(errors).mean()), rtol=1e-3, atol=1e-6)
+    assert (found - gradients_of(student, rollout_loss(student, sde, paths))).abs().max() > 1e-4
+
+
+def saved_bytes(make_loss):
+    """Bytes that the graph of a loss keeps for its backward pass, each storage once."""
+    kept = {}
+
+    def pack(value):
+        kept[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
+        loss = make_loss()
+    del loss
+    return sum(kept.values())
+
+
+@every_cell
+@pytest.mark.parametrize("kind", ["rollout", "local"])
+def test_steps_that_are_computed_again_have_the_same_gradients(cell, kind):
+    student = shaken(make(cell))
+    student.cell.set_trainable()
+    sde, paths = sde_of(student), paths_of(student).coarse(6)
+    teacher = TeacherOptions(steps=32, cells=8)
+
+    def loss(recompute):
+        if kind == "rollout":
+            return rollout_loss(student, sde, paths, recompute=recompute)
+        return local_loss(student, sde, data(), 6, 20, teacher, seeded(), recompute=recompute)
+
+    torch.testing.assert_close(gradients_of(student, loss(True)), gradients_of(student, loss(False)))
+    assert saved_bytes(lambda: loss(True)) < 0.2 * saved_bytes(lambda: loss(False))
+
+
+def test_a_window_keeps_less_for_the_backward_pass():
+    student = shaken(make())
+    student.cell.set_trainable()
+    sde, paths = sde_of(student), paths_of(student).coarse(8)
+    whole = saved_bytes(lambda: rollout_loss(student, sde, paths))
+    assert saved_bytes(lambda: rollout_loss(student, sde, paths, first=3, window=2)) < 0.5 * whole
+
+
+@pytest.mark.parametrize("changes", [{"window": 2}, {"recompute": True}])
+def test_windows_and_recomputed_steps_train(changes, tmp_path):
+    student = make()
+    before = rollout_loss(student, sde_of(student), paths_of(student).coarse(4)).item()
+    trained = train_on(student, tmp_path, paths=0, **changes)
+    assert rollout_loss(trained, sde_of(trained), paths_of(trained).coarse(4)).item() < before
+
+
 @every_reference
 def test_a_student_is_its_teacher_where_both_take_the_same_steps(reference):
     """Untrained, against path-average on the coarse steps themselves; against another scheme it is not."""
@@ -331,9 +411,9 @@ def test_half_precision_is_for_the_student_alone(cell, reference, tmp_path, monk
     seen = []
     kept = rollout_loss
 
-    def recording(student, sde, paths):
+    def recording(student, sde, paths, **options):
         seen.append(paths)
-        return kept(student, sde, paths)
+        return kept(student, sde, paths, **options)
 
     monkeypatch.setattr(sys.modules["sdesig.distillation.distill"], "rollout_loss", recording)
     for precision in ("bfloat16", "float32"):
@@ -350,9 +430,9 @@ def test_numbers_of_steps_are_drawn_between_the_bounds(tmp_path, monkeypatch):
     seen = []
     kept = rollout_loss
 
-    def recording(student, sde, paths):
+    def recording(student, sde, paths, **options):
         seen.append((len(paths.times) - 1, paths.states.shape[1]))
-        return kept(student, sde, paths)
+        return kept(student, sde, paths, **options)
 
     monkeypatch.setattr(sys.modules["sdesig.distillation.distill"], "rollout_loss", recording)
     train_on(make(), tmp_path, steps=(1, 4), evaluations=24, iterations=60, paths=100)
