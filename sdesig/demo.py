@@ -18,7 +18,7 @@ from sdesig.distillation.distill import DistillOptions, distill
 from sdesig.distillation.evaluation import Comparison, Outcome, Sampler, baselines, generator_sampler
 from sdesig.distillation.floor import information_floor
 from sdesig.distillation.paths import TeacherOptions
-from sdesig.distillation.report import Row, error_figure, image_figure, markdown_table, report_rows
+from sdesig.distillation.report import Row, error_figure, image_figure, markdown_table, report_rows, save_figure
 from sdesig.distillation.training import TrainingOptions
 from sdesig.generator import SigDEG
 from sdesig.sde import CanonicalSDE
@@ -104,8 +104,7 @@ def run_demo(out: Path, *, seed: int = 0, quick: bool = False) -> None:
         "steps.png": steps_figure(student, outcomes),
     }
     for name, figure in figures.items():
-        with replacing(out / name) as file:
-            figure.savefig(file, format="png", dpi=130)
+        save_figure(figure, out / name, dpi=130)
     print(f"\n{table}\n{_verdict(rows)}")
     for name in ("report.json", "report.md", *figures):
         print(f"  -> {out / name}")

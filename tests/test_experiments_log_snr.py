@@ -14,7 +14,7 @@ import pytest
 import torch
 from scipy import integrate, special
 
-from experiments.digits.log_snr import log_snr_functionals
+from experiments.digits.floors import log_snr_functionals
 from sdesig.distillation import TeacherOptions, information_floor
 from sdesig.sde import CanonicalSDE
 

@@ -10,7 +10,10 @@ import torch
 from matplotlib.image import imread
 
 from experiments.digits import __main__ as digits
+from experiments.digits import floors as digits_floors
 from experiments.digits import setting as digits_setting
+from experiments.digits import study as digits_study
+from experiments.digits import table as digits_table
 from experiments.toy_mixture import __main__ as toy
 from experiments.toy_mixture import setting as toy_setting
 from sdesig.digits import load_grid
@@ -31,9 +34,9 @@ def small():
         whole = toy_setting.options
         patch.setattr(toy_setting, "options", lambda *arguments: tiny(whole(*arguments)))
         patch.setattr(toy, "TEACHER", TeacherOptions(steps=32, cells=32))
-        patch.setattr(digits, "TeacherOptions", lambda steps: TeacherOptions(steps=32, cells=32))
-        runs = {name: replace(run, options=tiny(run.options)) for name, run in digits.RUNS.items()}
-        patch.setattr(digits, "RUNS", runs)
+        patch.setattr(digits_floors, "TeacherOptions", lambda steps: TeacherOptions(steps=32, cells=32))
+        runs = {name: replace(run, options=tiny(run.options)) for name, run in digits_setting.RUNS.items()}
+        patch.setattr(digits_study, "RUNS", runs)
         patch.setattr(digits_setting, "RUNS", runs)
         yield
 
@@ -121,9 +124,9 @@ def digits_run(tmp_path_factory, small):
     arguments = ["--runs", str(folder / "runs"), "--out", str(folder / "results"), "--groups", "8"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sdesig.distillation.statistics.RESAMPLES", 50)
-        patch.setattr(digits, "Comparison", functools.partial(Comparison, truth_steps=64))
+        patch.setattr(digits_table, "Comparison", functools.partial(Comparison, truth_steps=64))
         digits.main([*arguments, "--seeds", "70", "--frechet-seeds", "50", "--part", "table"])
-        patch.setattr(digits, "Comparison", functools.partial(Comparison, truth_steps=64, levels=8))
+        patch.setattr(digits_study, "Comparison", functools.partial(Comparison, truth_steps=64, levels=8))
         digits.main([*arguments, "--study-seeds", "8", "--part", "study"])
     return folder
 
@@ -178,7 +181,7 @@ def test_the_study_of_digits(digits_run):
     for row in study["rows"]:
         assert set(row) == {"question", "variant", "rmse_4", "rmse_8", "rmse_16"}
         assert "nan" not in " ".join(map(str, row.values()))
-    clocks = [f"{clock}, {grid} grid" for clock in digits.CLOCKS for grid in ("even", "chosen") for _ in range(3)]
+    clocks = [f"{clock}, {grid} grid" for clock in digits_study.CLOCKS for grid in ("even", "chosen") for _ in range(3)]
     assert [row["clock"] for row in study["floors"]] == clocks
     text = (digits_run / "results" / "study.md").read_text()
     assert text.count("\n| ") == 2 + len(study["rows"]) + len(study["floors"])

@@ -17,7 +17,7 @@ from experiments.toy_mixture.setting import DEPTHS, MIXTURE, REFERENCE, SDE, SNR
 from sdesig._files import replacing, write_json
 from sdesig.distillation import Floor, information_floor
 from sdesig.distillation.evaluation import Comparison, Outcome, baselines, generator_sampler
-from sdesig.distillation.report import error_figure, markdown_table, report_rows
+from sdesig.distillation.report import error_figure, markdown_table, report_rows, save_figure
 from sdesig.distillation.statistics import root_mean_square
 from sdesig.generator import SigDEG
 from sdesig.solvers import solve
@@ -107,8 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"{REMARKS}\n![errors](errors.png)\n\n![paths](paths.png)\n"
         )
     for name, figure in (("errors.png", error_figure(rows, floors)), ("paths.png", trajectories(students))):
-        with replacing(options.out / name) as file:
-            figure.savefig(file, format="png", dpi=110)
+        save_figure(figure, options.out / name)
     print(markdown_table(rows, COLUMNS))
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from sdesig._files import replacing
 from sdesig.distillation.evaluation import Outcome
 from sdesig.distillation.floor import Floor
 from sdesig.distillation.frechet import FeatureStatistics
@@ -131,3 +133,9 @@ def image_figure(lines: Sequence[tuple[str, Tensor]], *, title: str = "") -> Fig
     if title:
         figure.suptitle(title, fontsize="medium")
     return figure
+
+
+def save_figure(figure: Figure, path: Path, *, dpi: int = 110) -> None:
+    """Write a PNG file, whole or not at all."""
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=dpi)

@@ -1,13 +1,22 @@
-"""The Legendre expansion in log-SNR: what it knows of a step, for its information floor."""
+"""Information floors of the teacher, where the Legendre expansion runs in the clock of a reference or in log-SNR."""
 
 from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from sdesig.digits import EVENT, SNR, load_teacher, reference
+from sdesig.distillation import Floor, TeacherOptions, information_floor
+from sdesig.generator import StepGrid
+from sdesig.sde import CanonicalSDE
 from sdesig.signature.legendre import gauss_legendre, orthonormal_legendre
 
 NODES = 12
+DEPTHS = (1, 2, 4)
+LOG_SNR = "log-SNR"
 
 
 def log_snr_functionals(times: Tensor, fine_depth: int, *, depth: int) -> Tensor:
@@ -34,3 +43,23 @@ def log_snr_functionals(times: Tensor, fine_depth: int, *, depth: int) -> Tensor
     rows = torch.einsum("insq,jq,nsq->sinj", outer, inner, h.sqrt().expand_as(tau))
     orthonormal = torch.linalg.qr(rows.flatten(2).mT)[0].mT
     return orthonormal.unflatten(2, (len(times) - 1, fine_depth)).permute(2, 0, 1, 3)
+
+
+def floors_of(clock: str, grid: StepGrid, steps: Sequence[int], depths: Sequence[int], groups: int) -> list[Floor]:
+    """Floors of the teacher where the Legendre expansion runs in the clock of a reference, or in log-SNR."""
+    sde = CanonicalSDE(load_teacher(), reference=reference("none" if clock == LOG_SNR else clock))
+    return [
+        information_floor(
+            sde,
+            event=EVENT,
+            snr=SNR,
+            steps=n,
+            depth=depth,
+            groups=groups,
+            teacher=TeacherOptions(steps=128),
+            grid=grid,
+            functionals=functools.partial(log_snr_functionals, depth=depth) if clock == LOG_SNR else None,
+        )
+        for depth in depths
+        for n in steps
+    ]

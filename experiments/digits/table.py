@@ -1,0 +1,174 @@
+"""All samplers and the students at full length, and the targets: report.json, report.md, two figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from experiments.digits.floors import DEPTHS, floors_of
+from experiments.digits.setting import distilled
+from sdesig._files import replacing, write_json
+from sdesig.digits import EVENT, SNR, load_classifier, load_digits, load_grid, load_teacher, reference
+from sdesig.distillation import Comparison, Floor
+from sdesig.distillation.evaluation import Outcome, Sampler, baselines, generator_sampler
+from sdesig.distillation.frechet import FeatureStatistics, frechet_ratio
+from sdesig.distillation.report import error_figure, image_figure, markdown_table, report_rows, save_figure
+from sdesig.distillation.statistics import paired_ratio, root_mean_square
+
+STEPS = (4, 8, 10, 16, 32)
+COLUMNS = {
+    "method": "method",
+    "steps": "steps = evaluations",
+    "pathwise_rmse": "pathwise RMSE",
+    "pathwise_median": "median",
+    "floor": "floor",
+    "frechet_distance": "FD (classifier)",
+    "frechet_distance_pixels": "FD (pixels)",
+}
+REMARKS = """Where a target is missed. Floors: those of the chosen grid are half of the even grid's or less, at
+depths 2 and 4; there the students are limited by learning, not by information. They were trained by
+rollouts over a fixed set of teacher paths; in the [study](study.md) single steps drawn anew came as
+far in a twentieth of the iterations, and are now the default. Sig-DEG's Frechet ratio: with 2000
+seeds its interval is wider than the .05 that is asked for. The plain cell has to learn a denoiser
+of its own: its training was too short, at every number of steps.
+"""
+
+
+def full_table(runs: Path, seeds: int, frechet_seeds: int, groups: int, out: Path) -> None:
+    """All samplers; report.json, report.md with the targets, and three figures."""
+    students = {name: distilled(name, runs) for name in ("plain", "depth-1", "depth-2", "depth-4")}
+    floors = floors_of("pca", load_grid(), (4, 8, 16, 32), DEPTHS, groups)
+    comparison = Comparison(load_teacher(), reference(), EVENT, SNR)
+    euler, *others = baselines(load_grid())
+    plan: list[tuple[Sampler, Sequence[int]]] = [
+        (euler, (*STEPS, 100, 1000)),
+        *((sampler, STEPS) for sampler in others),
+        (generator_sampler("plain Sig-DEG, depth 2", students["plain"]), (*STEPS, 100)),
+        *((generator_sampler(f"Sig-DEG, depth {d}", students[f"depth-{d}"]), STEPS) for d in DEPTHS),
+    ]
+    converged, outcomes = comparison.run(plan, range(seeds), lambda done: print(f"{done} seeds", flush=True))
+    features = {"classifier": load_classifier().features, "pixels": lambda x: x}
+    with torch.no_grad():
+        rows = report_rows(outcomes, floors=floors, features=features, real=load_digits()[0])
+    for row in rows:
+        del row["seconds_per_1000"]  # measured beside other work; `make demo` has them
+    found = {(outcome.sampler.name, outcome.steps): outcome for outcome in outcomes}
+    verdicts = [
+        *pathwise_targets(found, {(floor.depth, floor.steps): floor for floor in floors}),
+        *frechet_targets(comparison, plan, frechet_seeds),
+    ]
+    write_json(
+        out / "report.json",
+        {"n": seeds, "rows": rows, "targets": verdicts, "floors": [vars(floor) for floor in floors]},
+    )
+    titles = {"target": "target", "measured": "measured (95 %)", "passed": "passed"}
+    text = (
+        f"# Sig-DEG on 8x8 digits, full training\n\nWritten by `python -m experiments.digits`. {seeds} seeds on the "
+        "same paths, pathwise RMSE per pixel against the converged path (images in [-1, 1]); floors from "
+        f"{groups} pairs of paths in the clock of the reference per principal component, on the chosen grid; Frechet "
+        "distances (FD) to the 1797 real digits on the 32 features of the shipped classifier and on pixels; moving "
+        "averages of the weights. A ratio passes if its 95 % interval lies below target + .03; a Frechet ratio, from "
+        f"{frechet_seeds} seeds, if below "
+        f"the target.\n\n{markdown_table(rows, COLUMNS)}\n## Targets\n\n{markdown_table(verdicts, titles)}\n"
+        f"{REMARKS}\n![errors](errors.png)\n\n![steps](steps.png)\n"
+    )
+    with replacing(out / "report.md") as file:
+        file.write_text(text)
+    save_figure(error_figure(rows, floors, most_steps=100), out / "errors.png")
+    save_figure(steps_figure(found, converged), out / "steps.png")
+    print(text)
+
+
+def pathwise_targets(
+    found: dict[tuple[str, int], Outcome], floors: dict[tuple[int, int], Floor]
+) -> list[dict[str, str]]:
+    """What was aimed at, and what was measured; ratios on the same seeds."""
+    two, average = "SDE-DPM-Solver++(2M)", "path-average, reference"
+    lines = []
+
+    def errors(name: str, steps: int) -> Tensor:
+        values = found[name, steps].errors
+        assert values is not None
+        return values
+
+    def ratio(target: float, what: str, one: tuple[str, int], other: tuple[str, int]) -> None:
+        value, low, high = paired_ratio(errors(*one), errors(*other))
+        lines.append(
+            {
+                "target": f"{what}: RMSE ratio <= {target}",
+                "measured": f"{value:.3f} ({low:.3f} - {high:.3f})",
+                "passed": "yes" if high < target + 0.03 else "no",
+            }
+        )
+
+    ratio(0.35, f"{average} over 2M, 16 steps", (average, 16), (two, 16))
+    ratio(0.35, f"{average}, chosen grid over 2M, 16 steps", (f"{average}, chosen grid", 16), (two, 16))
+    for steps in (4, 8, 10, 16, 32):
+        for other in (average, f"{average}, chosen grid"):
+            ratio(1.0, f"Sig-DEG, depth 4 over {other}, {steps} steps", ("Sig-DEG, depth 4", steps), (other, steps))
+    for depth, target in ((1, 1.2), (2, 1.2), (4, 2.0)):
+        floor = floors[depth, 8]
+        value, error = root_mean_square(errors(f"Sig-DEG, depth {depth}", 8))
+        quotient = value / floor.rmse
+        half = 1.96 * quotient * ((error / value) ** 2 + (floor.standard_error / floor.rmse) ** 2) ** 0.5
+        lines.append(
+            {
+                "target": f"Sig-DEG, depth {depth} over its floor, 8 steps <= {target}",
+                "measured": f"{quotient:.2f} ({quotient - half:.2f} - {quotient + half:.2f})",
+                "passed": "yes" if quotient + half < target + 0.03 else "no",
+            }
+        )
+    return lines
+
+
+def frechet_targets(
+    comparison: Comparison, plan: list[tuple[Sampler, Sequence[int]]], seeds: int
+) -> list[dict[str, str]]:
+    """Targets for Frechet distances, which need more seeds than pathwise errors."""
+    two, average, chosen = "SDE-DPM-Solver++(2M)", "path-average, reference", "path-average, reference, chosen grid"
+    wanted = {
+        "Euler = SDE-DPM-Solver++(1)": 1000,
+        "plain Sig-DEG, depth 2": 100,
+        **dict.fromkeys((two, average, chosen, "Sig-DEG, depth 4"), 10),
+    }
+    few = [(sampler, (wanted[sampler.name],)) for sampler, _ in plan if sampler.name in wanted]
+    converged, outcomes = comparison.run(few, range(seeds), lambda done: print(f"{done} more seeds", flush=True))
+    classifier = load_classifier()
+    with torch.no_grad():
+        features = {outcome.sampler.name: classifier.features(outcome.samples) for outcome in outcomes}
+        real, own = (FeatureStatistics.of(classifier.features(x)) for x in (load_digits()[0], converged))
+    lines = []
+    for name in ("Sig-DEG, depth 4", "plain Sig-DEG, depth 2"):
+        value, low, high = frechet_ratio(features[name], features["Euler = SDE-DPM-Solver++(1)"], real)
+        lines.append(
+            {
+                "target": f"{name}, {wanted[name]} steps: FD (classifier) over the 1000-step teacher's <= 1.05",
+                "measured": f"{value:.3f} ({low:.3f} - {high:.3f})",
+                "passed": "yes" if high < 1.05 else "no",
+            }
+        )
+    far = own.distance(FeatureStatistics.of(features[two]))
+    for name in (average, chosen):
+        near = own.distance(FeatureStatistics.of(features[name]))
+        lines.append(
+            {
+                "target": f"{name}, 10 steps: FD (classifier) to the converged samples not above 2M's",
+                "measured": f"{near:.3f} against {far:.3f}",
+                "passed": "yes" if near <= far else "no",
+            }
+        )
+    return lines
+
+
+def steps_figure(found: dict[tuple[str, int], Outcome], converged: Tensor, columns: int = 16) -> Figure:
+    """The same seeds at several numbers of steps."""
+    lines = [
+        (f"{label}, {steps} steps", found[name, steps].samples[:columns].reshape(-1, 8, 8))
+        for label, name in (("2M", "SDE-DPM-Solver++(2M)"), ("depth 4", "Sig-DEG, depth 4"))
+        for steps in STEPS
+    ]
+    return image_figure([*lines, ("converged path", converged[:columns].reshape(-1, 8, 8))])
