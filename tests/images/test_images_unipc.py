@@ -1,0 +1,148 @@
+"""diffusers' multistep schedulers as peers: they solve the probability flow of a denoiser D(y, snr), at their order."""
+
+import math
+from itertools import pairwise
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from images_tiny import normal, save_pipeline, tiny_unet
+from scipy.integrate import solve_ivp
+
+from sdesig.images import load_teacher
+from sdesig.images.unipc import PEERS, peer_samples
+from sdesig.sde import CanonicalSDE, Mixture
+from sdesig.solvers import DPMSolver2M
+
+pytestmark = pytest.mark.filterwarnings(
+    # diffusers hands tensors to numpy
+    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning",
+)
+
+SNR = (math.exp(-5), math.exp(5))
+MIXTURE = Mixture.circle(1.5, 0.3, dtype=torch.float64)
+GAUSSIAN = Mixture(
+    torch.ones(1),
+    torch.tensor([[0.7, -0.2]], dtype=torch.float64),
+    torch.tensor([[[0.5, 0.2], [0.2, 0.3]]], dtype=torch.float64),
+)
+every_peer = pytest.mark.parametrize("scheduler", PEERS)
+
+
+def start(n=20):
+    return math.sqrt(SNR[0]) * normal(n, 2).double()
+
+
+def flow(mixture, y):
+    """x = y/tau at the last SNR, by dz/d(log SNR) = (D - z)/2 in z = y/tau."""
+
+    def rate(log_snr, z):
+        tau, z = math.exp(log_snr), torch.from_numpy(z).reshape(y.shape)
+        return ((mixture.denoise_y(tau * z, tau) - z) / 2).numpy().ravel()
+
+    first = (y / SNR[0]).numpy().ravel()
+    solution = solve_ivp(rate, np.log(SNR), first, method="DOP853", rtol=1e-11, atol=1e-11)
+    assert solution.success
+    return torch.from_numpy(solution.y[:, -1]).reshape(y.shape)
+
+
+def error(found, expected):
+    return (found - expected).square().mean().sqrt().item()
+
+
+def test_the_flow_of_a_gaussian_is_known():
+    """The oracle of this file: each principal component contracts by sqrt((c + 1/tau_1)/(c + 1/tau_0))."""
+    y = start()
+    variances, basis = torch.linalg.eigh(GAUSSIAN.covariance())
+    centred = (y / SNR[0] - GAUSSIAN.mean()) @ basis
+    scale = ((variances + 1 / SNR[1]) / (variances + 1 / SNR[0])).sqrt()
+    expected = GAUSSIAN.mean() + (scale * centred) @ basis.T
+    torch.testing.assert_close(flow(GAUSSIAN, y), expected, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(peer_samples(GAUSSIAN.denoise_y, y, 2000, snr=SNR), expected, rtol=1e-6, atol=1e-6)
+
+
+@every_peer
+@pytest.mark.parametrize("law", [GAUSSIAN, MIXTURE], ids=["Gaussian", "mixture"])
+def test_they_converge_to_the_probability_flow_with_order_two(scheduler, law):
+    """At least: order 3 has a first step, UniPC also a last one, of lower order."""
+    y = start()
+    expected = flow(law, y)
+    errors = [
+        error(peer_samples(law.denoise_y, y, steps, snr=SNR, scheduler=scheduler), expected) for steps in (32, 64, 128)
+    ]
+    assert errors[-1] < 2e-3
+    for coarse, fine in pairwise(errors):
+        assert 1.6 < math.log2(coarse / fine) < 4
+
+
+def test_one_step_is_ddim():
+    """z_1 = D + sqrt(tau_0/tau_1) (z_0 - D): noise that is predicted once and then kept."""
+    y = start()
+    denoised = MIXTURE.denoise_y(y, SNR[0])
+    expected = denoised + math.sqrt(SNR[0] / SNR[1]) * (y / SNR[0] - denoised)
+    for scheduler in PEERS:
+        found = peer_samples(MIXTURE.denoise_y, y, 1, snr=SNR, scheduler=scheduler)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_dpm_solver_is_ours():
+    """The same scheme twice; to the float32 in which diffusers computes it."""
+    y, sde = start(), CanonicalSDE(lambda y, snr: MIXTURE.denoise_y(y * snr**0.5, snr), eta=0.0)
+    times = torch.linspace(math.log(SNR[0]), math.log(SNR[1]), 21, dtype=torch.float64).exp()
+    first = y / SNR[0] ** 0.5  # the state of eta = 0
+    states = [first]
+    memory = None
+    for before, after in pairwise(times):
+        state, memory = DPMSolver2M().move(sde, before, after, states[-1], memory, (torch.zeros(()),))
+        states.append(state)
+    expected = sde.noisy_data(states[-1], times[-1])
+    found = peer_samples(MIXTURE.denoise_y, y, 20, snr=SNR, scheduler="dpmsolver++(2M)")
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    other = peer_samples(MIXTURE.denoise_y, y, 20, snr=SNR, scheduler="dpmsolver++(3M)")
+    assert error(other, expected) > 1e-3
+
+
+@every_peer
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 16, 40])
+def test_the_teacher_is_asked_once_per_step(scheduler, steps):
+    """At SNRs even in log-SNR from the first on, and never at the last."""
+    asked = []
+
+    def teacher(y, snr):
+        asked.append(snr.item())
+        return MIXTURE.denoise_y(y, snr)
+
+    peer_samples(teacher, start(), steps, snr=SNR, scheduler=scheduler)
+    np.testing.assert_allclose(np.log(asked), -5 + 10 / steps * np.arange(steps), rtol=1e-12, atol=1e-12)
+
+
+@every_peer
+def test_image_teachers(scheduler, tmp_path):
+    """In float32, each row by itself; a D that is constant is reached up to the noise that is left."""
+    teacher = load_teacher(save_pipeline(tmp_path, tiny_unet(), diffusers.DDPMScheduler()))
+    y, snr = 0.1 * normal(3, 1, 8, 8), (0.01, 900.0)
+    whole = peer_samples(teacher, y, 5, snr=snr, scheduler=scheduler)
+    assert whole.dtype == torch.float32
+    alone = torch.cat([peer_samples(teacher, row[None], 5, snr=snr, scheduler=scheduler) for row in y])
+    torch.testing.assert_close(alone, whole, rtol=1e-3, atol=1e-4)
+    constant = peer_samples(lambda y, snr: torch.full_like(y, 0.3), y, 5, snr=snr, scheduler=scheduler)
+    expected = 0.3 + (snr[0] / snr[1]) ** 0.5 * (y / snr[0] - 0.3)
+    torch.testing.assert_close(constant, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "changes, error, match",
+    [
+        ({"y": None}, TypeError, "y must be a torch.Tensor"),
+        ({"steps": 0}, ValueError, "steps must be >= 1; got 0"),
+        ({"steps": 2.0}, TypeError, "steps must be an integer"),
+        ({"snr": (1.0, 1.0)}, ValueError, r"snr must be \(first, last\) with first < last; got \(1.0, 1.0\)"),
+        ({"snr": (0.0, 1.0)}, ValueError, r"snr\[0\] must be a finite number > 0"),
+        ({"scheduler": "ddim"}, ValueError, r"scheduler must be one of 'unipc', 'dpmsolver\+\+\(2M\)'.*; got 'ddim'"),
+    ],
+)
+def test_refusals(changes, error, match):
+    arguments = {"y": start(), "steps": 4, "snr": SNR, "scheduler": "unipc"} | changes
+    with pytest.raises(error, match=match):
+        peer_samples(MIXTURE.denoise_y, arguments.pop("y"), arguments.pop("steps"), **arguments)
