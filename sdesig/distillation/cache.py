@@ -81,7 +81,7 @@ class PathCache:
             "snr": list(student.snr),
             "event": list(student.event),
             "clock": student.sde.clock.identity(),
-            "reference": _digest(student.reference),
+            "reference": reference_digest(student.reference),
             "grid": list(student.grid.quantiles),
             "seed": seed,
         }
@@ -121,7 +121,7 @@ class PathCache:
         return self.folder / f"paths-{k:05d}.safetensors"
 
 
-def _digest(reference: GaussianReference) -> str:
+def reference_digest(reference: GaussianReference) -> str:
     """A hash of mean, variance and basis."""
     values = (reference.mean, reference.variance, *reference.basis)
     return hashlib.sha256(b"".join(value.cpu().numpy().tobytes() for value in values)).hexdigest()

@@ -14,13 +14,12 @@ from torch import Tensor
 
 from sdesig._checks import check_integer
 from sdesig.brownian import BrownianPath
-from sdesig.distillation.reclock import reclock
+from sdesig.distillation.lockstep import PART, Run, run_along
 from sdesig.distillation.statistics import root_mean_square
 from sdesig.generator.grid import StepGrid
 from sdesig.generator.sig_deg import SigDEG
 from sdesig.sde.canonical_sde import CanonicalSDE, SNRDenoiser
 from sdesig.sde.reference import GaussianReference
-from sdesig.signature.partial_signature import PartialSignature, join_steps
 from sdesig.solvers import DPMSolver1, DPMSolver2M, PathAverage, Scheme
 from sdesig.solvers.driver import run_steps
 
@@ -45,6 +44,12 @@ class Sampler(NamedTuple):
     eta: float = 1.0
     depth: int | None = None
     grid: StepGrid = StepGrid()
+
+    def errors(self, samples: Tensor, converged: Tensor) -> Tensor | None:
+        """|x - x_ref|/sqrt(d) per seed, (n,); None at eta = 0."""
+        if self.eta != 1.0:
+            return None
+        return (samples - converged).flatten(1).norm(dim=1) / math.sqrt(converged[0].numel())
 
 
 def baselines(grid: StepGrid | None = None) -> list[Sampler]:
@@ -145,66 +150,77 @@ class Comparison:
         Raises:
             ValueError: no seeds, two samplers of one name, more steps than the cells or a sampler's grid allow.
         """
-        cells_count = 2**self.levels
         if not len(seeds):
             raise ValueError("seeds must not be empty")
+        self.check(plan)
+        pairs = [(sampler, steps) for sampler, counts in plan for steps in counts]
+        made: list[list[Tensor]] = [[] for _ in range(len(pairs) + 1)]
+        for first in range(0, len(seeds), self.batch):
+            ends = self.follow([self.truth, *pairs], seeds[first : first + self.batch])
+            for samples, end in zip(made, ends, strict=True):
+                samples.append(end)
+            if progress is not None:
+                progress(min(len(seeds), first + self.batch))
+        converged, *sets = map(torch.cat, made)
+        return converged, [
+            Outcome(sampler, steps, samples, sampler.errors(samples, converged), self.seconds_per_1000(sampler, steps))
+            for (sampler, steps), samples in zip(pairs, sets, strict=True)
+        ]
+
+    @property
+    def truth(self) -> tuple[Sampler, int]:
+        """What gives the converged samples, and in how many steps."""
+        return Sampler("converged path", PathAverage(), referenced=True), self.truth_steps
+
+    def check(self, plan: Sequence[tuple[Sampler, Sequence[int]]]) -> None:
+        """Raise ValueError for two samplers of one name, more steps than the cells or a sampler's grid allow."""
         names = [sampler.name for sampler, _ in plan]
         if len({*names}) < len(names):
             raise ValueError(f"samplers must have different names; got {names}")
-        path = self._path(seeds[:1])
+        path = self._path([0])
         for sampler, counts in plan:
             for steps in counts:
-                check_integer("steps", steps, 1, cells_count)
+                check_integer("steps", steps, 1, 2**self.levels)
                 sampler.grid.times(path, steps)
-        truths: list[Tensor] = []
-        made: dict[tuple[str, int], list[Tensor]] = {}
-        for first in range(0, len(seeds), self.batch):
-            path = self._path(seeds[first : first + self.batch])
-            times = path.grid(cells_count)
-            cells = path.partial_signatures(times)
-            plain = reclock(cells, times, self.reference)
-            noise = path.initial_noise()
-            y = self.reference.from_reference(self._sde(True, 1.0).start(noise, times[0]), times[0])
-            truth = Sampler("", PathAverage(), referenced=True)
-            truths.append(self._end(truth, self.truth_steps, y, times, cells))
-            for sampler, counts in plan:
-                signature = cells if sampler.referenced else plain
-                for steps in counts:
-                    end = self._end(sampler, steps, y, times, signature)
-                    made.setdefault((sampler.name, steps), []).append(end)
-            if progress is not None:
-                progress(min(len(seeds), first + self.batch))
-        converged = torch.cat(truths)
-        outcomes = []
-        for sampler, counts in plan:
-            for steps in counts:
-                samples = torch.cat(made[sampler.name, steps])
-                errors = (samples - converged).flatten(1).norm(dim=1) / math.sqrt(converged[0].numel())
-                kept = errors if sampler.eta == 1.0 else None
-                outcomes.append(Outcome(sampler, steps, samples, kept, self.seconds_per_1000(sampler, steps)))
-        return converged, outcomes
+
+    @torch.no_grad()
+    def follow(self, pairs: Sequence[tuple[Sampler, int]], seeds: Sequence[int]) -> list[Tensor]:
+        """Samples x, (n, *event), of samplers in a number of steps each, of one batch of seeds: all of them at once.
+
+        Memory is that of the network, of the samplers' states, and of the part of the path in `run_along`.
+        """
+        path, y = self._path(seeds), self.start(seeds)
+        times = path.grid(2**self.levels)
+        runs = []
+        for sampler, count in pairs:
+            sde = self._sde(sampler.referenced, sampler.eta)
+            ends = np.rint(sampler.grid.positions(count) * (len(times) - 1)).astype(int).tolist()
+            # the canonical y of another eta is tau^((eta^2 - 1)/2) times that of eta = 1
+            own = y * times[0].item() ** ((sampler.eta**2 - 1) / 2)
+            state = sde.reference.to_reference(own, times[0], sampler.eta)[0]
+            runs.append(Run(sampler.scheme, sde, state, times, ends, sampler.referenced))
+        run_along(path, self.reference, runs)
+        return [run.noisy_data for run in runs]
+
+    def start(self, seeds: Sequence[int]) -> Tensor:
+        """The canonical y at the first SNR of seeds, from which all samplers start, (n, *event)."""
+        path = self._path(seeds)
+        return self.reference.from_reference(self._sde(True, 1.0).start(path.initial_noise(), path.t0), path.t0)
 
     @torch.no_grad()
     def seconds_per_1000(self, sampler: Sampler, steps: int) -> float:
         """Of a whole sampling in seeds mode: path, steps and solver, from 500 seeds, or fewer where steps are many."""
-        rows = max(50, min(TIMED, TIMED * 32 // steps))
+        largest = max(1, 4 * PART // (steps * self.depth * math.prod(self.event)))
+        rows = min(largest, max(50, min(TIMED, TIMED * 32 // steps)))
         started = time.perf_counter()
         sde = self._sde(sampler.referenced, sampler.eta)
         path = self._path(range(rows), None if sampler.eta == 0.0 else sde)
         times = sampler.grid.times(path, steps)
         start = sde.start(path.initial_noise(), times[0])
         signature = path.partial_signatures(times)
-        sde.noisy_data(run_steps(sampler.scheme, sde, "additive", start, times, [signature])[-1], times[-1])
+        last = run_steps(sampler.scheme, sde, "additive", start, times, [signature])[-1]
+        sde.noisy_data(last, times[-1]).cpu()  # waits for an accelerator
         return (time.perf_counter() - started) * 1000 / rows
-
-    def _end(self, sampler: Sampler, steps: int, y: Tensor, times: Tensor, cells: PartialSignature) -> Tensor:
-        """x at the last SNR, from the canonical y at the first, at eta = 1."""
-        sde = self._sde(sampler.referenced, sampler.eta)
-        ends = np.rint(sampler.grid.positions(steps) * (len(times) - 1)).astype(int).tolist()
-        # the canonical y of another eta is tau^((eta^2 - 1)/2) times that of eta = 1
-        start = sde.reference.to_reference(y * times[0].item() ** ((sampler.eta**2 - 1) / 2), times[0], sampler.eta)[0]
-        joined = join_steps(cells, ends)
-        return sde.noisy_data(run_steps(sampler.scheme, sde, "additive", start, times[ends], [joined])[-1], times[-1])
 
     def _path(self, seeds: Sequence[int], sde: CanonicalSDE | None = None) -> BrownianPath:
         return BrownianPath(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from sdesig._files import replacing
 from sdesig.distillation.evaluation import Outcome
 from sdesig.distillation.floor import Floor
 from sdesig.distillation.frechet import FeatureStatistics
+from sdesig.distillation.statistics import root_mean_square
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,25 +42,48 @@ def report_rows(
     statistics = {name: FeatureStatistics.of(of(real)) for name, of in (features or {}).items() if real is not None}
     rows = []
     for outcome in outcomes:
-        rmse, error = outcome.rmse
-        floor = found.get((outcome.sampler.depth or 0, outcome.steps)) if outcome.sampler.referenced else None
-        row: Row = {
-            "method": outcome.sampler.name,
-            "depth": outcome.sampler.depth,
-            "steps": outcome.steps,
-            "nfe": outcome.steps,
-            "pathwise_rmse": None if math.isnan(rmse) else rmse,
-            "pathwise_rmse_se": None if math.isnan(error) else error,
-            "pathwise_median": None if outcome.errors is None else outcome.errors.median().item(),
-            "floor": None if floor is None else floor.rmse,
-            "seconds_per_1000": outcome.seconds_per_1000,
-            "n": len(outcome.samples),
-        }
+        sampler = outcome.sampler
+        floor = found.get((sampler.depth or 0, outcome.steps)) if sampler.referenced else None
+        row = row_of(
+            sampler.name,
+            outcome.steps,
+            outcome.errors,
+            n=len(outcome.samples),
+            depth=sampler.depth,
+            floor=floor,
+            seconds_per_1000=outcome.seconds_per_1000,
+        )
         for k, (name, real_statistics) in enumerate(statistics.items()):
             distance = real_statistics.distance(FeatureStatistics.of((features or {})[name](outcome.samples)))
             row["frechet_distance" if k == 0 else f"frechet_distance_{name}"] = distance
         rows.append(row)
     return rows
+
+
+def row_of(
+    method: str,
+    steps: int,
+    errors: Tensor | None,
+    *,
+    n: int,
+    depth: int | None,
+    floor: Floor | None,
+    seconds_per_1000: float,
+) -> Row:
+    """A row of `report_rows` without Frechet distances, from the errors of the seeds, (n,), if there are any."""
+    rmse, error = (None, None) if errors is None else root_mean_square(errors)
+    return {
+        "method": method,
+        "depth": depth,
+        "steps": steps,
+        "nfe": steps,
+        "pathwise_rmse": rmse,
+        "pathwise_rmse_se": error,
+        "pathwise_median": None if errors is None else errors.median().item(),
+        "floor": None if floor is None else floor.rmse,
+        "seconds_per_1000": seconds_per_1000,
+        "n": n,
+    }
 
 
 def markdown_table(rows: Sequence[Row], columns: Mapping[str, str]) -> str:
@@ -118,15 +141,21 @@ def error_figure(rows: Sequence[Row], floors: Sequence[Floor] = (), *, most_step
 
 
 def image_figure(lines: Sequence[tuple[str, Tensor]], *, title: str = "") -> Figure:
-    """A grid of images: one named line per entry, one column per image; images (n, size, size) in [-1, 1]."""
+    """A grid of images: one named line per entry, one column per image.
+
+    Args:
+        lines: a name and images, (n, size, size) or (n, 1 or 3, size, size) in [-1, 1].
+        title: of the figure.
+    """
     from matplotlib.figure import Figure
 
-    columns, size = len(lines[0][1]), lines[0][1].shape[-1]
+    columns = len(lines[0][1])
     figure = Figure(figsize=(3.2 + 0.52 * columns, 0.4 + 0.54 * len(lines)), layout="constrained")
     for axis, (name, images) in zip(figure.subplots(len(lines), 1, squeeze=False)[:, 0], lines, strict=True):
-        gap = torch.ones(columns, size, 1)
-        strip = torch.cat([images.clamp(-1, 1).cpu(), gap], 2).permute(1, 0, 2).reshape(size, -1)
-        axis.imshow(strip.numpy(), cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
+        shown = (images if images.ndim == 4 else images[:, None]).float().clamp(-1, 1).cpu()
+        strip = torch.nn.functional.pad(shown, (0, 1), value=1.0).permute(2, 0, 3, 1).flatten(1, 2)
+        values = strip[..., 0] if strip.shape[-1] == 1 else (strip + 1) / 2
+        axis.imshow(values.numpy(), cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
         axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize="x-small")
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)

@@ -1,0 +1,236 @@
+"""Everything that is reported of image samplers: a table, what every number depends on, figures, and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from sdesig._checks import check_integer
+from sdesig._files import read_json, replacing, write_json
+from sdesig.distillation.evaluation import Comparison, Sampler
+from sdesig.distillation.floor import Floor, information_floor
+from sdesig.distillation.report import Row, error_figure, image_figure, markdown_table, row_of, save_figure
+from sdesig.images.features import FeatureExtractor, PerceptualDistance, extract
+from sdesig.images.metrics import Measured, measure_pairs, measure_samples
+from sdesig.images.pixels import ImageSet, to_floats
+from sdesig.images.reference_statistics import ReferenceStatistics, reference_statistics
+from sdesig.images.sampling import Method, OtherSampler, SampleFiles
+from sdesig.sde.canonical_sde import CanonicalSDE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SHOWN = 12
+"""Seeds in a picture."""
+FEWEST = 20
+"""Samples that features are compared of: kernel distances are means over ten parts."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageReport:
+    """What `evaluate_images` measures.
+
+    Attributes:
+        rows: a dictionary per method and number of steps, JSON-serializable; the first is of the converged paths. They
+            have the columns of `sdesig.distillation.report.report_rows` but for Frechet distances, and "measured", a
+            list of `Measured`.
+        floors: of every depth and number of steps, if they were asked for.
+        samples: of all methods, on disk.
+    """
+
+    rows: list[Row]
+    floors: list[Floor]
+    samples: SampleFiles
+
+
+def evaluate_images(
+    comparison: Comparison,
+    methods: Sequence[Method],
+    data: ImageSet,
+    out: str | Path,
+    *,
+    n: int,
+    first_seed: int = 0,
+    extractors: Sequence[FeatureExtractor] = (),
+    perceptual: Sequence[PerceptualDistance] = (),
+    floor_groups: int = 0,
+    ema: bool | None = None,
+    decode: Callable[[Tensor], Tensor] | None = None,
+    recorded: Mapping[str, Any] | None = None,
+    cache: str | Path | None = None,
+    progress: bool = True,
+) -> ImageReport:
+    """Draw the same seeds by all methods, measure them, and write a report.
+
+    Samples are drawn block by block, of `comparison.batch` seeds, and kept in out/samples (`SampleFiles`). So a run
+    that was stopped goes on, and methods, steps, seeds, extractors and floors may be added: what is there is not drawn
+    again. A block needs half a gigabyte for its paths if it has no more than 2^18/d seeds, d the coordinates of a
+    sample: 85 for 3 x 32 x 32. 1000 steps need `comparison.levels` = 10.
+
+    out/ then has report.json (the rows), report.md, errors.png (pathwise errors against evaluations) and images-N.png
+    for every number of steps: a row per method, a column per seed.
+
+    Args:
+        comparison: of the teacher; `Comparison.of(teacher, generator)`.
+        methods: what to evaluate. The ancestral sampler in 1000 steps is `DPMSolver1` at 1000.
+        data: images to whose features those of the samples are compared.
+        out: folder.
+        n, first_seed: the seeds are first_seed, ..., first_seed + n - 1.
+        extractors: of features, see `measure_samples`; n >= 20.
+        perceptual: distances to the converged path's image of the same seed, of methods that follow it.
+        floor_groups: pairs of paths for the information floor of every generator at its numbers of steps, kept in
+            out/floors.json; 0: no floors.
+        ema: whether the teacher is a moving average; None if unknown.
+        decode: of a latent model's samples to images in [-1, 1]; pathwise errors are of the latents.
+        recorded: what else identifies the teacher, JSON-serializable: its samples are not taken for another one's.
+        cache: folder for reference statistics, which runs may share; default out/reference.
+        progress: whether to show a progress bar.
+
+    Raises:
+        TypeError, ValueError: bad arguments; data of another shape; out has samples of another teacher or other paths.
+        FloatingPointError: see `Run.take`.
+        OSError: a full disk; complete files stay valid.
+    """
+    check_integer("n", n, FEWEST if extractors else 2)
+    check_integer("first_seed", first_seed, 0)
+    check_integer("floor_groups", floor_groups, 0)
+    if extractors:
+        check_integer("number of images in data", len(data), FEWEST)
+    if decode is None:
+        data.check_event(comparison.event, "the teacher")
+    out = Path(out)
+    seeds = range(first_seed, first_seed + n)
+    samples = SampleFiles(out / "samples", comparison, methods, seeds=seeds, decode=decode, recorded=recorded)
+    samples.make(progress=progress)
+    floors = list(_floors(comparison, methods, floor_groups, out / "floors.json"))
+    references = [reference_statistics(data, extractor, cache=cache or out / "reference") for extractor in extractors]
+    rows = []
+    for method, steps in samples.pairs:
+        measured = _measure(samples, method, steps, list(zip(extractors, references, strict=True)), perceptual, ema)
+        rows.append(_row(samples, method, steps, floors, measured))
+    write_json(out / "report.json", rows)
+    with replacing(out / "report.md") as file:
+        file.write_text(_text(rows, data, extractors, [distance.name for distance in perceptual]))
+    if any(row["pathwise_rmse"] for row in rows):
+        save_figure(error_figure(rows, floors), out / "errors.png")
+    for steps in sorted({steps for method in methods for steps in method.steps}):
+        save_figure(_pictures(samples, steps), out / f"images-{steps}.png")
+    return ImageReport(rows, floors, samples)
+
+
+def _floors(comparison: Comparison, methods: Sequence[Method], groups: int, file: Path) -> Iterator[Floor]:
+    """Of every generator in the reference's variables, at every number of its steps; those in the file are kept."""
+    wanted = {
+        (method.sampler.depth, steps): method.sampler.grid
+        for method in methods
+        for steps in method.steps
+        if groups and isinstance(method.sampler, Sampler) and method.sampler.depth and method.sampler.referenced
+    }
+    for (depth, steps), grid in wanted.items():
+        key = f"depth {depth}, {steps} steps, {groups} groups, quantiles {list(grid.quantiles)}"
+        known = read_json(file) if file.exists() else {}
+        if key not in known:
+            sde = CanonicalSDE(comparison.teacher, reference=comparison.reference)
+            floor = information_floor(
+                sde,
+                event=comparison.event,
+                snr=comparison.snr,
+                steps=steps,
+                depth=depth,
+                groups=groups,
+                grid=grid,
+                device=comparison.reference.mean.device,
+            )
+            known[key] = asdict(floor)
+            write_json(file, known)
+        yield Floor(**known[key])
+
+
+def _measure(
+    samples: SampleFiles,
+    method: Method,
+    steps: int,
+    extractors: Sequence[tuple[FeatureExtractor, ReferenceStatistics]],
+    perceptual: Sequence[PerceptualDistance],
+    ema: bool | None,
+) -> list[Measured]:
+    images, seeds = samples.images(method, steps), (samples.seeds[0], samples.seeds[-1])
+    own = ema if method.ema is None else method.ema
+    found = []
+    for extractor, reference in extractors:
+        found += measure_samples(extract(extractor, images), extractor, reference, seeds=seeds, ema=own)
+    if samples.errors(method, steps) is not None:
+        teacher = samples.images(samples.truth, samples.truth.steps[0])
+        found += [measure_pairs(distance, images, teacher, seeds=seeds, ema=own) for distance in perceptual]
+    return found
+
+
+def _row(
+    samples: SampleFiles, method: Method, steps: int, floors: Sequence[Floor], measured: Sequence[Measured]
+) -> Row:
+    sampler = method.sampler
+    depth, per_step = (sampler.depth, 1) if isinstance(sampler, Sampler) else (None, sampler.evaluations)
+    matching = (floor for floor in floors if (floor.depth, floor.steps) == (depth, steps))
+    row = row_of(
+        method.name,
+        steps,
+        samples.errors(method, steps),
+        n=len(samples.seeds),
+        depth=depth,
+        floor=next(matching, None) if isinstance(sampler, Sampler) and sampler.referenced else None,
+        seconds_per_1000=samples.seconds_per_1000(method, steps),
+    )
+    return {
+        **row,
+        "nfe": per_step * steps,
+        "digest": method.digest,
+        "measured": [asdict(number) for number in measured],
+    }
+
+
+def _text(
+    rows: Sequence[Row], data: ImageSet, extractors: Sequence[FeatureExtractor], perceptual: Sequence[str]
+) -> str:
+    """report.md."""
+    flat = [{**row, **{number["metric"]: number["value"] for number in row["measured"]}} for row in rows]
+    columns = {"method": "method", "steps": "steps", "nfe": "evaluations", "pathwise_rmse": "pathwise RMSE"}
+    columns |= {"floor": "floor"} if any(row["floor"] is not None for row in rows) else {}
+    names = [*(extractor.frechet_name for extractor in extractors), *perceptual]
+    columns |= {**{name: name for name in names}, "seconds_per_1000": "seconds per 1000"}
+    first = rows[0]
+    lines = [
+        f"{first['n']} seeds, all methods on the same paths; images of 256 levels. Pathwise RMSE per coordinate, in "
+        "[-1, 1], and perceptual distances are to the converged path of the same seed, the first row; evaluations are "
+        f"those of the network per image. Data: {data.source}, {len(data)} images, sha256 {data.digest[:12]}.",
+        markdown_table(flat, columns),
+    ]
+    for extractor in extractors:
+        of_it = dict.fromkeys(
+            number["metric"] for row in rows for number in row["measured"] if number["extractor"] == extractor.name
+        )
+        lines += [
+            f"Features: {extractor.name}, sha256 {extractor.digest[:12]}.",
+            markdown_table(flat, {"method": "method", "steps": "steps", **{name: name for name in of_it}}),
+        ]
+    if any(row["pathwise_rmse"] for row in rows):
+        lines.append("![pathwise error against evaluations](errors.png)\n")
+    lines += [f"![the same seeds](images-{steps}.png)" for steps in sorted({row["steps"] for row in rows[1:]})]
+    return "\n".join(lines) + "\n"
+
+
+def _pictures(samples: SampleFiles, steps: int) -> Figure:
+    """A line per method that has this number of steps, below the converged path."""
+    methods = [method for method in samples.methods if steps in method.steps]
+    lines = chain([(samples.truth, samples.truth.steps[0])], ((method, steps) for method in methods))
+    return image_figure(
+        [(method.name, to_floats(samples.images(method, count)[:SHOWN])) for method, count in lines],
+        title=f"{steps} steps",
+    )
+
+
+__all__ = ["ImageReport", "Method", "OtherSampler", "evaluate_images"]

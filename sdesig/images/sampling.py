@@ -1,0 +1,217 @@
+"""Samples of many methods from the same seeds, on disk: block by block, so that memory is bounded and a run resumes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from tqdm import tqdm
+
+from sdesig._checks import check_integer
+from sdesig._files import read_json, read_tensors, record_options, write_json, write_tensors
+from sdesig.distillation.cache import reference_digest
+from sdesig.distillation.evaluation import Comparison, Sampler
+from sdesig.images.caching import naming_a_full_disk
+from sdesig.images.pixels import to_uint8
+
+TIMED = 32
+"""Most seeds by which a sampler that follows no path is timed."""
+
+
+@dataclass(frozen=True)
+class OtherSampler:
+    """A sampler that does not follow the paths of a comparison, and so has no pathwise error.
+
+    Attributes:
+        name: for tables and figures.
+        draw: (y, steps) -> samples x, (batch, *event). y, (batch, *event), is the canonical state at the first SNR,
+            from which all samplers of the comparison start. What else is random must depend on y alone.
+        evaluations: of the network per step.
+    """
+
+    name: str
+    draw: Callable[[Tensor, int], Tensor]
+    evaluations: int = 1
+
+
+@dataclass(frozen=True)
+class Method:
+    """A sampler at some numbers of steps.
+
+    Attributes:
+        sampler: which.
+        steps: the numbers.
+        ema: whether its network is a moving average; None: as the teacher's.
+        digest: of its weights, if they are its own. Samples that were made with others are made again.
+    """
+
+    sampler: Sampler | OtherSampler
+    steps: tuple[int, ...]
+    ema: bool | None = None
+    digest: str = ""
+
+    @property
+    def name(self) -> str:
+        """Of the sampler."""
+        return self.sampler.name
+
+
+class SampleFiles:
+    """Images of 256 levels and pathwise errors of methods, seed by seed, in files of a folder.
+
+    Every file has one block of seeds, `comparison.batch` of them, and is written whole. What is there is kept.
+
+    Args:
+        folder: of the files.
+        comparison: the paths.
+        methods: with different names.
+        seeds: the first and how many.
+        decode: of a latent model's samples to images in [-1, 1].
+        recorded: what else must agree with an earlier run in the folder, such as which teacher it is.
+
+    Raises:
+        ValueError: a folder with samples of another teacher, other paths or another reference; see `Comparison.check`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        comparison: Comparison,
+        methods: Sequence[Method],
+        *,
+        seeds: range,
+        decode: Callable[[Tensor], Tensor] | None = None,
+        recorded: Mapping[str, Any] | None = None,
+    ) -> None:
+        comparison.check([(method.sampler, method.steps) for method in methods if isinstance(method.sampler, Sampler)])
+        truth, steps = comparison.truth
+        self.truth = Method(truth, (steps,))
+        names = [method.name for method in (self.truth, *methods)]
+        if len({*names}) < len(names):
+            raise ValueError(f"methods must have different names; got {names}")
+        for method in methods:
+            for count in method.steps:
+                check_integer("steps", count, 1)
+        self.folder, self.comparison, self.methods, self.seeds = folder, comparison, tuple(methods), seeds
+        self._decode = decode
+        described = {
+            **(recorded or {}),
+            "snr": list(comparison.snr),
+            "event": list(comparison.event),
+            "levels": comparison.levels,
+            "depth": comparison.depth,
+            "truth_steps": comparison.truth_steps,
+            "reference": reference_digest(comparison.reference),
+        }
+        record_options(folder / "options.json", described)
+
+    @property
+    def pairs(self) -> list[tuple[Method, int]]:
+        """All methods with their numbers of steps; the converged path is the first."""
+        return [(method, steps) for method in (self.truth, *self.methods) for steps in method.steps]
+
+    @torch.no_grad()
+    def make(self, *, progress: bool = True) -> None:
+        """Draw what is missing.
+
+        Raises:
+            FloatingPointError, ValueError: samples that are not finite.
+            OSError: a full disk; complete files stay valid.
+        """
+        with tqdm(total=len(self.seeds), unit="seed", disable=not progress) as bar:
+            for block in self._blocks():
+                self._make(block)
+                bar.update(len(block))
+
+    def images(self, method: Method, steps: int) -> Tensor:
+        """uint8, (n, channels, height, width)."""
+        return torch.cat(self._read(f"{_key(method, steps)}/images"))
+
+    def errors(self, method: Method, steps: int) -> Tensor | None:
+        """|x - x_ref|/sqrt(d) of the seeds, (n,); None where there are none."""
+        if not isinstance(method.sampler, Sampler) or method.sampler.eta != 1 or method.name == self.truth.name:
+            return None
+        return torch.cat(self._read(f"{_key(method, steps)}/errors"))
+
+    def seconds_per_1000(self, method: Method, steps: int) -> float:
+        """Measured once, and kept in seconds.json."""
+        file = self.folder / "seconds.json"
+        known = read_json(file) if file.exists() else {}
+        key = _key(method, steps)
+        if key not in known:
+            write_json(file, {**known, key: self._seconds(method.sampler, steps)})
+            return self.seconds_per_1000(method, steps)
+        return known[key]
+
+    def _seconds(self, sampler: Sampler | OtherSampler, steps: int) -> float:
+        if isinstance(sampler, Sampler):
+            return self.comparison.seconds_per_1000(sampler, steps)
+        seeds = self.seeds[:TIMED]
+        started = time.perf_counter()
+        sampler.draw(self.comparison.start(seeds), steps).cpu()
+        return (time.perf_counter() - started) * 1000 / len(seeds)
+
+    def _blocks(self) -> list[range]:
+        batch = self.comparison.batch
+        return [self.seeds[first : first + batch] for first in range(0, len(self.seeds), batch)]
+
+    def _make(self, block: range) -> None:
+        file = self._file(block)
+        known = read_tensors(file) if file.exists() else {}
+        if known and len(known["converged"]) != len(block):
+            known = {}
+        missing = [(method, steps) for method, steps in self.pairs if f"{_key(method, steps)}/images" not in known]
+        if not missing:
+            return
+        samples = self._draw(missing, block)
+        stale = tuple(f"{method.name}/{steps}/" for method, steps in missing)
+        made = {name: value for name, value in known.items() if not name.startswith(stale)}
+        if missing[0][0] is self.truth:
+            made["converged"] = samples[0]
+        converged = made["converged"].to(samples[0])
+        for (method, steps), values in zip(missing, samples, strict=True):
+            key = _key(method, steps)
+            made[f"{key}/images"] = to_uint8(values if self._decode is None else self._decode(values))
+            errors = method.sampler.errors(values, converged) if isinstance(method.sampler, Sampler) else None
+            if errors is not None:
+                made[f"{key}/errors"] = errors
+        with naming_a_full_disk(self.folder):
+            write_tensors(file, made)
+
+    def _draw(self, pairs: Sequence[tuple[Method, int]], block: range) -> list[Tensor]:
+        """Samples, (n, *event) each, of one block."""
+        on_path = [(method.sampler, steps) for method, steps in pairs if isinstance(method.sampler, Sampler)]
+        followed = iter(self.comparison.follow(on_path, block) if on_path else ())
+        samples = []
+        for method, steps in pairs:
+            if isinstance(method.sampler, Sampler):
+                samples.append(next(followed))
+                continue
+            samples.append(method.sampler.draw(self.comparison.start(block), steps))
+            wanted, found = (len(block), *self.comparison.event), tuple(samples[-1].shape)
+            if found != wanted:
+                raise ValueError(f"{method.name} must draw samples of shape {wanted}; it drew {found}")
+        return samples
+
+    def _read(self, name: str) -> list[Tensor]:
+        found = []
+        for file in map(self._file, self._blocks()):
+            try:
+                with safe_open(file, "pt") as tensors:
+                    found.append(tensors.get_tensor(name))
+            except (SafetensorError, OSError) as error:
+                raise ValueError(f"{file} does not have {name}: {error}") from None
+        return found
+
+    def _file(self, block: range) -> Path:
+        return self.folder / f"seeds-{block[0]:08d}.safetensors"
+
+
+def _key(method: Method, steps: int) -> str:
+    return f"{method.name}/{steps}/{method.digest[:16]}"
