@@ -1,0 +1,136 @@
+"""Parts of `SongUNet`, with the parameter names of EDM's checkpoints."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+HALF = math.sqrt(0.5)
+"""By which the sum of two branches is multiplied."""
+
+
+class SongBlock(nn.Module):
+    """Two convolutions and a skip, at the same or at half or double the size, then self-attention with one head."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        embedding: int,
+        *,
+        down: Sequence[int] = (),
+        up: Sequence[int] = (),
+        attention: bool = False,
+    ) -> None:
+        super().__init__()
+        self.attends = attention
+        self.norm0, self.norm1 = group_norm(inputs), group_norm(outputs)
+        self.conv0 = _conv(inputs, outputs, 3, down, up)
+        self.affine = nn.Linear(embedding, outputs)
+        self.conv1 = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.skip = _conv(inputs, outputs, 1, down, up) if inputs != outputs or down or up else None
+        if attention:
+            self.norm2 = group_norm(outputs)
+            self.qkv, self.proj = nn.Conv2d(outputs, 3 * outputs, 1), nn.Conv2d(outputs, outputs, 1)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        h = self.conv0(functional.silu(self.norm0(x))) + self.affine(embedding)[..., None, None]
+        h = self.conv1(functional.silu(self.norm1(h)))
+        h = HALF * (h + (x if self.skip is None else self.skip(x)))
+        return HALF * (h + self._attended(h)) if self.attends else h
+
+    def _attended(self, h: Tensor) -> Tensor:
+        # channels of query, key and value alternate
+        qkv = self.qkv(self.norm2(h)).unflatten(1, (-1, 3)).flatten(3).mT
+        query, key, value = (part[:, None] for part in qkv.movedim(1, 3).unbind(2))
+        return self.proj(functional.scaled_dot_product_attention(query, key, value)[:, 0].mT.reshape(h.shape))
+
+
+class _Filtered(nn.Conv2d):
+    """A convolution with a depthwise filter beside it, with the product of the taps in both directions."""
+
+    resample_filter: Tensor
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, taps: Sequence[int], padding: int) -> None:
+        super().__init__(inputs, outputs, kernel, padding=padding)
+        row = torch.tensor(taps, dtype=torch.get_default_dtype()) / sum(taps)
+        self.register_buffer("resample_filter", torch.outer(row, row)[None, None])
+        self.reach = (len(taps) - 1) // 2
+
+    def halved(self, x: Tensor, padding: int) -> Tensor:
+        """Filtered, at every other point."""
+        weight = self.resample_filter.expand(x.shape[1], -1, -1, -1)
+        return functional.conv2d(x, weight, stride=2, padding=padding, groups=x.shape[1])
+
+    def doubled(self, x: Tensor) -> Tensor:
+        """Zeros between the points, then filtered and multiplied by 4, so that constants stay what they are."""
+        weight = 4 * self.resample_filter.expand(x.shape[1], -1, -1, -1)
+        return functional.conv_transpose2d(x, weight, stride=2, padding=self.reach, groups=x.shape[1])
+
+
+class _Down(_Filtered):
+    """Half the size, then the convolution."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(self.halved(input, self.reach))
+
+
+class _Up(_Filtered):
+    """Double the size, then the convolution."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(self.doubled(input))
+
+
+class Pyramid(_Filtered):
+    """The convolution at full size, then half of it: the second path of the residual encoder."""
+
+    def __init__(self, inputs: int, outputs: int, taps: Sequence[int]) -> None:
+        super().__init__(inputs, outputs, 3, taps, 1 + (len(taps) - 1) // 2)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.halved(super().forward(input), 0)
+
+
+class Positional(nn.Module):
+    """sin and cos of numbers (batch,) at width/2 frequencies from 1 down to 1/10000."""
+
+    frequencies: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        frequencies = 10000 ** -torch.linspace(0, 1, width // 2)
+        self.register_buffer("frequencies", frequencies, persistent=False)
+
+    def forward(self, noise: Tensor) -> Tensor:
+        angles = noise[:, None] * self.frequencies
+        return torch.cat([angles.sin(), angles.cos()], 1)
+
+
+class Fourier(nn.Module):
+    """sin and cos of 2 pi f times numbers (batch,), at random frequencies f, N(0, 16^2), that a checkpoint holds."""
+
+    freqs: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("freqs", 16 * torch.randn(width))
+
+    def forward(self, noise: Tensor) -> Tensor:
+        angles = 2 * math.pi * noise[:, None] * self.freqs
+        return torch.cat([angles.sin(), angles.cos()], 1)
+
+
+def _conv(inputs: int, outputs: int, kernel: int, down: Sequence[int], up: Sequence[int]) -> nn.Conv2d:
+    if down or up:
+        return (_Down if down else _Up)(inputs, outputs, kernel, down or up, kernel // 2)
+    return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Groups of 4 channels, or more where there would be more than 32 groups."""
+    return nn.GroupNorm(min(32, channels // 4), channels, eps=1e-6)

@@ -1,0 +1,180 @@
+"""The UNets of score-SDE and EDM, DDPM++ and NCSN++, with the parameter names of EDM's checkpoints."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sdesig._checks import check_choice, check_integer
+from sdesig.generator.networks import FEATURES, NETWORKS, FourierFeatures, Network, zeros
+from sdesig.images.labels import check_label, labels_of
+from sdesig.images.song_blocks import HALF, Fourier, Positional, Pyramid, SongBlock, group_norm
+
+EMBEDDINGS = ("positional", "fourier")
+FILTERS = {"standard": (1, 1), "residual": (1, 3, 3, 1)}
+"""Taps of the filter of each encoder, with which images are halved and doubled."""
+
+
+class SongUNet(Network):
+    """DDPM++ and NCSN++ (Song et al. 2021, arXiv 2011.13456, appendix H), as EDM has them (Karras et al. 2022, arXiv
+    2206.00364, table 7): square images (batch, channels, size, size) to the same shape.
+
+    `noise` is embedded as it is: c_noise of EDM. DDPM++ has the positional embedding and the standard encoder, NCSN++
+    the Fourier embedding and the residual encoder. There is no dropout. The weights start as torch's layers do: this is
+    made for those of a checkpoint.
+
+    Conditions go through Fourier features and a linear layer, which starts at zero, into the embedding of the noise
+    level; extra inputs through a convolution, which starts at zero, to the output of the first. A class-conditional
+    network gets the fixed label, or where there is none one per sample, int64 (batch,), in the place of conditions.
+
+    Args:
+        channels, size: of the images; size divisible by 2^(len(multipliers) - 1).
+        width: a multiple of 4; the channels of level k are multipliers[k] width.
+        multipliers: of the levels, from the full resolution down.
+        blocks: per level.
+        attention: sizes at which the blocks have self-attention.
+        embedding: of the noise level, "positional" or "fourier".
+        encoder: "standard", or "residual" with a second path of the shrinking image itself.
+        classes: of labels; 0: none.
+        label: of all samples.
+        conditions, extra: see `Network`; not of a class-conditional network without a fixed label.
+
+    Raises:
+        TypeError, ValueError: arguments out of range.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        size: int,
+        *,
+        width: int = 128,
+        multipliers: Sequence[int] = (2, 2, 2),
+        blocks: int = 4,
+        attention: Sequence[int] = (16,),
+        embedding: str = "positional",
+        encoder: str = "standard",
+        classes: int = 0,
+        label: int | None = None,
+        conditions: int = 0,
+        extra: int = 0,
+    ) -> None:
+        super().__init__(conditions, extra)
+        check_integer("channels", channels, 1)
+        check_integer("blocks", blocks, 1)
+        if check_integer("width", width, 4) % 4:
+            raise ValueError(f"width must be a multiple of 4; got {width}")
+        self.multipliers = tuple(check_integer(f"multipliers[{k}]", m, 1) for k, m in enumerate(multipliers))
+        if not self.multipliers:
+            raise ValueError("multipliers must have one number per level; got none")
+        divisor = 2 ** (len(self.multipliers) - 1)
+        if check_integer("size", size, 1) % divisor:
+            raise ValueError(f"size must be a multiple of {divisor}, for multipliers {self.multipliers}; got {size}")
+        sizes = [size >> level for level in range(len(self.multipliers))]
+        for side in attention:
+            check_choice("attention", side, sizes)
+        check_choice("embedding", embedding, EMBEDDINGS)
+        check_choice("encoder", encoder, tuple(FILTERS))
+        self.event, self.width, self.blocks = (channels, size, size), width, blocks
+        self.attention, self.embedding, self.encoder = tuple(attention), embedding, encoder
+        self.classes = check_integer("classes", classes, 0)
+        self.label = check_label(label, classes, student=bool(conditions or extra))
+
+        inputs = width if embedding == "positional" else 2 * width
+        self.map_noise = Positional(width) if embedding == "positional" else Fourier(width)
+        self.map_label = nn.Linear(classes, inputs) if classes else None
+        self.map_layer0, self.map_layer1 = nn.Linear(inputs, 4 * width), nn.Linear(4 * width, 4 * width)
+        self.features = FourierFeatures()
+        self.map_conditions = zeros(nn.Linear(FEATURES * conditions, inputs, bias=False)) if conditions else None
+        self.conv_extra = zeros(nn.Conv2d(extra * channels, width, 3, padding=1, bias=False)) if extra else None
+        self.enc, self.dec = nn.ModuleDict(), nn.ModuleDict()
+
+        taps = FILTERS[encoder]
+        now, shown, kept = width, channels, []
+        for level, side in enumerate(sizes):
+            if level == 0:
+                self.enc[f"{side}x{side}_conv"] = nn.Conv2d(channels, width, 3, padding=1)
+            else:
+                self.enc[f"{side}x{side}_down"] = SongBlock(now, now, 4 * width, down=taps)
+                if encoder == "residual":
+                    self.enc[f"{side}x{side}_aux_residual"] = Pyramid(shown, now, taps)
+                    shown = now
+            kept.append(now)
+            for k in range(blocks):
+                before, now = now, self.multipliers[level] * width
+                attends = side in self.attention
+                self.enc[f"{side}x{side}_block{k}"] = SongBlock(before, now, 4 * width, attention=attends)
+                kept.append(now)
+        for level, side in reversed(list(enumerate(sizes))):
+            if level == len(sizes) - 1:
+                self.dec[f"{side}x{side}_in0"] = SongBlock(now, now, 4 * width, attention=True)
+                self.dec[f"{side}x{side}_in1"] = SongBlock(now, now, 4 * width)
+            else:
+                self.dec[f"{side}x{side}_up"] = SongBlock(now, now, 4 * width, up=taps)
+            for k in range(blocks + 1):
+                before, now = now + kept.pop(), self.multipliers[level] * width
+                attends = side in self.attention and k == blocks
+                self.dec[f"{side}x{side}_block{k}"] = SongBlock(before, now, 4 * width, attention=attends)
+        self._last = f"{size}x{size}_aux_norm", f"{size}x{size}_aux_conv"
+        self.dec[self._last[0]] = group_norm(now)
+        self.dec[self._last[1]] = nn.Conv2d(now, channels, 3, padding=1)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """See the class."""
+        return {
+            "channels": self.event[0],
+            "size": self.event[1],
+            "width": self.width,
+            "multipliers": list(self.multipliers),
+            "blocks": self.blocks,
+            "attention": list(self.attention),
+            "embedding": self.embedding,
+            "encoder": self.encoder,
+            "classes": self.classes,
+            "label": self.label,
+            "conditions": self.conditions,
+            "extra": self.extra,
+        }
+
+    def zero_last(self) -> None:
+        """See the class."""
+        zeros(self.dec[self._last[1]])
+
+    def compute(self, x: Tensor, noise: Tensor, conditions: Tensor | None, extra: Tensor | None) -> Tensor:
+        """See the class."""
+        embedding = self._embed(x, noise, conditions)
+        h = shown = x
+        kept: list[Tensor] = []
+        for layer in self.enc.values():
+            if isinstance(layer, Pyramid):
+                h = shown = HALF * (kept.pop() + layer(shown))
+            elif isinstance(layer, SongBlock):
+                h = layer(h, embedding)
+            else:
+                h = layer(h)
+                if self.conv_extra is not None and extra is not None:
+                    h = h + self.conv_extra(extra.flatten(1, 2))
+            kept.append(h)
+        for name, layer in self.dec.items():
+            if isinstance(layer, SongBlock):
+                h = layer(torch.cat([h, kept.pop()], 1) if "_block" in name else h, embedding)
+        norm, conv = self._last
+        return self.dec[conv](functional.silu(self.dec[norm](h)))
+
+    def _embed(self, x: Tensor, noise: Tensor, conditions: Tensor | None) -> Tensor:
+        value = self.map_noise(noise)
+        if self.map_label is not None:
+            labels = labels_of(x, conditions, self.label, self.classes)
+            value = value + self.map_label(functional.one_hot(labels, self.classes).to(x) * math.sqrt(self.classes))
+        if self.map_conditions is not None:
+            value = value + self.map_conditions(self.features(self.check_conditions(conditions).to(x)))
+        return functional.silu(self.map_layer1(functional.silu(self.map_layer0(value))))
+
+
+NETWORKS.register("song_unet", SongUNet)
