@@ -61,7 +61,7 @@ RUNS = {
     "depth-4": Run(FULL),
     "depth-2": Run(longer(FULL, 2000), depth=2),
     "depth-1": Run(longer(FULL, 1000), depth=1),
-    "plain": Run(PAPER, depth=2, cell="plain", reference="none", even=True),
+    "plain": Run(PAPER, depth=2, cell="plain", even=True),
     "short": Run(SHORT),
     "short-rollout": Run(replace(SHORT, pairs="rollout", training=DECAYED), cache="pca-short"),
     "short-both": Run(replace(SHORT, pairs="both", training=DECAYED), cache="pca-short"),

@@ -1,0 +1,115 @@
+"""The table: all samplers on the same seeds, and what was aimed at."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Mapping
+from functools import partial
+
+from torch import Tensor
+
+from experiments.mnist.setting import SNR
+from sdesig._files import replacing, write_json
+from sdesig.distillation import Comparison
+from sdesig.distillation.evaluation import Sampler, generator_sampler
+from sdesig.distillation.frechet import FeatureStatistics, frechet_ratio
+from sdesig.distillation.report import markdown_table
+from sdesig.distillation.statistics import paired_ratio
+from sdesig.generator import ModelDenoiser, SigDEG
+from sdesig.images.features import FeatureExtractor, PerceptualDistance, extract, load_extractor, load_perceptual
+from sdesig.images.pixels import ImageSet
+from sdesig.images.report import Method, OtherSampler, evaluate_images
+from sdesig.images.sampling import SampleFiles
+from sdesig.images.unipc import peer_samples
+from sdesig.solvers import DPMSolver1, DPMSolver2M, PathAverage
+
+STEPS = (5, 8, 10, 20, 50, 100)
+BLOCK = 250
+TWO, PLAIN = "SDE-DPM-Solver++(2M)", "plain Sig-DEG, depth 2"
+ANCESTRAL = "ancestral = SDE-DPM-Solver++(1)"
+
+
+def methods_of(teacher: ModelDenoiser, students: Mapping[str, SigDEG]) -> list[Method]:
+    """All samplers with their numbers of steps."""
+    unipc = OtherSampler("UniPC", partial(_unipc, teacher))
+    grid = students["depth-4"].grid
+    return [
+        Method(Sampler(ANCESTRAL, DPMSolver1()), (*STEPS, 1000)),
+        Method(Sampler("DDIM", DPMSolver1(), eta=0.0), STEPS),
+        Method(Sampler(TWO, DPMSolver2M()), STEPS),
+        Method(unipc, STEPS),
+        Method(Sampler("path-average, reference", PathAverage(), referenced=True), STEPS),
+        Method(Sampler("path-average, reference, chosen grid", PathAverage(), referenced=True, grid=grid), STEPS),
+        Method(generator_sampler(PLAIN, students["plain"]), STEPS, ema=True),
+        *(
+            Method(generator_sampler(f"Sig-DEG, depth {depth}", students[f"depth-{depth}"]), STEPS, ema=True)
+            for depth in (1, 2, 4)
+        ),
+    ]
+
+
+def _unipc(teacher: ModelDenoiser, y: Tensor, steps: int) -> Tensor:
+    return peer_samples(teacher, y, steps, snr=SNR)
+
+
+def table(teacher: ModelDenoiser, students: Mapping[str, SigDEG], data: ImageSet, options: argparse.Namespace) -> None:
+    """report.md with the targets, report.json, figures; options are those of the command line."""
+    comparison = Comparison.of(teacher, students["depth-4"])
+    comparison.batch = BLOCK
+    extractors = [load_extractor(source, options.device) for source in options.extractor]
+    perceptual = [load_perceptual(source, options.device) for source in options.perceptual]
+    report = evaluate_images(
+        comparison,
+        methods_of(teacher, students),
+        data,
+        options.runs / "table",
+        n=options.seeds,
+        extractors=extractors,
+        perceptual=perceptual,
+        ema=True,
+    )
+    verdicts = targets(report.samples, data, extractors, perceptual)
+    options.out.mkdir(parents=True, exist_ok=True)
+    for file in (options.runs / "table").glob("*.*"):
+        if file.suffix in (".png", ".json") and file.name != "floors.json":
+            shutil.copyfile(file, options.out / file.name)
+    text = (options.runs / "table" / "report.md").read_text()
+    titles = {"target": "target", "measured": "measured (95 %)", "passed": "passed"}
+    with replacing(options.out / "report.md") as file:
+        file.write_text(
+            f"# Sig-DEG on MNIST\n\nWritten by `python -m experiments.mnist`. {text}\n## Targets\n\n"
+            f"{markdown_table(verdicts, titles)}"
+        )
+    write_json(options.out / "targets.json", verdicts)
+    print(markdown_table(verdicts, titles))
+
+
+def targets(
+    samples: SampleFiles, data: ImageSet, extractors: list[FeatureExtractor], perceptual: list[PerceptualDistance]
+) -> list[dict[str, str]]:
+    """What was aimed at, and what was measured, on the same seeds."""
+    methods = {method.name: method for method in samples.methods}
+    lines = []
+
+    def add(target: str, value: float, low: float, high: float, limit: float) -> None:
+        passed = "yes" if high < limit else "no"
+        lines.append({"target": target, "measured": f"{value:.3f} ({low:.3f} - {high:.3f})", "passed": passed})
+
+    def images(name: str, steps: int) -> Tensor:
+        return samples.images(methods[name], steps)
+
+    for extractor in extractors:
+        real = FeatureStatistics.of(extract(extractor, data.pixels))
+        of_teacher = extract(extractor, images(ANCESTRAL, 1000))
+        for name, steps in (("Sig-DEG, depth 4", 10), (PLAIN, 100)):
+            ratio = frechet_ratio(extract(extractor, images(name, steps)), of_teacher, real)
+            add(f"{name}, {steps} steps: {extractor.frechet_name} over the teacher's <= 1.05", *ratio, limit=1.05)
+    truth = samples.images(samples.truth, samples.truth.steps[0])
+    for distance in perceptual:
+        to_teacher = [
+            distance(images(name, 10), truth).clamp(min=0).sqrt() for name in ("Sig-DEG, depth 4", TWO)
+        ]  # a ratio of root mean squares, squared, is one of means
+        value, low, high = (bound**2 for bound in paired_ratio(*to_teacher))
+        add(f"Sig-DEG, depth 4, 10 steps: {distance.name} over 2M's <= .5", value, low, high, limit=0.53)
+    return lines
