@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from sdesig.sde.reference import GaussianReference
 from sdesig.signature.partial_signature import PartialSignature
 
 SHARD = 512
+"""Most paths in a file."""
+NUMBERS = 2**28
+"""Most numbers of fine steps that are in memory when paths are drawn, and of paths that were read."""
 
 
 def draw_for(
@@ -38,12 +42,18 @@ def draw_for(
     )
 
 
+def shard_rows(student: SigDEG, options: TeacherOptions) -> int:
+    """Paths in a file: 512, or the power of two below that with 2^28 numbers on its fine steps, a gigabyte."""
+    numbers = options.steps * max(2, student.path_depth) * math.prod(student.event)
+    return min(SHARD, 2 ** max(0, int(math.log2(max(1, NUMBERS // numbers)))))
+
+
 class PathCache:
     """Teacher paths in a folder. Shard k is drawn from a generator that is seeded with (seed, k).
 
     Args:
         folder: made if missing; whole shards that are there are kept.
-        paths: number of paths, a multiple of the shards' 512 (or fewer than that).
+        paths: number of paths, a multiple of those in a shard (see `shard_rows`), or fewer than that.
         student: whose reference, range, grid and path depth the paths have; students of less depth can share them.
         teacher: the denoiser.
         options: of the paths.
@@ -68,9 +78,10 @@ class PathCache:
         progress: bool = True,
     ) -> None:
         check_integer("paths", paths, 1)
-        if paths > SHARD and paths % SHARD:
-            raise ValueError(f"paths must be a multiple of {SHARD}; got {paths}")
-        self.folder, self.shards, self.rows = folder, max(1, paths // SHARD), min(SHARD, paths)
+        shard = shard_rows(student, options)
+        if paths > shard and paths % shard:
+            raise ValueError(f"paths must be a multiple of {shard}; got {paths}")
+        self.folder, self.shards, self.rows = folder, max(1, paths // shard), min(shard, paths)
         description = {
             **(recorded or {}),
             "scheme": options.scheme,
@@ -105,7 +116,7 @@ class PathCache:
         return self._shard(k).rows(chosen)
 
     def _shard(self, k: int) -> TeacherPaths:
-        """Kept in memory once it is read."""
+        """Kept in memory once it is read, as long as there is room."""
         if k not in self._loaded:
             tensors = {name: value.to(self._device) for name, value in read_tensors(self._file(k)).items()}
             _, cells, *values = self._shape
@@ -114,6 +125,8 @@ class PathCache:
             if found.keys() != {*wanted, "h"} or any(found[name] != shape for name, shape in wanted.items()):
                 raise ValueError(f"{self._file(k)} must hold tensors of the shapes {wanted}; it holds {found}")
             signature = PartialSignature(tensors["h"], tensors["coefficients"])
+            if (len(self._loaded) + 1) * sum(math.prod(shape) for shape in wanted.values()) > NUMBERS:
+                self._loaded.clear()
             self._loaded[k] = TeacherPaths(tensors["times"].cpu(), signature, tensors["states"])
         return self._loaded[k]
 

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from sdesig._checks import check_choice, check_floating, check_integer, check_real
+from sdesig._checks import check_choice, check_integer, check_real
 from sdesig.distillation.cache import PathCache, draw_for
+from sdesig.distillation.data import Data, check_data, draw_rows
 from sdesig.distillation.paths import TeacherOptions, TeacherPaths, coarse_ends, draw_local, snr_times
 from sdesig.distillation.training import TrainingOptions, train
 from sdesig.generator.cells import SolverCell
@@ -69,7 +70,7 @@ def distill(
     options: DistillOptions,
     out: str | Path,
     *,
-    data: Tensor | None = None,
+    data: Data | None = None,
     cache: str | Path | None = None,
     recorded: Mapping[str, Any] | None = None,
     progress: bool = True,
@@ -84,7 +85,7 @@ def distill(
         teacher: D(y, snr), on the device of the student.
         options: see `DistillOptions`.
         out: folder of the run: options.json, stats.jsonl, the checkpoint, the student.
-        data: samples (n, *event) for local pairs.
+        data: samples (n, *event) for local pairs, see `sdesig.distillation.data`.
         cache: folder of the teacher paths; default out/paths.
         recorded: what else options.json shall say, such as which teacher it is.
         progress: whether to show progress bars.
@@ -100,8 +101,7 @@ def distill(
     if options.pairs != "rollout":
         if data is None:
             raise ValueError(f"data must be given for pairs {options.pairs!r}")
-        if tuple(check_floating("data", data).shape[1:]) != student.event:
-            raise ValueError(f"data must have shape (n, *{student.event}); got {tuple(data.shape)}")
+        check_data(data, student.event)
     if options.only_coefficients and not isinstance(student.cell, SolverCell):
         raise ValueError("only_coefficients must be False with a plain cell, which has none")
     student.cell.set_trainable(only_coefficients=options.only_coefficients)
@@ -193,7 +193,7 @@ def rollout_loss(
 def local_loss(
     student: SigDEG,
     sde: CanonicalSDE,
-    data: Tensor,
+    data: Data,
     steps: int,
     rows: int,
     teacher: TeacherOptions,
@@ -208,7 +208,7 @@ def local_loss(
     errors = []
     for k in torch.randperm(steps, generator=generator, device=generator.device)[:LOCAL_STEPS].tolist():
         start, end = times[k], times[k + 1]
-        clean = data[torch.randint(len(data), (rows,), generator=generator, device=data.device)]
+        clean = draw_rows(data, rows, generator)
         paths = draw_local(sde, fine, clean, start, end, depth=student.depth, generator=generator)
         u = paths.states[0]
         with torch.no_grad():

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sdesig._checks import check_floating, check_integer
+from sdesig._checks import check_integer
+from sdesig.distillation.data import Data, check_data, draw_rows, standard_deviation
 from sdesig.distillation.training import TrainingOptions, train
 from sdesig.generator.denoiser import NetworkDenoiser
 from sdesig.generator.networks import Network, network_config
@@ -17,12 +18,13 @@ from sdesig.generator.networks import Network, network_config
 
 def train_teacher(
     network: Network,
-    data: Tensor,
+    data: Data,
     out: str | Path,
     options: TrainingOptions,
     *,
     batch: int = 512,
     log_sigma: tuple[float, float] = (-0.8, 1.4),
+    flip: bool = False,
     recorded: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> NetworkDenoiser:
@@ -33,11 +35,12 @@ def train_teacher(
 
     Args:
         network: without extra inputs.
-        data: (n, *event), on the device and in the dtype of the network.
+        data: (n, *event), on the device and in the dtype of the network; or images, see `sdesig.distillation.data`.
         out: folder of the run; a run that was stopped goes on.
         options: see `TrainingOptions`.
         batch: samples per iteration.
         log_sigma: mean and standard deviation of log sigma.
+        flip: turn every other sample around, at random, along its last axis.
         recorded: what else options.json shall say.
         progress: whether to show a progress bar.
 
@@ -47,24 +50,26 @@ def train_teacher(
     Raises:
         ValueError: data that do not fit the network; see `train`.
     """
-    if tuple(check_floating("data", data).shape[1:]) != network.event or len(data) < 2:
-        raise ValueError(f"data must have shape (n >= 2, {network.event}); got {tuple(data.shape)}")
+    check_data(data, network.event)
     check_integer("batch", batch, 1)
-    denoiser = NetworkDenoiser(network, data.std().item()).train()
+    denoiser = NetworkDenoiser(network, standard_deviation(data)).train()
     mean, std = log_sigma
 
     def loss(iteration: int, generator: torch.Generator) -> tuple[Tensor, int]:
-        rows = torch.randint(len(data), (batch,), generator=generator, device=data.device)
-        normals = torch.randn(batch, generator=generator, device=data.device, dtype=data.dtype)
-        sigma = (mean + std * normals).exp()
-        noise = torch.randn(batch, *network.event, generator=generator, device=data.device, dtype=data.dtype)
-        clean = data[rows]
-        scale = sigma.reshape(-1, *[1] * (data.ndim - 1))
+        clean = draw_rows(data, batch, generator)
+        options: dict[str, Any] = {"generator": generator, "device": clean.device, "dtype": clean.dtype}
+        sigma = (mean + std * torch.randn(batch, **options)).exp()
+        noise = torch.randn(clean.shape, **options)
+        if flip:
+            turned = torch.rand(batch, **options) < 0.5
+            clean = torch.where(turned.reshape(-1, *[1] * len(network.event)), clean.flip(-1), clean)
+        scale = sigma.reshape(-1, *[1] * len(network.event))
         residual = denoiser.denoiser(clean + scale * noise, sigma) - clean
         weight = (scale**2 + denoiser.sigma_data**2) / (scale * denoiser.sigma_data) ** 2
         return (weight * residual.square()).mean(), batch
 
     own = {"network": network_config(network), "batch": batch, "log_sigma": list(log_sigma), "samples": len(data)}
+    own |= {"flip": True} if flip else {}
     trained = train(denoiser, loss, options, Path(out), recorded={**(recorded or {}), **own}, progress=progress)
     trained.save(Path(out) / "teacher")
     return trained.eval()
