@@ -13,6 +13,7 @@ from sdesig.distillation.distill import coarse_times, local_loss, rollout_loss
 from sdesig.generator import MLP, NetworkDenoiser, SigDEG, StepGrid, UNet
 from sdesig.sde import CanonicalSDE, GaussianReference, Mixture
 from sdesig.solvers.driver import run_steps
+from sdesig.testing.memory import saved_bytes
 
 LOW, HIGH = math.exp(-3), math.exp(5)
 LAW = Mixture.circle(1.5, 0.1, dtype=torch.float32)
@@ -144,20 +145,6 @@ def test_a_window_of_a_rollout_is_its_part(cell):
             errors.append((x - wanted).square().mean())
     torch.testing.assert_close(found, gradients_of(student, torch.stack(errors).mean()), rtol=1e-3, atol=1e-6)
     assert (found - gradients_of(student, rollout_loss(student, sde, paths))).abs().max() > 1e-4
-
-
-def saved_bytes(make_loss):
-    """Bytes that the graph of a loss keeps for its backward pass, each storage once."""
-    kept = {}
-
-    def pack(value):
-        kept[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
-        return value
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
-        loss = make_loss()
-    del loss
-    return sum(kept.values())
 
 
 @every_cell
@@ -459,7 +446,7 @@ def test_numbers_of_steps_are_drawn_between_the_bounds(tmp_path, monkeypatch):
         (
             lambda out: train_on(make(), out, pairs="local", data=torch.zeros(5, 3)),
             ValueError,
-                r"data must have shape \(n >= 2, \(2,\)\); got \(5, 3\)",
+            r"data must have shape \(n >= 2, \(2,\)\); got \(5, 3\)",
         ),
         (
             lambda out: train_on(make("plain"), out, only_coefficients=True),
