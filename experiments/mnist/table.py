@@ -107,9 +107,7 @@ def targets(
             add(f"{name}, {steps} steps: {extractor.frechet_name} over the teacher's <= 1.05", *ratio, limit=1.05)
     truth = samples.images(samples.truth, samples.truth.steps[0])
     for distance in perceptual:
-        to_teacher = [
-            distance(images(name, 10), truth).clamp(min=0).sqrt() for name in ("Sig-DEG, depth 4", TWO)
-        ]  # a ratio of root mean squares, squared, is one of means
-        value, low, high = (bound**2 for bound in paired_ratio(*to_teacher))
+        mine, two = (distance(images(name, 10), truth).clamp(min=0).sqrt() for name in ("Sig-DEG, depth 4", TWO))
+        value, low, high = (bound**2 for bound in paired_ratio(mine, two))  # of means, not root mean squares
         add(f"Sig-DEG, depth 4, 10 steps: {distance.name} over 2M's <= .5", value, low, high, limit=0.53)
     return lines

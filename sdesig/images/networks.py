@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sdesig._checks import check_integer
 from sdesig.generator.networks import FEATURES, NETWORKS, FourierFeatures, Network, zeros
+from sdesig.images.labels import check_label, labels_of
 
 
 def import_diffusers() -> Any:
@@ -56,9 +56,7 @@ class DiffusersUNet(Network):
         described = {name: value for name, value in model.config.items() if not name.startswith("_")}
         self._described: dict[str, Any] = json.loads(json.dumps(described))  # lists for tuples, as in a file
         self.event = _event(self._described)
-        self.label = None if label is None else self._check_label(label)
-        if self._classes and label is None and (conditions or extra):
-            raise ValueError("label must be given for a student of a class-conditional model, which has one for all")
+        self.label = check_label(label, self._classes, student=bool(conditions or extra))
         if self._classes or conditions:
             width = model.time_embedding.linear_2.out_features
             model.class_embedding = _Embedding(model.class_embedding, conditions, width)
@@ -90,7 +88,8 @@ class DiffusersUNet(Network):
         if self.needs_positive_noise and not bool((noise > 0).all()):
             raise ValueError(f"noise must be > 0 for a UNet with a Fourier embedding; got {noise.min().item()}")
         numbers = self.check_conditions(conditions).to(x) if self.conditions else None
-        given = (self._labels(x, conditions), numbers) if self._classes or self.conditions else None
+        labels = labels_of(x, conditions, self.label, self._classes) if self._classes else None
+        given = (labels, numbers) if self._classes or self.conditions else None
         shown = x
         if self.extra and extra is not None:
             flat = extra.flatten(1, 2)
@@ -100,24 +99,6 @@ class DiffusersUNet(Network):
     @property
     def _classes(self) -> int:
         return self._described["num_class_embeds"] or 0
-
-    def _check_label(self, label: int) -> int:
-        if not self._classes:
-            raise ValueError(f"label must be None for a model without classes; got {label!r}")
-        return check_integer("label", label, 0, self._classes - 1)
-
-    def _labels(self, x: Tensor, given: Tensor | None) -> Tensor | None:
-        """(batch,) labels: all the fixed one, or those given in the place of conditions."""
-        if not self._classes:
-            return None
-        if self.label is not None:
-            return torch.full((len(x),), self.label, device=x.device)
-        if given is None or given.dtype != torch.int64 or given.shape != x.shape[:1]:
-            got = None if given is None else f"{given.dtype} of shape {tuple(given.shape)}"
-            raise ValueError(f"labels must be given, int64 of shape ({len(x)},), or one label to all; got {got}")
-        if bool(((given < 0) | (given >= self._classes)).any()):
-            raise ValueError(f"labels must be in [0, {self._classes - 1}]; got {given.min()} to {given.max()}")
-        return given
 
 
 class _Embedding(nn.Module):
