@@ -13,6 +13,8 @@ from sdesig.commands.demo import Demo
 from sdesig.commands.distill import Distill
 from sdesig.commands.evaluate import Evaluate
 from sdesig.commands.floor import Floor
+from sdesig.commands.images import COMMANDS as IMAGE_COMMANDS
+from sdesig.commands.images import Images
 from sdesig.commands.sample import Sample
 from sdesig.commands.tour import Tour
 from sdesig.commands.train_teacher import TrainTeacher
@@ -26,8 +28,10 @@ COMMANDS: Mapping[str, Any] = {
     "sample": Sample,
     "evaluate": Evaluate,
     "floor": Floor,
+    "images": Images,
     "validate": Validate,
 }
+IMAGE_PACKAGES = ("PIL", "diffusers", "torchmetrics", "accelerate")
 INTERRUPTED = 130
 
 
@@ -43,13 +47,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(arguments: list[str]) -> tuple[int, str] | None:
     """Run a command; on failure return exit status and message. Progress bars end when the exception is let go here."""
     try:
-        if arguments and hasattr(COMMANDS.get(arguments[0]), "config"):
-            arguments = [arguments[0], *with_config(COMMANDS[arguments[0]], arguments[1:])]
+        words, command = _command(arguments)
+        if hasattr(command, "config"):
+            arguments = [*arguments[:words], *with_config(command, arguments[words:])]
         tyro.extras.subcommand_cli_from_dict(dict(COMMANDS), prog="sdesig", description=__doc__, args=arguments).run()
-    except (ValueError, TypeError, OSError, FloatingPointError) as error:
+    except (ValueError, TypeError, OSError, FloatingPointError, MemoryError) as error:
         return 2, " ".join(str(error).splitlines())
+    except ImportError as error:
+        if error.name is not None and error.name.partition(".")[0] not in IMAGE_PACKAGES:
+            raise
+        missing = str(error) if error.name is None else f"{error.name} is not installed: pip install 'sdesig[images]'"
+        return 2, " ".join(missing.splitlines())
     except KeyboardInterrupt:
         return INTERRUPTED, (
             "interrupted; train-teacher and distill go on from their last checkpoint if the same command is given again"
         )
     return None
+
+
+def _command(arguments: list[str]) -> tuple[int, Any]:
+    """How many of the arguments name the command, and its dataclass."""
+    names = arguments[: 2 if arguments[:1] == ["images"] else 1]
+    commands = IMAGE_COMMANDS if len(names) == 2 else COMMANDS
+    return len(names), commands.get(names[-1]) if names else None

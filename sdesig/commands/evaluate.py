@@ -15,7 +15,8 @@ from sdesig.commands.inputs import fitted_reference, load_models, load_problem, 
 from sdesig.commands.options import Reference, announce
 from sdesig.distillation import Comparison, evaluate
 from sdesig.distillation.report import markdown_table
-from sdesig.generator import NetworkDenoiser, SigDEG
+from sdesig.generator import SigDEG
+from sdesig.generator.denoiser import ModelDenoiser
 
 COLUMNS = {
     "method": "method",
@@ -101,7 +102,7 @@ class Evaluate:
     def _reference(self) -> Reference:
         return self.reference or "pca"
 
-    def _comparison(self, teacher: NetworkDenoiser, data: Tensor, models: Sequence[SigDEG]) -> Comparison:
+    def _comparison(self, teacher: ModelDenoiser, data: Tensor, models: Sequence[SigDEG]) -> Comparison:
         """On the paths of the generators, or where there are none on those of the flags."""
         if not models:
             gaussian = fitted_reference(self._reference, data, self.data)

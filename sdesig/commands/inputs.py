@@ -6,7 +6,7 @@ import hashlib
 import math
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from reprlib import Repr
 from typing import Any, NamedTuple, Protocol
@@ -20,10 +20,15 @@ from sdesig._files import WEIGHTS
 from sdesig.commands.options import Reference
 from sdesig.distillation import choose_grid
 from sdesig.generator import NetworkDenoiser, SigDEG, StepGrid
+from sdesig.generator.denoiser import ModelDenoiser
+from sdesig.images.caching import file_digest
 from sdesig.sde import CanonicalSDE, GaussianReference
 
 DIGITS = "digits"
 ARRAYS = ("data", "images")
+DIFFUSERS = ("model_index.json", "unet", "scheduler_config.json")
+"""What a folder with a diffusers model has, one at least, and one of ours has not."""
+WEIGHTS_OF_DIFFUSERS = ("*.safetensors", "*.json", "unet/*.safetensors", "unet/*.json", "scheduler/*.json")
 SNR = (1 / 80**2, 1 / 0.05**2)
 """Range for teachers that are not ours: noise of standard deviation 80 to .05, as usual for data of unit scale."""
 
@@ -73,16 +78,42 @@ def _read_array(path: Path) -> tuple[str, np.ndarray]:
         raise ValueError(f"{path} cannot be used: {error}") from None
 
 
-def load_teacher(teacher: str, device: torch.device | str = "cpu") -> tuple[NetworkDenoiser, Identity]:
-    """The denoiser of the digits, or the one in a folder that `NetworkDenoiser.save` wrote, and which it is.
+class Teacher(NamedTuple):
+    """A denoiser, which it is, and whether it is a moving average (None: unknown)."""
+
+    denoiser: ModelDenoiser
+    identity: Identity
+    ema: bool | None
+
+
+def load_teacher(teacher: str, device: torch.device | str = "cpu", label: int | None = None) -> Teacher:
+    """A denoiser by its name.
+
+    Args:
+        teacher: "digits" for the shipped one; a folder that `NetworkDenoiser.save` wrote; or a folder or hub id of a
+            diffusers model, see `sdesig.images.teachers.load_teacher`.
+        device: of the weights.
+        label: of a class-conditional diffusers model.
 
     Raises:
-        FileNotFoundError, TypeError, ValueError: see `NetworkDenoiser.load`.
+        FileNotFoundError, ImportError, TypeError, ValueError: see there and `NetworkDenoiser.load`; a label of ours.
     """
+    from sdesig.images import teachers  # also makes the networks of image models known
+
     folder = digits.FOLDER / "teacher" if teacher == DIGITS else Path(teacher)
     if not folder.is_dir():
-        raise FileNotFoundError(f"teacher must be {DIGITS!r} or a folder with a denoiser; {teacher} is not a folder")
-    return NetworkDenoiser.load(folder, device), _identity(teacher, folder / WEIGHTS)
+        try:
+            folder = teachers.find_model(teacher)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"teacher must be {DIGITS!r} or a folder with a denoiser; {error}") from None
+    if not any((folder / name).exists() for name in DIFFUSERS):
+        if label is not None:
+            raise ValueError(f"label must be None for a denoiser without classes; got {label}")
+        return Teacher(NetworkDenoiser.load(folder, device), _identity(teacher, folder / WEIGHTS), True)
+    files = [file for pattern in WEIGHTS_OF_DIFFUSERS for file in sorted(folder.glob(pattern))]
+    digest = hashlib.sha256("".join(map(file_digest, files)).encode()).hexdigest()
+    identity = {"name": teacher, "sha256": digest, **({} if label is None else {"label": str(label)})}
+    return Teacher(teachers.load_teacher(folder, label=label, device=device), identity, None)
 
 
 def fitted_reference(kind: str, data: Tensor, name: str) -> GaussianReference:
@@ -91,7 +122,7 @@ def fitted_reference(kind: str, data: Tensor, name: str) -> GaussianReference:
 
 
 class Setting(Protocol):
-    """The flags from which a grid of steps follows."""
+    """The flags from which a grid of steps follows, of the digits and other vectors."""
 
     @property
     def teacher(self) -> str: ...
@@ -106,23 +137,30 @@ class Setting(Protocol):
 
 
 def step_grid(flags: Setting, sde: CanonicalSDE, event: tuple[int, ...], snr: tuple[float, float]) -> StepGrid:
-    """The grid of --grid: "even", "chosen" (the shipped one if this is its setting, else measured), or a file's.
+    """The grid of --grid; "chosen" is the shipped one if this is its setting, else measured."""
+    if (flags.grid, flags.teacher, flags.data, flags.reference, flags.snr) == ("chosen", DIGITS, DIGITS, "pca", None):
+        return digits.load_grid()
+    return named_grid(flags.grid, lambda: choose_grid(sde, event=event, snr=snr))
+
+
+def named_grid(name: str, choose: Callable[[], StepGrid]) -> StepGrid:
+    """The grid "even", "chosen" (by a function), or that of a file.
 
     Raises:
         FileNotFoundError, ValueError: see `StepGrid.load`.
     """
-    if flags.grid == "even":
+    if name == "even":
         return StepGrid()
-    if flags.grid != "chosen":
-        if not Path(flags.grid).is_file():
-            raise FileNotFoundError(f"grid must be 'chosen', 'even' or a JSON file; {flags.grid} does not exist")
-        return StepGrid.load(flags.grid)
-    if (flags.teacher, flags.data, flags.reference, flags.snr) == (DIGITS, DIGITS, "pca", None):
-        return digits.load_grid()
-    return choose_grid(sde, event=event, snr=snr)
+    if name == "chosen":
+        return choose()
+    if not Path(name).is_file():
+        raise FileNotFoundError(f"grid must be 'chosen', 'even' or a JSON file; {name} does not exist")
+    return StepGrid.load(name)
 
 
-def load_models(folders: Sequence[Path], event: tuple[int, ...]) -> tuple[list[SigDEG], list[Identity]]:
+def load_models(
+    folders: Sequence[Path], event: tuple[int, ...], device: torch.device | str = "cpu"
+) -> tuple[list[SigDEG], list[Identity]]:
     """Generators of samples of the shape `event`, all on the same Brownian paths, and which they are.
 
     Raises:
@@ -131,7 +169,7 @@ def load_models(folders: Sequence[Path], event: tuple[int, ...]) -> tuple[list[S
     """
     if len({*folders}) < len(folders):
         raise ValueError(f"models must be different folders; got {', '.join(map(str, folders))}")
-    models = [SigDEG.load(folder) for folder in folders]
+    models = [SigDEG.load(folder, device=device) for folder in folders]
     for folder, model in zip(folders, models, strict=True):
         if model.event != event:
             raise ValueError(f"models must make samples of shape {event}, as the teacher does; {folder}: {model.event}")
@@ -153,7 +191,7 @@ class Problem(NamedTuple):
         identity: of both, for options.json.
     """
 
-    teacher: NetworkDenoiser
+    teacher: ModelDenoiser
     data: Tensor
     identity: dict[str, Identity]
 
@@ -164,7 +202,7 @@ def load_problem(teacher: str, data: str, device: torch.device | str = "cpu") ->
     Raises:
         FileNotFoundError, TypeError, ValueError: see `load_teacher` and `load_data`; data of another shape.
     """
-    denoiser, teacher_identity = load_teacher(teacher, device)
+    denoiser, teacher_identity, _ = load_teacher(teacher, device)
     values, data_identity = load_data(data)
     event = tuple(values.shape[1:])
     if event != denoiser.event:
@@ -190,4 +228,4 @@ def check_same_paths(name: str, identity: Mapping[str, Any], other_name: str, ot
 
 
 def _identity(name: str, file: Path) -> Identity:
-    return {"name": name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    return {"name": name, "sha256": file_digest(file)}

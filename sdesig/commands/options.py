@@ -14,6 +14,7 @@ import tyro
 from sdesig._checks import check_integer
 from sdesig.distillation import DistillOptions, TeacherOptions, TrainingOptions
 
+NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
 OptionsT = TypeVar("OptionsT", TrainingOptions, DistillOptions)
 Reference = Literal["pca", "scalar", "coordinates", "none"]
 
@@ -105,6 +106,19 @@ class MachineFlags:
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"device must be one that torch can use here; got {self.device!r} ({reason})") from None
+
+
+@contextmanager
+def naming_memory(**settings: object) -> Iterator[None]:
+    """Turn torch's errors of too little memory into a MemoryError that names the settings which need it."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).strip().partition("\n")[0]
+        if not (isinstance(error, torch.cuda.OutOfMemoryError) or any(text in reason for text in NO_MEMORY)):
+            raise
+        named = ", ".join(f"{name.replace('_', '-')} {value}" for name, value in settings.items())
+        raise MemoryError(f"out of memory with {named}: choose less ({reason})") from None
 
 
 @contextmanager

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import tyro
+from torch import Tensor
 
 from sdesig._checks import check_integer
 from sdesig.commands.inputs import check_same_paths
+from sdesig.commands.options import MachineFlags
 from sdesig.generator import Samples, SigDEG
 
 
@@ -34,27 +36,34 @@ class Sample:
     """File to write: values, steps and the paths' identity; the picture has its name with .png."""
     force: bool = False
     """Overwrite files that are there."""
+    machine: tyro.conf.OmitArgPrefixes[MachineFlags] = field(default_factory=MachineFlags)
 
     def run(self) -> None:
         """Run the command."""
-        from sdesig.commands.images import as_images, write_images
-
         if self.out.suffix != ".npz":
             raise ValueError(f"out must be a .npz file; got {self.out}")
-        picture = self.out.with_suffix(".png")
-        for file in (self.out, picture):
+        for file in (self.out, self.out.with_suffix(".png")):
             if file.exists() and not self.force:
                 raise FileExistsError(f"{file} exists already; give another --out, or --force to overwrite it")
-        model = SigDEG.load(self.model)
-        samples = model.sample(self._chosen(model), self.steps, batch=self.batch)
+        model = SigDEG.load(self.model, device=self.machine.use())
+        self._write(model.sample(self._chosen(model), self.steps, batch=self.batch))
+
+    def _write(self, samples: Samples) -> None:
+        """The file, and the picture if there can be one."""
+        from sdesig.commands.png import SHOWN, as_images, write_images
+
         samples.save(self.out)
-        print(f"{len(samples.values)} samples in {self.steps} steps -> {self.out}")
-        images = as_images(samples.values)
+        print(f"{len(samples.values)} samples in {samples.steps} steps -> {self.out}")
+        images = as_images(self._pictures(samples.values[:SHOWN]))
         if images is None:
-            print(f"no picture: samples of shape {model.event} are not images")
+            print(f"no picture: samples of shape {tuple(samples.values.shape[1:])} are not images")
         else:
-            write_images(picture, images)
-            print(f"-> {picture}")
+            write_images(self.out.with_suffix(".png"), images)
+            print(f"-> {self.out.with_suffix('.png')}")
+
+    def _pictures(self, values: Tensor) -> Tensor:
+        """What a picture shows of samples."""
+        return values
 
     def _chosen(self, model: SigDEG) -> int | Sequence[int]:
         """Number of samples, or seeds."""

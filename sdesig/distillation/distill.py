@@ -73,6 +73,7 @@ def distill(
     data: Data | None = None,
     cache: str | Path | None = None,
     recorded: Mapping[str, Any] | None = None,
+    cache_recorded: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> SigDEG:
     """Train a student on a teacher's paths, and save it to out/student. A run that was stopped goes on.
@@ -88,6 +89,7 @@ def distill(
         data: samples (n, *event) for local pairs, see `sdesig.distillation.data`.
         cache: folder of the teacher paths; default out/paths.
         recorded: what else options.json shall say, such as which teacher it is.
+        cache_recorded: the same of the paths' own; default `recorded`.
         progress: whether to show progress bars.
 
     Returns:
@@ -116,7 +118,7 @@ def distill(
             teacher,
             options.teacher,
             seed=options.training.seed,
-            recorded=recorded,
+            recorded=recorded if cache_recorded is None else cache_recorded,
             progress=progress,
         )
     local_iterations = {

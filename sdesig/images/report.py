@@ -14,6 +14,7 @@ from sdesig._checks import check_integer
 from sdesig._files import read_json, replacing, write_json
 from sdesig.distillation.evaluation import Comparison, Sampler
 from sdesig.distillation.floor import Floor, information_floor
+from sdesig.distillation.paths import TeacherOptions
 from sdesig.distillation.report import Row, error_figure, image_figure, markdown_table, row_of, save_figure
 from sdesig.images.features import FeatureExtractor, PerceptualDistance, extract
 from sdesig.images.metrics import Measured, measure_pairs, measure_samples
@@ -83,8 +84,8 @@ def evaluate_images(
         n, first_seed: the seeds are first_seed, ..., first_seed + n - 1.
         extractors: of features, see `measure_samples`; n >= 20.
         perceptual: distances to the converged path's image of the same seed, of methods that follow it.
-        floor_groups: pairs of paths for the information floor of every generator at its numbers of steps, kept in
-            out/floors.json; 0: no floors.
+        floor_groups: pairs of paths, of about `comparison.truth_steps` fine steps, for the information floor of every
+            generator at its numbers of steps, kept in out/floors.json; 0: no floors.
         ema: whether the teacher is a moving average; None if unknown.
         decode: of a latent model's samples to images in [-1, 1]; pathwise errors are of the latents.
         recorded: what else identifies the teacher, JSON-serializable: its samples are not taken for another one's.
@@ -143,6 +144,7 @@ def _floors(comparison: Comparison, methods: Sequence[Method], groups: int, file
                 steps=steps,
                 depth=depth,
                 groups=groups,
+                teacher=TeacherOptions(steps=comparison.truth_steps, cells=1),
                 grid=grid,
                 device=comparison.reference.mean.device,
             )

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sdesig.cli import main
-from sdesig.commands.images import as_images, write_images
+from sdesig.commands.png import as_images, write_images
 from sdesig.commands.sample import parse_seeds
 from sdesig.generator import Samples, SigDEG
 

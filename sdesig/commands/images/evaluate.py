@@ -1,0 +1,158 @@
+"""`sdesig images evaluate`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+import tyro
+from torch import Tensor
+
+from sdesig._checks import check_choice, check_integer
+from sdesig._files import write_json
+from sdesig.commands.images.flags import ImageFlags, SettingFlags, TeacherFlags, described_images
+from sdesig.commands.inputs import Identity, Teacher, load_models
+from sdesig.commands.options import MachineFlags, announce, naming_memory
+from sdesig.distillation import Comparison
+from sdesig.distillation.evaluation import baselines, generator_sampler
+from sdesig.distillation.reference import reference_on
+from sdesig.generator import SigDEG, StepGrid
+from sdesig.images.features import load_extractor, load_perceptual
+from sdesig.images.pixels import ImageSet
+from sdesig.images.report import Method, OtherSampler, evaluate_images
+from sdesig.images.unipc import PEERS, peer_samples
+
+TRAINING_FREE = ("euler", "ddim", "sde-dpm++2m", "path-average", "path-average-reference", "path-average-grid")
+"""Names of `baselines`, in their order."""
+PEER_NAMES = {"unipc": "UniPC", "dpmsolver++(2M)": "DPM-Solver++(2M)", "dpmsolver++(3M)": "DPM-Solver++(3M)"}
+BATCH_NUMBERS = 2**18
+
+
+@dataclass(frozen=True)
+class EvaluateImages:
+    """Generators and other samplers of one teacher on the same seeds: errors, distances and times, as a report."""
+
+    teacher: tyro.conf.OmitArgPrefixes[TeacherFlags]
+    images: tyro.conf.OmitArgPrefixes[ImageFlags] = field(default_factory=ImageFlags)
+    models: tuple[Path, ...] = ()
+    """Folders with generators of this teacher, such as runs/image-distill/student, all on the same paths, which they
+    set; where there are none, --reference, --snr and --grid do."""
+    setting: tyro.conf.OmitArgPrefixes[SettingFlags] = field(default_factory=SettingFlags)
+    samplers: tuple[str, ...] = ("euler", "ddim", "sde-dpm++2m", "path-average-reference", "path-average-grid", "unipc")
+    """Other samplers: those, path-average, dpmsolver++(2M) and dpmsolver++(3M); none: give the option without a value.
+    unipc and dpmsolver++ are deterministic ones of diffusers."""
+    steps: tuple[int, ...] = (5, 10, 20)
+    """Numbers of steps."""
+    teacher_steps: int = 1000
+    """Of a row for the teacher's own ancestral sampler, Euler's scheme; 0: no such row."""
+    n: int = 2000
+    """Number of samples."""
+    first_seed: int = 0
+    """The seeds are this one and the next ones."""
+    extractor: tuple[str, ...] = ("pixels",)
+    """TorchScript files of feature extractors, uint8 (n, channels, h, w) to (n, k), or inception, or pixels."""
+    perceptual: tuple[str, ...] = ()
+    """TorchScript files of perceptual distances, (a, b) in [-1, 1] to (n,), or lpips."""
+    floor_groups: int = 0
+    """Pairs of paths for the information floor of every generator; 0: no floors."""
+    batch: int | None = None
+    """Seeds at once; default so many that their paths take half a gigabyte."""
+    out: Path = Path("runs/image-evaluate")
+    """Folder of the report and the samples; what is there already is not drawn again."""
+    machine: tyro.conf.OmitArgPrefixes[MachineFlags] = field(default_factory=MachineFlags)
+    config: Path | None = None
+    """JSON file with options by these names; flags override it."""
+
+    def run(self) -> None:
+        """Run the command."""
+        for name in self.samplers:
+            check_choice("samplers", name, (*TRAINING_FREE, *PEERS))
+        check_integer("teacher_steps", self.teacher_steps, 0)
+        device = self.machine.use()
+        extractors = [load_extractor(name, device) for name in self.extractor]
+        perceptual = [load_perceptual(name, device) for name in self.perceptual]
+        images = self.images.required()
+        teacher = self.teacher.load(device)
+        models, identities = load_models(self.models, teacher.denoiser.event, device)
+        decoder = self.teacher.autoencoder(device)
+        batch = max(1, min(250, BATCH_NUMBERS // math.prod(teacher.denoiser.event)))
+        batch = batch if self.batch is None else check_integer("batch", self.batch, 1)
+        with naming_memory(batch=batch):
+            comparison, grid = self._comparison(teacher, images, models, device, batch)
+            options = {
+                "teacher": teacher.identity,
+                "data": described_images(images),
+                "models": identities,
+                "snr": comparison.snr,
+                "samplers": self.samplers,
+                "steps": self.steps,
+                "teacher_steps": self.teacher_steps,
+                "n": self.n,
+                "first_seed": self.first_seed,
+                "extractors": {extractor.name: extractor.digest for extractor in extractors},
+                "perceptual": {distance.name: distance.digest for distance in perceptual},
+                "floor_groups": self.floor_groups,
+                "batch": comparison.batch,
+                "decoder": self.teacher.decoder,
+                "device": str(device),
+                "threads": self.machine.threads,
+            }
+            announce("images evaluate", {**options, "out": self.out})
+            evaluate_images(
+                comparison,
+                list(self._methods(comparison, grid, models, identities)),
+                images,
+                self.out,
+                n=self.n,
+                first_seed=self.first_seed,
+                extractors=extractors,
+                perceptual=perceptual,
+                floor_groups=self.floor_groups,
+                ema=teacher.ema,
+                decode=None if decoder is None else decoder.decode,
+                recorded={"teacher": teacher.identity},
+                cache=self.images.cache,
+            )
+        write_json(self.out / "options.json", options)
+        print(f"{(self.out / 'report.md').read_text()}-> {self.out / 'report.md'}")
+
+    def _comparison(
+        self, teacher: Teacher, images: ImageSet, models: Sequence[SigDEG], device: torch.device, batch: int
+    ) -> tuple[Comparison, StepGrid]:
+        """On the paths of the generators, or where there are none on those of the flags; and their grid."""
+        if models:
+            given = [name for name in ("snr", "reference_file") if getattr(self.setting, name) is not None]
+            if given:
+                raise ValueError(f"{given[0]} must not be given with models, which set it")
+            return replace(Comparison.of(teacher.denoiser, models[0]), batch=batch), models[0].grid
+        snr = self.setting.range(teacher.denoiser)
+        data = self.teacher.training_data(images, teacher.denoiser, device)
+        reference, _ = self.setting.fitted(teacher, images, data, snr, self.out)
+        grid = self.setting.step_grid(teacher, reference, snr, self.out)
+        on_device = reference_on(reference, device)
+        return Comparison(teacher.denoiser, on_device, teacher.denoiser.event, snr, batch=batch), grid
+
+    def _methods(
+        self, comparison: Comparison, grid: StepGrid, models: Sequence[SigDEG], identities: Sequence[Identity]
+    ) -> Iterator[Method]:
+        samplers = baselines(None if grid == StepGrid() else grid)
+        known = dict(zip(TRAINING_FREE, samplers, strict=False))
+        own = (self.teacher_steps,) if self.teacher_steps and self.teacher_steps not in self.steps else ()
+        if "euler" in self.samplers or own:
+            yield Method(known["euler"], ((*self.steps, *own) if "euler" in self.samplers else own))
+        for name in dict.fromkeys(self.samplers):
+            if name in PEERS:
+                yield Method(OtherSampler(PEER_NAMES[name], partial(_peer, comparison, name)), self.steps)
+            elif name in known and name != "euler":
+                yield Method(known[name], self.steps)
+        for folder, model, identity in zip(self.models, models, identities, strict=True):
+            sampler = generator_sampler(str(folder), model)
+            yield Method(sampler, self.steps, ema=True, digest=identity["sha256"])
+
+
+def _peer(comparison: Comparison, name: str, y: Tensor, steps: int) -> Tensor:
+    return peer_samples(comparison.teacher, y, steps, snr=comparison.snr, scheduler=name)

@@ -1,0 +1,55 @@
+"""`sdesig images sample`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sdesig._files import write_json
+from sdesig.commands.options import announce, naming_memory
+from sdesig.commands.sample import Sample
+from sdesig.generator import Samples
+
+
+@dataclass(frozen=True)
+class SampleImages(Sample):
+    """Draw images from a generator; an image is a function of its seed. Writes a .npz file, a PNG and the options."""
+
+    batch: int = 64
+    """Images at once."""
+    out: Path = Path("images.npz")
+    """File to write: values (images in [-1, 1], or latents), steps and the paths' identity; the picture has its name
+    with .png, the options with .json."""
+    decoder: str | None = None
+    """Latent model, a folder or hub id, whose autoencoder decodes the samples for the picture."""
+    config: Path | None = None
+    """JSON file with options by these names; flags override it."""
+
+    def run(self) -> None:
+        """Run the command."""
+        with naming_memory(batch=self.batch):
+            super().run()
+
+    def _write(self, samples: Samples) -> None:
+        options = {
+            "model": str(self.model),
+            "seeds": samples.seeds,
+            "steps": samples.steps,
+            "decoder": self.decoder,
+            "device": str(self.machine.device),
+        }
+        announce("images sample", options)
+        write_json(self.out.with_suffix(".json"), options)
+        super()._write(samples)
+
+    def _pictures(self, values: Tensor) -> Tensor:
+        if self.decoder is None:
+            return values
+        from sdesig.images.latent import load_autoencoder
+
+        decoder = load_autoencoder(self.decoder, device=self.machine.use())
+        with torch.no_grad():
+            return decoder.decode(values)

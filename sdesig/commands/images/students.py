@@ -1,0 +1,73 @@
+"""What `distill` and `cache` share: a teacher, its data, and a generator that is not trained yet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from sdesig._checks import check_integer
+from sdesig.commands.images.flags import ImageFlags, SettingFlags, TeacherFlags, described_images
+from sdesig.commands.options import seeded
+from sdesig.distillation.data import Data
+from sdesig.generator import SigDEG
+from sdesig.generator.denoiser import ModelDenoiser
+
+
+class Prepared(NamedTuple):
+    """Attributes as their types say; `recorded` identifies them in options.json."""
+
+    teacher: ModelDenoiser
+    data: Data | None
+    student: SigDEG
+    recorded: dict[str, Any]
+
+
+def prepare(
+    teacher: TeacherFlags,
+    images: ImageFlags,
+    setting: SettingFlags,
+    folder: Path,
+    device: torch.device,
+    *,
+    depth: int,
+    cell: str = "solver",
+    rank: int | None = None,
+    seed: int = 0,
+) -> Prepared:
+    """All on the device. Reference and grid are kept in a folder for the next time.
+
+    Raises:
+        FileNotFoundError, ImportError, TypeError, ValueError: a teacher or data that cannot be read, or do not fit.
+    """
+    check_integer("depth", depth, 1)
+    if rank is not None:
+        check_integer("rank", rank, 1)
+    loaded = teacher.load(device)
+    denoiser, identity, _ = loaded
+    snr = setting.range(denoiser)
+    pictures = images.load()
+    data = teacher.training_data(pictures, denoiser, device)
+    reference, described = setting.fitted(loaded, pictures, data, snr, folder)
+    with seeded(seed):
+        student = SigDEG.from_teacher(
+            denoiser,
+            event=denoiser.event,
+            snr=snr,
+            depth=depth,
+            reference=reference,
+            cell=cell,
+            rank=rank,
+        ).to(device)
+    student.grid = setting.step_grid(loaded, reference, snr, folder)
+    recorded = {
+        "teacher": identity,
+        "data": described_images(pictures),
+        "reference": described,
+        "snr": student.snr,
+        "grid": student.grid.quantiles,
+        **({} if teacher.decoder is None else {"decoder": teacher.decoder}),
+        **({} if rank is None else {"rank": rank}),
+    }
+    return Prepared(denoiser, data, student, recorded)
