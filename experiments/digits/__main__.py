@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/digits"))
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--seeds", type=int, default=2000)
-    parser.add_argument("--frechet-seeds", type=int, default=10_000, help="for the targets of Frechet distances")
+    parser.add_argument("--frechet-seeds", type=int, default=4000, help="for the targets of Frechet distances")
     parser.add_argument("--study-seeds", type=int, default=500)
     parser.add_argument("--groups", type=int, default=4000, help="pairs of paths of a floor")
     parser.add_argument("--part", choices=("all", "table", "study", "ship"), default="all", help="ship: copy students")

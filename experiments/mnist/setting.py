@@ -57,6 +57,8 @@ RUNS = {
     "depth-2": Run(replace(FULL, training=replace(FULL.training, iterations=500)), depth=2),
     "depth-1": Run(replace(FULL, training=replace(FULL.training, iterations=300)), depth=1),
 }
+LEVELS = 10
+"""Paths of 1024 cells: enough for the 1000 steps of the teacher."""
 GRID_PATHS = 256
 """Over which the errors of single steps are averaged where the grid is chosen."""
 
@@ -91,10 +93,17 @@ def distilled(name: str, teacher: NetworkDenoiser, images: Tensor, runs: Path) -
     if student.exists():
         return SigDEG.load(student, device=images.device)
     plain = run.cell == "plain"
-    reference = GaussianReference.fit(images, "none" if plain else "dct")
+    reference = GaussianReference.fit(images, "dct")
     grid = StepGrid() if plain else grid_of(teacher, reference, runs / "grid.json")
     torch.manual_seed(0)
     made = SigDEG.from_teacher(
-        teacher, event=teacher.event, snr=SNR, depth=run.depth, reference=reference, cell=run.cell, grid=grid
+        teacher,
+        event=teacher.event,
+        snr=SNR,
+        depth=run.depth,
+        reference=reference,
+        cell=run.cell,
+        grid=grid,
+        levels=LEVELS,
     )
     return distill(made.to(images.device), teacher, run.options, runs / name, data=images)

@@ -25,6 +25,7 @@ from sdesig.images.unipc import peer_samples
 from sdesig.solvers import DPMSolver1, DPMSolver2M, PathAverage
 
 STEPS = (5, 8, 10, 20, 50, 100)
+TEACHER_STEPS = 1000
 BLOCK = 250
 TWO, PLAIN = "SDE-DPM-Solver++(2M)", "plain Sig-DEG, depth 2"
 ANCESTRAL = "ancestral = SDE-DPM-Solver++(1)"
@@ -35,7 +36,7 @@ def methods_of(teacher: ModelDenoiser, students: Mapping[str, SigDEG]) -> list[M
     unipc = OtherSampler("UniPC", partial(_unipc, teacher))
     grid = students["depth-4"].grid
     return [
-        Method(Sampler(ANCESTRAL, DPMSolver1()), (*STEPS, 1000)),
+        Method(Sampler(ANCESTRAL, DPMSolver1()), (*STEPS, TEACHER_STEPS)),
         Method(Sampler("DDIM", DPMSolver1(), eta=0.0), STEPS),
         Method(Sampler(TWO, DPMSolver2M()), STEPS),
         Method(unipc, STEPS),
@@ -101,7 +102,7 @@ def targets(
 
     for extractor in extractors:
         real = FeatureStatistics.of(extract(extractor, data.pixels))
-        of_teacher = extract(extractor, images(ANCESTRAL, 1000))
+        of_teacher = extract(extractor, images(ANCESTRAL, TEACHER_STEPS))
         for name, steps in (("Sig-DEG, depth 4", 10), (PLAIN, 100)):
             ratio = frechet_ratio(extract(extractor, images(name, steps)), of_teacher, real)
             add(f"{name}, {steps} steps: {extractor.frechet_name} over the teacher's <= 1.05", *ratio, limit=1.05)

@@ -1,0 +1,124 @@
+"""The MNIST experiment in small: the files that it writes, what is in them, and that it goes on."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.image import imread
+
+from experiments.mnist import __main__ as mnist
+from experiments.mnist import setting, table
+from sdesig.distillation import TeacherOptions
+from sdesig.generator import SigDEG
+
+METHODS = 10
+
+
+class Features(torch.nn.Module):
+    """Eight means of pixels."""
+
+    def forward(self, images):
+        return images.float().flatten(1).unflatten(1, (8, -1)).mean(2) / 255
+
+
+class Distance(torch.nn.Module):
+    """Mean square."""
+
+    def forward(self, images, others):
+        return (images - others).square().flatten(1).mean(1)
+
+
+def script(module, file):
+    with pytest.warns(DeprecationWarning, match="torch.jit.script"):
+        torch.jit.script(module).save(str(file))
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Folder of a whole run, and its arguments."""
+    folder = tmp_path_factory.mktemp("mnist")
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 28, 28), dtype=np.uint8)
+    np.savez(folder / "mnist.npz", x_train=pixels, y_train=np.zeros(40))
+    arguments = ["--data", f"{folder / 'mnist.npz'}:x_train", "--runs", str(folder / "runs")]
+    arguments += ["--out", str(folder / "results"), "--seeds", "24"]
+    arguments += ["--extractor", script(Features(), folder / "means.pt")]
+    arguments += ["--perceptual", script(Distance(), folder / "square.pt")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(setting, "TEACHER", replace(setting.TEACHER, iterations=2))
+        patch.setattr(setting, "TEACHER_BATCH", 4)
+        patch.setattr(setting, "WIDTHS", (8, 8))
+        patch.setattr(setting, "GRID_PATHS", 2)
+        patch.setattr(setting, "LEVELS", 8)
+        patch.setattr(table, "TEACHER_STEPS", 128)
+        runs = {name: replace(one, options=tiny(one.options)) for name, one in setting.RUNS.items()}
+        patch.setattr(setting, "RUNS", runs)
+        patch.setattr(mnist, "RUNS", runs)
+        patch.setattr(table, "STEPS", (10, 100))
+        patch.setattr("sdesig.distillation.evaluation.Comparison.seconds_per_1000", lambda *_: 1.0)
+        patch.setattr("sdesig.images.sampling.SampleFiles.seconds_per_1000", lambda *_: 1.0)
+        patch.setattr("sdesig.distillation.statistics.RESAMPLES", 20)
+        mnist.main([*arguments, "--part", "teacher"])
+        mnist.main([*arguments, "--part", "depth-1"])
+        made = {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("student/*")}
+        mnist.main(arguments)
+        assert all(path.stat().st_mtime_ns == time for path, time in made.items())
+        yield folder, arguments
+
+
+def tiny(options):
+    """Two iterations, with few fine steps."""
+    teacher = TeacherOptions(options.teacher.scheme, options.teacher.cells, options.teacher.cells)
+    return replace(options, evaluations=100, teacher=teacher, training=replace(options.training, iterations=2))
+
+
+def test_all_files_are_there(run):
+    results = run[0] / "results"
+    names = {file.name for file in results.iterdir()}
+    assert names == {
+        *("report.md", "report.json", "targets.json"),
+        *("errors.png", "images-10.png", "images-100.png", "images-128.png"),
+    }
+    for name in names:
+        if name.endswith(".png"):
+            assert min(imread(results / name).shape[:2]) > 80
+
+
+def test_the_rows(run):
+    rows = json.loads((run[0] / "results" / "report.json").read_text())
+    assert len(rows) == 1 + 2 * METHODS + 1
+    found = {(row["method"], row["steps"]): row for row in rows}
+    assert (table.ANCESTRAL, 128) in found
+    for name in ("UniPC", "DDIM"):
+        assert found[name, 10]["pathwise_rmse"] is None
+    for name in (table.TWO, table.PLAIN, "Sig-DEG, depth 1", "Sig-DEG, depth 2", "Sig-DEG, depth 4"):
+        assert found[name, 10]["pathwise_rmse"] > 0
+        metrics = {number["metric"]: number for number in found[name, 10]["measured"]}
+        assert metrics["FD-means"]["n"] == 24
+        assert metrics["perceptual (square)"]["value"] > 0
+    average = "path-average, reference, chosen grid"
+    assert found[average, 100]["pathwise_rmse"] < found[average, 10]["pathwise_rmse"]
+    square = {n["metric"]: n["value"] for n in found[average, 10]["measured"]}["perceptual (square)"]
+    assert square == pytest.approx(found[average, 10]["pathwise_rmse"] ** 2, rel=0.2)  # images have 256 levels
+
+
+def test_the_targets(run):
+    targets = json.loads((run[0] / "results" / "targets.json").read_text())
+    assert [line["passed"] in ("yes", "no") for line in targets] == [True] * 3
+    assert "nan" not in json.dumps(targets)
+    assert "## Targets" in (run[0] / "results" / "report.md").read_text()
+
+
+def test_the_students_are_what_the_runs_say(run):
+    for name, one in setting.RUNS.items():
+        student = SigDEG.load(run[0] / "runs" / name / "student")
+        assert (student.depth, student.kind) == (one.depth, one.cell)
+        assert student.event == (1, 28, 28)
+        assert (student.reference.variance > 0).any()
+
+
+def test_data_are_required():
+    with pytest.raises(SystemExit):
+        mnist.main([])
