@@ -11,6 +11,7 @@ import tyro
 from sdesig.commands.inputs import fitted_reference, load_problem, snr_range, step_grid
 from sdesig.commands.options import CutPathFlags, DistillFlags, MachineFlags, Reference, announce, checked, seeded
 from sdesig.distillation import DistillOptions, TrainingOptions, distill
+from sdesig.distillation.reference import reference_on
 from sdesig.generator import SigDEG
 from sdesig.sde import CanonicalSDE
 
@@ -52,7 +53,8 @@ class Distill:
         options = checked(DistillOptions, self.distillation, teacher=paths, training=training)
         teacher, data, identity = load_problem(self.teacher, self.data, device)
         gaussian, snr = fitted_reference(self.reference, data, self.data), snr_range(self.snr, self.teacher)
-        grid = step_grid(self, CanonicalSDE(teacher, reference=gaussian), teacher.event, snr)
+        sde = CanonicalSDE(teacher, reference=reference_on(gaussian, device))
+        grid = step_grid(self, sde, teacher.event, snr)
         with seeded(training.seed):
             student = SigDEG.from_teacher(
                 teacher,

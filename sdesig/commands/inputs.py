@@ -140,7 +140,8 @@ def step_grid(flags: Setting, sde: CanonicalSDE, event: tuple[int, ...], snr: tu
     """The grid of --grid; "chosen" is the shipped one if this is its setting, else measured."""
     if (flags.grid, flags.teacher, flags.data, flags.reference, flags.snr) == ("chosen", DIGITS, DIGITS, "pca", None):
         return digits.load_grid()
-    return named_grid(flags.grid, lambda: choose_grid(sde, event=event, snr=snr))
+    device = sde.reference.mean.device
+    return named_grid(flags.grid, lambda: choose_grid(sde, event=event, snr=snr, device=device))
 
 
 def named_grid(name: str, choose: Callable[[], StepGrid]) -> StepGrid:

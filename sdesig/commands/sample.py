@@ -40,26 +40,32 @@ class Sample:
 
     def run(self) -> None:
         """Run the command."""
+        from sdesig.commands.png import SHOWN, as_images, write_images
+
         if self.out.suffix != ".npz":
             raise ValueError(f"out must be a .npz file; got {self.out}")
-        for file in (self.out, self.out.with_suffix(".png")):
+        for file in self._files():
             if file.exists() and not self.force:
                 raise FileExistsError(f"{file} exists already; give another --out, or --force to overwrite it")
         model = SigDEG.load(self.model, device=self.machine.use())
-        self._write(model.sample(self._chosen(model), self.steps, batch=self.batch))
-
-    def _write(self, samples: Samples) -> None:
-        """The file, and the picture if there can be one."""
-        from sdesig.commands.png import SHOWN, as_images, write_images
-
+        seeds = self._chosen(model)
+        self._begin(seeds)
+        samples = model.sample(seeds, self.steps, batch=self.batch)
         samples.save(self.out)
         print(f"{len(samples.values)} samples in {samples.steps} steps -> {self.out}")
         images = as_images(self._pictures(samples.values[:SHOWN]))
         if images is None:
-            print(f"no picture: samples of shape {tuple(samples.values.shape[1:])} are not images")
+            print(f"no picture: samples of shape {model.event} are not images")
         else:
             write_images(self.out.with_suffix(".png"), images)
             print(f"-> {self.out.with_suffix('.png')}")
+
+    def _files(self) -> tuple[Path, ...]:
+        """What is written."""
+        return self.out, self.out.with_suffix(".png")
+
+    def _begin(self, seeds: int | Sequence[int]) -> None:
+        """Before the first sample is drawn."""
 
     def _pictures(self, values: Tensor) -> Tensor:
         """What a picture shows of samples."""

@@ -332,6 +332,16 @@ def test_sample_reads_a_config(model, tmp_path):
     assert (found.seeds, found.steps) == ([0, 1], 2)
 
 
+@pytest.mark.parametrize("suffix", [".npz", ".png", ".json"])
+def test_files_are_not_overwritten(suffix, model, tmp_path, fails):
+    """The options neither: their name may be that of the configuration."""
+    file = (tmp_path / "a.npz").with_suffix(suffix)
+    file.write_text("mine")
+    command = ["images", "sample", "--model", model, "--n", "1", "--out", tmp_path / "a.npz"]
+    assert f"{file} exists already" in fails(*command)
+    assert file.read_text() == "mine"
+
+
 @pytest.mark.parametrize(
     "given, message",
     [

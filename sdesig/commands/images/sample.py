@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,6 @@ from torch import Tensor
 from sdesig._files import write_json
 from sdesig.commands.options import announce, naming_memory
 from sdesig.commands.sample import Sample
-from sdesig.generator import Samples
 
 
 @dataclass(frozen=True)
@@ -33,17 +33,21 @@ class SampleImages(Sample):
         with naming_memory(batch=self.batch):
             super().run()
 
-    def _write(self, samples: Samples) -> None:
+    def _files(self) -> tuple[Path, ...]:
+        return *super()._files(), self.out.with_suffix(".json")
+
+    def _begin(self, seeds: int | Sequence[int]) -> None:
         options = {
             "model": str(self.model),
-            "seeds": samples.seeds,
-            "steps": samples.steps,
+            "seeds": list(range(seeds)) if isinstance(seeds, int) else list(seeds),
+            "steps": self.steps,
+            "batch": self.batch,
             "decoder": self.decoder,
-            "device": str(self.machine.device),
+            "device": self.machine.device,
+            "threads": self.machine.threads,
         }
-        announce("images sample", options)
+        announce("images sample", {**options, "out": self.out})
         write_json(self.out.with_suffix(".json"), options)
-        super()._write(samples)
 
     def _pictures(self, values: Tensor) -> Tensor:
         if self.decoder is None:
