@@ -33,6 +33,7 @@ class Floor:
             smaller than the floor, as few paths carry much of the mean square.
         groups: their number.
         steps, depth: of the coarse grid and the partial signatures.
+        quantiles: of the coarse grid, as in `StepGrid`.
     """
 
     rmse: float
@@ -41,6 +42,11 @@ class Floor:
     groups: int
     steps: int
     depth: int
+    quantiles: tuple[float, ...] = (0.0, 1.0)
+
+    def is_of(self, depth: int | None, steps: int, grid: StepGrid) -> bool:
+        """Whether it is the floor of generators of this depth, in so many steps of this grid."""
+        return (self.depth, self.steps, tuple(self.quantiles)) == (depth, steps, tuple(grid.quantiles))
 
 
 @torch.no_grad()
@@ -114,7 +120,7 @@ def information_floor(
         differences.append((x - y).flatten(1).double().norm(dim=1) / math.sqrt(2 * math.prod(event)))
     errors = torch.cat(differences)
     rmse, standard_error = root_mean_square(errors)
-    return Floor(rmse, standard_error, errors.median().item(), groups, steps, depth)
+    return Floor(rmse, standard_error, errors.median().item(), groups, steps, depth, grid.quantiles)
 
 
 def _agreeing(value: PartialSignature, given: PartialSignature, matrix: Tensor) -> PartialSignature:

@@ -29,8 +29,7 @@ def report_rows(
     seconds_per_1000, n, and the Frechet distances.
 
     Args:
-        floors: in the clock of the reference and on the generators' grid; a generator with that reference gets the one
-            of its depth and steps.
+        floors: in the clock of the reference; a generator with that reference gets that of its depth, steps and grid.
         features: names of Frechet distances, and the features (n, *event) -> (n, k) that each is of; they become the
             columns "frechet_distance" (the first) and "frechet_distance_<name>" (all others).
         real: data (m, *event), to which the distances are measured.
@@ -38,12 +37,12 @@ def report_rows(
     Returns:
         Rows whose missing values are None: JSON-serializable.
     """
-    found = {(floor.depth, floor.steps): floor for floor in floors}
     statistics = {name: FeatureStatistics.of(of(real)) for name, of in (features or {}).items() if real is not None}
     rows = []
     for outcome in outcomes:
         sampler = outcome.sampler
-        floor = found.get((sampler.depth or 0, outcome.steps)) if sampler.referenced else None
+        of_it = (floor for floor in floors if floor.is_of(sampler.depth, outcome.steps, sampler.grid))
+        floor = next(of_it, None) if sampler.referenced else None
         row = row_of(
             sampler.name,
             outcome.steps,

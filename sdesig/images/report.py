@@ -16,6 +16,7 @@ from sdesig.distillation.evaluation import Comparison, Sampler
 from sdesig.distillation.floor import Floor, information_floor
 from sdesig.distillation.paths import TeacherOptions
 from sdesig.distillation.report import Row, error_figure, image_figure, markdown_table, row_of, save_figure
+from sdesig.generator.grid import StepGrid
 from sdesig.images.features import FeatureExtractor, PerceptualDistance, extract
 from sdesig.images.metrics import Measured, measure_pairs, measure_samples
 from sdesig.images.pixels import ImageSet, to_floats
@@ -127,12 +128,12 @@ def evaluate_images(
 def _floors(comparison: Comparison, methods: Sequence[Method], groups: int, file: Path) -> Iterator[Floor]:
     """Of every generator in the reference's variables, at every number of its steps; those in the file are kept."""
     wanted = {
-        (method.sampler.depth, steps): method.sampler.grid
+        (method.sampler.depth, steps, method.sampler.grid)
         for method in methods
         for steps in method.steps
         if groups and isinstance(method.sampler, Sampler) and method.sampler.depth and method.sampler.referenced
     }
-    for (depth, steps), grid in wanted.items():
+    for depth, steps, grid in sorted(wanted, key=lambda key: (key[0], key[1], key[2].quantiles)):
         key = f"depth {depth}, {steps} steps, {groups} groups, quantiles {list(grid.quantiles)}"
         known = read_json(file) if file.exists() else {}
         if key not in known:
@@ -177,7 +178,8 @@ def _row(
 ) -> Row:
     sampler = method.sampler
     depth, per_step = (sampler.depth, 1) if isinstance(sampler, Sampler) else (None, sampler.evaluations)
-    matching = (floor for floor in floors if (floor.depth, floor.steps) == (depth, steps))
+    grid = sampler.grid if isinstance(sampler, Sampler) else StepGrid()
+    matching = (floor for floor in floors if floor.is_of(depth, steps, grid))
     row = row_of(
         method.name,
         steps,

@@ -10,6 +10,7 @@ from sdesig.distillation.evaluation import Outcome, Sampler
 from sdesig.distillation.floor import Floor
 from sdesig.distillation.frechet import FeatureStatistics
 from sdesig.distillation.report import error_figure, image_figure, markdown_table, report_rows
+from sdesig.generator import StepGrid
 from sdesig.solvers import DPMSolver1, PathAverage
 
 KEYS = {
@@ -46,6 +47,14 @@ def test_a_row_by_hand():
     assert (row["method"], row["steps"], row["nfe"], row["n"], row["seconds_per_1000"]) == ("euler", 4, 4, 4, 0.5)
     assert row["depth"] is None
     assert row["floor"] is None
+
+
+def test_a_floor_is_of_one_grid():
+    skewed = StepGrid((0.0, 0.3, 1.0))
+    floors = [Floor(0.5, 0.01, 0.4, 10, 4, 2), Floor(0.2, 0.01, 0.1, 10, 4, 2, skewed.quantiles)]
+    others = [DEEP, DEEP._replace(name="skewed", grid=skewed), DEEP._replace(name="other", grid=StepGrid((0, 0.4, 1)))]
+    rows = report_rows([outcome(sampler) for sampler in others], floors=floors, real=None)
+    assert [row["floor"] for row in rows] == [0.5, 0.2, None]
 
 
 def test_without_errors_there_is_no_error():

@@ -458,7 +458,7 @@ def test_the_sde_of_a_generator_has_no_denoiser():
 
 
 def test_default_networks_fit():
-    """An MLP for vectors, a UNet for images; a teacher's own network, but for the last layer, where it is one of ours."""
+    """An MLP for vectors, a UNet for images; a teacher's own network, all but the last layer, if it is one of ours."""
     assert isinstance(from_teacher().cell.denoiser.network, MLP)
     images = from_teacher(lambda y, snr: y, event=(1, 4, 4), reference=GaussianReference(0.0, 0.3), cell="plain")
     assert isinstance(images.cell.network, UNet)
