@@ -185,10 +185,7 @@ class Comparison:
 
     @torch.no_grad()
     def follow(self, pairs: Sequence[tuple[Sampler, int]], seeds: Sequence[int]) -> list[Tensor]:
-        """Samples x, (n, *event), of samplers in a number of steps each, of one batch of seeds: all of them at once.
-
-        Memory is that of the network, of the samplers' states, and of the part of the path in `run_along`.
-        """
+        """Samples x, (n, *event), of samplers in a number of steps each, of one batch of seeds: see `run_along`."""
         path, y = self._path(seeds), self.start(seeds)
         times = path.grid(2**self.levels)
         runs = []
@@ -207,12 +204,15 @@ class Comparison:
         path = self._path(seeds)
         return self.reference.from_reference(self._sde(True, 1.0).start(path.initial_noise(), path.t0), path.t0)
 
+    def timed(self, steps: int) -> int:
+        """Number of seeds by which a sampler is timed: 500, or fewer where steps or coordinates are many."""
+        at_once = max(1, 4 * PART // (steps * self.depth * math.prod(self.event)))
+        return min(at_once, max(50, min(TIMED, TIMED * 32 // steps)))
+
     @torch.no_grad()
     def seconds_per_1000(self, sampler: Sampler, steps: int) -> float:
-        """Of a whole sampling in seeds mode: path, steps and solver, from 500 seeds, or fewer where steps are many."""
-        largest = max(1, 4 * PART // (steps * self.depth * math.prod(self.event)))
-        rows = min(largest, max(50, min(TIMED, TIMED * 32 // steps)))
-        started = time.perf_counter()
+        """Of a whole sampling in seeds mode: path, steps and solver, from `timed` seeds."""
+        rows, started = self.timed(steps), time.perf_counter()
         sde = self._sde(sampler.referenced, sampler.eta)
         path = self._path(range(rows), None if sampler.eta == 0.0 else sde)
         times = sampler.grid.times(path, steps)

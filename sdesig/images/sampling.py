@@ -20,9 +20,6 @@ from sdesig.distillation.evaluation import Comparison, Sampler
 from sdesig.images.caching import naming_a_full_disk
 from sdesig.images.pixels import to_uint8
 
-TIMED = 32
-"""Most seeds by which a sampler that follows no path is timed."""
-
 
 @dataclass(frozen=True)
 class OtherSampler:
@@ -152,7 +149,7 @@ class SampleFiles:
     def _seconds(self, sampler: Sampler | OtherSampler, steps: int) -> float:
         if isinstance(sampler, Sampler):
             return self.comparison.seconds_per_1000(sampler, steps)
-        seeds = self.seeds[:TIMED]
+        seeds = range(self.comparison.timed(steps))
         started = time.perf_counter()
         sampler.draw(self.comparison.start(seeds), steps).cpu()
         return (time.perf_counter() - started) * 1000 / len(seeds)
