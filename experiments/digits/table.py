@@ -29,12 +29,12 @@ COLUMNS = {
     "frechet_distance": "FD (classifier)",
     "frechet_distance_pixels": "FD (pixels)",
 }
-REMARKS = """Where a target is missed. Floors: those of the chosen grid are half of the even grid's or less, at
-depths 2 and 4; there the students are limited by learning, not by information. They were trained by
-rollouts over a fixed set of teacher paths; in the [study](study.md) single steps drawn anew came as
-far in a twentieth of the iterations, and are now the default. Sig-DEG's Frechet ratio: with 2000
-seeds its interval is wider than the .05 that is asked for. The plain cell has to learn a denoiser
-of its own: its training was too short, at every number of steps.
+REMARKS = """Where a target is missed. The floors of the chosen grid are half of the even grid's or less at depths 2
+and 4, and there the students are limited by learning, not by information: depth 4 hardly gains on
+depth 2, and a few per cent of the paths carry most of the mean square (compare the medians). At depth 1
+the ratio is below the target, and only the width of its interval is above. The loss, a mean of
+logarithms, favours the usual path over the rare one. Path-average with the reference on even steps is
+too dispersed in ten steps for the Frechet distance; the chosen grid mends that.
 """
 
 
