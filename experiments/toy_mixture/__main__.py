@@ -35,8 +35,8 @@ COLUMNS = {
 REMARKS = """Aimed at, for 8 steps: at most 1.1 times the floor at depths 1 and 2, 1.35 at depth 4; all missed.
 Rollouts over fixed paths with a plain mean square as the loss had come to 1.05, 1.16 and 1.69. The
 logarithm in the loss, which serves images, favours the usual path: the medians fell to a third or a
-half of what they were, while the rare paths that nearly change their mode, which carry the mean square, are fitted less closely.
-Depth 4 is limited by learning either way.
+half of what they were, while the rare paths that nearly change their mode, which carry the mean
+square, are fitted less closely. Depth 4 is limited by learning either way.
 """
 
 
