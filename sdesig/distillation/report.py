@@ -124,7 +124,7 @@ def error_figure(rows: Sequence[Row], floors: Sequence[Floor] = (), *, most_step
             line = axis.errorbar(nfe, values, yerr=[1.96 * e for e in errors], fmt="o-", ms=4, capsize=2, label=method)
             depth = next(row["depth"] for row in rows if row["method"] == method)
             if depth is not None:
-                colours.setdefault(depth, line[0].get_color())
+                colours[depth] = line[0].get_color()  # of the last: plain cells come first
     for depth in dict.fromkeys(floor.depth for floor in floors):
         of_depth = sorted((floor.steps, floor.rmse) for floor in floors if floor.depth == depth)
         axis.plot(
