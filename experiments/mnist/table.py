@@ -6,17 +6,19 @@ import argparse
 import shutil
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 
 from torch import Tensor
 
 from experiments.mnist.setting import SNR
-from sdesig._files import replacing, write_json
+from sdesig._files import WEIGHTS, replacing, write_json
 from sdesig.distillation import Comparison
 from sdesig.distillation.evaluation import Sampler, generator_sampler
 from sdesig.distillation.frechet import FeatureStatistics, frechet_ratio
 from sdesig.distillation.report import markdown_table
 from sdesig.distillation.statistics import paired_ratio
 from sdesig.generator import ModelDenoiser, SigDEG
+from sdesig.images.caching import file_digest
 from sdesig.images.features import FeatureExtractor, PerceptualDistance, extract, load_extractor, load_perceptual
 from sdesig.images.pixels import ImageSet
 from sdesig.images.report import Method, OtherSampler, evaluate_images
@@ -31,21 +33,27 @@ TWO, PLAIN = "SDE-DPM-Solver++(2M)", "plain Sig-DEG, depth 2"
 ANCESTRAL = "ancestral = SDE-DPM-Solver++(1)"
 
 
-def methods_of(teacher: ModelDenoiser, students: Mapping[str, SigDEG]) -> list[Method]:
-    """All samplers with their numbers of steps."""
-    unipc = OtherSampler("UniPC", partial(_unipc, teacher))
-    grid = students["depth-4"].grid
+def methods_of(teacher: ModelDenoiser, students: Mapping[str, SigDEG], runs: Path) -> list[Method]:
+    """All samplers with their numbers of steps; students from folders of `runs`."""
+    average = "path-average, reference"
+    names = {"plain": PLAIN, **{f"depth-{depth}": f"Sig-DEG, depth {depth}" for depth in (1, 2, 4)}}
     return [
         Method(Sampler(ANCESTRAL, DPMSolver1()), (*STEPS, TEACHER_STEPS)),
         Method(Sampler("DDIM", DPMSolver1(), eta=0.0), STEPS),
         Method(Sampler(TWO, DPMSolver2M()), STEPS),
-        Method(unipc, STEPS),
-        Method(Sampler("path-average, reference", PathAverage(), referenced=True), STEPS),
-        Method(Sampler("path-average, reference, chosen grid", PathAverage(), referenced=True, grid=grid), STEPS),
-        Method(generator_sampler(PLAIN, students["plain"]), STEPS, ema=True),
+        Method(OtherSampler("UniPC", partial(_unipc, teacher)), STEPS),
+        Method(Sampler(average, PathAverage(), referenced=True), STEPS),
+        Method(
+            Sampler(f"{average}, chosen grid", PathAverage(), referenced=True, grid=students["depth-4"].grid), STEPS
+        ),
         *(
-            Method(generator_sampler(f"Sig-DEG, depth {depth}", students[f"depth-{depth}"]), STEPS, ema=True)
-            for depth in (1, 2, 4)
+            Method(
+                generator_sampler(name, students[run]),
+                STEPS,
+                ema=True,
+                digest=file_digest(runs / run / "student" / WEIGHTS),
+            )
+            for run, name in names.items()
         ),
     ]
 
@@ -62,7 +70,7 @@ def table(teacher: ModelDenoiser, students: Mapping[str, SigDEG], data: ImageSet
     perceptual = [load_perceptual(source, options.device) for source in options.perceptual]
     report = evaluate_images(
         comparison,
-        methods_of(teacher, students),
+        methods_of(teacher, students, options.runs),
         data,
         options.runs / "table",
         n=options.seeds,

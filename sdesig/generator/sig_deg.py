@@ -168,7 +168,7 @@ class SigDEG(nn.Module):
 
         With the solver cell, a `ModelDenoiser` becomes the student itself, a copy with more inputs; any other denoiser
         is left as it is, and a network learns to correct it. A plain cell's network starts from the weights of a
-        `ModelDenoiser`, but for the last layer, which starts at zero.
+        `NetworkDenoiser`, but for the last layer, which starts at zero; of other teachers it takes nothing.
 
         Args:
             teacher: D(y, snr).

@@ -324,10 +324,12 @@ def test_a_student_has_one_label(tmp_path):
         student_of(teacher)
 
 
-def test_a_plain_student_of_a_score_model_needs_a_network(tmp_path):
-    student = student_of(teacher_of("score", tmp_path), cell="plain")
-    with pytest.raises(ValueError, match="noise must be > 0 for a UNet with a Fourier embedding"):
-        student.sample(2, 3)
+@pytest.mark.parametrize("kind", ["score", "epsilon"])
+def test_a_plain_student_has_a_network_of_its_own(kind, tmp_path):
+    """What a plain cell is told are EDM's noise levels, not timesteps."""
+    student = student_of(teacher_of(kind, tmp_path), cell="plain")
+    assert isinstance(student.cell.network, UNet)
+    assert student.sample(2, 3).values.isfinite().all()
 
 
 def scheduler_config(**changes):
