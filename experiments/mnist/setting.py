@@ -1,7 +1,4 @@
-"""The teacher and the students of this experiment.
-
-configs/ has them for the command line: `sdesig images train-teacher --config experiments/mnist/configs/teacher.json`.
-"""
+"""The teacher and the students of this experiment: how each is trained."""
 
 from __future__ import annotations
 
