@@ -11,14 +11,13 @@ from pathlib import Path
 from torch import Tensor
 
 from experiments.mnist.setting import SNR
-from sdesig._files import WEIGHTS, replacing, write_json
+from sdesig._files import WEIGHTS, file_digest, replacing, write_json
 from sdesig.distillation import Comparison
 from sdesig.distillation.evaluation import Sampler, generator_sampler
 from sdesig.distillation.frechet import FeatureStatistics, frechet_ratio
 from sdesig.distillation.report import markdown_table
 from sdesig.distillation.statistics import paired_ratio
 from sdesig.generator import ModelDenoiser, SigDEG
-from sdesig.images.caching import file_digest
 from sdesig.images.features import FeatureExtractor, PerceptualDistance, extract, load_extractor, load_perceptual
 from sdesig.images.pixels import ImageSet
 from sdesig.images.report import Method, OtherSampler, evaluate_images

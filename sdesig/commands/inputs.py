@@ -16,12 +16,11 @@ import torch
 from torch import Tensor
 
 from sdesig import digits
-from sdesig._files import WEIGHTS
+from sdesig._files import WEIGHTS, file_digest
 from sdesig.commands.options import Reference
 from sdesig.distillation import choose_grid
 from sdesig.generator import NetworkDenoiser, SigDEG, StepGrid
 from sdesig.generator.denoiser import ModelDenoiser
-from sdesig.images.caching import file_digest
 from sdesig.sde import CanonicalSDE, GaussianReference
 
 DIGITS = "digits"

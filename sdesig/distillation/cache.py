@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,9 +14,9 @@ from sdesig._checks import check_integer
 from sdesig._files import read_tensors, record_options, write_tensors
 from sdesig._random import generator_for
 from sdesig.distillation.paths import TeacherOptions, TeacherPaths, draw_paths
+from sdesig.distillation.reference import reference_digest
 from sdesig.generator.sig_deg import SigDEG
 from sdesig.sde.canonical_sde import CanonicalSDE, SNRDenoiser
-from sdesig.sde.reference import GaussianReference
 from sdesig.signature.partial_signature import PartialSignature
 
 SHARD = 512
@@ -132,9 +131,3 @@ class PathCache:
 
     def _file(self, k: int) -> Path:
         return self.folder / f"paths-{k:05d}.safetensors"
-
-
-def reference_digest(reference: GaussianReference) -> str:
-    """A hash of mean, variance and basis."""
-    values = (reference.mean, reference.variance, *reference.basis)
-    return hashlib.sha256(b"".join(value.cpu().numpy().tobytes() for value in values)).hexdigest()

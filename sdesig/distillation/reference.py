@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from pathlib import Path
 
@@ -80,3 +81,9 @@ def reference_on(reference: GaussianReference, device: torch.device | str) -> Ga
     """The same on a device; a scalar variance stays on the CPU."""
     variance = reference.variance if reference.variance.ndim == 0 else reference.variance.to(device)
     return GaussianReference(reference.mean.to(device), variance, [matrix.to(device) for matrix in reference.basis])
+
+
+def reference_digest(reference: GaussianReference) -> str:
+    """A hash of mean, variance and basis."""
+    values = (reference.mean, reference.variance, *reference.basis)
+    return hashlib.sha256(b"".join(value.cpu().numpy().tobytes() for value in values)).hexdigest()

@@ -68,12 +68,3 @@ def naming_a_full_disk(folder: Path) -> Iterator[None]:
             raise
         message = "disk full; complete files stay valid, nothing else is left: free space or name another folder than"
         raise OSError(error.errno, message, str(folder)) from None
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sdesig._checks import check_integer
-from sdesig.images.caching import file_digest
+from sdesig._files import file_digest
 from sdesig.images.pixels import check_pixels, to_floats
 
 INCEPTION_WEIGHTS = "pt_inception-2015-12-05-6726825d.pth"

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from sdesig._checks import check_integer
-from sdesig._files import read_tensors, write_tensors
+from sdesig._files import file_digest, read_tensors, write_tensors
 from sdesig._random import generator_for
 from sdesig.distillation.frechet import FeatureStatistics, FeatureSums
-from sdesig.images.caching import Record, cached, file_digest
+from sdesig.images.caching import Record, cached
 from sdesig.images.features import FeatureExtractor, feature_batches
 from sdesig.images.pixels import ImageSet
 

@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from sdesig._checks import check_integer
 from sdesig._files import read_json, read_tensors, record_options, write_json, write_tensors
-from sdesig.distillation.cache import reference_digest
 from sdesig.distillation.evaluation import Comparison, Sampler
+from sdesig.distillation.reference import reference_digest
 from sdesig.images.caching import naming_a_full_disk
 from sdesig.images.pixels import to_uint8
 

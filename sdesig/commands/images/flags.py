@@ -12,15 +12,21 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sdesig._checks import check_integer
+from sdesig._files import file_digest
 from sdesig._random import generator_for
 from sdesig.commands.inputs import Teacher, load_teacher, named_grid
 from sdesig.distillation import choose_grid
-from sdesig.distillation.cache import reference_digest
 from sdesig.distillation.data import Data, check_data
-from sdesig.distillation.reference import read_reference, reference_on, teacher_samples, write_reference
+from sdesig.distillation.reference import (
+    read_reference,
+    reference_digest,
+    reference_on,
+    teacher_samples,
+    write_reference,
+)
 from sdesig.generator import StepGrid
 from sdesig.generator.denoiser import ModelDenoiser
-from sdesig.images.caching import Record, cached, file_digest
+from sdesig.images.caching import Record, cached
 from sdesig.images.pixels import ImageSet
 from sdesig.sde import CanonicalSDE, GaussianReference
 
