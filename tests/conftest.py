@@ -1,8 +1,25 @@
 """Shared set-up: one thread per worker, and hypothesis profiles without wall-clock deadlines and with fixed seeds."""
 
 import hypothesis
+import pytest
 import torch
 
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("sdesig", deadline=None, derandomize=True, max_examples=50, print_blob=True)
 hypothesis.settings.load_profile("sdesig")
+
+
+@pytest.fixture
+def compiled_batches(monkeypatch):
+    """torch.compile replaced by what only records the batch of every call."""
+    calls = []
+
+    def counting(call, **_):
+        def compiled(*inputs):
+            calls.append(len(inputs[0]))
+            return call(*inputs)
+
+        return compiled
+
+    monkeypatch.setattr(torch, "compile", counting)
+    return calls

@@ -6,7 +6,6 @@ import math
 from dataclasses import replace
 
 import pytest
-import torch
 from matplotlib.image import imread
 
 from experiments.digits import __main__ as digits
@@ -18,9 +17,8 @@ from experiments.toy_mixture import __main__ as toy
 from experiments.toy_mixture import setting as toy_setting
 from sdesig.digits import load_grid
 from sdesig.distillation import Floor, TeacherOptions
-from sdesig.distillation.evaluation import Comparison, Outcome, Sampler
+from sdesig.distillation.evaluation import Comparison
 from sdesig.generator import SigDEG, StepGrid
-from sdesig.solvers import PathAverage
 
 FULL_RUNS = dict(digits_setting.RUNS)
 AVERAGE, TWO = "path-average, reference", "SDE-DPM-Solver++(2M)"
@@ -106,12 +104,6 @@ def test_the_mixture_goes_on_from_its_students(toy_run, monkeypatch):
     monkeypatch.setattr(toy_setting, "distill", refuse)
     toy.main(toy_arguments(folder))
     assert json.loads((folder / "results" / "report.json").read_text()) == report
-
-
-def test_ratio_to_the_floor_by_hand():
-    """RMSE 2 with no error over a floor of .5 +- .05: 4 with a relative error of .1."""
-    outcome = Outcome(Sampler("x", PathAverage(), depth=1), 4, torch.zeros(3, 2), torch.full((3,), 2.0))
-    assert toy.ratio_to_floor(outcome, Floor(0.5, 0.05, 0.4, 10, 4, 1)) == "4.00 (3.22 - 4.78)"
 
 
 # --- digits ----------------------------------------------------------------------------------------------------------

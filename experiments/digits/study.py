@@ -19,6 +19,28 @@ from sdesig.generator import StepGrid
 
 REFERENCES = ("none", "scalar", "pca")
 CLOCKS = (*REFERENCES, LOG_SNR)
+EVEN, CHOSEN = "path-average, reference", "path-average, reference, chosen grid"
+VARIANTS = (
+    ("training", "none: path-average", CHOSEN),
+    ("training", "step coefficients alone", "short-coefficients"),
+    ("training", "coefficients and network", "short"),
+    ("depth", "depth 1", "short-depth-1"),
+    ("depth", "depth 2", "short-depth-2"),
+    ("depth", "depth 4", "short"),
+    ("pairs", "local", "short"),
+    ("pairs", "local, then rollouts", "short-both"),
+    ("pairs", "rollouts", "short-rollout"),
+    ("cell", "plain", "short-plain"),
+    ("cell", "solver", "short"),
+    ("clock", "SNR (no reference)", "short-none"),
+    ("clock", "reference, scalar", "short-scalar"),
+    ("clock", "reference per principal component", "short"),
+    ("grid", "even, untrained", EVEN),
+    ("grid", "even, trained", "short-even"),
+    ("grid", "chosen, untrained", CHOSEN),
+    ("grid", "chosen, trained", "short"),
+)
+"""Question, variant, and the run of `RUNS` or the training-free sampler that answers it."""
 REMARK = """No student is trained on the expansion in log-SNR: it knows less of a step than that of the reference per
 principal component at depths 1 and 2, and at depth 4 as much, within the errors.
 """
@@ -27,6 +49,7 @@ principal component at depths 1 and 2, and at depth 4 as much, within the errors
 def study(runs: Path, seeds: int, groups: int, out: Path) -> None:
     """What matters, from short trainings of equal length: study.md, study.json, and a figure of the floors."""
     comparisons = {kind: Comparison(load_teacher(), reference(kind), EVENT, SNR) for kind in REFERENCES}
+    untrained = {sampler.name: sampler for sampler in baselines(load_grid())}
     lines = []
     steps = (4, 8, 16)
 
@@ -39,29 +62,12 @@ def study(runs: Path, seeds: int, groups: int, out: Path) -> None:
         lines.append(row)
         print(row, flush=True)
 
-    def add_run(question: str, name: str, label: str) -> None:
-        run = RUNS[name]
-        add(question, label, comparisons[run.reference], generator_sampler(label, distilled(name, runs)))
-
-    untrained = baselines(load_grid())
-    add("training", "none: path-average", comparisons["pca"], untrained[-1])
-    add_run("training", "short-coefficients", "step coefficients alone")
-    add_run("training", "short", "coefficients and network")
-    add_run("depth", "short-depth-1", "depth 1")
-    add_run("depth", "short-depth-2", "depth 2")
-    add_run("depth", "short", "depth 4")
-    add_run("pairs", "short", "local")
-    add_run("pairs", "short-both", "local, then rollouts")
-    add_run("pairs", "short-rollout", "rollouts")
-    add_run("cell", "short-plain", "plain")
-    add_run("cell", "short", "solver")
-    add_run("clock", "short-none", "SNR (no reference)")
-    add_run("clock", "short-scalar", "reference, scalar")
-    add_run("clock", "short", "reference per principal component")
-    add("grid", "even, untrained", comparisons["pca"], untrained[-2])
-    add_run("grid", "short-even", "even, trained")
-    add("grid", "chosen, untrained", comparisons["pca"], untrained[-1])
-    add_run("grid", "short", "chosen, trained")
+    for question, variant, name in VARIANTS:
+        if name in untrained:
+            add(question, variant, comparisons["pca"], untrained[name])
+        else:
+            comparison = comparisons[RUNS[name].reference]
+            add(question, variant, comparison, generator_sampler(variant, distilled(name, runs)))
     floors = {
         f"{kind}, {'even' if grid == StepGrid() else 'chosen'} grid": floors_of(kind, grid, (4, 8, 16), DEPTHS, groups)
         for kind in CLOCKS

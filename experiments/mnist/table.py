@@ -11,9 +11,10 @@ from pathlib import Path
 from torch import Tensor
 
 from experiments.mnist.setting import SNR
+from experiments.targets import TITLES, Line, line
 from sdesig._files import WEIGHTS, file_digest, replacing, write_json
 from sdesig.distillation import Comparison
-from sdesig.distillation.evaluation import Sampler, generator_sampler
+from sdesig.distillation.evaluation import baselines, generator_sampler
 from sdesig.distillation.frechet import FeatureStatistics, frechet_ratio
 from sdesig.distillation.report import markdown_table
 from sdesig.distillation.statistics import paired_ratio
@@ -23,28 +24,25 @@ from sdesig.images.pixels import ImageSet
 from sdesig.images.report import Method, OtherSampler, evaluate_images
 from sdesig.images.sampling import SampleFiles
 from sdesig.images.unipc import peer_samples
-from sdesig.solvers import DPMSolver1, DPMSolver2M, PathAverage
+from sdesig.solvers import PathAverage
 
 STEPS = (5, 8, 10, 20, 50, 100)
 TEACHER_STEPS = 1000
 BLOCK = 250
 TWO, PLAIN = "SDE-DPM-Solver++(2M)", "plain Sig-DEG, depth 2"
-ANCESTRAL = "ancestral = SDE-DPM-Solver++(1)"
+ANCESTRAL = "Euler = SDE-DPM-Solver++(1)"
 
 
 def methods_of(teacher: ModelDenoiser, students: Mapping[str, SigDEG], runs: Path) -> list[Method]:
     """All samplers with their numbers of steps; students from folders of `runs`."""
-    average = "path-average, reference"
     names = {"plain": PLAIN, **{f"depth-{depth}": f"Sig-DEG, depth {depth}" for depth in (1, 2, 4)}}
     return [
-        Method(Sampler(ANCESTRAL, DPMSolver1()), (*STEPS, TEACHER_STEPS)),
-        Method(Sampler("DDIM", DPMSolver1(), eta=0.0), STEPS),
-        Method(Sampler(TWO, DPMSolver2M()), STEPS),
-        Method(OtherSampler("UniPC", partial(_unipc, teacher)), STEPS),
-        Method(Sampler(average, PathAverage(), referenced=True), STEPS),
-        Method(
-            Sampler(f"{average}, chosen grid", PathAverage(), referenced=True, grid=students["depth-4"].grid), STEPS
+        *(
+            Method(sampler, (*STEPS, TEACHER_STEPS) if sampler.name == ANCESTRAL else STEPS)
+            for sampler in baselines(students["depth-4"].grid)
+            if sampler.referenced or not isinstance(sampler.scheme, PathAverage)
         ),
+        Method(OtherSampler("UniPC", partial(_unipc, teacher)), STEPS),
         *(
             Method(
                 generator_sampler(name, students[run]),
@@ -83,26 +81,21 @@ def table(teacher: ModelDenoiser, students: Mapping[str, SigDEG], data: ImageSet
         if file.suffix in (".png", ".json") and file.name != "floors.json":
             shutil.copyfile(file, options.out / file.name)
     text = (options.runs / "table" / "report.md").read_text()
-    titles = {"target": "target", "measured": "measured (95 %)", "passed": "passed"}
     with replacing(options.out / "report.md") as file:
         file.write_text(
             f"# Sig-DEG on MNIST\n\nWritten by `python -m experiments.mnist`. {text}\n## Targets\n\n"
-            f"{markdown_table(verdicts, titles)}"
+            f"{markdown_table(verdicts, TITLES)}"
         )
     write_json(options.out / "targets.json", verdicts)
-    print(markdown_table(verdicts, titles))
+    print(markdown_table(verdicts, TITLES))
 
 
 def targets(
     samples: SampleFiles, data: ImageSet, extractors: list[FeatureExtractor], perceptual: list[PerceptualDistance]
-) -> list[dict[str, str]]:
+) -> list[Line]:
     """What was aimed at, and what was measured, on the same seeds."""
     methods = {method.name: method for method in samples.methods}
     lines = []
-
-    def add(target: str, value: float, low: float, high: float, limit: float) -> None:
-        passed = "yes" if high < limit else "no"
-        lines.append({"target": target, "measured": f"{value:.3f} ({low:.3f} - {high:.3f})", "passed": passed})
 
     def images(name: str, steps: int) -> Tensor:
         return samples.images(methods[name], steps)
@@ -112,10 +105,13 @@ def targets(
         of_teacher = extract(extractor, images(ANCESTRAL, TEACHER_STEPS))
         for name, steps in (("Sig-DEG, depth 4", 10), (PLAIN, 100)):
             ratio = frechet_ratio(extract(extractor, images(name, steps)), of_teacher, real)
-            add(f"{name}, {steps} steps: {extractor.frechet_name} over the teacher's <= 1.05", *ratio, limit=1.05)
+            lines.append(
+                line(f"{name}, {steps} steps: {extractor.frechet_name} over the teacher's <= 1.05", ratio, 1.05)
+            )
     truth = samples.images(samples.truth, samples.truth.steps[0])
     for distance in perceptual:
         mine, two = (distance(images(name, 10), truth).clamp(min=0).sqrt() for name in ("Sig-DEG, depth 4", TWO))
         value, low, high = (bound**2 for bound in paired_ratio(mine, two))  # of means, not root mean squares
-        add(f"Sig-DEG, depth 4, 10 steps: {distance.name} over 2M's <= .5", value, low, high, limit=0.53)
+        target = f"Sig-DEG, depth 4, 10 steps: {distance.name} over 2M's <= .5"
+        lines.append(line(target, (value, low, high), 0.53))
     return lines

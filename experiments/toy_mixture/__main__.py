@@ -6,19 +6,18 @@ Resumes where it was stopped. Results go to experiments/toy_mixture/results, the
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
 
+from experiments.targets import measured
 from experiments.toy_mixture.setting import DEPTHS, MIXTURE, REFERENCE, SDE, SNR, STEPS, TEACHER, distilled
 from sdesig._files import replacing, write_json
-from sdesig.distillation import Floor, information_floor
-from sdesig.distillation.evaluation import Comparison, Outcome, baselines, generator_sampler
+from sdesig.distillation import information_floor
+from sdesig.distillation.evaluation import Comparison, baselines, generator_sampler
 from sdesig.distillation.report import error_figure, markdown_table, report_rows, save_figure
-from sdesig.distillation.statistics import root_mean_square
 from sdesig.generator import SigDEG
 from sdesig.solvers import solve
 
@@ -38,15 +37,6 @@ logarithm in the loss, which serves images, favours the usual path: the medians 
 half of what they were, while the rare paths that nearly change their mode, which carry the mean
 square, are fitted less closely. Depth 4 is limited by learning either way.
 """
-
-
-def ratio_to_floor(outcome: Outcome, floor: Floor) -> str:
-    """RMSE over floor with a 95 % interval from both standard errors: the two come from different paths."""
-    assert outcome.errors is not None
-    rmse, error = root_mean_square(outcome.errors)
-    ratio = rmse / floor.rmse
-    half = 1.96 * ratio * math.hypot(error / rmse, floor.standard_error / floor.rmse)
-    return f"{ratio:.2f} ({ratio - half:.2f} - {ratio + half:.2f})"
 
 
 def trajectories(students: Sequence[SigDEG], rows: int = 5) -> Figure:
@@ -95,8 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = report_rows(outcomes, floors=floors, real=None)
     found = {(floor.depth, floor.steps): floor for floor in floors}
     for row, outcome in zip(rows, outcomes, strict=True):
-        if outcome.sampler.depth is not None:
-            row["ratio"] = ratio_to_floor(outcome, found[outcome.sampler.depth, outcome.steps])
+        if outcome.sampler.depth is not None and outcome.errors is not None:
+            row["ratio"] = measured(found[outcome.sampler.depth, outcome.steps].ratio(outcome.errors), 2)
     for row in rows:
         del row["seconds_per_1000"]  # measured beside other work
     write_json(options.out / "report.json", {"rows": rows, "floors": [vars(floor) for floor in floors]})

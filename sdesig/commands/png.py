@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from sdesig._files import replacing
+from sdesig.images.pixels import to_uint8
 
 SHOWN = 256
 """Most samples in a picture."""
@@ -29,8 +30,8 @@ def as_images(samples: Tensor) -> Tensor | None:
 
 def write_images(file: Path, images: Tensor) -> None:
     """Write the first 256 of (n, 1 or 3, size, size) images, their values clipped to [-1, 1], as a square in a PNG."""
-    shown = images[:SHOWN].detach().cpu().double().numpy().clip(-1, 1)
-    pixels = ((shown + 1) * 127.5).round().astype(np.uint8).transpose(0, 2, 3, 1).repeat(3 // shown.shape[1], -1)
+    shown = to_uint8(images[:SHOWN].detach()).cpu().numpy().transpose(0, 2, 3, 1)
+    pixels = shown.repeat(3 // shown.shape[3], 3)
     zoom = math.ceil(_LEAST / pixels.shape[1])
     pixels = pixels.repeat(zoom, 1).repeat(zoom, 2)
     columns = math.ceil(math.sqrt(len(pixels)))

@@ -48,6 +48,16 @@ class Floor:
         """Whether it is the floor of generators of this depth, in so many steps of this grid."""
         return (self.depth, self.steps, tuple(self.quantiles)) == (depth, steps, tuple(grid.quantiles))
 
+    def ratio(self, errors: Tensor) -> tuple[float, float, float]:
+        """Root mean square of errors, (n,), over the floor, with a 95 % interval by the delta method.
+
+        The errors must be of other paths than the floor.
+        """
+        rmse, error = root_mean_square(errors)
+        ratio = rmse / self.rmse
+        half = 1.96 * ratio * math.hypot(error / rmse, self.standard_error / self.rmse)
+        return ratio, ratio - half, ratio + half
+
 
 @torch.no_grad()
 def information_floor(

@@ -17,11 +17,7 @@ from sdesig.images.pixels import to_floats, to_uint8
 from sdesig.images.unipc import peer_samples
 from sdesig.sde import GaussianReference
 
-pytestmark = [
-    # diffusers with numpy 2
-    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning")
 SMALL = ["--steps", "2", "4", "--teacher-steps", "8", "--n", "20"]
 
 

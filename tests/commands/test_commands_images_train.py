@@ -77,19 +77,9 @@ def test_sizes_channels_and_the_cache(tmp_path, pictures, options):
     assert np.array_equal(np.load(cached), load_images(pictures.data, size=4, crop=6, channels=3).pixels.numpy())
 
 
-def test_compile(tmp_path, pictures, monkeypatch):
-    calls = []
-
-    def counting(call, **_):
-        def compiled(*inputs):
-            calls.append(len(inputs[0]))
-            return call(*inputs)
-
-        return compiled
-
-    monkeypatch.setattr(torch, "compile", counting)
+def test_compile(tmp_path, pictures, compiled_batches):
     train(pictures, tmp_path / "a", "--compile")
-    assert calls == [4] * 4
+    assert compiled_batches == [4] * 4
     train(pictures, tmp_path / "b")
     assert same(*(NetworkDenoiser.load(tmp_path / name / "teacher") for name in "ab"))
 

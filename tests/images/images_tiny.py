@@ -6,6 +6,9 @@ import diffusers
 import torch
 from safetensors.torch import load_file, save_file
 
+from sdesig.sde import CanonicalSDE
+from sdesig.solvers import solve
+
 TINY = {
     "sample_size": 8,
     "in_channels": 1,
@@ -64,3 +67,42 @@ def change_weights(file, change):
     tensors = {name: value.clone() for name, value in load_file(file).items()}
     change(tensors)
     save_file(tensors, file)
+
+
+def flip_last_bit(file):
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+def check_widened(network, inputs, names):
+    """Widened by 2 conditions and 3 extra inputs: the new weights, `names`, start at zero and learn, the old ones are
+    copies, and every condition and extra input counts. Returns it, with gradients."""
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    copy = network.widened(2, 3)
+    x, noise, conditions, extra = inputs
+    copy(x, noise, conditions, extra).square().sum().backward()
+    new = {name: p for name, p in copy.named_parameters() if name not in before}
+    assert sorted(new) == sorted(names)
+    for p in new.values():
+        assert (p == 0).all()
+        assert (p.grad != 0).all(dim=0).any()
+    seeded(copy)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    value = copy(x, noise, conditions, extra)
+    for k in range(3):
+        other = extra.clone()
+        other[:, k] += 1
+        assert (copy(x, noise, conditions, other) - value).abs().max() > 1e-3
+    for k in range(2):
+        assert (copy(x, noise, conditions + torch.eye(2)[k], extra) - value).abs().max() > 1e-3
+    return copy
+
+
+def path_average_samples(teacher, student, n, steps):
+    """What an untrained student is to give: samples by the path-average scheme, on the student's paths."""
+    sde, path = CanonicalSDE(teacher, reference=student.reference), student.path(n)
+    times = path.grid(steps)
+    with torch.no_grad():
+        states = solve(sde, sde.start(path.initial_noise(), times[0]), times, scheme="path_average", path=path)
+    return sde.noisy_data(states[-1], times[-1])

@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from images_tiny import change_weights, normal
+from images_tiny import change_weights, normal, path_average_samples
 from safetensors.torch import load_file, save_file
 from song_reference import KINDS, Reference
 
@@ -14,8 +14,7 @@ from sdesig.generator import NetworkDenoiser, SigDEG, UNet
 from sdesig.images import checkpoints
 from sdesig.images.checkpoints import ScoreSDEDenoiser, load_edm, load_score_sde
 from sdesig.images.song_unet import SongUNet
-from sdesig.sde import CanonicalSDE, GaussianReference
-from sdesig.solvers import solve
+from sdesig.sde import GaussianReference
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 SDES = {"vp": "ddpmpp", "subvp": "ncsnpp of VP", "ve": "ncsnpp"}
@@ -159,11 +158,7 @@ def student_of(teacher, **options):
 def test_a_student_starts_as_the_path_average_scheme_and_is_saved_to_the_bit(name, tmp_path):
     teacher = teachers(tmp_path)[name]
     student = student_of(teacher)
-    sde, path = CanonicalSDE(teacher, reference=student.reference), student.path(2)
-    times = path.grid(4)
-    with torch.no_grad():
-        states = solve(sde, sde.start(path.initial_noise(), times[0]), times, scheme="path_average", path=path)
-    expected = sde.noisy_data(states[-1], times[-1])
+    expected = path_average_samples(teacher, student, 2, 4)
     assert relative(student.sample(2, 4).values, expected) < 1e-4
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from images_tiny import flip_last_bit
 from PIL import Image
 
 from sdesig.images import data
@@ -406,16 +407,10 @@ def test_other_options_and_changed_sources_are_decoded_again(folder, cache, deco
     assert len(load_images(archive, cache=cache)) == 1
 
 
-def flip(file):
-    content = bytearray(file.read_bytes())
-    content[-1] ^= 1
-    file.write_bytes(content)
-
-
 @pytest.mark.parametrize(
     "pattern, damage",
     [
-        ("*.npy", flip),
+        ("*.npy", flip_last_bit),
         ("*.npy", lambda file: file.write_bytes(file.read_bytes()[:-1])),
         ("*.npy", lambda file: file.write_bytes(b"")),
         ("*.npy", Path.unlink),

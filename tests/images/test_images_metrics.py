@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from images_tiny import flip_last_bit
 from scipy import linalg
 from torch import nn
 
@@ -313,16 +314,10 @@ def test_the_cache_of_reference_statistics(tmp_path):
         assert network.seen == 80 + 40 * k
 
 
-def flip(file):
-    content = bytearray(file.read_bytes())
-    content[-1] ^= 1
-    file.write_bytes(content)
-
-
 @pytest.mark.parametrize(
     "pattern, damage",
     [
-        ("*.safetensors", flip),
+        ("*.safetensors", flip_last_bit),
         ("*.safetensors", lambda file: file.write_bytes(file.read_bytes()[:-5])),
         ("*.safetensors", Path.unlink),
         ("*.json", lambda file: file.write_text("{")),

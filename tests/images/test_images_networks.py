@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from images_tiny import SKIPS, TINY, normal, seeded, tiny_unet
+from images_tiny import SKIPS, TINY, check_widened, normal, seeded, tiny_unet
 
 from sdesig.generator.networks import make_network, network_config
 from sdesig.images import DiffusersUNet
@@ -57,24 +57,7 @@ def test_a_widened_network_computes_what_it_did_before(changes):
 @every_kind
 def test_a_widened_network_is_a_copy_that_can_learn_from_its_new_inputs(changes):
     network = DiffusersUNet(tiny_unet(**changes))
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    copy = network.widened(2, 3)
-    x, noise, conditions, extra = inputs(network)
-    copy(x, noise, conditions, extra).square().sum().backward()
-    new = {name: p for name, p in copy.named_parameters() if name not in before}
-    assert sorted(new) == ["unet.class_embedding.conditions.weight", "unet.conv_in.extra.weight"]
-    for p in new.values():
-        assert (p == 0).all()
-        assert (p.grad != 0).all(dim=0).any()
-    seeded(copy)
-    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-    value = copy(x, noise, conditions, extra)
-    for k in range(3):
-        other = extra.clone()
-        other[:, k] += 1
-        assert (copy(x, noise, conditions, other) - value).abs().max() > 1e-3
-    for k in range(2):
-        assert (copy(x, noise, conditions + torch.eye(2)[k], extra) - value).abs().max() > 1e-3
+    check_widened(network, inputs(network), ["unet.class_embedding.conditions.weight", "unet.conv_in.extra.weight"])
 
 
 @every_kind

@@ -3,14 +3,13 @@
 import diffusers
 import pytest
 import torch
-from images_tiny import TINY, normal, seeded, tiny_unet
+from images_tiny import TINY, normal, path_average_samples, seeded, tiny_unet
 
 from sdesig.generator import NetworkDenoiser, SigDEG, UNet
 from sdesig.generator.cells import CONDITIONS
 from sdesig.images import DiffusersDenoiser, DiffusersUNet
 from sdesig.images.song_unet import SongUNet
-from sdesig.sde import CanonicalSDE, GaussianReference
-from sdesig.solvers import solve
+from sdesig.sde import GaussianReference
 from sdesig.testing.memory import saved_bytes
 
 SNR = (0.02, 200.0)
@@ -120,11 +119,7 @@ def trained(student, steps=1):
 def test_it_starts_as_the_teachers_solver(kind):
     teacher = SMALL[kind]()
     student = student_of(teacher, rank=RANK)
-    sde, path = CanonicalSDE(teacher, reference=student.reference), student.path(3)
-    times = path.grid(5)
-    with torch.no_grad():
-        states = solve(sde, sde.start(path.initial_noise(), times[0]), times, scheme="path_average", path=path)
-    expected = sde.noisy_data(states[-1], times[-1])
+    expected = path_average_samples(teacher, student, 3, 5)
     found = student.sample(3, 5).values
     assert (found - expected).norm() < 1e-4 * expected.norm()
     assert (trained(student).sample(3, 5).values - expected).norm() > 1e-3 * expected.norm()

@@ -9,19 +9,12 @@ import diffusers
 import huggingface_hub
 import pytest
 import torch
-from images_tiny import SKIPS, change_json, change_weights, normal, save_pipeline, tiny_unet
+from images_tiny import SKIPS, change_json, change_weights, normal, path_average_samples, save_pipeline, tiny_unet
 
 from sdesig.generator import SigDEG, UNet
 from sdesig.images import DiffusersDenoiser, DiffusersUNet, load_teacher
 from sdesig.images.teachers import TABLES
-from sdesig.sde import CanonicalSDE, GaussianReference
-from sdesig.solvers import solve
-
-pytestmark = pytest.mark.filterwarnings(
-    # some schedulers of diffusers hand tensors to numpy
-    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning",
-    "ignore:__array_wrap__ must accept context and return_scalar arguments:DeprecationWarning",
-)
+from sdesig.sde import GaussianReference
 
 BETAS = {
     "linear": {"beta_schedule": "linear"},
@@ -231,11 +224,7 @@ def student_of(teacher, depth=2, kind="scalar", **options):
 def test_a_student_starts_as_the_path_average_scheme(kind, depth, reference, tmp_path):
     teacher = teacher_of(kind, tmp_path)
     student = student_of(teacher, depth, reference)
-    sde, path = CanonicalSDE(teacher, reference=student.reference), student.path(3)
-    times = path.grid(6)
-    with torch.no_grad():
-        states = solve(sde, sde.start(path.initial_noise(), times[0]), times, scheme="path_average", path=path)
-    expected = sde.noisy_data(states[-1], times[-1])
+    expected = path_average_samples(teacher, student, 3, 6)
     assert relative(student.sample(3, 6).values, expected) < 1e-4
 
 

@@ -207,26 +207,15 @@ def test_networks_that_are_refused(arguments, match):
 # --- torch.compile ---------------------------------------------------------------------------------------------------
 
 
-def test_a_compiled_network_trains_to_the_same_teacher(tmp_path, monkeypatch):
+def test_a_compiled_network_trains_to_the_same_teacher(tmp_path, compiled_batches):
     """The compiler is replaced by one that only counts: what is trained, saved and loaded is the network."""
-    calls = []
-
-    def counting(call, **_):
-        def compiled(*inputs):
-            calls.append(len(inputs[0]))
-            return call(*inputs)
-
-        return compiled
-
     torch.manual_seed(0)
     network = UNet(1, 8, widths=(8,))
-    with monkeypatch.context() as patch:
-        patch.setattr(torch, "compile", counting)
-        compile_network(network, 4)
-    assert calls == [4]
+    compile_network(network, 4)
+    assert compiled_batches == [4]
     assert all(p.grad is None for p in network.parameters())
     made = teach(tmp_path / "a", pictures(), network=network)
-    assert calls == [4] * 4
+    assert compiled_batches == [4] * 4
     assert same(made, teach(tmp_path / "b", pictures()))
     assert same(NetworkDenoiser.load(tmp_path / "a" / "teacher"), made)
 

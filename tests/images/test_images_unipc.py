@@ -15,11 +15,6 @@ from sdesig.images.unipc import PEERS, peer_samples
 from sdesig.sde import CanonicalSDE, Mixture
 from sdesig.solvers import DPMSolver2M
 
-pytestmark = pytest.mark.filterwarnings(
-    # diffusers hands tensors to numpy
-    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning",
-)
-
 SNR = (math.exp(-5), math.exp(5))
 MIXTURE = Mixture.circle(1.5, 0.3, dtype=torch.float64)
 GAUSSIAN = Mixture(
