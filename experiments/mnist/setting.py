@@ -39,20 +39,20 @@ class Run:
 FULL = DistillOptions(
     steps=(4, 20),
     evaluations=512,
-    teacher=TeacherOptions(steps=80, cells=40),
-    training=TrainingOptions(iterations=1000, learning_rate=1e-3, warmup=100, checkpoint_every=50),
+    teacher=TeacherOptions(steps=60, cells=60),
+    training=TrainingOptions(iterations=600, learning_rate=1e-3, warmup=50, checkpoint_every=50),
 )
-PAPER = DistillOptions(
+PAPER = replace(
+    FULL,
     steps=(50, 100),
-    evaluations=512,
     teacher=TeacherOptions(scheme="euler", steps=1000, cells=100),
-    training=TrainingOptions(iterations=1000, learning_rate=1e-3, warmup=100, checkpoint_every=50),
+    training=replace(FULL.training, iterations=700),
 )
 RUNS = {
     "depth-4": Run(FULL),
     "plain": Run(PAPER, depth=2, cell="plain"),
-    "depth-2": Run(replace(FULL, training=replace(FULL.training, iterations=500)), depth=2),
-    "depth-1": Run(replace(FULL, training=replace(FULL.training, iterations=300)), depth=1),
+    "depth-2": Run(replace(FULL, training=replace(FULL.training, iterations=300)), depth=2),
+    "depth-1": Run(replace(FULL, training=replace(FULL.training, iterations=200)), depth=1),
 }
 LEVELS = 10
 """Paths of 1024 cells: enough for the 1000 steps of the teacher."""

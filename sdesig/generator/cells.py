@@ -291,7 +291,7 @@ class StudentDenoiser(nn.Module):
             change = self.change[k]
             if str(k) in self.factors:
                 change = (change @ self.factors[str(k)]).view_as(value)
-            weights[name] = value + share * change
+            weights[name] = torch.addcmul(value, share, change)
         return torch.func.functional_call(self.base, weights, (y, snr, conditions, extra))
 
 

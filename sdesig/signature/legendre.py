@@ -165,7 +165,7 @@ def apply_in_order(matrix: Tensor, coefficients: Sequence[Tensor] | Tensor) -> T
         row = entry[0] * coefficients[0]
         for weight, value in zip(entry[1:], coefficients[1:], strict=True):
             if not shared:
-                row = row + weight * value
+                row.addcmul_(weight, value)
             elif weight != 0.0:
                 row.add_(value, alpha=weight)
         rows.append(row)
