@@ -14,6 +14,8 @@ from sdesig.distillation import TeacherOptions
 from sdesig.generator import SigDEG
 
 METHODS = 10
+FEW = 3
+"""Of them, that are not asked for 100 steps."""
 
 
 class Features(torch.nn.Module):
@@ -88,7 +90,7 @@ def test_all_files_are_there(run):
 
 def test_the_rows(run):
     rows = json.loads((run[0] / "results" / "report.json").read_text())
-    assert len(rows) == 1 + 2 * METHODS + 1
+    assert len(rows) == 1 + 2 * METHODS - FEW + 1
     found = {(row["method"], row["steps"]): row for row in rows}
     assert (table.ANCESTRAL, 128) in found
     for name in ("UniPC", "DDIM"):

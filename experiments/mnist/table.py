@@ -28,6 +28,8 @@ from sdesig.solvers import PathAverage
 
 STEPS = (5, 8, 10, 20, 50, 100)
 TEACHER_STEPS = 1000
+FEW_STEPS, MOST_OF_FEW = ("path-average, reference", "Sig-DEG, depth 1", "Sig-DEG, depth 2"), 20
+"""What is not asked for 50 and 100 steps: on a CPU, evaluations are dear."""
 BLOCK = 250
 TWO, PLAIN = "SDE-DPM-Solver++(2M)", "plain Sig-DEG, depth 2"
 ANCESTRAL = "Euler = SDE-DPM-Solver++(1)"
@@ -35,10 +37,16 @@ ANCESTRAL = "Euler = SDE-DPM-Solver++(1)"
 
 def methods_of(teacher: ModelDenoiser, students: Mapping[str, SigDEG], runs: Path) -> list[Method]:
     """All samplers with their numbers of steps; students from folders of `runs`."""
+
+    def steps(name: str) -> tuple[int, ...]:
+        if name == ANCESTRAL:
+            return (*STEPS, TEACHER_STEPS)
+        return STEPS if name not in FEW_STEPS else tuple(n for n in STEPS if n <= MOST_OF_FEW)
+
     names = {"plain": PLAIN, **{f"depth-{depth}": f"Sig-DEG, depth {depth}" for depth in (1, 2, 4)}}
     return [
         *(
-            Method(sampler, (*STEPS, TEACHER_STEPS) if sampler.name == ANCESTRAL else STEPS)
+            Method(sampler, steps(sampler.name))
             for sampler in baselines(students["depth-4"].grid)
             if sampler.referenced or not isinstance(sampler.scheme, PathAverage)
         ),
@@ -46,7 +54,7 @@ def methods_of(teacher: ModelDenoiser, students: Mapping[str, SigDEG], runs: Pat
         *(
             Method(
                 generator_sampler(name, students[run]),
-                STEPS,
+                steps(name),
                 ema=True,
                 digest=file_digest(runs / run / "student" / WEIGHTS),
             )
