@@ -19,7 +19,7 @@ from sdesig import digits
 from sdesig._files import WEIGHTS, file_digest
 from sdesig.commands.options import Reference
 from sdesig.distillation import choose_grid
-from sdesig.generator import NetworkDenoiser, SigDEG, StepGrid
+from sdesig.generator import SigDEG, StepGrid
 from sdesig.generator.denoiser import ModelDenoiser
 from sdesig.sde import CanonicalSDE, GaussianReference
 
@@ -89,13 +89,13 @@ def load_teacher(teacher: str, device: torch.device | str = "cpu", label: int | 
     """A denoiser by its name.
 
     Args:
-        teacher: "digits" for the shipped one; a folder that `NetworkDenoiser.save` wrote; or a folder or hub id of a
+        teacher: "digits" for the shipped one; a folder that `ModelDenoiser.save` wrote; or a folder or hub id of a
             diffusers model, see `sdesig.images.teachers.load_teacher`.
         device: of the weights.
         label: of a class-conditional diffusers model.
 
     Raises:
-        FileNotFoundError, ImportError, TypeError, ValueError: see there and `NetworkDenoiser.load`; a label of ours.
+        FileNotFoundError, ImportError, TypeError, ValueError: see there and `ModelDenoiser.load`; a label of ours.
     """
     from sdesig.images import teachers  # also makes the networks of image models known
 
@@ -108,7 +108,7 @@ def load_teacher(teacher: str, device: torch.device | str = "cpu", label: int | 
     if not any((folder / name).exists() for name in DIFFUSERS):
         if label is not None:
             raise ValueError(f"label must be None for a denoiser without classes; got {label}")
-        return Teacher(NetworkDenoiser.load(folder, device), _identity(teacher, folder / WEIGHTS), True)
+        return Teacher(ModelDenoiser.load(folder, device), _identity(teacher, folder / WEIGHTS), True)
     files = [file for pattern in WEIGHTS_OF_DIFFUSERS for file in sorted(folder.glob(pattern))]
     digest = hashlib.sha256("".join(map(file_digest, files)).encode()).hexdigest()
     identity = {"name": teacher, "sha256": digest, **({} if label is None else {"label": str(label)})}

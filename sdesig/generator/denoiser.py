@@ -1,4 +1,4 @@
-"""Denoisers made of a network, which become students; ours, which saves and loads, is the experiments' teacher."""
+"""Denoisers made of a network, which become students."""
 
 from __future__ import annotations
 
@@ -47,6 +47,29 @@ class ModelDenoiser(CanonicalDenoiser):
         """A copy that also takes conditions and extra inputs, and ignores them until it is trained."""
         return type(self)(self.network.widened(conditions, extra), **self.config)
 
+    def save(self, folder: str | Path) -> None:
+        """Write config.json and weights.safetensors."""
+        config = {"type": "denoiser", "network": network_config(self.network), **denoiser_config(self)}
+        save_module(Path(folder), config, self.network)
+
+    @classmethod
+    def load(cls: type[ModelDenoiserT], folder: str | Path, device: torch.device | str = "cpu") -> ModelDenoiserT:
+        """Read what `save` wrote, in evaluation mode: a denoiser of this class, or of `ModelDenoiser` of any kind.
+
+        Raises:
+            FileNotFoundError, TypeError, ValueError: see `sdesig._files.load_state`; a configuration that is not one;
+                a denoiser of another class.
+        """
+        config = load_config(Path(folder), "denoiser")
+        with torch.random.fork_rng(devices=[]):  # what it is initialized with is overwritten
+            network = make_network(config.get("network", {}))
+        described = {key: value for key, value in config.items() if key not in ("type", "network")}
+        denoiser = make_denoiser(network, {"kind": "edm", **described})  # older ones have no kind
+        if not isinstance(denoiser, cls):
+            raise ValueError(f"{folder} must hold a {cls.__name__}; it holds a {type(denoiser).__name__}")
+        load_state(Path(folder), denoiser.network)
+        return denoiser.to(device).eval()
+
 
 class NetworkDenoiser(ModelDenoiser):
     """D(y, snr, *inputs) from one of our networks with EDM's preconditioning (`EDMDenoiser`).
@@ -74,24 +97,6 @@ class NetworkDenoiser(ModelDenoiser):
     def config(self) -> dict[str, Any]:
         """See the class."""
         return {"sigma_data": self.sigma_data}
-
-    def save(self, folder: str | Path) -> None:
-        """Write config.json and weights.safetensors."""
-        config = {"type": "denoiser", "network": network_config(self.network), **self.config}
-        save_module(Path(folder), config, self.network)
-
-    @classmethod
-    def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> NetworkDenoiser:
-        """Read what `save` wrote, in evaluation mode.
-
-        Raises:
-            FileNotFoundError, TypeError, ValueError: see `sdesig._files.load_state`; a configuration that is not one.
-        """
-        config = load_config(Path(folder), "denoiser")
-        with torch.random.fork_rng(devices=[]):  # what it is initialized with is overwritten
-            network = make_network(config.get("network", {}))
-        load_state(Path(folder), network)
-        return cls(network, config.get("sigma_data", 0.0)).to(device).eval()
 
 
 DENOISERS: Kinds[ModelDenoiser] = Kinds("denoiser", {"edm": NetworkDenoiser})

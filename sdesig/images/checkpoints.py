@@ -15,6 +15,9 @@ and those of score-SDE's PyTorch version, whose moving average lists the trained
     names = [name for name in state["model"] if name not in fixed]
     weights = {**state["model"], **dict(zip(names, state["ema"]["shadow_params"], strict=True))}
     safetensors.torch.save_file({name: value.contiguous() for name, value in weights.items()}, "score_sde.safetensors")
+
+`load_edm(...).save("runs/edm")`, or the same of `load_score_sde`, then makes a folder that the command line takes:
+`sdesig images distill --teacher runs/edm`.
 """
 
 from __future__ import annotations

@@ -10,7 +10,9 @@ from images_tiny import change_weights, normal, path_average_samples
 from safetensors.torch import load_file, save_file
 from song_reference import KINDS, Reference
 
+from sdesig.commands.inputs import load_teacher
 from sdesig.generator import NetworkDenoiser, SigDEG, UNet
+from sdesig.generator.denoiser import ModelDenoiser
 from sdesig.images import checkpoints
 from sdesig.images.checkpoints import ScoreSDEDenoiser, load_edm, load_score_sde
 from sdesig.images.song_unet import SongUNet
@@ -170,10 +172,21 @@ def test_a_student_starts_as_the_path_average_scheme_and_is_saved_to_the_bit(nam
     assert torch.equal(SigDEG.load(tmp_path / "student").sample(2, 4).values, values)
 
 
-def test_an_edm_teacher_is_saved_as_one_of_ours(tmp_path):
-    teacher, y = edm_teacher(tmp_path, "ncsnpp"), normal(2, 2, 16, 16)
-    teacher.save(tmp_path / "teacher")
-    assert torch.equal(NetworkDenoiser.load(tmp_path / "teacher")(y, 0.5), teacher(y, 0.5))
+@pytest.mark.parametrize("name", ["edm", *SDES])
+def test_a_teacher_is_saved_to_the_bit(name, tmp_path):
+    """So that the command line can name it."""
+    teacher, y = teachers(tmp_path)[name], normal(2, 2, 16, 16)
+    teacher.save(tmp_path / "saved")
+    loaded = ModelDenoiser.load(tmp_path / "saved")
+    assert type(loaded) is type(teacher)
+    assert torch.equal(loaded(y, 0.5), teacher(y, 0.5))
+    assert torch.equal(load_teacher(str(tmp_path / "saved")).denoiser(y, 0.5), teacher(y, 0.5))
+
+
+def test_a_denoiser_of_another_kind(tmp_path):
+    score_sde_teacher(tmp_path, "ve").save(tmp_path / "saved")
+    with pytest.raises(ValueError, match="must hold a NetworkDenoiser; it holds a ScoreSDEDenoiser"):
+        NetworkDenoiser.load(tmp_path / "saved")
 
 
 # --- how to write the files ------------------------------------------------------------------------------------------
