@@ -1,17 +1,23 @@
 """Image diffusion models as teachers (extra `images`); importing this makes their kinds known to `SigDEG.load`."""
 
+from typing import TYPE_CHECKING, Any
+
 from sdesig.images.checkpoints import ScoreSDEDenoiser, load_edm, load_score_sde
 from sdesig.images.latent import Autoencoder, load_autoencoder
-from sdesig.images.networks import DiffusersUNet
+from sdesig.images.networks import DiffusersUNet, import_diffusers
 from sdesig.images.song_unet import SongUNet
 from sdesig.images.teachers import DiffusersDenoiser, load_teacher
 from sdesig.images.unipc import peer_samples
+
+if TYPE_CHECKING:
+    from sdesig.images.sig_deg_pipeline import SigDEGPipeline
 
 __all__ = [
     "Autoencoder",
     "DiffusersDenoiser",
     "DiffusersUNet",
     "ScoreSDEDenoiser",
+    "SigDEGPipeline",
     "SongUNet",
     "load_autoencoder",
     "load_edm",
@@ -19,3 +25,13 @@ __all__ = [
     "load_teacher",
     "peer_samples",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """What needs diffusers as soon as it is imported."""
+    if name != "SigDEGPipeline":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import_diffusers()
+    from sdesig.images.sig_deg_pipeline import SigDEGPipeline
+
+    return SigDEGPipeline

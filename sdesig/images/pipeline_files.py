@@ -1,0 +1,108 @@
+"""Files of a `SigDEGPipeline`, in a folder and on the hub."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+from huggingface_hub import HfApi, ModelCard
+
+from sdesig._checks import check_choice
+from sdesig._files import read_json, replacing, write_json
+from sdesig.distillation.report import Row
+from sdesig.generator import SigDEG
+from sdesig.generator.cells import CorrectedDenoiser
+from sdesig.images.latent import KINDS
+from sdesig.images.model_card import model_card
+from sdesig.images.teachers import find_model, load_model
+
+GENERATOR, VAE, REPORT, CARD, INDEX = "generator", "vae", "report.json", "README.md", "model_index.json"
+
+
+class Parts(NamedTuple):
+    """What a pipeline is made of.
+
+    Attributes:
+        generator: it.
+        vae: of latents, or None.
+        results: rows of a report.json, or none.
+    """
+
+    generator: SigDEG
+    vae: Any
+    results: list[Row]
+
+
+def write_pipeline(folder: Path, parts: Parts, index: str) -> None:
+    """Write all files, each of them whole; without model_index.json, which is last, the folder is not read.
+
+    Raises:
+        ValueError: a generator that corrects a denoiser.
+    """
+    _check_saved(parts.generator)
+    card = folder / CARD
+    _write(folder, parts, index, folder.resolve().name, ModelCard.load(card) if card.is_file() else None)
+
+
+def upload_pipeline(
+    parts: Parts, index: str, repo_id: str, *, private: bool | None, token: str | bool | None, **commit: Any
+) -> str:
+    """Upload all files to a repository of the hub, made if missing; return the address.
+
+    Raises:
+        ValueError: a generator that corrects a denoiser.
+    """
+    _check_saved(parts.generator)
+    api = HfApi(token=token)
+    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    previous = ModelCard.load(api.hf_hub_download(repo_id, CARD)) if api.file_exists(repo_id, CARD) else None
+    with TemporaryDirectory() as folder:
+        _write(Path(folder), parts, index, repo_id, previous)
+        return str(api.upload_folder(repo_id=repo_id, folder_path=folder, **commit))
+
+
+def read_pipeline(source: str | Path, kind: str) -> Parts:
+    """What was written to a folder, or uploaded to the hub, by a pipeline class of this name.
+
+    Raises:
+        FileNotFoundError, TypeError, ValueError: files that are missing or broken, such as pickles, another kind.
+    """
+    folder = find_model(source)
+    if not (folder / INDEX).is_file():
+        raise FileNotFoundError(f"{folder} has no {INDEX}")
+    index = read_json(folder / INDEX)
+    check_choice(f"_class_name in {folder / INDEX}", index.get("_class_name"), (kind,))
+    generator = SigDEG.load(folder / GENERATOR)
+    vae = load_model(folder / VAE, KINDS).eval() if any(index.get(VAE) or ()) else None
+    report = folder / REPORT
+    try:
+        return Parts(generator, vae, json.loads(report.read_text()) if report.is_file() else [])
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{report} is not JSON: {error}") from None
+
+
+def _check_saved(generator: SigDEG) -> None:
+    if isinstance(getattr(generator.cell, "denoiser", None), CorrectedDenoiser):
+        raise ValueError("generator must be made of its teacher's network to be saved; this one corrects a denoiser")
+
+
+def _write(folder: Path, parts: Parts, index: str, name: str, previous: ModelCard | None) -> None:
+    card = model_card(parts.generator, parts.results, name=name, latent=parts.vae is not None, previous=previous)
+    (folder / INDEX).unlink(missing_ok=True)
+    parts.generator.save(folder / GENERATOR)
+    if parts.vae is not None:
+        (folder / VAE).mkdir(exist_ok=True)
+        with TemporaryDirectory(dir=folder) as temporary:
+            parts.vae.save_pretrained(temporary)
+            for file in Path(temporary).iterdir():
+                os.replace(file, folder / VAE / file.name)
+    if parts.results:
+        write_json(folder / REPORT, parts.results)
+    else:
+        (folder / REPORT).unlink(missing_ok=True)
+    for file, text in ((folder / CARD, card), (folder / INDEX, index)):
+        with replacing(file) as written:
+            written.write_text(text)

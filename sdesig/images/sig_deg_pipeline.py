@@ -1,0 +1,249 @@
+"""A distilled generator as a pipeline of diffusers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence, Sized
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sdesig._checks import check_choice, check_generator, check_integer
+from sdesig.distillation.report import Row
+from sdesig.generator import SigDEG
+from sdesig.generator.networks import Network
+from sdesig.images.latent import KINDS, Autoencoder
+from sdesig.images.model_card import check_results
+from sdesig.images.networks import import_diffusers
+from sdesig.images.pipeline_files import Parts, read_pipeline, upload_pipeline, write_pipeline
+from sdesig.images.pixels import to_uint8
+
+OUTPUTS = ("pil", "np", "pt", "latent")
+DTYPES = (torch.float32, torch.bfloat16)
+
+DiffusionPipeline: Any = import_diffusers().DiffusionPipeline
+StepCallback = Callable[[Any, int, Tensor, dict[str, Tensor]], Mapping[str, Tensor] | None]
+
+
+class SigDEGPipeline(DiffusionPipeline):
+    """Images of a `SigDEG`, in few steps: the image of a seed is the same in every batch, nearly so at any steps.
+
+    Load it by its own name: diffusers' `DiffusionPipeline.from_pretrained` knows classes outside diffusers only by
+    running code that lies beside the weights, and here there is none. With `.to(torch.bfloat16)` the network computes
+    in bfloat16 (autocast); its weights and the path stay in float32.
+
+    Args:
+        generator: of images, (1 or 3, height, width) in [-1, 1], or of latents, (latent channels, height, width).
+        vae: an `AutoencoderKL` or `VQModel` that decodes latents.
+        results: rows of a report.json that `evaluate_images` wrote, for the model card.
+
+    Raises:
+        TypeError, ValueError: arguments of other types, events that are no images, a vae for other latents, results
+            that are no such rows.
+    """
+
+    _optional_components = ["vae"]  # noqa: RUF012  # as diffusers has it
+    _callback_tensor_inputs = ["latents"]  # noqa: RUF012
+
+    generator: SigDEG
+
+    def __init__(self, generator: SigDEG, vae: Any = None, results: Sequence[Row] | None = None) -> None:
+        super().__init__()
+        if not isinstance(generator, SigDEG):
+            raise TypeError(f"generator must be a SigDEG; got {type(generator).__name__}")
+        channels: tuple[int, ...] = (1, 3)
+        if vae is not None:
+            check_choice("vae", type(vae).__name__, KINDS)
+            check_choice("channels of the vae's images", vae.config["out_channels"], channels)
+            channels = (Autoencoder(vae).latent_channels,)
+        if len(generator.event) != 3 or generator.event[0] not in channels:
+            wanted = " or ".join(map(str, channels))
+            raise ValueError(
+                f"generator must have events ({wanted}, height, width){', or a vae' if vae is None else ''}; they are "
+                f"{generator.event}"
+            )
+        self.results = check_results(results)
+        self.register_modules(generator=generator, vae=vae)
+
+    @property
+    def device(self) -> torch.device:
+        """Of the generator."""
+        return self.generator.get_buffer("mean").device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which the networks compute."""
+        return DTYPES[any(network.mixed_precision for network in self._networks())]
+
+    def _networks(self) -> list[Network]:
+        return [module for module in self.generator.modules() if isinstance(module, Network)]
+
+    def to(
+        self, device: torch.device | str | int | torch.dtype | None = None, dtype: torch.dtype | None = None
+    ) -> SigDEGPipeline:
+        """Move to a device, or compute in float32 or bfloat16; raise ValueError for another dtype."""
+        if isinstance(device, torch.dtype):
+            device, dtype = None, device
+        if dtype is not None:
+            check_choice("dtype", dtype, DTYPES)
+            for network in self._networks():
+                network.mixed_precision = dtype == torch.bfloat16
+        if device is not None:
+            self.generator.to(device)
+        if self.vae is not None:
+            self.vae.to(device, dtype)
+        return self
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        batch_size: int | None = None,
+        seeds: Sequence[int] | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        num_inference_steps: int = 10,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+    ) -> Any:
+        """Draw images.
+
+        Args:
+            batch_size: default one per seed or generator, else 1.
+            seeds: in [0, 2^63), one per image, which is a function of it, to rounding, at every number of steps.
+            generator: draws the seeds: one generator all of them, a list one each. Default: torch's global one.
+            num_inference_steps: evaluations of the network, 1 to 2^levels.
+            output_type: "pil", "np" (float32 in [0, 1], NHWC), "pt" (the same, NCHW), or "latent": what the generator
+                gives, not clipped.
+            return_dict: whether to return an `ImagePipelineOutput`, or a tuple.
+            callback_on_step_end: called as (pipeline, step, timestep, tensors) after step 0, 1, ...; the timestep is
+                the SNR that was reached, and "latents" are the samples so far, with noise of variance 1/SNR. It looks
+                on: the path of a seed cannot be changed.
+            callback_on_step_end_tensor_inputs: which of `_callback_tensor_inputs` it is given.
+
+        Raises:
+            TypeError, ValueError: arguments out of range, that do not fit each other, or changed by the callback.
+            FloatingPointError: a state that is not finite.
+        """
+        check_choice("output_type", output_type, OUTPUTS)
+        check_integer("num_inference_steps", num_inference_steps, 1, 2**self.generator.levels)
+        for name in callback_on_step_end_tensor_inputs:
+            check_choice("callback_on_step_end_tensor_inputs", name, self._callback_tensor_inputs)
+        chosen = _seeds(batch_size, seeds, generator)
+        sde = self.generator.sde
+
+        def after(done: int, snr: Tensor, state: Tensor) -> None:
+            bar.update()
+            if callback_on_step_end is not None:
+                given = {name: sde.noisy_data(state, snr) for name in callback_on_step_end_tensor_inputs}
+                returned = callback_on_step_end(self, done - 1, snr, dict(given)) or {}
+                if any(name not in given or value is not given[name] for name, value in returned.items()):
+                    raise ValueError("callback_on_step_end must not change latents: they follow the path of a seed")
+
+        with self.progress_bar(total=num_inference_steps) as bar:
+            values = self.generator.sample(chosen, num_inference_steps, batch=len(chosen), callback=after).values
+        images = self._output(values, output_type)
+        return import_diffusers().ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _output(self, values: Tensor, output_type: str) -> Any:
+        if output_type == "latent":
+            return values
+        if self.vae is not None:
+            weight = next(self.vae.parameters())
+            decoder = Autoencoder(self.vae).to(weight.device, weight.dtype)
+            values = decoder.decode(values.to(weight), batch=len(values)).float()
+        if output_type == "pil":
+            pixels = to_uint8(values).permute(0, 2, 3, 1).cpu().numpy()
+            return [Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image) for image in pixels]
+        images = (values.clamp(-1, 1) + 1) / 2
+        return images if output_type == "pt" else np.ascontiguousarray(images.permute(0, 2, 3, 1).cpu().numpy())
+
+    def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **hub: Any) -> None:
+        """Write model_index.json, generator/, vae/ and report.json where there are such, and the model card, README.md.
+
+        Every file is written whole, model_index.json last. Of a model card that is there already the metadata stay, and
+        the text if it is somebody else's.
+
+        Args:
+            save_directory: folder.
+            push_to_hub: whether to upload it, too.
+            hub: see `push_to_hub`; default of repo_id is the folder's name.
+
+        Raises:
+            TypeError, ValueError: options for the hub without push_to_hub; a generator that corrects a denoiser, which
+                is not saved.
+        """
+        if hub and not push_to_hub:
+            raise TypeError(f"push_to_hub must be True for the options {', '.join(hub)}")
+        write_pipeline(Path(save_directory), self._parts, self.to_json_string())
+        if push_to_hub:
+            self.push_to_hub(**{"repo_id": Path(save_directory).resolve().name, **hub})
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        commit_message: str = "Upload SigDEGPipeline",
+        private: bool | None = None,
+        token: str | bool | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Upload what `save_pretrained` writes to a repository of the hub, made if missing; return the address.
+
+        Raises:
+            ValueError: a generator that corrects a denoiser, which is not saved.
+        """
+        commit = {"commit_message": commit_message, "create_pr": create_pr}
+        return upload_pipeline(self._parts, self.to_json_string(), repo_id, private=private, token=token, **commit)
+
+    @property
+    def _parts(self) -> Parts:
+        return Parts(self.generator, self.vae, self.results)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        dtype: torch.dtype | None = None,
+        torch_dtype: torch.dtype | None = None,
+    ) -> SigDEGPipeline:
+        """Read what `save_pretrained` wrote: safetensors and JSON, never a pickle.
+
+        Args:
+            pretrained_model_name_or_path: a folder, or the id of a model on the hub, "owner/name".
+            dtype: float32 or bfloat16, see `to`; diffusers called it torch_dtype.
+
+        Raises:
+            FileNotFoundError, TypeError, ValueError: files that are missing or broken, another kind of model.
+        """
+        return cls(*read_pipeline(pretrained_model_name_or_path, cls.__name__)).to(dtype=dtype or torch_dtype)
+
+
+def _seeds(
+    batch_size: int | None,
+    seeds: Sequence[int] | None,
+    generator: torch.Generator | Sequence[torch.Generator] | None,
+) -> Sequence[int]:
+    """One per image."""
+    if seeds is not None and generator is not None:
+        raise ValueError("seeds and generator must not both be given")
+    if isinstance(seeds, Integral):
+        raise TypeError(f"seeds must be a sequence of integers, one per image; got {seeds}")
+    n = check_integer("batch_size", 1 if batch_size is None else batch_size, 1)
+    for name, given in (("seeds", seeds), ("generator", generator)):
+        size = len(given) if isinstance(given, Sized) else n
+        if not size or (batch_size is not None and size != n):
+            raise ValueError(f"batch_size must be >= 1 and the length of {name}, {size}; got {batch_size}")
+    if seeds is not None:
+        return seeds
+    if isinstance(generator, Sequence):
+        return [_drawn(one, 1)[0] for one in generator]
+    return _drawn(generator, n)
+
+
+def _drawn(generator: torch.Generator | None, n: int) -> list[int]:
+    device = "cpu" if generator is None else check_generator(generator).device
+    return torch.randint(2**62, (n,), generator=generator, device=device).tolist()
