@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, redirect_stdout
 from typing import Any
 
 import tyro
@@ -37,7 +40,9 @@ INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: what a user can get wrong is one line on standard error and exit status 2; 130 if interrupted."""
-    failure = _run(sys.argv[1:] if arguments is None else list(arguments))
+    others = os.environ.get("RANK", "0") != "0"  # of several processes the first one speaks
+    with redirect_stdout(io.StringIO()) if others else nullcontext():
+        failure = _run(sys.argv[1:] if arguments is None else list(arguments))
     if failure is not None:
         status, message = failure
         print(f"sdesig: {message}", file=sys.stderr)

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 import torch
 import tyro
 
+from sdesig import _processes as processes
 from sdesig._checks import check_integer
 from sdesig.distillation import DistillOptions, TeacherOptions, TrainingOptions
 
@@ -94,7 +95,7 @@ class MachineFlags:
     """Threads of torch on the CPU; default torch's own choice. Results depend on them in the last digits."""
 
     def use(self) -> torch.device:
-        """Set the number of threads, and return the device.
+        """Set the number of threads, join the processes that torchrun started, and return the device.
 
         Raises:
             ValueError: a device that torch does not have here, threads < 1.
@@ -102,10 +103,11 @@ class MachineFlags:
         if self.threads is not None:
             torch.set_num_threads(check_integer("threads", self.threads, 1))
         try:
-            return torch.empty(0, device=self.device).device
+            device = torch.empty(0, device=self.device).device
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"device must be one that torch can use here; got {self.device!r} ({reason})") from None
+        return processes.join(device)
 
 
 @contextmanager

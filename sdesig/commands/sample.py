@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 import tyro
 from torch import Tensor
 
+from sdesig import _processes as processes
 from sdesig._checks import check_integer
 from sdesig.commands.inputs import check_same_paths
 from sdesig.commands.options import MachineFlags
@@ -47,10 +49,13 @@ class Sample:
         for file in self._files():
             if file.exists() and not self.force:
                 raise FileExistsError(f"{file} exists already; give another --out, or --force to overwrite it")
+        check_integer("batch", self.batch, 1)
         model = SigDEG.load(self.model, device=self.machine.use())
         seeds = self._chosen(model)
         self._begin(seeds)
-        samples = model.sample(seeds, self.steps, batch=self.batch)
+        samples = self._drawn(model, range(seeds) if isinstance(seeds, int) else seeds)
+        if processes.number() > 0:
+            return
         samples.save(self.out)
         print(f"{len(samples.values)} samples in {samples.steps} steps -> {self.out}")
         images = as_images(self._pictures(samples.values[:SHOWN]))
@@ -59,6 +64,13 @@ class Sample:
         else:
             write_images(self.out.with_suffix(".png"), images)
             print(f"-> {self.out.with_suffix('.png')}")
+
+    def _drawn(self, model: SigDEG, seeds: Sequence[int]) -> Samples:
+        """Of all seeds, whose batches processes share."""
+        batches = [seeds[first : first + self.batch] for first in range(0, len(seeds), self.batch)]
+        own = {k: model.sample(batches[k], self.steps).values for k in processes.mine(len(batches))}
+        values = torch.cat(processes.gathered(own, len(batches)))
+        return Samples(values, self.steps, model.path(seeds).identity)
 
     def _files(self) -> tuple[Path, ...]:
         """What is written."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from sdesig import _processes as processes
 from sdesig._checks import check_integer
 from sdesig._files import read_tensors, record_options, write_tensors
 from sdesig._random import generator_for
@@ -48,7 +49,7 @@ def shard_rows(student: SigDEG, options: TeacherOptions) -> int:
 
 
 class PathCache:
-    """Teacher paths in a folder. Shard k is drawn from a generator that is seeded with (seed, k).
+    """Teacher paths in a folder. Shard k is drawn from a generator that is seeded with (seed, k); processes share them.
 
     Args:
         folder: made if missing; whole shards that are there are kept.
@@ -98,12 +99,14 @@ class PathCache:
         record_options(folder / "options.json", description)
         sde = CanonicalSDE(teacher, reference=student.reference)
         device = student.get_buffer("mean").device
-        missing = [k for k in range(self.shards) if not self._file(k).exists()]
-        for k in tqdm(missing, desc="teacher paths", unit="shard", disable=not progress or not missing):
+        missing = [k for k in processes.mine(self.shards) if not self._file(k).exists()]
+        hidden = not progress or not missing or processes.number() > 0
+        for k in tqdm(missing, desc="teacher paths", unit="shard", disable=hidden):
             generator = generator_for("teacher paths", seed, k, device=device)
             drawn = draw_for(student, sde, options, self.rows, generator)
             tensors = {"times": drawn.times, "h": drawn.signature.h, "states": drawn.states}
             write_tensors(self._file(k), {**tensors, "coefficients": drawn.signature.coefficients})
+        processes.wait()
         self._shape = (student.path_depth, options.cells, self.rows, *student.event)
         self._device = device
         self._loaded: dict[int, TeacherPaths] = {}

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from sdesig import _processes as processes
 from sdesig._checks import check_choice, check_integer, check_real
 from sdesig.distillation.cache import PathCache, draw_for
 from sdesig.distillation.data import Data, check_data, draw_rows
@@ -155,7 +156,7 @@ def distill(
         "cell": student.kind,
     }
     trained = train(student, loss, options.training, folder, recorded=described, progress=progress)
-    trained.save(folder / "student")
+    processes.once(lambda: trained.save(folder / "student"))
     return trained.eval()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sdesig import _processes as processes
 from sdesig._checks import check_integer
 from sdesig.distillation.data import Data, check_data, draw_rows, standard_deviation
 from sdesig.distillation.training import TrainingOptions, train
@@ -71,5 +72,5 @@ def train_teacher(
     own = {"network": network_config(network), "batch": batch, "log_sigma": list(log_sigma), "samples": len(data)}
     own |= {"flip": True} if flip else {}
     trained = train(denoiser, loss, options, Path(out), recorded={**(recorded or {}), **own}, progress=progress)
-    trained.save(Path(out) / "teacher")
+    processes.once(lambda: trained.save(Path(out) / "teacher"))
     return trained.eval()

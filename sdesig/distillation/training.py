@@ -1,6 +1,7 @@
 """One training loop for teachers and students: it resumes bit-exactly, and stops at the first value that is not finite.
 
-Nothing random is kept from one iteration to the next: iteration k draws from a generator that is seeded with (seed, k).
+Nothing random is kept from one iteration to the next: iteration k draws from a generator that is seeded with (seed, k),
+and with the number of the part where an iteration has several, which processes share.
 A checkpoint therefore is the iteration, the weights, their moving average and the optimizer, in one safetensors file.
 """
 
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from sdesig import _processes as processes
 from sdesig._checks import check_choice, check_integer, check_real
 from sdesig._files import read_tensors, record_options, replacing, write_tensors
 from sdesig._random import generator_for
@@ -47,6 +49,9 @@ class TrainingOptions:
     """Norm to which gradients are clipped."""
     seed: int = 0
     """Of everything random."""
+    parts: int = 1
+    """Of an iteration, each a batch of its own; their gradients are averaged. Processes, started by torchrun, share
+    them: their number divides it, and changes the result in its last digits only."""
     checkpoint_every: int = 500
     """Iterations between checkpoints."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -61,6 +66,7 @@ class TrainingOptions:
             raise ValueError(f"ema must be in [0, 1); got {self.ema}")
         check_real("clip", self.clip, minimum=0.0, strict=True)
         check_integer("seed", self.seed, 0, 2**30)
+        check_integer("parts", self.parts, 1)
         check_integer("checkpoint_every", self.checkpoint_every, 1)
         check_choice("precision", self.precision, ("float32", "bfloat16"))
 
@@ -78,7 +84,8 @@ def train(
 
     Args:
         module: trained in place.
-        loss: (iteration, generator) -> (loss, number of samples in it). It must depend on nothing else that changes.
+        loss: (iteration, generator) -> (loss, number of samples in it), of one part. It must depend on nothing else
+            that changes.
         options: see `TrainingOptions`.
         out: folder for options.json, stats.jsonl and the checkpoint; if it has a checkpoint, training goes on from it.
         recorded: further options, JSON-serializable, which a run that goes on must share.
@@ -88,13 +95,16 @@ def train(
         The moving average, a copy of the module.
 
     Raises:
-        ValueError: nothing to train, a folder with a run of other options.
+        ValueError: nothing to train, parts that the processes do not divide, a folder with a run of other options.
         FloatingPointError: a loss or gradient that is not finite; the last checkpoint is kept.
     """
     parameters = [p for p in module.parameters() if p.requires_grad]
     if not parameters:
         raise ValueError("module must have parameters that require gradients")
-    device = parameters[0].device
+    if options.parts % processes.count():
+        wanted = f"a multiple of the number of processes, {processes.count()}"
+        raise ValueError(f"parts must be {wanted}; got {options.parts}")
+    device, alone = parameters[0].device, processes.count() == 1
     average = copy.deepcopy(module).requires_grad_(False)
     for part in module.modules():
         if isinstance(part, Network):
@@ -104,16 +114,24 @@ def train(
     first = 0
     if (out / CHECKPOINT).exists():
         first = _restore(out / CHECKPOINT, module, average, optimizer, parameters)
-    _forget_later_stats(out / STATS, first)
+    if processes.number() == 0:
+        _forget_later_stats(out / STATS, first)
     samples, shown, started = 0, 0.0, time.perf_counter()
-    bar = tqdm(range(first, options.iterations), initial=first, total=options.iterations, disable=not progress)
+    hidden = not progress or processes.number() > 0
+    bar = tqdm(range(first, options.iterations), initial=first, total=options.iterations, disable=hidden)
     for iteration in bar:
         for group in optimizer.param_groups:
             group["lr"] = options.learning_rate * _schedule(iteration, options)
-        generator = generator_for("training", options.seed, iteration, device=device)
-        value, count = loss(iteration, generator)
         optimizer.zero_grad(set_to_none=True)
-        value.backward()
+        value, count = torch.zeros((), device=device), 0
+        for number in processes.mine(options.parts):
+            own = () if options.parts == 1 else (number,)
+            generator = generator_for("training", options.seed, iteration, *own, device=device)
+            of_part, samples_of_part = loss(iteration, generator)
+            (of_part / options.parts).backward()
+            value, count = value + of_part.detach() / options.parts, count + samples_of_part
+        if not alone:
+            _add_up_gradients(parameters, value)
         norm = nn.utils.clip_grad_norm_(parameters, options.clip)
         if not (math.isfinite(value.item()) and math.isfinite(norm.item())):
             raise FloatingPointError(
@@ -122,15 +140,16 @@ def train(
             )
         optimizer.step()
         _average(average, module, min(options.ema, (1 + iteration) / (10 + iteration)))
-        samples += count
+        samples += count * processes.count()
         shown += (value.item() - shown) / min(100, iteration - first + 1)
         done = iteration + 1
         if done % options.checkpoint_every == 0 or done == options.iterations:
             seconds = time.perf_counter() - started
             line = {"iteration": done, "loss": shown, "seconds": seconds, "samples_per_second": samples / seconds}
-            with (out / STATS).open("a") as file:
-                file.write(json.dumps(line) + "\n")
-            _save(out / CHECKPOINT, done, module, average, optimizer, parameters)
+            if processes.number() == 0:
+                with (out / STATS).open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+                _save(out / CHECKPOINT, done, module, average, optimizer, parameters)
         if done % 10 == 0:
             bar.set_postfix_str(f"loss {shown:.4g}, {samples / (time.perf_counter() - started):.0f} samples/s", False)
     return average
@@ -142,6 +161,19 @@ def _schedule(iteration: int, options: TrainingOptions) -> float:
         return (iteration + 1) / options.warmup
     done = (iteration - options.warmup) / max(1, options.iterations - options.warmup)
     return (1 + math.cos(math.pi * done)) / 2
+
+
+def _add_up_gradients(parameters: list[nn.Parameter], value: Tensor) -> None:
+    """Replace gradients and the loss by their sums over processes; a gradient that none has stays None."""
+    there = torch.tensor([float(p.grad is not None) for p in parameters], device=value.device)
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    together = torch.cat([there, value[None], *(gradient.flatten() for gradient in gradients)])
+    processes.add_up(together)
+    there, total, rest = together.split([len(parameters), 1, sum(p.numel() for p in parameters)])
+    value.copy_(total[0])
+    sums = rest.split([p.numel() for p in parameters])
+    for p, has_one, gradient in zip(parameters, there.tolist(), sums, strict=True):
+        p.grad = gradient.view_as(p) if has_one else None
 
 
 @torch.no_grad()

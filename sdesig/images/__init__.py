@@ -1,5 +1,6 @@
 """Image diffusion models as teachers (extra `images`); importing this makes their kinds known to `SigDEG.load`."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from sdesig.images.checkpoints import ScoreSDEDenoiser, load_edm, load_score_sde
@@ -10,12 +11,14 @@ from sdesig.images.teachers import DiffusersDenoiser, load_teacher
 from sdesig.images.unipc import peer_samples
 
 if TYPE_CHECKING:
+    from sdesig.images.path_average_scheduler import PathAverageScheduler
     from sdesig.images.sig_deg_pipeline import SigDEGPipeline
 
 __all__ = [
     "Autoencoder",
     "DiffusersDenoiser",
     "DiffusersUNet",
+    "PathAverageScheduler",
     "ScoreSDEDenoiser",
     "SigDEGPipeline",
     "SongUNet",
@@ -26,12 +29,12 @@ __all__ = [
     "peer_samples",
 ]
 
+_NEED_DIFFUSERS = {"PathAverageScheduler": "path_average_scheduler", "SigDEGPipeline": "sig_deg_pipeline"}
+
 
 def __getattr__(name: str) -> Any:
     """What needs diffusers as soon as it is imported."""
-    if name != "SigDEGPipeline":
+    if name not in _NEED_DIFFUSERS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import_diffusers()
-    from sdesig.images.sig_deg_pipeline import SigDEGPipeline
-
-    return SigDEGPipeline
+    return getattr(import_module(f"{__name__}.{_NEED_DIFFUSERS[name]}"), name)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from sdesig import _processes as processes
 from sdesig._checks import check_integer
 from sdesig._files import file_digest
 from sdesig.images.pixels import check_pixels, to_floats
@@ -154,8 +155,10 @@ def load_perceptual(source: str | Path, device: torch.device | str = "cpu") -> P
     return PerceptualDistance(f"perceptual ({path.stem})", file_digest(path), _load_torchscript(path, device), device)
 
 
-def feature_batches(extractor: FeatureExtractor, images: Tensor, batch: int = 256) -> Iterator[Tensor]:
+def feature_batches(extractor: FeatureExtractor, images: Tensor, batch: int = 256) -> Iterator[tuple[int, Tensor]]:
     """Features of uint8 images, (n, 1 or 3, height, width), `batch` images at a time, on the extractor's device.
+
+    Each comes with the number of its batch. Processes share the batches.
 
     Raises:
         TypeError, ValueError: see `FeatureExtractor`.
@@ -163,12 +166,16 @@ def feature_batches(extractor: FeatureExtractor, images: Tensor, batch: int = 25
     """
     check_integer("batch", batch, 1)
     parts = check_pixels("images", images).split(batch)
-    yield from map(extractor, tqdm(parts, desc=f"features {extractor.name}", unit="batch", leave=False, disable=None))
+    hidden = None if processes.number() == 0 else True  # None: shown on a terminal
+    own = processes.mine(len(parts))
+    for k in tqdm(own, desc=f"features {extractor.name}", unit="batch", leave=False, disable=hidden):
+        yield k, extractor(parts[k])
 
 
 def extract(extractor: FeatureExtractor, images: Tensor, batch: int = 256) -> Tensor:
     """All features of `feature_batches`, (n, k), on the CPU."""
-    return torch.cat([features.cpu() for features in feature_batches(extractor, images, batch)])
+    own = {k: features.cpu() for k, features in feature_batches(extractor, images, batch)}
+    return torch.cat(processes.gathered(own, -(-len(images) // batch)))
 
 
 def _run(name: str, network: Callable[..., Tensor], *images: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sdesig import _processes as processes
 from sdesig._checks import check_integer
 from sdesig._random import generator_for
 from sdesig.distillation.frechet import (
@@ -113,7 +114,7 @@ def measure_pairs(
         images, others: uint8, (n >= 2, 1 or 3, height, width) each.
         seeds: the first and the last of both.
         ema: whether the student is a moving average.
-        batch: pairs at a time.
+        batch: pairs at a time; processes share the batches.
 
     Raises:
         TypeError, ValueError: other images, see `PerceptualDistance`.
@@ -121,8 +122,9 @@ def measure_pairs(
     check_integer("batch", batch, 1)
     if len(images) < 2 or len(images) != len(others):
         raise ValueError(f"images and others must be n >= 2 of the same seeds; got {len(images)} and {len(others)}")
-    pairs = zip(images.split(batch), others.split(batch), strict=True)
-    values = torch.cat([distance(one, other).double().cpu() for one, other in pairs])
+    pairs = list(zip(images.split(batch), others.split(batch), strict=True))
+    own = {k: distance(*pairs[k]).double().cpu() for k in processes.mine(len(pairs))}
+    values = torch.cat(processes.gathered(own, len(pairs)))
     estimate = _mean(values, len(values))
     return Measured(distance.name, *estimate, seeds, ema, distance.name, distance.digest, pixel_digest(others))
 

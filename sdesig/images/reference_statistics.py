@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from sdesig import _processes as processes
 from sdesig._checks import check_integer
 from sdesig._files import file_digest, read_tensors, write_tensors
 from sdesig._random import generator_for
@@ -69,14 +69,20 @@ def reference_statistics(
 def _extract(images: ImageSet, extractor: FeatureExtractor, kept: int, batch: int) -> ReferenceStatistics:
     places = torch.full((len(images),), -1)
     places[torch.randperm(len(images), generator=generator_for("features to keep"))[:kept]] = torch.arange(kept)
-    batches = feature_batches(extractor, images.pixels, batch)
-    first = next(batches)
-    sums = FeatureSums(first.shape[1], first.device)
-    features = torch.empty(kept, first.shape[1], dtype=first.dtype)
-    for rows, of_rows in zip(places.split(batch), chain([first], batches), strict=True):
-        sums.update(of_rows)
-        features[rows[rows >= 0]] = of_rows.cpu()[rows >= 0]
-    return ReferenceStatistics(sums.statistics(), features, images.digest, extractor.digest)
+    rows = places.split(batch)
+    own: dict[int, FeatureSums] = {}
+    chosen: dict[int, Tensor] = {}
+    for k, features in feature_batches(extractor, images.pixels, batch):
+        own.setdefault(processes.number(), FeatureSums(features.shape[1], features.device)).update(features)
+        chosen[k] = features.cpu()[rows[k] >= 0]
+    kept_features = torch.cat(processes.gathered(chosen, len(rows)))
+    order = torch.cat(rows)
+    sums = FeatureSums(kept_features.shape[1])
+    for of_one in processes.gathered(own, min(processes.count(), len(rows))):
+        sums.merge(of_one)
+    in_order = torch.empty_like(kept_features)
+    in_order[order[order >= 0]] = kept_features
+    return ReferenceStatistics(sums.statistics(), in_order, images.digest, extractor.digest)
 
 
 def _write(images: ImageSet, extractor: FeatureExtractor, stem: Path, reference: ReferenceStatistics) -> Record:

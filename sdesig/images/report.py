@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from sdesig import _processes as processes
 from sdesig._checks import check_integer
 from sdesig._files import read_json, replacing, write_json
 from sdesig.distillation.evaluation import Comparison, Sampler
@@ -71,8 +72,9 @@ def evaluate_images(
 
     Samples are drawn block by block, of `comparison.batch` seeds, and kept in out/samples (`SampleFiles`). So a run
     that was stopped goes on, and methods, steps, seeds, extractors and floors may be added: what is there is not drawn
-    again. A block needs half a gigabyte for its paths if it has no more than 2^18/d seeds, d the coordinates of a
-    sample: 85 for 3 x 32 x 32. 1000 steps need `comparison.levels` = 10.
+    again. Processes, started by torchrun, share the blocks and the batches of features. A block needs half a gigabyte
+    for its paths if it has no more than 2^18/d seeds, d the coordinates of a sample: 85 for 3 x 32 x 32. 1000 steps
+    need `comparison.levels` = 10.
 
     out/ then has report.json (the rows), report.md, errors.png (pathwise errors against evaluations) and images-N.png
     for every number of steps: a row per method, a column per seed.
@@ -109,20 +111,28 @@ def evaluate_images(
     seeds = range(first_seed, first_seed + n)
     samples = SampleFiles(out / "samples", comparison, methods, seeds=seeds, decode=decode, recorded=recorded)
     samples.make(progress=progress)
-    floors = list(_floors(comparison, methods, floor_groups, out / "floors.json"))
+    with processes.first_one_first():
+        floors = list(_floors(comparison, methods, floor_groups, out / "floors.json"))
     references = [reference_statistics(data, extractor, cache=cache or out / "reference") for extractor in extractors]
     rows = []
     for method, steps in samples.pairs:
         measured = _measure(samples, method, steps, list(zip(extractors, references, strict=True)), perceptual, ema)
         rows.append(_row(samples, method, steps, floors, measured))
+    report = ImageReport(rows, floors, samples)
+    text = _text(rows, data, extractors, [distance.name for distance in perceptual])
+    processes.once(lambda: _write(report, text, out))
+    return report
+
+
+def _write(report: ImageReport, text: str, out: Path) -> None:
+    rows, methods = report.rows, report.samples.methods
     write_json(out / "report.json", rows)
     with replacing(out / "report.md") as file:
-        file.write_text(_text(rows, data, extractors, [distance.name for distance in perceptual]))
+        file.write_text(text)
     if any(row["pathwise_rmse"] for row in rows):
-        save_figure(error_figure(rows, floors), out / "errors.png")
+        save_figure(error_figure(rows, report.floors), out / "errors.png")
     for steps in sorted({steps for method in methods for steps in method.steps}):
-        save_figure(_pictures(samples, steps), out / f"images-{steps}.png")
-    return ImageReport(rows, floors, samples)
+        save_figure(_pictures(report.samples, steps), out / f"images-{steps}.png")
 
 
 def _floors(comparison: Comparison, methods: Sequence[Method], groups: int, file: Path) -> Iterator[Floor]:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm import tqdm
 
+from sdesig import _processes as processes
 from sdesig._checks import check_integer
 from sdesig._files import read_json, read_tensors, record_options, write_json, write_tensors
 from sdesig.distillation.evaluation import Comparison, Sampler
@@ -115,16 +116,18 @@ class SampleFiles:
 
     @torch.no_grad()
     def make(self, *, progress: bool = True) -> None:
-        """Draw what is missing.
+        """Draw what is missing; processes share the blocks.
 
         Raises:
             FloatingPointError, ValueError: samples that are not finite.
             OSError: a full disk; complete files stay valid.
         """
-        with tqdm(total=len(self.seeds), unit="seed", disable=not progress) as bar:
-            for block in self._blocks():
-                self._make(block)
-                bar.update(len(block))
+        blocks = self._blocks()
+        with tqdm(total=len(self.seeds), unit="seed", disable=not progress or processes.number() > 0) as bar:
+            for k in processes.mine(len(blocks)):
+                self._make(blocks[k])
+                bar.update(sum(map(len, blocks[k : k + processes.count()])))
+        processes.wait()
 
     def images(self, method: Method, steps: int) -> Tensor:
         """uint8, (n, channels, height, width)."""
@@ -137,13 +140,13 @@ class SampleFiles:
         return torch.cat(self._read(f"{_key(method, steps)}/errors"))
 
     def seconds_per_1000(self, method: Method, steps: int) -> float:
-        """Measured once, and kept in seconds.json."""
-        file = self.folder / "seconds.json"
-        known = read_json(file) if file.exists() else {}
-        key = _key(method, steps)
-        if key not in known:
-            write_json(file, {**known, key: self._seconds(method.sampler, steps)})
-            return self.seconds_per_1000(method, steps)
+        """Measured once, by the first process, and kept in seconds.json."""
+        file, key = self.folder / "seconds.json", _key(method, steps)
+        with processes.first_one_first():
+            known = read_json(file) if file.exists() else {}
+            if key not in known:
+                known[key] = self._seconds(method.sampler, steps)
+                write_json(file, known)
         return known[key]
 
     def _seconds(self, sampler: Sampler | OtherSampler, steps: int) -> float:

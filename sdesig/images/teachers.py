@@ -126,10 +126,7 @@ def _denoiser(network: DiffusersUNet, config: Mapping[str, Any]) -> Any:
         raise ValueError(
             f"{name} needs a UNet with time_embedding_type 'positional'; 'fourier' takes sigma, not timesteps"
         )
-    try:
-        scheduler = getattr(import_diffusers(), name).from_config(dict(config))
-    except (NotImplementedError, TypeError, ValueError) as error:
-        raise ValueError(f"the configuration of the {name} is not supported: {error}") from None
+    scheduler = scheduler_of(config)
     settings = scheduler.config
     if name in SCORE_SCHEDULERS:
         diffusion = EDM(2 * settings.sigma_min, 2 * settings.sigma_max)
@@ -140,12 +137,26 @@ def _denoiser(network: DiffusersUNet, config: Mapping[str, Any]) -> Any:
         predicts = network if prediction == "epsilon" else _Rescaled(network, output=-1.0)
         return EDMDenoiser(predicts, EDM(settings.sigma_min, settings.sigma_max), sigma_data=settings.sigma_data)
     check_choice(f"prediction_type of the {name}", prediction, tuple(PREDICTIONS))
+    check_levels(name, settings)
+    return PREDICTIONS[prediction](network, TabulatedVP(scheduler.alphas_cumprod))
+
+
+def check_levels(name: str, settings: Mapping[str, Any]) -> None:
+    """Raise ValueError if the settings of a scheduler with betas say that its noise levels are not those of them."""
     if settings.get("use_flow_sigmas") or settings.get("timestep_type", "discrete") != "discrete":
         raise ValueError(
             f"use_flow_sigmas must be False and timestep_type 'discrete' for the {name}: its noise levels "
             "must be those of its betas"
         )
-    return PREDICTIONS[prediction](network, TabulatedVP(scheduler.alphas_cumprod))
+
+
+def scheduler_of(config: Mapping[str, Any]) -> Any:
+    """The scheduler of a configuration with a `_class_name`; raise ValueError for settings that it does not have."""
+    name = config["_class_name"]
+    try:
+        return getattr(import_diffusers(), name).from_config(dict(config))
+    except (NotImplementedError, TypeError, ValueError) as error:
+        raise ValueError(f"the configuration of the {name} is not supported: {error}") from None
 
 
 def load_teacher(

@@ -52,8 +52,8 @@ class PathAverage(ReverseScheme):
     def check(self, sde: SDELike, y0: Tensor, path: BrownianPath) -> str:
         """As the base class; also raise ValueError where p would not be positive."""
         structure = super().check(sde, y0, path)
-        if isinstance(sde, CanonicalSDE) and sde.eta >= math.sqrt(3):
-            raise ValueError(f"PathAverage needs eta < sqrt(3); the SDE's is {sde.eta}")
+        if isinstance(sde, CanonicalSDE):
+            check_eta(sde.eta)
         return structure
 
     def noise(self, structure: str, steps: PartialSignature) -> tuple[Tensor, ...]:
@@ -68,6 +68,14 @@ class PathAverage(ReverseScheme):
         self, sde: CanonicalSDE, start: Tensor, end: Tensor, u: Tensor, memory: Tensor, noise: tuple[Tensor, ...]
     ) -> tuple[Tensor, Tensor]:
         """See the class; the memory is the last Q."""
+        point, time = self.evaluation_point(sde, start, end, u, memory, noise)
+        drift = sde.drift(point, time)
+        return self.arrival(sde, start, end, u, drift, noise), drift
+
+    def evaluation_point(
+        self, sde: CanonicalSDE, start: Tensor, end: Tensor, u: Tensor, memory: Tensor, noise: tuple[Tensor, ...]
+    ) -> tuple[Tensor, Tensor]:
+        """(u*, tau*), where the step from u asks the denoiser."""
         (scaled,) = noise
         eta, length = sde.eta, sde.drift_length(start, end).to(u)
         time = evaluation_snr(sde, start, end, 1 / 2 - eta**2 / 6)
@@ -79,8 +87,19 @@ class PathAverage(ReverseScheme):
             weights = average_weights(sde, start, end, len(scaled)).to(u)
             for weight, coefficient in zip(weights, scaled, strict=True):
                 point = point + weight * coefficient
-        drift = sde.drift(point, time)
-        return u + length * drift + scaled[0], drift
+        return point, time
+
+    def arrival(
+        self, sde: CanonicalSDE, start: Tensor, end: Tensor, u: Tensor, drift: Tensor, noise: tuple[Tensor, ...]
+    ) -> Tensor:
+        """u at the SNR `end`, from Q at the evaluation point."""
+        return u + sde.drift_length(start, end).to(u) * drift + noise[0][0]
+
+
+def check_eta(eta: float) -> None:
+    """Raise ValueError where p = 1/2 - eta^2/6 would not be positive."""
+    if eta >= math.sqrt(3):
+        raise ValueError(f"PathAverage needs eta < sqrt(3); got {eta}")
 
 
 def evaluation_snr(sde: CanonicalSDE, start: Tensor, end: Tensor, fraction: float) -> Tensor:

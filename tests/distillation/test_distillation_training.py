@@ -13,7 +13,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from sdesig._random import generator_for
 from sdesig.distillation import TrainingOptions, train, train_teacher
+from sdesig.distillation.training import _add_up_gradients
 from sdesig.generator import MLP, NetworkDenoiser
 
 
@@ -445,3 +447,64 @@ def test_a_module_with_nothing_to_train_is_refused(tmp_path):
     network, loss = problem()
     with pytest.raises(ValueError, match=r"requires? gradients"):
         train(network.requires_grad_(False), loss, options(), tmp_path, recorded={}, progress=False)
+
+
+# --- parts -----------------------------------------------------------------------------------------------------------
+
+
+def test_parts_average_their_gradients(tmp_path):
+    """Of two equal parts: the step is that of one loss, their mean, drawn from the two generators of the parts."""
+
+    def averaged(loss):
+        def both(iteration, generator):
+            parts = [loss(iteration, generator_for("training", 0, iteration, part)) for part in range(2)]
+            return sum(value for value, _ in parts) / 2, 64
+
+        return both
+
+    run(tmp_path / "parts", parts=2)
+    run(tmp_path / "mean", wrap=averaged)
+    parts, mean = tensors(tmp_path / "parts"), tensors(tmp_path / "mean")
+    for name, value in parts.items():
+        assert torch.allclose(value.double(), mean[name].double(), rtol=1e-3, atol=1e-5), name
+    one, two = lines(tmp_path / "parts"), lines(tmp_path / "mean")
+    assert [line["loss"] for line in one] == pytest.approx([line["loss"] for line in two], rel=1e-5)
+
+
+def test_parts_draw_differently(tmp_path):
+    seen = []
+
+    def watched(loss):
+        def call(iteration, generator):
+            seen.append((iteration, generator.initial_seed()))
+            return loss(iteration, generator)
+
+        return call
+
+    run(tmp_path, wrap=watched, parts=3, iterations=4)
+    assert [iteration for iteration, _ in seen] == [k // 3 for k in range(12)]
+    assert len({seed for _, seed in seen}) == 12
+
+
+def test_parts_that_processes_do_not_divide(tmp_path, monkeypatch):
+    monkeypatch.setattr("sdesig._processes.count", lambda: 2)
+    with pytest.raises(ValueError, match="parts must be a multiple of the number of processes, 2; got 3"):
+        run(tmp_path, parts=3)
+    assert not tmp_path.exists() or not list(tmp_path.iterdir())
+
+
+def test_gradients_of_processes_are_added_up(monkeypatch):
+    """Where one process has no gradient the others' is taken; where none has, it stays None."""
+    one, two, three = (nn.Parameter(torch.ones(2, k + 1)) for k in range(3))
+    one.grad, two.grad = torch.full((2, 1), 3.0), None
+
+    def other_process(tensor):  # has gradients of 5 of the second, none of the others, and a loss of 7
+        tensor += torch.cat([torch.tensor([0.0, 1.0, 0.0, 7.0]), torch.zeros(2), 5 * torch.ones(4), torch.zeros(6)])
+
+    monkeypatch.setattr("sdesig._processes.add_up", other_process)
+    value = torch.tensor(1.0)
+    _add_up_gradients([one, two, three], value)
+    assert value == 8.0
+    assert torch.equal(one.grad, torch.full((2, 1), 3.0))
+    assert torch.equal(two.grad, torch.full((2, 2), 5.0))
+    assert three.grad is None

@@ -12,6 +12,7 @@ import torch
 import tyro
 from torch import Tensor
 
+from sdesig import _processes as processes
 from sdesig._checks import check_choice, check_integer
 from sdesig._files import write_json
 from sdesig.commands.images.flags import ImageFlags, SettingFlags, TeacherFlags, described_images
@@ -82,7 +83,8 @@ class EvaluateImages:
         batch = max(1, min(250, BATCH_NUMBERS // math.prod(teacher.denoiser.event)))
         batch = batch if self.batch is None else check_integer("batch", self.batch, 1)
         with naming_memory(batch=batch):
-            comparison, grid = self._comparison(teacher, images, models, device, batch)
+            with processes.first_one_first():
+                comparison, grid = self._comparison(teacher, images, models, device, batch)
             options = {
                 "teacher": teacher.identity,
                 "data": described_images(images),
@@ -117,7 +119,7 @@ class EvaluateImages:
                 recorded={"teacher": teacher.identity},
                 cache=self.images.cache,
             )
-        write_json(self.out / "options.json", options)
+        processes.once(lambda: write_json(self.out / "options.json", options))
         print(f"{(self.out / 'report.md').read_text()}-> {self.out / 'report.md'}")
 
     def _comparison(

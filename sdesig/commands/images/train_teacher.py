@@ -8,6 +8,7 @@ from typing import Literal
 
 import tyro
 
+from sdesig import _processes as processes
 from sdesig.commands.images.flags import ImageFlags, described_images
 from sdesig.commands.options import MachineFlags, TrainingFlags, announce, checked, naming_memory, seeded
 from sdesig.distillation import TrainingOptions, train_teacher
@@ -48,7 +49,8 @@ class TrainImageTeacher:
     def run(self) -> None:
         """Run the command."""
         device, training = self.machine.use(), checked(TrainingOptions, self.training)
-        images = self.images.required()
+        with processes.first_one_first():
+            images = self.images.required()
         with seeded(training.seed):
             network = image_network(
                 self.network,
