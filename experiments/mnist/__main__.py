@@ -2,7 +2,7 @@
 
 Resumes where it was stopped, in the training as in the sampling. Runs go to runs/mnist, results to
 experiments/mnist/results. On two cores it takes some hours, on a GPU (`--device cuda`) minutes. --part does a part of
-it: the teacher, one student by its name in setting.py, or the table.
+it: the teacher, one student by its name in setting.py, or the table. Under torchrun, processes share the table.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 
 from experiments.mnist.setting import RUNS, distilled, images_of, teacher_of
 from experiments.mnist.table import table
+from sdesig import _processes as processes
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -34,7 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    data = images_of(options.data, options.runs / "data")
+    options.device = processes.join(torch.device(options.device))
+    with processes.first_one_first():
+        data = images_of(options.data, options.runs / "data")
     images = data.floats(device=options.device)
     teacher = teacher_of(images, options.runs)
     if options.part == "teacher":

@@ -119,14 +119,19 @@ def measure_pairs(
     Raises:
         TypeError, ValueError: other images, see `PerceptualDistance`.
     """
+    values = pair_distances(distance, images, others, batch=batch)
+    estimate = _mean(values, len(values))
+    return Measured(distance.name, *estimate, seeds, ema, distance.name, distance.digest, pixel_digest(others))
+
+
+def pair_distances(distance: PerceptualDistance, images: Tensor, others: Tensor, *, batch: int = 64) -> Tensor:
+    """The distances of all pairs, (n,), float64 on the CPU; see `measure_pairs`."""
     check_integer("batch", batch, 1)
     if len(images) < 2 or len(images) != len(others):
         raise ValueError(f"images and others must be n >= 2 of the same seeds; got {len(images)} and {len(others)}")
     pairs = list(zip(images.split(batch), others.split(batch), strict=True))
     own = {k: distance(*pairs[k]).double().cpu() for k in processes.mine(len(pairs))}
-    values = torch.cat(processes.gathered(own, len(pairs)))
-    estimate = _mean(values, len(values))
-    return Measured(distance.name, *estimate, seeds, ema, distance.name, distance.digest, pixel_digest(others))
+    return torch.cat(processes.gathered(own, len(pairs)))
 
 
 def kernel_distance(features: Tensor, others: Tensor, *, parts: int = 10, seed: int = 0) -> Estimate:
