@@ -99,7 +99,7 @@ class PathAverage(ReverseScheme):
 def check_eta(eta: float) -> None:
     """Raise ValueError where p = 1/2 - eta^2/6 would not be positive."""
     if eta >= math.sqrt(3):
-        raise ValueError(f"PathAverage needs eta < sqrt(3); got {eta}")
+        raise ValueError(f"PathAverage needs eta < sqrt(3); the SDE's is {eta}")
 
 
 def evaluation_snr(sde: CanonicalSDE, start: Tensor, end: Tensor, fraction: float) -> Tensor:

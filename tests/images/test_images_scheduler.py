@@ -1,0 +1,518 @@
+"""The path-average scheme as a scheduler of diffusers: what it computes, on which paths, and how pipelines call it."""
+
+import copy
+import sys
+from itertools import pairwise
+
+import diffusers
+import pytest
+import torch
+from images_tiny import TINY, normal, tiny_unet
+from safetensors.torch import save_file
+
+import sdesig.images
+from sdesig.brownian import BrownianPath, SNRClock
+from sdesig.distillation.reference import write_reference
+from sdesig.images.path_average_scheduler import PathAverageScheduler
+from sdesig.images.teachers import TABLES
+from sdesig.sde import CanonicalSDE, GaussianReference, Mixture, TabulatedVP
+from sdesig.solvers import PathAverage
+from sdesig.testing import check_gaussian, check_moments
+
+ALPHAS = diffusers.DDPMScheduler().alphas_cumprod.double()
+TABLE = TabulatedVP(ALPHAS)
+LOW, HIGH = TABLE.snr_range
+PREDICTIONS = {
+    "epsilon": lambda x, d, alpha, sigma: (x - alpha * d) / sigma,
+    "v_prediction": lambda x, d, alpha, sigma: (alpha * x - d) / sigma,
+    "sample": lambda x, d, alpha, sigma: d,
+}
+every_eta = pytest.mark.parametrize("eta", [0.0, 0.5, 1.0, 1.4])
+
+
+def seeded(seed=5):
+    return torch.Generator().manual_seed(seed)
+
+
+def levels_at(t):
+    t = torch.as_tensor(t, dtype=torch.float64)
+    return TABLE.alpha(t).item(), TABLE.sigma(t).item()
+
+
+def model_of(law, prediction="epsilon"):
+    """A network whose prediction is exact for images of a law with `denoise_y`."""
+
+    def model(x, t):
+        alpha, sigma = levels_at(t)
+        y = alpha / sigma**2 * x.flatten(1)
+        denoised = law.denoise_y(y, (alpha / sigma) ** 2).reshape(x.shape)
+        return PREDICTIONS[prediction](x, denoised, alpha, sigma)
+
+    return model
+
+
+def loop(scheduler, model, x, steps=None, **options):
+    """As pipelines call it."""
+    if steps is not None:
+        scheduler.set_timesteps(steps)
+        x = x * scheduler.init_noise_sigma
+    for t in scheduler.timesteps:
+        x = scheduler.step(model(scheduler.scale_model_input(x, t), t), t, x, return_dict=False, **options)[0]
+    return x
+
+
+def path_of(shape, variance, power=1.0, dtype=torch.float64):
+    """The path of a generator's images."""
+    seeds = torch.randint(2**62, shape[:1], generator=seeded()).tolist()
+    clock = SNRClock(variance, power)
+    return BrownianPath(LOW, HIGH, shape, seeds=seeds, clock=clock, levels=10, dtype=dtype)
+
+
+def error(found, expected):
+    return (found - expected).square().mean().sqrt().item()
+
+
+class Gaussian:
+    """Data N(0, c I)."""
+
+    def __init__(self, variance):
+        self.variance = variance
+
+    def denoise_y(self, y, snr):
+        return self.variance * y / (1 + self.variance * snr)
+
+
+def coordinate(x, snr, c, eta):
+    """u of x_t: y = x exp(eta^2 lambda)/sigma and u = y/(1 + c snr)^p."""
+    sigma = (1 + snr) ** -0.5
+    return x * snr ** (eta**2 / 2) / sigma / (1 + c * snr) ** ((1 + eta**2) / 2)
+
+
+# --- what it computes ------------------------------------------------------------------------------------------------
+
+
+@every_eta
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_gaussian_data_are_exact_at_any_number_of_steps(prediction, eta):
+    """With their own reference u_N = u_0 + M, the whole path's increment; at eta = 0 the flow scales the latents."""
+    c, x = 0.6, normal(3, 1, 4, 4).double()
+    scheduler = PathAverageScheduler(prediction_type=prediction, reference_variance=c, eta=eta)
+    whole = path_of(x.shape, c, eta**2).partial_signature(LOW, HIGH).increment if eta else 0.0
+    u = coordinate(x, LOW, c, eta) + whole
+    expected = u / coordinate(torch.ones(()).double(), HIGH, c, eta)
+    for steps in (1, 2, 9):
+        found = loop(scheduler, model_of(Gaussian(c), prediction), x, steps, generator=seeded())
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    if eta == 0:
+        scale = [alpha**2 * c + sigma**2 for alpha, sigma in (levels_at(0), levels_at(999))]
+        torch.testing.assert_close(expected, x * (scale[0] / scale[1]) ** 0.5, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_it_is_the_scheme_of_this_package_with_the_first_evaluation_at_the_start(eta, tmp_path):
+    """Here each step asks the mixture itself, D(y, snr), and moves u; a reference with a spectrum comes from a file."""
+    law = Mixture(torch.ones(3), normal(3, 6, seed=2), 0.2)
+    basis = torch.linalg.qr(normal(3, 3, seed=4))[0]
+    reference = GaussianReference(normal(2, 3), normal(2, 3, seed=3) ** 2, basis)
+    write_reference(tmp_path / "reference.safetensors", reference)
+
+    def denoise(y, snr):
+        """For y of any eta."""
+        return law.denoise_y((y * snr ** ((1 - eta**2) / 2)).flatten(1), snr).reshape(y.shape)
+
+    sde, scheme = CanonicalSDE(denoise, reference=reference, eta=eta), PathAverage()
+    x = normal(4, 2, 3)
+    path = path_of(x.shape, reference.variance, eta**2, dtype=torch.float32) if eta else None
+    scheduler = PathAverageScheduler(eta=eta, reference_file=str(tmp_path / "reference.safetensors"))
+    for steps in (1, 6):
+        grid = path_of(x.shape, 0.0).grid(steps)
+        memory = None
+        u = reference.to_reference(x * LOW ** (eta**2 / 2) * (1 + LOW) ** 0.5, LOW, eta)[0]
+        for k, (start, end) in enumerate(pairwise(grid)):
+            if eta:
+                (noise,) = scheme.noise("additive", path.partial_signatures(torch.stack([start, end])))
+            else:
+                noise = torch.zeros(1, 1, *x.shape)
+            if k:
+                u, memory = scheme.move(sde, start, end, u, memory, (noise[0],))
+            else:
+                memory = sde.drift(u, start)
+                u = u + sde.drift_length(start, end).to(u) * memory + noise[0, 0]
+        expected = sde.noisy_data(u, HIGH) * levels_at(0)[0]
+        found = loop(scheduler, model_of(law), x, steps, generator=seeded())
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_law_of_a_mixture():
+    """Mean and covariance of 8000 samples, false-alarm rate 1e-6; with 30 steps the scheme's own error is less."""
+    means = torch.tensor([[0.8, 0.4], [-0.6, 0.5], [0.1, -0.9]])
+    law = Mixture(torch.tensor([0.5, 0.2, 0.3]), means, 0.01)
+    x = normal(8000, 2, 1, 1)
+    found = loop(PathAverageScheduler(), model_of(law), x, 30, generator=seeded()).flatten(1) / levels_at(0)[0]
+    a, b = (found.double() - law.mean()).T
+    covariance = law.covariance().double() + torch.eye(2) / HIGH
+    expected = [0.0, 0.0, covariance[0, 0], covariance[0, 1], covariance[1, 1]]
+    check_moments(torch.stack([a, b, a * a, a * b, b * b], 1), expected, false_alarm_rate=1e-6).assert_passed()
+
+
+def test_what_a_step_shows():
+    """The evaluation point at `timesteps`, and D there; the times are those at which the scheme asks."""
+    law, scheduler, asked = Mixture(torch.ones(2), normal(2, 16).double(), 0.1), PathAverageScheduler(), []
+    scheduler.set_timesteps(6)
+    assert scheduler.timesteps[0] == 999
+    assert scheduler.timesteps.dtype == torch.float32
+    snrs = TABLE.snr(scheduler.timesteps.double())
+    grid = path_of((1,), 0.0).grid(6)
+    v, ends = (tau / (1 + 0.25 * tau) for tau in (snrs, grid))
+    torch.testing.assert_close(v[1:], ends[1:-1] + ends[1:].diff() / 3, rtol=1e-4, atol=0)
+    model, x = model_of(law), normal(2, 1, 4, 4).double()
+    for t, snr in zip(scheduler.timesteps, snrs, strict=True):
+        asked.append(x)
+        result = scheduler.step(model(x, t), t, x, generator=seeded())
+        y = x * snr.sqrt() * (1 + snr).sqrt()
+        expected = law.denoise_y(y.flatten(1), snr).reshape(x.shape)
+        torch.testing.assert_close(result.pred_original_sample, expected, rtol=1e-4, atol=1e-4)
+        x = result.prev_sample
+    assert len(asked) == len(scheduler.timesteps) == 6
+
+
+# --- one path --------------------------------------------------------------------------------------------------------
+
+
+def smooth_mixture():
+    """Six smooth images and a little noise."""
+    coarse = normal(6, 1, 3, 3, seed=0)
+    means = torch.nn.functional.interpolate(coarse, size=(8, 8), mode="bicubic").clamp(-1, 1)
+    return Mixture(torch.ones(6), means.flatten(1), 0.1**2)
+
+
+@pytest.mark.filterwarnings("ignore:Should have t:UserWarning")  # torchsde's tree in DPMSolverSDEScheduler
+@pytest.mark.parametrize("case, n", [("mixture", 64), ("unet", 2)])
+@torch.no_grad()
+def test_20_and_40_steps_agree_better_than_with_other_stochastic_schedulers(case, n):
+    """DPMSolverSDEScheduler, whose path is the same too, asks the model twice a step; the UNet is as initialised."""
+    torch.manual_seed(0)
+    unet = diffusers.UNet2DModel(**TINY) if case == "unet" else None
+    model = (lambda x, t: unet(x, t).sample) if unet else model_of(smooth_mixture())
+    config = diffusers.DDPMScheduler(prediction_type="v_prediction" if unet else "epsilon").config
+    multistep = diffusers.DPMSolverMultistepScheduler.from_config(config, algorithm_type="sde-dpmsolver++")
+    x, differences = normal(n, 1, 8, 8, seed=3), []
+    for scheduler, drawn in (
+        (PathAverageScheduler.from_config(config), True),
+        (diffusers.DPMSolverSDEScheduler.from_config(config, noise_sampler_seed=1), False),
+        (multistep, True),
+    ):
+        images = [loop(scheduler, model, x, steps, **({"generator": seeded()} if drawn else {})) for steps in (20, 40)]
+        differences.append(error(*images))
+    ours, tree, multi = differences
+    assert ours < 0.8 * tree
+    assert ours < 0.3 * multi
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_an_image_alone_is_that_of_a_batch_to_the_bit(dtype):
+    x, scheduler = normal(3, 2, 4, 4).to(dtype), PathAverageScheduler()
+
+    def model(x, t):
+        return torch.tanh(x)
+
+    whole = loop(scheduler, model, x, 5, generator=[seeded(k) for k in range(3)])
+    assert whole.dtype == dtype
+    for k in range(3):
+        assert torch.equal(loop(scheduler, model, x[k : k + 1], 5, generator=[seeded(k)]), whole[k : k + 1])
+        assert torch.equal(loop(scheduler, model, x[k : k + 1], 5, generator=seeded(k)), whole[k : k + 1])
+    assert not torch.equal(loop(scheduler, model, x[:1], 5, generator=seeded(1)), whole[:1])
+    again = loop(scheduler, model, x, 5, generator=seeded(0))
+    assert torch.equal(loop(scheduler, model, x, 5, generator=seeded(0)), again)
+    torch.manual_seed(0)
+    assert torch.equal(loop(scheduler, model, x, 5), again)
+
+
+def test_half_precision_rounds_only_what_the_model_sees():
+    x, scheduler, model = normal(4, 1, 4, 4), PathAverageScheduler(), model_of(Gaussian(0.25))
+    exact = loop(scheduler, model, x.bfloat16().float(), 10, generator=seeded())
+    found = loop(scheduler, lambda x, t: model(x.float(), t).bfloat16(), x.bfloat16(), 10, generator=seeded())
+    assert error(found, exact) < 0.01
+
+
+def test_the_probability_flow_draws_nothing():
+    generator, scheduler = seeded(), PathAverageScheduler(eta=0.0)
+    before = generator.get_state()
+    loop(scheduler, model_of(Gaussian(0.5)), normal(2, 1, 4, 4), 5, generator=generator)
+    assert torch.equal(generator.get_state(), before)
+
+
+def test_a_copy_is_on_its_own():
+    x, first = normal(2, 1, 4, 4), PathAverageScheduler()
+    second = copy.deepcopy(first)
+    for scheduler in (first, second):
+        scheduler.set_timesteps(4)
+    one, two = (s.step(value * x, 999, x, generator=seeded()) for s, value in ((first, 0.5), (second, 0.1)))
+    assert torch.equal(first.step(x, 0, x).pred_original_sample, first.step(x, 0, x).pred_original_sample) is False
+    assert not torch.equal(one.prev_sample, two.prev_sample)
+
+
+# --- image to image, and callbacks -----------------------------------------------------------------------------------
+
+
+@every_eta
+def test_image_to_image_starts_at_an_evaluation_point(eta):
+    """As diffusers' pipelines call it; for Gaussian data u_N - u_k = M_N - M(tau*_k), whatever came before."""
+    c, x0 = 0.6, normal(1000, 1, 1, 3).double()
+    scheduler = PathAverageScheduler(reference_variance=c, eta=eta)
+    scheduler.set_timesteps(10)
+    timesteps = scheduler.timesteps[4:]
+    scheduler.set_begin_index(4)
+    noisy = scheduler.add_noise(x0, normal(1000, 1, 1, 3, seed=9).double(), timesteps[:1].repeat(1000))
+    results = []
+    for again in range(2):  # the second time it finds the place by the timestep
+        x = noisy
+        for t in timesteps:
+            x = scheduler.step(model_of(Gaussian(c))(x, t), t, x, generator=seeded(), return_dict=False)[0]
+        results.append(x)
+        scheduler.set_timesteps(10 if not again else 1)
+    assert torch.equal(*results)
+    snr = TABLE.snr(timesteps[0].double())
+    moved = coordinate(results[0], HIGH, c, eta) - coordinate(noisy, snr, c, eta)
+    if eta == 0:
+        torch.testing.assert_close(moved, torch.zeros_like(moved), rtol=0, atol=1e-6)
+        return
+    variance = SNRClock(c, eta**2).length(snr, torch.tensor(HIGH)).item()
+    check_gaussian(moved.flatten(1) / variance**0.5, torch.eye(3), false_alarm_rate=1e-6).assert_passed()
+
+
+def test_noise_is_that_of_ddpm():
+    x, noise, ddpm = normal(4, 1, 2, 2), normal(4, 1, 2, 2, seed=2), diffusers.DDPMScheduler()
+    timesteps, scheduler = torch.tensor([0, 10, 500, 999]), PathAverageScheduler()
+    for t in (timesteps, timesteps.float()):
+        torch.testing.assert_close(scheduler.add_noise(x, noise, t), ddpm.add_noise(x, noise, timesteps))
+    one = scheduler.add_noise(x, noise, torch.tensor([10]))
+    torch.testing.assert_close(one, ddpm.add_noise(x, noise, torch.tensor([10])))
+    assert scheduler.add_noise(x.half(), noise.half(), timesteps).dtype == torch.float16
+
+
+def test_a_change_of_an_evaluation_point_moves_the_state_by_as_much():
+    c, x, shift = 0.25, normal(2, 1, 4, 4).double(), normal(2, 1, 4, 4, seed=8).double()
+    scheduler, model = PathAverageScheduler(), model_of(Gaussian(0.25))
+    plain = loop(scheduler, model, x, 6, generator=seeded())
+    scheduler.set_timesteps(6)
+    changed = x
+    for k, t in enumerate(scheduler.timesteps):
+        if k == 3:
+            changed = changed + shift
+            snr = TABLE.snr(t.double())
+        changed = scheduler.step(model(changed, t), t, changed, generator=seeded(), return_dict=False)[0]
+    expected = coordinate(shift, snr, c, 1.0) / coordinate(torch.ones(()).double(), HIGH, c, 1.0)
+    torch.testing.assert_close(changed - plain, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_predicted_variances_are_left_out():
+    x, scheduler = normal(2, 2, 4, 4), PathAverageScheduler()
+    plain = loop(scheduler, lambda x, t: x / 2, x, 3, generator=seeded())
+    wide = loop(scheduler, lambda x, t: torch.cat([x / 2, 7 * x], 1), x, 3, generator=seeded())
+    assert torch.equal(plain, wide)
+
+
+# --- pipelines -------------------------------------------------------------------------------------------------------
+
+
+def quiet(pipeline):
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def test_pipelines_of_images_and_saving_them(tmp_path):
+    unet, scheduler = tiny_unet(), PathAverageScheduler(prediction_type="v_prediction", eta=0.9)
+    ddpm = quiet(diffusers.DDPMPipeline(unet, scheduler))
+    options = {"batch_size": 2, "num_inference_steps": 4, "output_type": "np"}
+    images = ddpm(generator=seeded(), **options).images
+    with torch.no_grad():
+        generator = seeded()
+        latents = torch.randn(2, 1, 8, 8, generator=generator)
+        x = loop(scheduler, lambda x, t: unet(x, t).sample, latents, 4, generator=generator)
+    expected = (x / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+    assert (images == expected).all()
+    assert images.std() > 0.1
+    ddim = quiet(diffusers.DDIMPipeline(unet, diffusers.DDIMScheduler()))
+    ddim.scheduler = PathAverageScheduler.from_config(scheduler.config)
+    assert (ddim(generator=seeded(), **options).images == images).all()
+
+    ddpm.save_pretrained(tmp_path)
+    loaded = quiet(diffusers.DDPMPipeline.from_pretrained(tmp_path))
+    assert isinstance(loaded.scheduler, PathAverageScheduler)
+    assert (loaded(generator=seeded(), **options).images == images).all()
+
+
+def test_the_class_must_be_imported_before_such_a_pipeline_is_loaded(tmp_path, monkeypatch):
+    """diffusers imports no module because a folder names it (older ones do)."""
+    diffusers.DDPMPipeline(tiny_unet(), PathAverageScheduler(eta=0.9)).save_pretrained(tmp_path)
+    monkeypatch.delitem(sys.modules, PathAverageScheduler.__module__)
+    kind = sdesig.images.PathAverageScheduler
+    loaded = diffusers.DDPMPipeline.from_pretrained(tmp_path)
+    assert type(loaded.scheduler) is kind
+    assert loaded.scheduler.config.eta == 0.9
+
+
+def test_latents_with_guidance():
+    """The loop of StableDiffusionPipeline, whose model is asked for two predictions in half precision."""
+    law, other = model_of(Gaussian(1.0)), model_of(Gaussian(0.5))
+    config = diffusers.PNDMScheduler(beta_schedule="linear", skip_prk_steps=True, steps_offset=1).config
+    scheduler = PathAverageScheduler.from_config(config, reference_variance=1.0)
+    scheduler.set_timesteps(5, device=torch.device("cpu"))
+    latents = normal(2, 4, 8, 8).half() * scheduler.init_noise_sigma
+    generators = [seeded(1), seeded(2)]
+    for t in scheduler.timesteps:
+        both = scheduler.scale_model_input(torch.cat([latents] * 2), t)
+        plain, guided = (model(part.float(), t).half() for model, part in zip((other, law), both.chunk(2), strict=True))
+        noise_pred = plain + 1.0 * (guided - plain)
+        latents = scheduler.step(noise_pred, t, latents, generator=generators, return_dict=False)[0]
+    assert latents.dtype == torch.float16
+    exact = loop(scheduler, law, normal(2, 4, 8, 8).half().float(), 5, generator=[seeded(1), seeded(2)])
+    assert error(latents, exact) < 0.01
+    assert len(scheduler.timesteps) == 5 * scheduler.order
+
+
+BETAS = {"beta_start": 0.0015, "beta_end": 0.0195, "beta_schedule": "scaled_linear", "num_train_timesteps": 600}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_any_scheduler_with_betas_lends_its_configuration(name, tmp_path):
+    other = getattr(diffusers, name)(**BETAS, prediction_type="epsilon")
+    other.save_pretrained(tmp_path / "other")
+    x, t = normal(3, 1, 2, 2).double(), torch.tensor([0, 100, 599])
+    alphas = other.alphas_cumprod[t].double().reshape(-1, 1, 1, 1)
+    expected = alphas.sqrt() * x + (1 - alphas).sqrt() * (x + 1)
+    for k, scheduler in enumerate(
+        (
+            PathAverageScheduler.from_config(other.config, eta=0.5),
+            PathAverageScheduler.from_pretrained(tmp_path / "other", eta=0.5),
+        )
+    ):
+        torch.testing.assert_close(scheduler.add_noise(x, x + 1, t), expected, rtol=1e-9, atol=1e-9)
+        assert len(scheduler) == 600
+        scheduler.save_pretrained(tmp_path / str(k))
+        again = PathAverageScheduler.from_pretrained(tmp_path / str(k))
+        assert again.config.eta == scheduler.config.eta == 0.5
+        torch.testing.assert_close(again.add_noise(x, x + 1, t), expected, rtol=1e-9, atol=1e-9)
+        assert torch.equal(type(other).from_config(scheduler.config).alphas_cumprod, other.alphas_cumprod)
+
+
+def test_defaults_of_the_other_class_count():
+    """DPMSolverSDEScheduler has betas up to .012, which its configuration marks as defaults."""
+    config = diffusers.DPMSolverSDEScheduler().config
+    assert PathAverageScheduler.from_config(config).config.beta_end == 0.012
+
+
+def test_it_is_exported():
+    assert sdesig.images.PathAverageScheduler.__name__ == "PathAverageScheduler"
+    with pytest.raises(AttributeError, match="no attribute 'PathAverage'"):
+        _ = sdesig.images.PathAverage
+
+
+# --- refusals --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options, error, match",
+    [
+        ({"prediction_type": "flow"}, ValueError, "prediction_type must be one of 'epsilon', 'v_prediction'"),
+        ({"eta": -0.1}, ValueError, "eta must be a finite number >= 0; got -0.1"),
+        ({"eta": 2.0}, ValueError, r"needs eta < sqrt\(3\); the SDE's is 2.0"),
+        ({"levels": 0}, ValueError, r"levels must be in \[1, 30\]; got 0"),
+        ({"reference_variance": -1.0}, ValueError, "reference_variance must be a finite number >= 0; got -1.0"),
+        ({"beta_schedule": "steep"}, ValueError, "steep is not implemented"),
+        ({"rescale_betas_zero_snr": True}, ValueError, "signal at the last timestep; rescale_betas_zero_snr must be"),
+        ({"trained_betas": [0.1, 0.5, 1.0]}, ValueError, "betas must leave signal at the last timestep"),
+        ({"reference_file": "none.safetensors"}, FileNotFoundError, "none.safetensors does not exist"),
+    ],
+)
+def test_arguments_that_are_refused(options, error, match):
+    with pytest.raises(error, match=match):
+        PathAverageScheduler(**options)
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        diffusers.EDMEulerScheduler(),
+        diffusers.EDMDPMSolverMultistepScheduler(),
+        diffusers.ScoreSdeVeScheduler(),
+        diffusers.FlowMatchEulerDiscreteScheduler(),
+        diffusers.LCMScheduler(),
+        diffusers.EulerDiscreteScheduler(timestep_type="continuous", prediction_type="v_prediction"),
+        diffusers.UniPCMultistepScheduler(use_flow_sigmas=True),
+        diffusers.DDIMScheduler(rescale_betas_zero_snr=True),
+    ],
+    ids=lambda scheduler: type(scheduler).__name__,
+)
+def test_configurations_of_other_models_are_refused(scheduler, tmp_path):
+    match = "config must be that of a scheduler with betas|must be those of its betas|betas must leave signal"
+    scheduler.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=match):
+        PathAverageScheduler.from_pretrained(tmp_path)
+    if type(scheduler) is not diffusers.LCMScheduler:  # whose configuration does not say so before it is saved
+        with pytest.raises(ValueError, match=match):
+            PathAverageScheduler.from_config(scheduler.config)
+
+
+def test_references_that_do_not_fit(tmp_path):
+    x, file = normal(2, 1, 4, 4), tmp_path / "reference.safetensors"
+    for reference, error, match in (
+        (GaussianReference(torch.zeros(1, 3, 4), 0.5), ValueError, r"mean must broadcast against .*\(1, 4, 4\)"),
+        (GaussianReference(torch.zeros(1, 4, 4), 0.5), TypeError, "must be torch.float64 on cpu, like the states"),
+    ):
+        write_reference(file, reference)
+        scheduler = PathAverageScheduler(reference_file=str(file))
+        scheduler.set_timesteps(2)
+        with pytest.raises(error, match=match):
+            scheduler.step(x, 999, x if error is ValueError else x.double())
+    save_file({"variance": torch.ones(1)}, file)
+    with pytest.raises(ValueError, match="must hold mean, variance, basis_0"):
+        PathAverageScheduler(reference_file=str(file))
+    file.write_bytes(b"pickle")
+    with pytest.raises(ValueError, match="is not a complete safetensors file"):
+        PathAverageScheduler(reference_file=str(file))
+
+
+@pytest.mark.parametrize(
+    "changes, error, match",
+    [
+        ({"timestep": 998}, ValueError, "timestep must be one of the scheduler's timesteps; got 998"),
+        ({"generator": [seeded()] * 3}, ValueError, "one for each of 2 images; got a list of 3"),
+        ({"generator": 5}, TypeError, "generator must be a torch.Generator; got 5"),
+        ({"generator": [seeded(), None]}, TypeError, "generator must be a torch.Generator; got None"),
+        ({"model_output": normal(2, 3, 4, 4)}, ValueError, r"the sample's shape \(2, 1, 4, 4\); got \(2, 3, 4, 4\)"),
+        ({"model_output": normal(1, 1, 4, 4)}, ValueError, r"the sample's shape \(2, 1, 4, 4\); got \(1, 1, 4, 4\)"),
+        ({"sample": torch.ones(2, 1, 4, 4, dtype=torch.int64)}, TypeError, "sample must have a real floating-point"),
+        ({"etas": 1.0}, TypeError, "step takes no etas"),
+    ],
+)
+def test_steps_that_are_refused(changes, error, match):
+    scheduler = PathAverageScheduler()
+    scheduler.set_timesteps(4)
+    arguments = {"model_output": normal(2, 1, 4, 4), "timestep": 999, "sample": normal(2, 1, 4, 4)}
+    with pytest.raises(error, match=match):
+        scheduler.step(**{**arguments, **changes})
+    scheduler.step(**arguments, generator=seeded())  # nothing has started
+
+
+def test_steps_need_timesteps():
+    scheduler, x = PathAverageScheduler(levels=3), normal(1, 1, 4, 4)
+    with pytest.raises(RuntimeError, match="set_begin_index needs set_timesteps"):
+        scheduler.set_begin_index(0)
+    with pytest.raises(RuntimeError, match="step needs set_timesteps"):
+        scheduler.step(x, 999, x)
+    with pytest.raises(ValueError, match=r"num_inference_steps must be in \[1, 8\]; got 9"):
+        scheduler.set_timesteps(9)
+    loop(scheduler, lambda x, t: x, x, 8)
+    with pytest.raises(RuntimeError, match="step needs set_timesteps before the first step of every run"):
+        scheduler.step(x, 0, x)
+    scheduler.set_timesteps(3)
+    with pytest.raises(ValueError, match=r"begin_index must be in \[0, 2\]; got 3"):
+        scheduler.set_begin_index(3)
+
+
+@pytest.mark.parametrize("config", [None, "folder"])
+def test_configurations_are_dictionaries(config):
+    with pytest.raises(TypeError, match="config must be a dictionary, a scheduler's configuration"):
+        PathAverageScheduler.from_config(config)
