@@ -6,6 +6,7 @@ import pytest
 import tyro
 
 from experiments.digits import setting as digits
+from experiments.image_study.study import SNR
 from experiments.mnist import setting as mnist
 from sdesig.commands.config_file import with_config
 from sdesig.commands.distill import Distill
@@ -43,22 +44,23 @@ def test_a_configuration_for_digits_is_the_run_of_its_name(file):
 
 @pytest.mark.parametrize("file", STUDENTS, ids=lambda file: file.stem)
 def test_a_configuration_for_mnist_is_the_run_of_its_name(file):
-    run, command = mnist.RUNS[file.stem], command_of(DistillImages, file, "--teacher", "x")
+    run, command = mnist.MNIST.runs[file.stem], command_of(DistillImages, file, "--teacher", "x")
     assert distillation(command) == run.options
     assert (command.depth, command.cell, command.setting.reference) == (run.depth, run.cell, "dct")
-    assert command.setting.snr == pytest.approx(mnist.SNR)
+    assert command.setting.snr == pytest.approx(SNR)
     assert command.setting.grid == ("even" if run.cell == "plain" else "chosen")
     assert (command.images.channels, command.images.size) == (1, 28)
 
 
 def test_the_configuration_of_the_mnist_teacher():
     command = command_of(TrainImageTeacher, Path(mnist.__file__).parent / "configs" / "teacher.json")
-    assert checked(TrainingOptions, command.training) == mnist.TEACHER
-    assert (command.network, command.widths, command.patch) == ("unet", mnist.WIDTHS, mnist.PATCH)
-    assert (command.batch, command.log_sigma) == (mnist.TEACHER_BATCH, mnist.LOG_SIGMA)
+    network = mnist.MNIST.network()
+    assert checked(TrainingOptions, command.training) == mnist.MNIST.teacher
+    assert (command.network, command.widths, command.patch) == ("unet", network.widths, network.patch)
+    assert (command.batch, command.log_sigma) == (mnist.MNIST.batch, mnist.MNIST.log_sigma)
     assert (command.images.channels, command.images.size, command.flip) == (1, 28, False)
 
 
 def test_all_full_runs_have_a_configuration():
     assert {file.stem for file in DIGITS} == {name for name in digits.RUNS if not name.startswith("short")}
-    assert {file.stem for file in STUDENTS} == {*mnist.RUNS}
+    assert {file.stem for file in STUDENTS} == {*mnist.MNIST.runs}

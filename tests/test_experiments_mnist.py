@@ -8,11 +8,34 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from experiments.mnist import __main__ as mnist
-from experiments.mnist import setting, table
+from experiments.image_study import table
+from experiments.image_study.program import main
+from experiments.mnist.setting import MNIST
 from sdesig.distillation import TeacherOptions
-from sdesig.generator import SigDEG
+from sdesig.generator import SigDEG, UNet
 
+
+def tiny(study):
+    """Two iterations of everything, with few fine steps."""
+
+    def shorter(run):
+        teacher = TeacherOptions(run.options.teacher.scheme, run.options.teacher.cells, run.options.teacher.cells)
+        training = replace(run.options.training, iterations=2)
+        return replace(run, options=replace(run.options, evaluations=100, teacher=teacher, training=training))
+
+    return replace(
+        study,
+        network=lambda: UNet(study.channels, study.size, widths=(8, 8), patch=2),
+        teacher=replace(study.teacher, iterations=2),
+        batch=4,
+        runs={name: shorter(run) for name, run in study.runs.items()},
+        grid_paths=2,
+        steps=(10, 100),
+        teacher_steps=128,
+    )
+
+
+STUDY = tiny(MNIST)
 METHODS = 10
 FEW = 3
 """Of them, that are not asked for 100 steps."""
@@ -49,31 +72,16 @@ def run(tmp_path_factory):
     arguments += ["--extractor", script(Features(), folder / "means.pt")]
     arguments += ["--perceptual", script(Distance(), folder / "square.pt")]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(setting, "TEACHER", replace(setting.TEACHER, iterations=2))
-        patch.setattr(setting, "TEACHER_BATCH", 4)
-        patch.setattr(setting, "WIDTHS", (8, 8))
-        patch.setattr(setting, "GRID_PATHS", 2)
-        patch.setattr(setting, "LEVELS", 8)
-        patch.setattr(table, "TEACHER_STEPS", 128)
-        runs = {name: replace(one, options=tiny(one.options)) for name, one in setting.RUNS.items()}
-        patch.setattr(setting, "RUNS", runs)
-        patch.setattr(mnist, "RUNS", runs)
-        patch.setattr(table, "STEPS", (10, 100))
+        patch.setattr("experiments.image_study.study.LEVELS", 8)
         patch.setattr("sdesig.distillation.evaluation.Comparison.seconds_per_1000", lambda *_: 1.0)
         patch.setattr("sdesig.images.sampling.SampleFiles.seconds_per_1000", lambda *_: 1.0)
         patch.setattr("sdesig.distillation.statistics.RESAMPLES", 20)
-        mnist.main([*arguments, "--part", "teacher"])
-        mnist.main([*arguments, "--part", "depth-1"])
+        main("mnist", {"cpu": STUDY}, [*arguments, "--part", "teacher"])
+        main("mnist", {"cpu": STUDY}, [*arguments, "--part", "depth-1"])
         made = {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("student/*")}
-        mnist.main(arguments)
+        main("mnist", {"cpu": STUDY}, arguments)
         assert all(path.stat().st_mtime_ns == time for path, time in made.items())
         yield folder, arguments
-
-
-def tiny(options):
-    """Two iterations, with few fine steps."""
-    teacher = TeacherOptions(options.teacher.scheme, options.teacher.cells, options.teacher.cells)
-    return replace(options, evaluations=100, teacher=teacher, training=replace(options.training, iterations=2))
 
 
 def test_all_files_are_there(run):
@@ -114,7 +122,7 @@ def test_the_targets(run):
 
 
 def test_the_students_are_what_the_runs_say(run):
-    for name, one in setting.RUNS.items():
+    for name, one in STUDY.runs.items():
         student = SigDEG.load(run[0] / "runs" / name / "student")
         assert (student.depth, student.kind) == (one.depth, one.cell)
         assert student.event == (1, 28, 28)
@@ -123,4 +131,4 @@ def test_the_students_are_what_the_runs_say(run):
 
 def test_data_are_required():
     with pytest.raises(SystemExit):
-        mnist.main([])
+        main("mnist", {"cpu": STUDY}, [])

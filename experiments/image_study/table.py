@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from experiments.mnist.setting import SNR
+from experiments.image_study.study import SNR, Study
 from experiments.targets import TITLES, Line, line
 from sdesig import _processes as processes
 from sdesig._files import WEIGHTS, file_digest, replacing, write_json
@@ -29,24 +29,18 @@ from sdesig.images.sampling import SampleFiles
 from sdesig.images.unipc import peer_samples
 from sdesig.solvers import PathAverage
 
-STEPS = (5, 8, 10, 20, 50, 100)
-TEACHER_STEPS = 1000
-FEW_STEPS, MOST_OF_FEW = ("path-average, reference", "Sig-DEG, depth 1", "Sig-DEG, depth 2"), 20
-"""What is not asked for 50 and 100 steps: on a CPU, evaluations are dear."""
-BLOCK = 250
-COMPARED = 10_000
-"""Training images with whose features those of samples are compared, at random."""
+MOST_OF_FEW = 20
 TWO, PLAIN = "SDE-DPM-Solver++(2M)", "plain Sig-DEG, depth 2"
 ANCESTRAL = "Euler = SDE-DPM-Solver++(1)"
 
 
-def methods_of(teacher: ModelDenoiser, students: Mapping[str, SigDEG], runs: Path) -> list[Method]:
+def methods_of(study: Study, teacher: ModelDenoiser, students: Mapping[str, SigDEG], runs: Path) -> list[Method]:
     """All samplers with their numbers of steps; students from folders of `runs`."""
 
     def steps(name: str) -> tuple[int, ...]:
         if name == ANCESTRAL:
-            return (*STEPS, TEACHER_STEPS)
-        return STEPS if name not in FEW_STEPS else tuple(n for n in STEPS if n <= MOST_OF_FEW)
+            return (*study.steps, study.teacher_steps)
+        return tuple(n for n in study.steps if n <= MOST_OF_FEW or name not in study.few)
 
     names = {"plain": PLAIN, **{f"depth-{depth}": f"Sig-DEG, depth {depth}" for depth in (1, 2, 4)}}
     return [
@@ -55,7 +49,7 @@ def methods_of(teacher: ModelDenoiser, students: Mapping[str, SigDEG], runs: Pat
             for sampler in baselines(students["depth-4"].grid)
             if sampler.referenced or not isinstance(sampler.scheme, PathAverage)
         ),
-        Method(OtherSampler("UniPC", partial(_unipc, teacher)), STEPS),
+        Method(OtherSampler("UniPC", partial(_unipc, teacher)), study.steps),
         *(
             Method(
                 generator_sampler(name, students[run]),
@@ -72,16 +66,22 @@ def _unipc(teacher: ModelDenoiser, y: Tensor, steps: int) -> Tensor:
     return peer_samples(teacher, y, steps, snr=SNR)
 
 
-def table(teacher: ModelDenoiser, students: Mapping[str, SigDEG], data: ImageSet, options: argparse.Namespace) -> None:
+def table(
+    study: Study,
+    teacher: ModelDenoiser,
+    students: Mapping[str, SigDEG],
+    data: ImageSet,
+    options: argparse.Namespace,
+) -> None:
     """report.md with the targets, report.json, figures; options are those of the command line."""
     comparison, folder = Comparison.of(teacher, students["depth-4"]), options.runs / "table"
-    comparison.batch = BLOCK
-    data = data.subset(min(COMPARED, len(data)))
+    comparison.batch = study.block
+    data = data.subset(min(study.compared, len(data)))
     extractors = [load_extractor(source, options.device) for source in options.extractor]
     perceptual = [load_perceptual(source, options.device) for source in options.perceptual]
     report = evaluate_images(
         comparison,
-        methods_of(teacher, students, options.runs),
+        methods_of(study, teacher, students, options.runs),
         data,
         folder,
         n=options.seeds,
@@ -89,11 +89,11 @@ def table(teacher: ModelDenoiser, students: Mapping[str, SigDEG], data: ImageSet
         perceptual=perceptual,
         ema=True,
     )
-    verdicts = targets(report.samples, data, extractors, perceptual, folder / "reference")
-    processes.once(lambda: _publish(verdicts, folder, options.out))
+    verdicts = targets(study, report.samples, data, extractors, perceptual, folder / "reference")
+    processes.once(lambda: _publish(study.title, options.command, verdicts, folder, options.out))
 
 
-def _publish(verdicts: list[Line], folder: Path, out: Path) -> None:
+def _publish(title: str, command: str, verdicts: list[Line], folder: Path, out: Path) -> None:
     """Figures and tables of a folder, with the targets."""
     out.mkdir(parents=True, exist_ok=True)
     for file in folder.glob("*.*"):
@@ -102,14 +102,14 @@ def _publish(verdicts: list[Line], folder: Path, out: Path) -> None:
     table = markdown_table(verdicts, TITLES)
     with replacing(out / "report.md") as file:
         file.write_text(
-            f"# Sig-DEG on MNIST\n\nWritten by `python -m experiments.mnist`. {(folder / 'report.md').read_text()}\n"
-            f"## Targets\n\n{table}"
+            f"# {title}\n\nWritten by `{command}`. {(folder / 'report.md').read_text()}\n## Targets\n\n{table}"
         )
     write_json(out / "targets.json", verdicts)
     print(table)
 
 
 def targets(
+    study: Study,
     samples: SampleFiles,
     data: ImageSet,
     extractors: list[FeatureExtractor],
@@ -125,7 +125,7 @@ def targets(
 
     for extractor in extractors:
         real = reference_statistics(data, extractor, cache=reference).statistics
-        of_teacher = extract(extractor, images(ANCESTRAL, TEACHER_STEPS))
+        of_teacher = extract(extractor, images(ANCESTRAL, study.teacher_steps))
         for name, steps in (("Sig-DEG, depth 4", 10), (PLAIN, 100)):
             ratio = frechet_ratio(extract(extractor, images(name, steps)), of_teacher, real)
             lines.append(

@@ -1,0 +1,147 @@
+"""What a study is made of, and how its teacher and students are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from sdesig import _processes as processes
+from sdesig.distillation import (
+    DistillOptions,
+    TeacherOptions,
+    TrainingOptions,
+    choose_grid,
+    distill,
+    train_teacher,
+)
+from sdesig.distillation.reference import reference_on
+from sdesig.generator import NetworkDenoiser, SigDEG, StepGrid
+from sdesig.generator.networks import Network
+from sdesig.images.data import load_images
+from sdesig.images.pixels import ImageSet
+from sdesig.sde import CanonicalSDE, GaussianReference
+
+SNR = (1 / 20**2, 1 / 0.05**2)
+"""Noise of standard deviation 20 to .05, for images in [-1, 1]."""
+STEPS, TEACHER_STEPS = (5, 8, 10, 20, 50, 100), 1000
+LEVELS = 10
+"""Paths of 1024 cells: enough for the 1000 steps of the teacher."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One distillation: of a depth and a cell, with the cosine reference and a chosen grid, or as the paper does it."""
+
+    options: DistillOptions
+    depth: int = 4
+    cell: str = "solver"
+
+
+def runs_of(solver: DistillOptions, iterations: tuple[int, int, int, int]) -> dict[str, Run]:
+    """Students of depth 4, 2 and 1 by the same options, and the plain one of depth 2 by the paper's teacher.
+
+    Args:
+        solver: options of depth 4.
+        iterations: of depth 4, plain, depth 2 and depth 1.
+    """
+
+    def trained(options: DistillOptions, count: int) -> DistillOptions:
+        return replace(options, training=replace(options.training, iterations=count))
+
+    paper = replace(solver, steps=(50, 100), teacher=TeacherOptions(scheme="euler", steps=TEACHER_STEPS, cells=100))
+    four, plain, two, one = iterations
+    return {
+        "depth-4": Run(trained(solver, four)),
+        "plain": Run(trained(paper, plain), depth=2, cell="plain"),
+        "depth-2": Run(trained(solver, two), depth=2),
+        "depth-1": Run(trained(solver, one), depth=1),
+    }
+
+
+@dataclass(frozen=True)
+class Study:
+    """All that one experiment chooses.
+
+    Attributes:
+        title: of its report.
+        channels, size: of the images.
+        network: makes the teacher's network, from torch's global generator.
+        teacher: its training, with batches of `batch` images, `log_sigma` as in `train_teacher`, mirrored or not.
+        runs: the distillations.
+        seeds: samples of every row of the table, a block of `block` at once.
+        grid_paths: over which the errors of single steps are averaged where the grid is chosen.
+        compared: training images with whose features those of samples are compared, at most.
+        steps, teacher_steps: of the samplers, and of the teacher's own.
+        few: samplers that are not asked for more than 20 steps, where evaluations are dear.
+    """
+
+    title: str
+    channels: int
+    size: int
+    network: Callable[[], Network]
+    teacher: TrainingOptions
+    batch: int
+    runs: Mapping[str, Run]
+    log_sigma: tuple[float, float] = (-0.5, 1.5)
+    flip: bool = False
+    seeds: int = 2000
+    block: int = 250
+    grid_paths: int = 256
+    compared: int = 10_000
+    steps: tuple[int, ...] = STEPS
+    teacher_steps: int = TEACHER_STEPS
+    few: frozenset[str] = field(default_factory=frozenset)
+
+    def images(self, source: str, cache: Path) -> ImageSet:
+        """The training images, as `load_images` reads them."""
+        return load_images(source, channels=self.channels, size=self.size, cache=cache)
+
+    def trained_teacher(self, images: ImageSet, runs: Path, device: torch.device) -> NetworkDenoiser:
+        """Train the teacher, or go on, or read what is done."""
+        done = runs / "teacher" / "teacher"
+        if done.exists():
+            return NetworkDenoiser.load(done, device)
+        torch.manual_seed(0)
+        network = self.network().to(device)
+        return train_teacher(
+            network,
+            images.to(device),
+            runs / "teacher",
+            self.teacher,
+            batch=self.batch,
+            log_sigma=self.log_sigma,
+            flip=self.flip,
+        )
+
+    def distilled(self, name: str, teacher: NetworkDenoiser, images: ImageSet, runs: Path) -> SigDEG:
+        """Distil the student of a name, or go on, or read what is done; on the device of the teacher."""
+        run, student = self.runs[name], runs / name / "student"
+        device = next(teacher.parameters()).device
+        if student.exists():
+            return SigDEG.load(student, device=device)
+        reference = GaussianReference.fit(images.floats(device="cpu"), "dct")
+        plain = run.cell == "plain"
+        grid = StepGrid() if plain else self._grid(teacher, reference_on(reference, device), runs / "grid.json")
+        torch.manual_seed(0)
+        made = SigDEG.from_teacher(
+            teacher,
+            event=teacher.event,
+            snr=SNR,
+            depth=run.depth,
+            reference=reference,
+            cell=run.cell,
+            grid=grid,
+            levels=LEVELS,
+        )
+        return distill(made.to(device), teacher, run.options, runs / name, data=images.to(device))
+
+    def _grid(self, teacher: NetworkDenoiser, reference: GaussianReference, file: Path) -> StepGrid:
+        """The grid of steps that suits the teacher, measured once and kept in a file."""
+        with processes.first_one_first():
+            if not file.exists():
+                sde, device = CanonicalSDE(teacher, reference=reference), reference.mean.device
+                choose_grid(sde, event=teacher.event, snr=SNR, paths=self.grid_paths, device=device).save(file)
+        return StepGrid.load(file)
