@@ -1,4 +1,4 @@
-"""The MNIST experiment in small: the files that it writes, what is in them, and that it goes on."""
+"""The experiments on images in small: the files that they write, what is in them, and that they go on."""
 
 import json
 from dataclasses import replace
@@ -8,6 +8,8 @@ import pytest
 import torch
 from matplotlib.image import imread
 
+from experiments.celeba64 import setting as celeba64
+from experiments.cifar10 import setting as cifar10
 from experiments.image_study import table
 from experiments.image_study.program import main
 from experiments.mnist.setting import MNIST
@@ -15,7 +17,7 @@ from sdesig.distillation import TeacherOptions
 from sdesig.generator import SigDEG, UNet
 
 
-def tiny(study):
+def tiny(study, size):
     """Two iterations of everything, with few fine steps."""
 
     def shorter(run):
@@ -25,7 +27,8 @@ def tiny(study):
 
     return replace(
         study,
-        network=lambda: UNet(study.channels, study.size, widths=(8, 8), patch=2),
+        size=size,
+        network=lambda: UNet(study.channels, size, widths=(8, 8), patch=2),
         teacher=replace(study.teacher, iterations=2),
         batch=4,
         runs={name: shorter(run) for name, run in study.runs.items()},
@@ -35,7 +38,7 @@ def tiny(study):
     )
 
 
-STUDY = tiny(MNIST)
+STUDY = tiny(MNIST, 28)
 METHODS = 10
 FEW = 3
 """Of them, that are not asked for 100 steps."""
@@ -61,6 +64,13 @@ def script(module, file):
     return str(file)
 
 
+def shorten(patch):
+    patch.setattr("experiments.image_study.study.LEVELS", 8)
+    patch.setattr("sdesig.distillation.evaluation.Comparison.seconds_per_1000", lambda *_: 1.0)
+    patch.setattr("sdesig.images.sampling.SampleFiles.seconds_per_1000", lambda *_: 1.0)
+    patch.setattr("sdesig.distillation.statistics.RESAMPLES", 20)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Folder of a whole run, and its arguments."""
@@ -72,10 +82,7 @@ def run(tmp_path_factory):
     arguments += ["--extractor", script(Features(), folder / "means.pt")]
     arguments += ["--perceptual", script(Distance(), folder / "square.pt")]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("experiments.image_study.study.LEVELS", 8)
-        patch.setattr("sdesig.distillation.evaluation.Comparison.seconds_per_1000", lambda *_: 1.0)
-        patch.setattr("sdesig.images.sampling.SampleFiles.seconds_per_1000", lambda *_: 1.0)
-        patch.setattr("sdesig.distillation.statistics.RESAMPLES", 20)
+        shorten(patch)
         main("mnist", {"cpu": STUDY}, [*arguments, "--part", "teacher"])
         main("mnist", {"cpu": STUDY}, [*arguments, "--part", "depth-1"])
         made = {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("student/*")}
@@ -132,3 +139,36 @@ def test_the_students_are_what_the_runs_say(run):
 def test_data_are_required():
     with pytest.raises(SystemExit):
         main("mnist", {"cpu": STUDY}, [])
+
+
+# --- CIFAR-10 and CelebA ---------------------------------------------------------------------------------------------
+
+
+OTHERS = {
+    f"{name}-{scale}": (name, scale, study)
+    for name, setting in (("cifar10", cifar10), ("celeba64", celeba64))
+    for scale, study in setting.STUDIES.items()
+}
+
+
+@pytest.mark.parametrize("name, scale, study", OTHERS.values(), ids=OTHERS)
+def test_networks_fit_the_images(name, scale, study):
+    """And their resumable state, four times the weights, is what was planned."""
+    network = study.network()
+    assert network.event == (study.channels, study.size, study.size)
+    assert sum(p.numel() for p in network.parameters()) < (6e6 if scale == "gpu" else 1.1e6)
+
+
+@pytest.mark.parametrize("name, scale, study", [OTHERS["cifar10-gpu"], OTHERS["celeba64-cpu"]])
+def test_other_studies(name, scale, study, tmp_path, monkeypatch):
+    shorten(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    np.savez("images.npz", images=np.random.default_rng(0).integers(0, 256, (30, 10, 10, 3), dtype=np.uint8))
+    arguments = ["--data", "images.npz", "--extractor", "pixels", "--seeds", "20", "--scale", scale, "--device", "cpu"]
+    studies = {"gpu": tiny(study, 8)} if scale == "gpu" else {"gpu": None, "cpu": tiny(study, 8)}
+    studies = {key: value or studies["cpu"] for key, value in studies.items()}
+    main(f"experiments/{name}", studies, arguments)
+    suffix = "" if scale == "gpu" else f"-{scale}"
+    report = (tmp_path / "experiments" / name / f"results{suffix}" / "report.md").read_text()
+    assert report.startswith(f"# {study.title}\n\nWritten by `python -m experiments.{name}")
+    assert (tmp_path / "runs" / f"{name}{suffix}" / "depth-4" / "student").is_dir()

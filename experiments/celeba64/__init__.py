@@ -1,0 +1,1 @@
+"""Sig-DEG on CelebA."""

@@ -1,0 +1,55 @@
+"""CIFAR-10: on a GPU with a network of 4.6M parameters, and on two cores with one of .6M on patches of 2 x 2 pixels.
+
+Not run yet. Planned for one recent GPU, in bfloat16: teacher 6M images (10 minutes), students 15 minutes
+in all, the table of 10000 seeds 35M evaluations (half an hour), each in pieces of any length; below 16 GiB.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+from experiments.image_study.study import Study, runs_of
+from sdesig.distillation import DistillOptions, TeacherOptions, TrainingOptions
+from sdesig.generator import UNet
+from sdesig.images.training import image_network
+
+EVENT = (3, 32, 32)
+SOLVER = DistillOptions(
+    steps=(4, 20),
+    evaluations=2048,
+    teacher=TeacherOptions(steps=60, cells=60),
+    training=TrainingOptions(
+        iterations=2000, learning_rate=3e-4, warmup=100, checkpoint_every=100, precision="bfloat16"
+    ),
+)
+GPU = Study(
+    title="Sig-DEG on CIFAR-10",
+    channels=3,
+    size=32,
+    network=partial(image_network, "unet2d", EVENT, widths=(64, 128, 128), attention=(1, 2), layers=1),
+    teacher=TrainingOptions(iterations=24_000, learning_rate=1e-3, checkpoint_every=1000, precision="bfloat16"),
+    batch=256,
+    runs=runs_of(SOLVER, (2000, 1500, 1000, 600)),
+    log_sigma=(-1.2, 1.2),
+    flip=True,
+    seeds=10_000,
+)
+TWO_CORES = replace(
+    SOLVER,
+    evaluations=256,
+    training=TrainingOptions(iterations=300, learning_rate=1e-3, warmup=30, checkpoint_every=25),
+)
+CPU = replace(
+    GPU,
+    title="Sig-DEG on CIFAR-10, two cores, two hours",
+    network=partial(UNet, 3, 32, widths=(48, 96), patch=2),
+    teacher=TrainingOptions(iterations=10_000, learning_rate=2e-3),
+    batch=64,
+    runs=runs_of(TWO_CORES, (300, 300, 150, 100)),
+    seeds=500,
+    block=85,
+    grid_paths=64,
+    few=frozenset({"path-average, reference", "Sig-DEG, depth 1", "Sig-DEG, depth 2", "DDIM", "UniPC"}),
+)
+STUDIES = {"gpu": GPU, "cpu": CPU}
