@@ -81,7 +81,7 @@ def costs(name: str, setting: Setting, device: str) -> tuple[list[dict[str, Any]
     usual, kept = 0, []
     for what, value in memory(student, teacher.train(), setting.trained):
         usual = usual or value
-        kept.append({**of_network, "of": what, "mebibytes": value / 2**20, "ratio": value / usual})
+        kept.append({**of_network, "of": what, "mebibytes": round(value / 2**20), "ratio": value / usual})
         print(kept[-1], flush=True)
     return [timed], kept
 
@@ -153,6 +153,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         more_times, more_kept = costs(name, setting, options.device)
         times += more_times
         kept += more_kept
+    machine = torch.cuda.get_device_name() if options.device == "cuda" else f"{options.threads} core(s) of a CPU"
+    publish(times, kept, machine, options.out)
+
+
+def publish(times: list[dict[str, Any]], kept: list[dict[str, Any]], machine: str, out: Path) -> None:
+    """Write costs.json and costs.md."""
     time_columns = {
         "network": "network",
         "parameters": "parameters",
@@ -162,18 +168,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "overhead_percent": "overhead, %",
     }
     memory_columns = {"network": "network", "of": "of", "mebibytes": "MiB", "ratio": "over the teacher's"}
-    device = torch.cuda.get_device_name() if options.device == "cuda" else f"{options.threads} thread(s) of a CPU"
     text = (
-        f"# What Sig-DEG costs beside its network\n\nWritten by `python -m experiments.image_costs` on {device}. "
+        f"# What Sig-DEG costs beside its network\n\nWritten by `python -m experiments.image_costs` on {machine}. "
         f"Sampling: {STEPS} steps of depth 4 from seeds, with a reference per cosine, the drawing of the paths "
         f"included; the least of {REPEATS} times.\n\n{markdown_table(times, time_columns)}\n"
         "The path of a seed costs the same per coordinate and step whatever the network. It is drawn by bisection, so "
         "that it is one path at every number of steps, and with a variance per cosine every coordinate has "
-        "matrices of its own.\n\nTensors that are kept for the backward pass, weights included:\n\n"
+        "matrices of its own.\n\nTensors that are kept for the backward pass, weights included, of "
+        f"{' and '.join(str(setting.trained) for setting in SETTINGS.values())} images:\n\n"
         f"{markdown_table(kept, memory_columns)}"
     )
-    write_json(options.out / "costs.json", {"times": times, "memory": kept})
-    with replacing(options.out / "costs.md") as file:
+    write_json(out / "costs.json", {"times": times, "memory": kept})
+    with replacing(out / "costs.md") as file:
         file.write_text(text)
     print(text)
 
