@@ -32,13 +32,9 @@ def student(depth: int) -> SigDEG:
 
 
 def options(depth: int, iterations: int | None = None) -> DistillOptions:
-    """How the student of a depth is distilled: up to half an hour on one core.
-
-    Rollouts after single steps, over paths that are drawn anew as the denoiser costs next to nothing: errors of early
-    steps decide here, between the modes, what later ones can still do.
-    """
+    """How the student of a depth is distilled: up to half an hour on one core."""
     training = TrainingOptions(iterations=iterations or ITERATIONS[depth], learning_rate=2e-3)
-    return DistillOptions(steps=(4, 16), evaluations=4096, pairs="both", paths=0, teacher=TEACHER, training=training)
+    return DistillOptions(steps=(4, 16), evaluations=4096, teacher=TEACHER, training=training)
 
 
 def distilled(depth: int, out: Path, iterations: int | None = None) -> SigDEG:
