@@ -64,13 +64,13 @@ def upload_pipeline(
         return str(api.upload_folder(repo_id=repo_id, folder_path=folder, **commit))
 
 
-def read_pipeline(source: str | Path, kind: str) -> Parts:
-    """What was written to a folder, or uploaded to the hub, by a pipeline class of this name.
+def read_pipeline(source: str | Path, kind: str, **hub: Any) -> Parts:
+    """What was written to a folder, or uploaded to the hub, by a pipeline class of this name; hub as in `find_model`.
 
     Raises:
         FileNotFoundError, TypeError, ValueError: files that are missing or broken, such as pickles, another kind.
     """
-    folder = find_model(source)
+    folder = find_model(source, **hub)
     if not (folder / INDEX).is_file():
         raise FileNotFoundError(f"{folder} has no {INDEX}")
     index = read_json(folder / INDEX)

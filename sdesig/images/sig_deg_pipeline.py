@@ -209,17 +209,31 @@ class SigDEGPipeline(DiffusionPipeline):
         pretrained_model_name_or_path: str | Path,
         dtype: torch.dtype | None = None,
         torch_dtype: torch.dtype | None = None,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
     ) -> SigDEGPipeline:
         """Read what `save_pretrained` wrote: safetensors and JSON, never a pickle.
 
         Args:
             pretrained_model_name_or_path: a folder, or the id of a model on the hub, "owner/name".
             dtype: float32 or bfloat16, see `to`; diffusers called it torch_dtype.
+            revision, token, cache_dir, local_files_only: of the hub, as everywhere in diffusers.
 
         Raises:
             FileNotFoundError, TypeError, ValueError: files that are missing or broken, another kind of model.
         """
-        return cls(*read_pipeline(pretrained_model_name_or_path, cls.__name__)).to(dtype=dtype or torch_dtype)
+        parts = read_pipeline(
+            pretrained_model_name_or_path,
+            cls.__name__,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+        )
+        return cls(*parts).to(dtype=dtype or torch_dtype)
 
 
 def _seeds(

@@ -189,8 +189,11 @@ def load_teacher(
     return DiffusersDenoiser(network, settings, sigma_data=sigma_data).to(device).eval()
 
 
-def find_model(source: str | Path) -> Path:
-    """The folder of a model: a local one, or where the hub's files of an id "owner/name" were downloaded to."""
+def find_model(source: str | Path, **hub: Any) -> Path:
+    """The folder of a model: a local one, or where the hub's files of an id "owner/name" were downloaded to.
+
+    hub: options of `huggingface_hub.snapshot_download`, such as revision and token.
+    """
     folder = Path(source)
     if folder.is_dir():
         return folder
@@ -201,7 +204,7 @@ def find_model(source: str | Path) -> Path:
     from huggingface_hub import snapshot_download
 
     patterns = ["*.json", "*.safetensors"], ["*.fp16.*", "*.non_ema.*"]
-    return Path(snapshot_download(str(source), allow_patterns=patterns[0], ignore_patterns=patterns[1]))
+    return Path(snapshot_download(str(source), allow_patterns=patterns[0], ignore_patterns=patterns[1], **hub))
 
 
 def load_model(folder: Path, kinds: tuple[str, ...]) -> nn.Module:

@@ -407,6 +407,21 @@ def test_push_to_hub(hub, generator, pipe):
     assert len(table(text, "method")) == 2
 
 
+def test_options_of_the_hub(hub, pipe, monkeypatch):
+    pipe.push_to_hub("owner/name")
+    asked = {}
+
+    def download(name, **options):
+        asked.update(options)
+        return str(hub.folder / name)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    options = {"revision": "v2", "token": "a token", "cache_dir": "here", "local_files_only": True}
+    SigDEGPipeline.from_pretrained("owner/name", **options)
+    assert asked.items() >= options.items()
+    assert "*.safetensors" in asked["allow_patterns"]
+
+
 def test_save_and_push(hub, pipe, tmp_path):
     pipe.save_pretrained(tmp_path / "some" / "mine", push_to_hub=True, private=False)
     assert 'from_pretrained("mine")' in (tmp_path / "some" / "mine" / "README.md").read_text()
