@@ -75,6 +75,7 @@ class Study:
         grid_paths: over which the errors of single steps are averaged where the grid is chosen.
         compared: training images with whose features those of samples are compared, at most.
         steps, teacher_steps: of the samplers, and of the teacher's own.
+        remarks: on what was measured, for the report.
         few: samplers that are not asked for more than 20 steps, where evaluations are dear.
     """
 
@@ -93,6 +94,7 @@ class Study:
     compared: int = 10_000
     steps: tuple[int, ...] = STEPS
     teacher_steps: int = TEACHER_STEPS
+    remarks: str = ""
     few: frozenset[str] = field(default_factory=frozenset)
 
     def images(self, source: str, cache: Path) -> ImageSet:

@@ -217,10 +217,11 @@ def _text(
     names = [*(extractor.frechet_name for extractor in extractors), *perceptual]
     columns |= {**{name: name for name in names}, "seconds_per_1000": "seconds per 1000"}
     first = rows[0]
+    source = data.source if data.source.startswith("hf:") else Path(data.source).name
     lines = [
         f"{first['n']} seeds, all methods on the same paths; images of 256 levels. Pathwise RMSE per coordinate, in "
         "[-1, 1], and perceptual distances are to the converged path of the same seed, the first row; evaluations are "
-        f"those of the network per image. Data: {data.source}, {len(data)} images, sha256 {data.digest[:12]}.",
+        f"those of the network per image. Data: {source}, {len(data)} images, sha256 {data.digest[:12]}.",
         markdown_table(flat, columns),
     ]
     for extractor in extractors:
