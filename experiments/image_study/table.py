@@ -90,10 +90,10 @@ def table(
         ema=True,
     )
     verdicts = targets(study, report.samples, data, extractors, perceptual, folder / "reference")
-    processes.once(lambda: _publish(study.title, options.command, verdicts, folder, options.out))
+    processes.once(lambda: _publish(study, options.command, verdicts, folder, options.out))
 
 
-def _publish(title: str, command: str, verdicts: list[Line], folder: Path, out: Path) -> None:
+def _publish(study: Study, command: str, verdicts: list[Line], folder: Path, out: Path) -> None:
     """Figures and tables of a folder, with the targets."""
     out.mkdir(parents=True, exist_ok=True)
     for file in folder.glob("*.*"):
@@ -102,7 +102,7 @@ def _publish(title: str, command: str, verdicts: list[Line], folder: Path, out: 
     table = markdown_table(verdicts, TITLES)
     with replacing(out / "report.md") as file:
         file.write_text(
-            f"# {title}\n\nWritten by `{command}`. {(folder / 'report.md').read_text()}\n## Targets\n\n{table}"
+            f"# {study.title}\n\nWritten by `{command}`. {(folder / 'report.md').read_text()}\n## Targets\n\n{table}\n{study.remarks}"
         )
     write_json(out / "targets.json", verdicts)
     print(table)
