@@ -102,7 +102,8 @@ def _publish(study: Study, command: str, verdicts: list[Line], folder: Path, out
     table = markdown_table(verdicts, TITLES)
     with replacing(out / "report.md") as file:
         file.write_text(
-            f"# {study.title}\n\nWritten by `{command}`. {(folder / 'report.md').read_text()}\n## Targets\n\n{table}\n{study.remarks}"
+            f"# {study.title}\n\nWritten by `{command}`. {(folder / 'report.md').read_text()}\n## Targets\n\n{table}\n"
+            f"{study.remarks}"
         )
     write_json(out / "targets.json", verdicts)
     print(table)
