@@ -61,8 +61,8 @@ SETTINGS = {
 }
 
 
-def costs(name: str, setting: Setting, device: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Rows of the table of times and of that of bytes."""
+def costs(name: str, setting: Setting, device: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """A row of the table of times, and rows of that of bytes."""
     torch.manual_seed(0)
     network = setting.make().to(device)
     teacher = NetworkDenoiser(network, 0.5)
@@ -83,7 +83,7 @@ def costs(name: str, setting: Setting, device: str) -> tuple[list[dict[str, Any]
         usual = usual or value
         kept.append({**of_network, "of": what, "mebibytes": round(value / 2**20), "ratio": value / usual})
         print(kept[-1], flush=True)
-    return [timed], kept
+    return timed, kept
 
 
 @torch.no_grad()
@@ -150,9 +150,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     times, kept = [], []
     for name, setting in SETTINGS.items():
-        more_times, more_kept = costs(name, setting, options.device)
-        times += more_times
-        kept += more_kept
+        timed, of_network = costs(name, setting, options.device)
+        times.append(timed)
+        kept += of_network
     machine = torch.cuda.get_device_name() if options.device == "cuda" else f"{options.threads} core(s) of a CPU"
     publish(times, kept, machine, options.out)
 

@@ -6,11 +6,10 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
-
 from experiments.image_study.study import Study
 from experiments.image_study.table import table
 from sdesig import _processes as processes
+from sdesig.commands.options import MachineFlags
 
 HELP = """Train the teacher and its students, and write the table.
 
@@ -46,9 +45,7 @@ def main(folder: str, studies: Mapping[str, Study], arguments: Sequence[str] | N
     options.out = options.out or Path(folder) / f"results{suffix}"
     options.seeds = options.seeds or study.seeds
     options.command = f"python -m experiments.{name}" + (f" --scale {options.scale}" if suffix else "")
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    options.device = processes.join(torch.device(options.device))
+    options.device = MachineFlags(options.device, options.threads).use()
     with processes.first_one_first():
         data = study.images(options.data, options.runs / "data")
     teacher = study.trained_teacher(data, options.runs, options.device)

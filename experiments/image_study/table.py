@@ -32,6 +32,8 @@ from sdesig.solvers import PathAverage
 MOST_OF_FEW = 20
 TWO, PLAIN = "SDE-DPM-Solver++(2M)", "plain Sig-DEG, depth 2"
 ANCESTRAL = "Euler = SDE-DPM-Solver++(1)"
+AIMED = (("Sig-DEG, depth 4", 10), (PLAIN, 100))
+"""Methods with targets, and at how many steps."""
 
 
 def methods_of(study: Study, teacher: ModelDenoiser, students: Mapping[str, SigDEG], runs: Path) -> list[Method]:
@@ -96,9 +98,8 @@ def table(
 def _publish(study: Study, command: str, verdicts: list[Line], folder: Path, out: Path) -> None:
     """Figures and tables of a folder, with the targets."""
     out.mkdir(parents=True, exist_ok=True)
-    for file in folder.glob("*.*"):
-        if file.suffix in (".png", ".json") and file.name != "floors.json":
-            shutil.copyfile(file, out / file.name)
+    for file in (folder / "report.json", *folder.glob("*.png")):
+        shutil.copyfile(file, out / file.name)
     table = markdown_table(verdicts, TITLES)
     with replacing(out / "report.md") as file:
         file.write_text(
@@ -127,7 +128,7 @@ def targets(
     for extractor in extractors:
         real = reference_statistics(data, extractor, cache=reference).statistics
         of_teacher = extract(extractor, images(ANCESTRAL, study.teacher_steps))
-        for name, steps in (("Sig-DEG, depth 4", 10), (PLAIN, 100)):
+        for name, steps in AIMED:
             ratio = frechet_ratio(extract(extractor, images(name, steps)), of_teacher, real)
             lines.append(
                 line(f"{name}, {steps} steps: {extractor.frechet_name} over the teacher's <= 1.05", ratio, 1.05)
@@ -135,7 +136,7 @@ def targets(
     truth = samples.images(samples.truth, samples.truth.steps[0])
     for distance in perceptual:
         two = pair_distances(distance, images(TWO, 10), truth).clamp(min=0).sqrt()
-        for name, steps in (("Sig-DEG, depth 4", 10), (PLAIN, 100)):
+        for name, steps in AIMED:
             own = pair_distances(distance, images(name, steps), truth).clamp(min=0).sqrt()
             value, low, high = (bound**2 for bound in paired_ratio(own, two))  # of means, not root mean squares
             target = f"{name}, {steps} steps: {distance.name} over that of 2M, 10 steps <= .5"

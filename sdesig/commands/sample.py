@@ -67,10 +67,11 @@ class Sample:
 
     def _drawn(self, model: SigDEG, seeds: Sequence[int]) -> Samples:
         """Of all seeds, whose batches processes share."""
+        identity = model.path(seeds).identity
         batches = [seeds[first : first + self.batch] for first in range(0, len(seeds), self.batch)]
         own = {k: model.sample(batches[k], self.steps).values for k in processes.mine(len(batches))}
         values = torch.cat(processes.gathered(own, len(batches)))
-        return Samples(values, self.steps, model.path(seeds).identity)
+        return Samples(values, self.steps, identity)
 
     def _files(self) -> tuple[Path, ...]:
         """What is written."""

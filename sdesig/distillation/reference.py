@@ -62,8 +62,8 @@ def write_reference(file: Path, reference: GaussianReference) -> None:
     write_tensors(file, {"mean": reference.mean, "variance": reference.variance, **basis})
 
 
-def read_reference(file: Path, event: tuple[int, ...]) -> GaussianReference:
-    """Read what `write_reference` wrote.
+def read_reference(file: Path, event: tuple[int, ...] | None = None) -> GaussianReference:
+    """Read what `write_reference` wrote, for samples of a shape if one is given.
 
     Raises:
         FileNotFoundError, TypeError, ValueError: no such file, not safetensors, other tensors, another event.
@@ -73,7 +73,8 @@ def read_reference(file: Path, event: tuple[int, ...]) -> GaussianReference:
     if tensors.keys() != {"mean", "variance", *basis}:
         raise ValueError(f"{file} must hold mean, variance, basis_0, ...; it holds {', '.join(sorted(tensors))}")
     reference = GaussianReference(tensors["mean"], tensors["variance"], [tensors[name] for name in basis])
-    reference.check_event(torch.zeros(1, *event))
+    if event is not None:
+        reference.check_event(torch.zeros(1, *event))
     return reference
 
 

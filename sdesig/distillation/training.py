@@ -104,7 +104,7 @@ def train(
     if options.parts % processes.count():
         wanted = f"a multiple of the number of processes, {processes.count()}"
         raise ValueError(f"parts must be {wanted}; got {options.parts}")
-    device, alone = parameters[0].device, processes.count() == 1
+    device = parameters[0].device
     average = copy.deepcopy(module).requires_grad_(False)
     for part in module.modules():
         if isinstance(part, Network):
@@ -130,7 +130,7 @@ def train(
             of_part, samples_of_part = loss(iteration, generator)
             (of_part / options.parts).backward()
             value, count = value + of_part.detach() / options.parts, count + samples_of_part
-        if not alone:
+        if processes.count() > 1:
             _add_up_gradients(parameters, value)
         norm = nn.utils.clip_grad_norm_(parameters, options.clip)
         if not (math.isfinite(value.item()) and math.isfinite(norm.item())):

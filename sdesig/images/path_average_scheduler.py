@@ -13,10 +13,10 @@ from diffusers.schedulers.scheduling_ddpm import DDPMSchedulerOutput
 from torch import Tensor
 
 from sdesig._checks import check_choice, check_floating, check_integer, check_real
-from sdesig._files import read_tensors
 from sdesig.brownian import BrownianPath, SNRClock
 from sdesig.distillation.reference import read_reference, reference_on
-from sdesig.images.path_average_run import PathAverageRun, draw_seeds
+from sdesig.images.path_average_run import PathAverageRun
+from sdesig.images.seeds import draw_seeds
 from sdesig.images.teachers import PREDICTIONS, TABLES, check_levels, scheduler_of
 from sdesig.sde import CanonicalDenoiser, CanonicalSDE, GaussianReference, TabulatedVP
 from sdesig.sde.canonical import from_canonical, to_canonical
@@ -96,8 +96,7 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
         self._table = TabulatedVP(table)
         reference = GaussianReference(0.0, check_real("reference_variance", reference_variance, minimum=0.0))
         if reference_file is not None:
-            mean = read_tensors(Path(reference_file)).get("mean", torch.zeros(()))
-            reference = read_reference(Path(reference_file), tuple(mean.shape))
+            reference = read_reference(Path(reference_file))
         self._denoiser = PREDICTIONS[prediction_type](self._told, self._table)
         self._sde = self._sde_of(reference)
         self.num_inference_steps: int | None = None

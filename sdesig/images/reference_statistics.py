@@ -70,15 +70,17 @@ def _extract(images: ImageSet, extractor: FeatureExtractor, kept: int, batch: in
     places = torch.full((len(images),), -1)
     places[torch.randperm(len(images), generator=generator_for("features to keep"))[:kept]] = torch.arange(kept)
     rows = places.split(batch)
-    own: dict[int, FeatureSums] = {}
+    own: FeatureSums | None = None
     chosen: dict[int, Tensor] = {}
     for k, features in feature_batches(extractor, images.pixels, batch):
-        own.setdefault(processes.number(), FeatureSums(features.shape[1], features.device)).update(features)
+        own = own or FeatureSums(features.shape[1], features.device)
+        own.update(features)
         chosen[k] = features.cpu()[rows[k] >= 0]
     kept_features = torch.cat(processes.gathered(chosen, len(rows)))
     order = torch.cat(rows)
     sums = FeatureSums(kept_features.shape[1])
-    for of_one in processes.gathered(own, min(processes.count(), len(rows))):
+    of_mine = {} if own is None else {processes.number(): own}
+    for of_one in processes.gathered(of_mine, min(processes.count(), len(rows))):
         sums.merge(of_one)
     in_order = torch.empty_like(kept_features)
     in_order[order[order >= 0]] = kept_features

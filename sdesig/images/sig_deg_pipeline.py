@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sdesig._checks import check_choice, check_generator, check_integer
+from sdesig._checks import check_choice, check_integer
 from sdesig.distillation.report import Row
 from sdesig.generator import SigDEG
 from sdesig.generator.networks import Network
@@ -21,6 +21,7 @@ from sdesig.images.model_card import check_results
 from sdesig.images.networks import import_diffusers
 from sdesig.images.pipeline_files import Parts, read_pipeline, upload_pipeline, write_pipeline
 from sdesig.images.pixels import to_uint8
+from sdesig.images.seeds import draw_seeds
 
 OUTPUTS = ("pil", "np", "pt", "latent")
 DTYPES = (torch.float32, torch.bfloat16)
@@ -253,11 +254,4 @@ def _seeds(
             raise ValueError(f"batch_size must be >= 1 and the length of {name}, {size}; got {batch_size}")
     if seeds is not None:
         return seeds
-    if isinstance(generator, Sequence):
-        return [_drawn(one, 1)[0] for one in generator]
-    return _drawn(generator, n)
-
-
-def _drawn(generator: torch.Generator | None, n: int) -> list[int]:
-    device = "cpu" if generator is None else check_generator(generator).device
-    return torch.randint(2**62, (n,), generator=generator, device=device).tolist()
+    return draw_seeds(generator, len(generator) if isinstance(generator, Sequence) else n)

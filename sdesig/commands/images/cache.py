@@ -7,7 +7,6 @@ from pathlib import Path
 
 import tyro
 
-from sdesig import _processes as processes
 from sdesig._checks import check_integer
 from sdesig.commands.images.flags import ImageFlags, SettingFlags, TeacherFlags
 from sdesig.commands.images.students import prepare
@@ -47,10 +46,7 @@ class CachePaths:
         check_integer("seed", self.seed, 0)
         options = self.teacher_paths.cut_options(check_integer("most_steps", self.most_steps, 1))
         with naming_memory(depth=self.depth, teacher_steps=options.steps):
-            with processes.first_one_first():
-                made = prepare(
-                    self.teacher, self.images, self.setting, self.out, device, depth=self.depth, seed=self.seed
-                )
+            made = prepare(self.teacher, self.images, self.setting, self.out, device, depth=self.depth, seed=self.seed)
             announce(
                 "images cache",
                 {

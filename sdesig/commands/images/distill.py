@@ -8,7 +8,6 @@ from typing import Literal
 
 import tyro
 
-from sdesig import _processes as processes
 from sdesig.commands.images.flags import ImageFlags, SettingFlags, TeacherFlags
 from sdesig.commands.images.students import prepare
 from sdesig.commands.options import (
@@ -66,18 +65,17 @@ class DistillImages:
         paths = self.teacher_paths.cut_options(flags.steps[1])
         options = checked(DistillOptions, flags, teacher=paths, training=training)
         with naming_memory(evaluations=options.evaluations, depth=self.depth, recompute=options.recompute):
-            with processes.first_one_first():
-                made = prepare(
-                    self.teacher,
-                    self.images,
-                    self.setting,
-                    self.teacher_cache or self.out,
-                    device,
-                    depth=self.depth,
-                    cell=self.cell,
-                    rank=self.rank,
-                    seed=training.seed,
-                )
+            made = prepare(
+                self.teacher,
+                self.images,
+                self.setting,
+                self.teacher_cache or self.out,
+                device,
+                depth=self.depth,
+                cell=self.cell,
+                rank=self.rank,
+                seed=training.seed,
+            )
             announce(
                 "images distill",
                 {

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from sdesig import _processes as processes
 from sdesig._checks import check_integer
 from sdesig.commands.images.flags import ImageFlags, SettingFlags, TeacherFlags, described_images
 from sdesig.commands.options import seeded
@@ -24,6 +25,7 @@ class Prepared(NamedTuple):
     recorded: dict[str, Any]
 
 
+@processes.first_one_first()
 def prepare(
     teacher: TeacherFlags,
     images: ImageFlags,
@@ -36,7 +38,7 @@ def prepare(
     rank: int | None = None,
     seed: int = 0,
 ) -> Prepared:
-    """All on the device. Reference and grid are kept in a folder for the next time.
+    """All on the device. Reference and grid are kept in a folder for the next time, and for the other processes.
 
     Raises:
         FileNotFoundError, ImportError, TypeError, ValueError: a teacher or data that cannot be read, or do not fit.
