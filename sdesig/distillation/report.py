@@ -148,8 +148,8 @@ def image_figure(lines: Sequence[tuple[str, Tensor]], *, title: str = "") -> Fig
     """
     from matplotlib.figure import Figure
 
-    columns, longest = len(lines[0][1]), max(len(name) for name, _ in lines)
-    figure = Figure(figsize=(0.8 + 0.085 * longest + 0.52 * columns, 0.4 + 0.54 * len(lines)), layout="constrained")
+    columns = len(lines[0][1])
+    figure = Figure(figsize=(3.2 + 0.52 * columns, 0.4 + 0.54 * len(lines)), layout="constrained")
     for axis, (name, images) in zip(figure.subplots(len(lines), 1, squeeze=False)[:, 0], lines, strict=True):
         shown = (images if images.ndim == 4 else images[:, None]).float().clamp(-1, 1).cpu()
         strip = torch.nn.functional.pad(shown, (0, 1), value=1.0).permute(2, 0, 3, 1).flatten(1, 2)
@@ -164,6 +164,6 @@ def image_figure(lines: Sequence[tuple[str, Tensor]], *, title: str = "") -> Fig
 
 
 def save_figure(figure: Figure, path: Path, *, dpi: int = 110) -> None:
-    """Write a PNG file, whole or not at all."""
+    """Write a PNG file, whole or not at all, as large as what is drawn."""
     with replacing(path) as file:
-        figure.savefig(file, format="png", dpi=dpi)
+        figure.savefig(file, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.1)
