@@ -200,48 +200,42 @@ class SolverCell(Cell):
 class PlainCell(Cell):
     """The form of the paper: a network from the state, the step and its partial signature to the next state.
 
-        u_{n+1} = u_n + dM + h sigma_data sqrt(1 + c tau_n) F(u_n, n, n+1, xi_0, ..., xi_{depth-1}, F_{n-1})
+        u_{n+1} = u_n + h Q_n + dM,    Q_n = (1 + c tau_n)(D_phi - mu) - c (y_n - tau_n mu)
 
-    No denoiser and no solver inside: F is the change that the noise alone does not make, in units that make it of
-    order 1 (Sig-DEG, arXiv 2508.16939, in the reference's variables). F = 0 is right for data of the reference's law.
+    D_phi is asked at the state itself, y_n, and is shown what a `SolverCell` shows it, with xi_k as they are. No other
+    solver is inside: with a teacher for D_phi this is Euler's scheme (SDE-DPM-Solver++(1) without a reference), and
+    what a long step lacks is learned (Sig-DEG, arXiv 2508.16939, in the reference's variables).
 
     Args:
-        network: with `CONDITIONS` conditions and depth + 1 extra inputs. It is shown y_n and the noise level in EDM's
-            scaling, as the network of a `NetworkDenoiser` is.
+        denoiser: the student, with depth + 1 extra inputs.
         depth, sigma_data: see `Cell`.
     """
 
-    def __init__(self, network: Network, depth: int, sigma_data: float) -> None:
+    def __init__(self, denoiser: Student, depth: int, sigma_data: float) -> None:
         super().__init__(depth, sigma_data)
-        self.network = network
+        self.denoiser = denoiser
 
     def start(self, sde: SDELike, t: Tensor, y: Tensor) -> Tensor:
-        """F_{-1} = 0."""
+        """D_{-1} - mu = 0."""
         return torch.zeros_like(y)
 
     def move(
         self, sde: CanonicalSDE, start: Tensor, end: Tensor, u: Tensor, memory: Any, noise: tuple[Tensor, ...]
     ) -> tuple[Tensor, Any]:
-        """See the class; the memory is F_{n-1}."""
+        """See the class; the memory is D_{n-1} - mu."""
         root, coefficients = noise
-        tau = start.to(u)
-        state = sde.reference.from_reference(u, start) * torch.rsqrt(tau * (1 + self.sigma_data**2 * tau))
-        extra = torch.cat([self._in_data_coordinates(sde, coefficients), memory[:, None]], 1)
-        level = (-0.125 * start.log()).to(u).expand(len(u))
-        output = self.network(state, level, step_conditions(start, end).to(u), extra).to(u)
-        change = self._unit(sde, start, u) * sde.reference.to_basis(output)
-        return u + root * coefficients[0] + sde.drift_length(start, end).to(u) * change, output
+        y = sde.reference.from_reference(u, start)
+        extra = torch.cat([self._in_data_coordinates(sde, coefficients), (memory / self.sigma_data)[:, None]], 1)
+        denoised = self.denoiser(y, start, step_conditions(start, end).to(u), extra).to(u)
+        change = sde.drift_length(start, end).to(u) * sde.reference.drift(denoised, y, start)
+        return u + change + root * coefficients[0], denoised - sde.reference.mean.to(u)
 
     def memory_at(
         self, sde: CanonicalSDE, before: Tensor, start: Tensor, u: Tensor, generator: torch.Generator
     ) -> Tensor:
-        """The drift at the start of that step, by the denoiser, in the units of F."""
+        """The denoiser's estimate at the start of that step."""
         y = _earlier(sde, before, start, u, generator)
-        drift = sde.reference.drift(sde.denoiser(y, before).to(u), y, before)
-        return sde.reference.from_basis(drift / self._unit(sde, before, u))
-
-    def _unit(self, sde: CanonicalSDE, start: Tensor, u: Tensor) -> Tensor:
-        return self.sigma_data * torch.sqrt(1 + sde.reference.variance * start.to(u)).to(u)
+        return sde.denoiser(y, before).to(u) - sde.reference.mean.to(u)
 
 
 def _earlier(sde: CanonicalSDE, time: Tensor, start: Tensor, u: Tensor, generator: torch.Generator) -> Tensor:

@@ -167,8 +167,8 @@ class SigDEG(nn.Module):
         """A generator that is ready to be distilled.
 
         With the solver cell, a `ModelDenoiser` becomes the student itself, a copy with more inputs; any other denoiser
-        is left as it is, and a network learns to correct it. A plain cell's network starts from the weights of a
-        `NetworkDenoiser`, but for the last layer, which starts at zero; of other teachers it takes nothing.
+        is left as it is, and a network learns to correct it. A plain cell starts as Euler's scheme with a copy of a
+        `ModelDenoiser`; of other teachers it takes nothing, and starts with D = E[x_0 | y] of N(0, sigma_data^2).
 
         Args:
             teacher: D(y, snr).
@@ -192,27 +192,30 @@ class SigDEG(nn.Module):
                 raise ValueError("sigma_data must be given, for neither the teacher nor the reference tells it")
         if isinstance(teacher, ModelDenoiser) and teacher.event != event:
             raise ValueError(f"event must be {teacher.event}, the teacher's; got {event}")
-        made: Cell
-        if cell == "solver" and network is None and isinstance(teacher, ModelDenoiser):
-            made = SolverCell(StudentDenoiser(teacher, depth + 1, rank), depth, sigma_data)
-        elif rank is not None:
+        solver, own = cell == "solver", None
+        if network is None and isinstance(teacher, ModelDenoiser):
+            own = teacher
+        if rank is not None and not (solver and own):
             raise ValueError(f"rank must be None unless a solver cell changes a teacher's own weights; got {rank}")
+        made: Cell
+        if own is not None and solver:
+            made = SolverCell(StudentDenoiser(own, depth + 1, rank), depth, sigma_data)
+        elif own is not None:
+            made = PlainCell(own.widened(CONDITIONS, depth + 1), depth, sigma_data)
         else:
-            extra = depth + (2 if cell == "solver" else 1)
-            if network is None and isinstance(teacher, NetworkDenoiser):
-                network = teacher.network.widened(CONDITIONS, extra)
-                network.zero_last()
-            elif network is None:
+            extra = depth + (2 if solver else 1)
+            if network is None:
                 network = network_for(event, conditions=CONDITIONS, extra=extra)
+                network.zero_last()
             if (network.event, network.conditions, network.extra) != (event, CONDITIONS, extra):
                 raise ValueError(
                     f"network must be for events {event}, with {CONDITIONS} conditions and {extra} extra inputs; it is "
                     f"for {network.event}, with {network.conditions} and {network.extra}"
                 )
             made = (
-                PlainCell(network, depth, sigma_data)
-                if cell == "plain"
-                else SolverCell(CorrectedDenoiser(teacher, network, sigma_data), depth, sigma_data)
+                SolverCell(CorrectedDenoiser(teacher, network, sigma_data), depth, sigma_data)
+                if solver
+                else PlainCell(NetworkDenoiser(network, sigma_data), depth, sigma_data)
             )
         return cls(made, reference, event=event, snr=snr, levels=levels, path_depth=path_depth, grid=grid)
 
@@ -292,15 +295,16 @@ class SigDEG(nn.Module):
 
     def save(self, folder: str | Path) -> None:
         """Write config.json and weights.safetensors. Of a denoiser that is none of our networks, nothing is saved."""
-        denoiser: Any = getattr(self.cell, "denoiser", None)
-        network = self.cell.network if isinstance(self.cell, PlainCell) else denoiser.network
+        denoiser: Any = self.cell.denoiser
+        student = isinstance(denoiser, StudentDenoiser)
+        own = denoiser.base if student else denoiser
         config = {
             "type": "sig_deg",
             "cell": self.kind,
             "corrects_a_denoiser": isinstance(denoiser, CorrectedDenoiser),
-            "network": network_config(network),
-            "denoiser": denoiser_config(denoiser.base) if isinstance(denoiser, StudentDenoiser) else None,
-            "rank": denoiser.rank if isinstance(denoiser, StudentDenoiser) else None,
+            "network": network_config(denoiser.network),
+            "denoiser": denoiser_config(own) if isinstance(own, ModelDenoiser) else None,
+            "rank": denoiser.rank if student else None,
             "depth": self.depth,
             "sigma_data": self.cell.sigma_data,
             "event": list(self.event),
@@ -342,14 +346,16 @@ class SigDEG(nn.Module):
                 needed = "must" if config["corrects_a_denoiser"] else "must not"
                 raise ValueError(f"denoiser {needed} be given for the generator in {folder}")
             cell: Cell
-            if plain:
-                cell = PlainCell(network, depth, sigma_data)
-            elif denoiser is not None:
+            if denoiser is not None:
                 cell = SolverCell(CorrectedDenoiser(denoiser, network, sigma_data), depth, sigma_data)
             else:
                 described = config.get("denoiser", {"kind": "edm", "sigma_data": sigma_data})  # older ones have none
                 wide = make_denoiser(network, described)
-                cell = SolverCell(StudentDenoiser(wide, depth + 1, config.get("rank")), depth, sigma_data)
+                cell = (
+                    PlainCell(wide, depth, sigma_data)
+                    if plain
+                    else SolverCell(StudentDenoiser(wide, depth + 1, config.get("rank")), depth, sigma_data)
+                )
             reference = GaussianReference(
                 torch.zeros(config["mean"]),
                 torch.zeros(config["variance"]),

@@ -388,7 +388,7 @@ def test_a_missing_folder_is_refused(tmp_path):
 
 
 def cell():
-    return PlainCell(MLP(2, width=8, conditions=2, extra=3), 2, 0.7)
+    return PlainCell(NetworkDenoiser(MLP(2, width=8, conditions=2, extra=3), 0.7), 2, 0.7)
 
 
 def direct(made=None, reference=SCALAR, **options):
@@ -445,7 +445,7 @@ def test_refusals(call, error, match):
 def test_a_state_that_is_not_finite_is_an_error():
     generator = make(network_teacher(), cell="plain")
     with torch.no_grad():
-        generator.cell.network.final.bias[1] = math.inf
+        generator.cell.denoiser.network.final.bias[1] = math.inf
     with pytest.raises(FloatingPointError, match="the state is not finite after step 1 of 4"):
         generator.sample(3, 4)
 
@@ -458,14 +458,14 @@ def test_the_sde_of_a_generator_has_no_denoiser():
 
 
 def test_default_networks_fit():
-    """An MLP for vectors, a UNet for images; a teacher's own network, all but the last layer, if it is one of ours."""
+    """An MLP for vectors, a UNet for images; a teacher's own network if it is one of ours."""
     assert isinstance(from_teacher().cell.denoiser.network, MLP)
     images = from_teacher(lambda y, snr: y, event=(1, 4, 4), reference=GaussianReference(0.0, 0.3), cell="plain")
-    assert isinstance(images.cell.network, UNet)
-    plain = from_teacher(network_teacher(), cell="plain")
-    assert (plain.cell.network.width, plain.cell.network.blocks) == (16, 1)
-    assert torch.equal(plain.cell.network.first.weight, network_teacher().network.first.weight)
-    assert not plain.cell.network.final.weight.any()
+    assert isinstance(images.cell.denoiser.network, UNet)
+    plain = from_teacher(network_teacher(), cell="plain").cell.denoiser
+    assert (plain.network.width, plain.network.blocks) == (16, 1)
+    for name in ("first", "final"):
+        assert torch.equal(getattr(plain.network, name).weight, getattr(network_teacher().network, name).weight)
     assert isinstance(from_teacher(network_teacher()).cell, SolverCell)
     assert from_teacher(network_teacher()).cell.sigma_data == 0.7
     assert from_teacher().cell.sigma_data == pytest.approx(SCALAR.variance.sqrt().item())
