@@ -46,9 +46,10 @@ def test_a_configuration_for_digits_is_the_run_of_its_name(file):
 def test_a_configuration_for_mnist_is_the_run_of_its_name(file):
     run, command = mnist.MNIST.runs[file.stem], command_of(DistillImages, file, "--teacher", "x")
     assert distillation(command) == run.options
-    assert (command.depth, command.cell, command.setting.reference) == (run.depth, run.cell, "dct")
+    assert (command.depth, command.cell) == (run.depth, run.cell)
     assert command.setting.snr == pytest.approx(SNR)
-    assert command.setting.grid == ("even" if run.cell == "plain" else "chosen")
+    expected = ("even", "none") if run.cell == "plain" else ("chosen", "dct")
+    assert (command.setting.grid, command.setting.reference) == expected
     assert (command.images.channels, command.images.size) == (1, 28)
 
 

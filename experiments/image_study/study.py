@@ -17,6 +17,7 @@ from sdesig.distillation import (
     distill,
     train_teacher,
 )
+from sdesig.distillation.choose_grid import FOR_IMAGES
 from sdesig.distillation.reference import reference_on
 from sdesig.generator import NetworkDenoiser, SigDEG, StepGrid
 from sdesig.generator.networks import Network
@@ -33,7 +34,7 @@ LEVELS = 10
 
 @dataclass(frozen=True)
 class Run:
-    """One distillation: of a depth and a cell, with the cosine reference and a chosen grid, or as the paper does it."""
+    """One distillation, with the cosine reference and a chosen grid; of the plain cell without either, as the paper."""
 
     options: DistillOptions
     depth: int = 4
@@ -51,7 +52,9 @@ def runs_of(solver: DistillOptions, iterations: tuple[int, int, int, int]) -> di
     def trained(options: DistillOptions, count: int) -> DistillOptions:
         return replace(options, training=replace(options.training, iterations=count))
 
-    paper = replace(solver, steps=(50, 100), teacher=TeacherOptions(scheme="euler", steps=TEACHER_STEPS, cells=100))
+    slow = replace(solver.training, learning_rate=0.3 * solver.training.learning_rate)  # it starts near its end
+    teacher = TeacherOptions(scheme="euler", steps=TEACHER_STEPS, cells=100)
+    paper = replace(solver, steps=(50, 100), teacher=teacher, training=slow)
     four, plain, two, one = iterations
     return {
         "depth-4": Run(trained(solver, four)),
@@ -124,8 +127,8 @@ class Study:
         device = next(teacher.parameters()).device
         if student.exists():
             return SigDEG.load(student, device=device)
-        reference = GaussianReference.fit(images.floats(device="cpu"), "dct")
         plain = run.cell == "plain"
+        reference = GaussianReference.fit(images.floats(device="cpu"), "none" if plain else "dct")
         grid = StepGrid() if plain else self._grid(teacher, reference_on(reference, device), runs / "grid.json")
         torch.manual_seed(0)
         made = SigDEG.from_teacher(
@@ -145,5 +148,8 @@ class Study:
         with processes.first_one_first():
             if not file.exists():
                 sde, device = CanonicalSDE(teacher, reference=reference), reference.mean.device
-                choose_grid(sde, event=teacher.event, snr=SNR, paths=self.grid_paths, device=device).save(file)
+                grid = choose_grid(
+                    sde, event=teacher.event, snr=SNR, paths=self.grid_paths, least=FOR_IMAGES, device=device
+                )
+                grid.save(file)
         return StepGrid.load(file)

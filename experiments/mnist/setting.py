@@ -28,7 +28,7 @@ MNIST = Study(
     network=partial(UNet, 1, 28, widths=(32, 64), patch=2),
     teacher=TrainingOptions(iterations=10_000, learning_rate=2e-3),
     batch=128,
-    runs=runs_of(SOLVER, (600, 700, 300, 200)),
+    runs=runs_of(SOLVER, (450, 200, 250, 150)),
     remarks=REMARKS,
     few=frozenset({"path-average, reference", "Sig-DEG, depth 1", "Sig-DEG, depth 2"}),
 )

@@ -69,10 +69,12 @@ def test_it_is_a_grid_that_saves_and_loads(chosen, tmp_path):
     assert StepGrid.load(tmp_path / "grid.json") == chosen
 
 
-def test_density_is_bounded_below(chosen):
-    """By a hundredth of the largest: no gap between quantiles exceeds 100 times the smallest."""
-    gaps = np.diff(chosen.quantiles)
-    assert gaps.max() <= 101 * gaps.min()
+@pytest.mark.parametrize("least", [0.5, 0.8, 1.0])
+def test_density_is_bounded_below(least):
+    """Of an even step, none is longer than (1 + least)/least: the bound adds at most its own mass to the density."""
+    gaps, tight = (np.diff(choose_grid(SDE, **SMALL, least=value).quantiles) for value in (least, 1e-6))
+    assert gaps.max() * len(gaps) <= (1 + least) / least
+    assert gaps.max() < tight.max()
 
 
 def gaussian(dtype):
@@ -131,6 +133,12 @@ def test_networks_keep_no_gradients():
 def test_numbers_out_of_range_are_refused(name, value):
     with pytest.raises(ValueError, match=rf"{name} must be >= \d; got {value}"):
         choose_grid(SDE, **SMALL | {name: value})
+
+
+@pytest.mark.parametrize("value", [0.0, -0.1, 1.1, float("nan")])
+def test_a_least_density_is_a_share(value):
+    with pytest.raises(ValueError, match=f"least must be .*; got {value}"):
+        choose_grid(SDE, **SMALL, least=value)
 
 
 @pytest.mark.parametrize("name", ["cells", "fine_per_cell", "paths", "seed"])

@@ -16,6 +16,7 @@ from sdesig._files import file_digest
 from sdesig._random import generator_for
 from sdesig.commands.inputs import Teacher, load_teacher, named_grid
 from sdesig.distillation import choose_grid
+from sdesig.distillation.choose_grid import FOR_IMAGES
 from sdesig.distillation.data import Data, check_data
 from sdesig.distillation.reference import (
     read_reference,
@@ -208,12 +209,14 @@ class SettingFlags:
                     event=event,
                     snr=snr,
                     paths=paths,
+                    least=FOR_IMAGES,
                     device=device,
                     progress=lambda done: bar.update(done - bar.n),
                 )
 
         def choose() -> StepGrid:
             key = {"teacher": teacher.identity, "reference": reference_digest(reference), "snr": snr, "paths": paths}
+            key |= {"least": FOR_IMAGES}
             return cached(
                 folder,
                 "grid",
