@@ -20,8 +20,7 @@ from sdesig.distillation.frechet import frechet_ratio
 from sdesig.distillation.report import markdown_table
 from sdesig.distillation.statistics import paired_ratio
 from sdesig.generator import ModelDenoiser, SigDEG
-from sdesig.images.features import FeatureExtractor, PerceptualDistance, extract, load_extractor, load_perceptual
-from sdesig.images.metrics import pair_distances
+from sdesig.images.features import FeatureExtractor, PerceptualDistance, load_extractor, load_perceptual
 from sdesig.images.pixels import ImageSet
 from sdesig.images.reference_statistics import reference_statistics
 from sdesig.images.report import Method, OtherSampler, evaluate_images
@@ -119,25 +118,19 @@ def targets(
     reference: Path,
 ) -> list[Line]:
     """What was aimed at, and what was measured, on the same seeds; the statistics of the data are in a folder."""
-    methods = {method.name: method for method in samples.methods}
-    lines = []
-
-    def images(name: str, steps: int) -> Tensor:
-        return samples.images(methods[name], steps)
-
+    methods, lines = {method.name: method for method in samples.methods}, []
     for extractor in extractors:
         real = reference_statistics(data, extractor, cache=reference).statistics
-        of_teacher = extract(extractor, images(ANCESTRAL, study.teacher_steps))
+        of_teacher = samples.features(extractor, methods[ANCESTRAL], study.teacher_steps)
         for name, steps in AIMED:
-            ratio = frechet_ratio(extract(extractor, images(name, steps)), of_teacher, real)
+            ratio = frechet_ratio(samples.features(extractor, methods[name], steps), of_teacher, real)
             lines.append(
                 line(f"{name}, {steps} steps: {extractor.frechet_name} over the teacher's <= 1.05", ratio, 1.05)
             )
-    truth = samples.images(samples.truth, samples.truth.steps[0])
     for distance in perceptual:
-        two = pair_distances(distance, images(TWO, 10), truth).clamp(min=0).sqrt()
+        two = samples.distances(distance, methods[TWO], 10).clamp(min=0).sqrt()
         for name, steps in AIMED:
-            own = pair_distances(distance, images(name, steps), truth).clamp(min=0).sqrt()
+            own = samples.distances(distance, methods[name], steps).clamp(min=0).sqrt()
             value, low, high = (bound**2 for bound in paired_ratio(own, two))  # of means, not root mean squares
             target = f"{name}, {steps} steps: {distance.name} over that of 2M, 10 steps <= .5"
             lines.append(line(target, (value, low, high), 0.53))

@@ -22,6 +22,9 @@ from sdesig.generator.cells import SolverCell
 from sdesig.generator.sig_deg import SigDEG
 from sdesig.sde.canonical_sde import CanonicalSDE, SNRDenoiser
 
+ROUNDING = 1e-12
+"""Mean squares below this are rounding errors, of data of unit scale."""
+
 LOCAL_STEPS = 8
 """Steps of a grid, drawn at random, that a local iteration trains."""
 
@@ -134,7 +137,7 @@ def distill(
             assert data is not None
             rows = options.evaluations // min(steps, LOCAL_STEPS)
             error = local_loss(student, sde, data, steps, rows, options.teacher, generator, recompute=options.recompute)
-            return error.log(), options.evaluations
+            return _log(error), options.evaluations
         rows = max(2, options.evaluations // steps)
         if paths is None:
             drawn = draw_for(student, sde, options.teacher, rows, generator)
@@ -145,7 +148,7 @@ def distill(
             first = int(torch.randint(steps - window + 1, (1,), generator=generator, device=generator.device))
         coarse = drawn.coarse(steps)
         error = rollout_loss(student, sde, coarse, first=first, window=window, recompute=options.recompute)
-        return error.log(), drawn.states.shape[1] * steps
+        return _log(error), drawn.states.shape[1] * steps
 
     student.train()
     described = {
@@ -235,6 +238,11 @@ def _move(student: SigDEG, recompute: bool, *step: Any) -> tuple[Tensor, Any]:
     if recompute:
         return checkpoint(student.cell.move, *step, use_reentrant=False, preserve_rng_state=False)
     return student.cell.move(*step)
+
+
+def _log(error: Tensor) -> Tensor:
+    """Constant below rounding: a student that is its teacher has nothing to learn."""
+    return error.clamp(min=ROUNDING).log()
 
 
 def _error(sde: CanonicalSDE, u: Tensor, target: Tensor, end: Tensor) -> Tensor:

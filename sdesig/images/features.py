@@ -172,10 +172,15 @@ def feature_batches(extractor: FeatureExtractor, images: Tensor, batch: int = 25
         yield k, extractor(parts[k])
 
 
+@torch.no_grad()
 def extract(extractor: FeatureExtractor, images: Tensor, batch: int = 256) -> Tensor:
-    """All features of `feature_batches`, (n, k), on the CPU."""
-    own = {k: features.cpu() for k, features in feature_batches(extractor, images, batch)}
-    return torch.cat(processes.gathered(own, -(-len(images) // batch)))
+    """Features of uint8 images, (n, k), on the CPU, from `batch` images at a time.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: see `feature_batches`.
+    """
+    check_integer("batch", batch, 1)
+    return torch.cat([extractor(part).cpu() for part in check_pixels("images", images).split(batch)])
 
 
 def _run(name: str, network: Callable[..., Tensor], *images: Tensor) -> Tensor:

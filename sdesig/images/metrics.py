@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sdesig import _processes as processes
 from sdesig._checks import check_integer
 from sdesig._random import generator_for
 from sdesig.distillation.frechet import (
@@ -21,7 +20,6 @@ from sdesig.distillation.frechet import (
     fewest_for_extrapolation,
 )
 from sdesig.images.features import FeatureExtractor, PerceptualDistance
-from sdesig.images.pixels import pixel_digest
 from sdesig.images.reference_statistics import ReferenceStatistics
 
 _ROWS = 1024
@@ -99,39 +97,42 @@ def measure_samples(
 
 
 def measure_pairs(
+    values: Tensor,
     distance: PerceptualDistance,
-    images: Tensor,
-    others: Tensor,
     *,
+    reference_digest: str,
     seeds: tuple[int, int],
     ema: bool | None,
-    batch: int = 64,
 ) -> Measured:
     """Mean perceptual distance of a student's images to the teacher's of the same seeds.
 
     Args:
-        distance: see `load_perceptual`.
-        images, others: uint8, (n >= 2, 1 or 3, height, width) each.
+        values: the distances of all pairs, (n >= 2,), by `pair_distances`.
+        distance: what made them.
+        reference_digest: of the teacher's images.
         seeds: the first and the last of both.
         ema: whether the student is a moving average.
-        batch: pairs at a time; processes share the batches.
+
+    Raises:
+        ValueError: too few values.
+    """
+    if values.ndim != 1 or len(values) < 2:
+        raise ValueError(f"values must have shape (n >= 2,); got {tuple(values.shape)}")
+    estimate = _mean(values, len(values))
+    return Measured(distance.name, *estimate, seeds, ema, distance.name, distance.digest, reference_digest)
+
+
+def pair_distances(distance: PerceptualDistance, images: Tensor, others: Tensor, *, batch: int = 64) -> Tensor:
+    """The distances of all pairs, (n,), float64 on the CPU, from `batch` of them at a time.
 
     Raises:
         TypeError, ValueError: other images, see `PerceptualDistance`.
     """
-    values = pair_distances(distance, images, others, batch=batch)
-    estimate = _mean(values, len(values))
-    return Measured(distance.name, *estimate, seeds, ema, distance.name, distance.digest, pixel_digest(others))
-
-
-def pair_distances(distance: PerceptualDistance, images: Tensor, others: Tensor, *, batch: int = 64) -> Tensor:
-    """The distances of all pairs, (n,), float64 on the CPU; see `measure_pairs`."""
     check_integer("batch", batch, 1)
-    if len(images) < 2 or len(images) != len(others):
-        raise ValueError(f"images and others must be n >= 2 of the same seeds; got {len(images)} and {len(others)}")
-    pairs = list(zip(images.split(batch), others.split(batch), strict=True))
-    own = {k: distance(*pairs[k]).double().cpu() for k in processes.mine(len(pairs))}
-    return torch.cat(processes.gathered(own, len(pairs)))
+    if len(images) != len(others):
+        raise ValueError(f"images and others must be of the same seeds; got {len(images)} and {len(others)}")
+    pairs = zip(images.split(batch), others.split(batch), strict=True)
+    return torch.cat([distance(*pair).double().cpu() for pair in pairs])
 
 
 def kernel_distance(features: Tensor, others: Tensor, *, parts: int = 10, seed: int = 0) -> Estimate:

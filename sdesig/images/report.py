@@ -18,9 +18,9 @@ from sdesig.distillation.floor import Floor, information_floor
 from sdesig.distillation.paths import TeacherOptions
 from sdesig.distillation.report import Row, error_figure, image_figure, markdown_table, row_of, save_figure
 from sdesig.generator.grid import StepGrid
-from sdesig.images.features import FeatureExtractor, PerceptualDistance, extract
+from sdesig.images.features import FeatureExtractor, PerceptualDistance
 from sdesig.images.metrics import Measured, measure_pairs, measure_samples
-from sdesig.images.pixels import ImageSet, to_floats
+from sdesig.images.pixels import ImageSet, pixel_digest, to_floats
 from sdesig.images.reference_statistics import ReferenceStatistics, reference_statistics
 from sdesig.images.sampling import Method, OtherSampler, SampleFiles
 from sdesig.sde.canonical_sde import CanonicalSDE
@@ -172,14 +172,17 @@ def _measure(
     perceptual: Sequence[PerceptualDistance],
     ema: bool | None,
 ) -> list[Measured]:
-    images, seeds = samples.images(method, steps), (samples.seeds[0], samples.seeds[-1])
+    seeds = samples.seeds[0], samples.seeds[-1]
     own = ema if method.ema is None else method.ema
     found = []
     for extractor, reference in extractors:
-        found += measure_samples(extract(extractor, images), extractor, reference, seeds=seeds, ema=own)
+        features = samples.features(extractor, method, steps)
+        found += measure_samples(features, extractor, reference, seeds=seeds, ema=own)
     if samples.errors(method, steps) is not None:
-        teacher = samples.images(samples.truth, samples.truth.steps[0])
-        found += [measure_pairs(distance, images, teacher, seeds=seeds, ema=own) for distance in perceptual]
+        teacher = pixel_digest(samples.images(samples.truth, samples.truth.steps[0]))
+        for distance in perceptual:
+            values = samples.distances(distance, method, steps)
+            found.append(measure_pairs(values, distance, reference_digest=teacher, seeds=seeds, ema=own))
     return found
 
 

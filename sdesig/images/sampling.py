@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,10 @@ from sdesig._checks import check_integer
 from sdesig._files import read_json, read_tensors, record_options, write_json, write_tensors
 from sdesig.distillation.evaluation import Comparison, Sampler
 from sdesig.distillation.reference import reference_digest
+from sdesig.generator.grid import StepGrid
 from sdesig.images.caching import naming_a_full_disk
+from sdesig.images.features import FeatureExtractor, PerceptualDistance, extract
+from sdesig.images.metrics import pair_distances
 from sdesig.images.pixels import to_uint8
 
 
@@ -63,7 +67,8 @@ class Method:
 class SampleFiles:
     """Images of 256 levels and pathwise errors of methods, seed by seed, in files of a folder.
 
-    Every file has one block of seeds, `comparison.batch` of them, and is written whole. What is there is kept.
+    Every file has one block of seeds, `comparison.batch` of them, and is written whole. What is there is kept. So are
+    features and perceptual distances, in a folder within for every extractor.
 
     Args:
         folder: of the files.
@@ -131,13 +136,31 @@ class SampleFiles:
 
     def images(self, method: Method, steps: int) -> Tensor:
         """uint8, (n, channels, height, width)."""
-        return torch.cat(self._read(f"{_key(method, steps)}/images"))
+        return self._read_all(f"{_key(method, steps)}/images")
 
     def errors(self, method: Method, steps: int) -> Tensor | None:
         """|x - x_ref|/sqrt(d) of the seeds, (n,); None where there are none."""
         if not isinstance(method.sampler, Sampler) or method.sampler.eta != 1 or method.name == self.truth.name:
             return None
-        return torch.cat(self._read(f"{_key(method, steps)}/errors"))
+        return self._read_all(f"{_key(method, steps)}/errors")
+
+    def features(self, extractor: FeatureExtractor, method: Method, steps: int) -> Tensor:
+        """Features of the images, (n, k), on the CPU; kept, once they are computed."""
+        name = f"{_key(method, steps)}/images"
+
+        def compute(block: range) -> Tensor:
+            return extract(extractor, self._read(name, block))
+
+        return self._compared(extractor, method, steps, compute)
+
+    def distances(self, distance: PerceptualDistance, method: Method, steps: int) -> Tensor:
+        """Of the images to the converged path's of the same seeds, (n,), float64 on the CPU; kept."""
+        names = [f"{_key(*pair)}/images" for pair in ((method, steps), (self.truth, self.truth.steps[0]))]
+
+        def compute(block: range) -> Tensor:
+            return pair_distances(distance, *(self._read(name, block) for name in names))
+
+        return self._compared(distance, method, steps, compute)
 
     def seconds_per_1000(self, method: Method, steps: int) -> float:
         """Measured once, by the first process, and kept in seconds.json."""
@@ -199,19 +222,44 @@ class SampleFiles:
                 raise ValueError(f"{method.name} must draw samples of shape {wanted}; it drew {found}")
         return samples
 
-    def _read(self, name: str) -> list[Tensor]:
-        found = []
-        for file in map(self._file, self._blocks()):
-            try:
-                with safe_open(file, "pt") as tensors:
-                    found.append(tensors.get_tensor(name))
-            except (SafetensorError, OSError) as error:
-                raise ValueError(f"{file} does not have {name}: {error}") from None
-        return found
+    def _compared(
+        self,
+        by: FeatureExtractor | PerceptualDistance,
+        method: Method,
+        steps: int,
+        compute: Callable[[range], Tensor],
+    ) -> Tensor:
+        """What is computed of every block, from files where it is in them; processes share the blocks."""
+        blocks, folder = self._blocks(), self.folder / by.digest[:16]
+        key, stale = _key(method, steps), f"{method.name}/{steps}/"
+        for k in processes.mine(len(blocks)):
+            file = folder / self._file(blocks[k]).name
+            known = read_tensors(file) if file.exists() else {}
+            if len(known.get(key, ())) != len(blocks[k]):
+                others = {name: value for name, value in known.items() if not name.startswith(stale)}
+                with naming_a_full_disk(folder):
+                    write_tensors(file, {**others, key: compute(blocks[k])})
+        processes.wait()
+        return torch.cat([read_tensors(folder / self._file(block).name)[key] for block in blocks])
+
+    def _read_all(self, name: str) -> Tensor:
+        return torch.cat([self._read(name, block) for block in self._blocks()])
+
+    def _read(self, name: str, block: range) -> Tensor:
+        file = self._file(block)
+        try:
+            with safe_open(file, "pt") as tensors:
+                return tensors.get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{file} does not have {name}: {error}") from None
 
     def _file(self, block: range) -> Path:
         return self.folder / f"seeds-{block[0]:08d}.safetensors"
 
 
 def _key(method: Method, steps: int) -> str:
-    return f"{method.name}/{steps}/{method.digest[:16]}"
+    """What the samples depend on beside the seeds and the folder's options."""
+    sampler, digest = method.sampler, method.digest[:16]
+    if isinstance(sampler, Sampler) and sampler.grid != StepGrid():
+        digest += "@" + hashlib.sha256(repr(sampler.grid.quantiles).encode()).hexdigest()[:8]
+    return f"{method.name}/{steps}/{digest}"

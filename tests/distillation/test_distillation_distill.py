@@ -89,6 +89,8 @@ def options(**changes):
 
 def train_on(student, out, *, teacher=LAW.denoise_y, **changes):
     given = changes.pop("data", data())
+    if "teacher_options" in changes:
+        changes["teacher"] = changes.pop("teacher_options")
     return distill(student, teacher, options(**changes), out, data=given, progress=False)
 
 
@@ -281,6 +283,21 @@ def test_a_trained_student_is_nearer_to_the_teacher(cell, share, pairs, tmp_path
     recorded = json.loads((tmp_path / "options.json").read_text())
     assert recorded["distillation"]["pairs"] == pairs
     assert (tmp_path / "paths").exists() == (pairs != "local")
+
+
+@pytest.mark.parametrize("pairs", ["local", "rollout"])
+def test_a_student_that_is_its_teacher_has_nothing_to_learn(pairs, tmp_path):
+    """A plain cell is Euler's scheme until it is trained: the logarithm of its error, zero, must not be taken."""
+    teacher = network_teacher()
+    student = SigDEG.from_teacher(
+        teacher, event=(2,), snr=(LOW, HIGH), depth=1, reference=SCALAR, cell="plain", levels=6, path_depth=2
+    )
+    before = student.sample(5, 4).values
+    same = TeacherOptions(scheme="euler", steps=4, cells=4)
+    trained = train_on(
+        student, tmp_path, teacher=teacher, pairs=pairs, steps=(4, 4), paths=0, iterations=3, teacher_options=same
+    )
+    torch.testing.assert_close(trained.sample(5, 4).values, before, rtol=1e-3, atol=1e-4)
 
 
 def test_paths_that_are_drawn_anew(tmp_path):
@@ -491,6 +508,6 @@ def test_training_that_diverges_is_an_error(tmp_path):
     """The checkpoint before is kept."""
     student = make("plain")
     with torch.no_grad():
-        student.cell.network.final.bias.fill_(math.inf)
+        student.cell.denoiser.network.final.bias.fill_(math.inf)
     with pytest.raises(FloatingPointError, match="at iteration 0; the last checkpoint"):
         train_on(student, tmp_path, iterations=3)

@@ -26,6 +26,7 @@ from sdesig.images.metrics import (
     kernel_distance,
     measure_pairs,
     measure_samples,
+    pair_distances,
     polynomial_mmd,
     precision_recall,
 )
@@ -399,14 +400,17 @@ def test_paired_distances(batch):
     """Mean and standard error by numpy."""
     distance = PerceptualDistance("perceptual (x)", "d" * 64, lambda a, b: (a - b).abs().double().mean((1, 2, 3)))
     one, other = pixels(20, 1), pixels(20, 2)
-    found = measure_pairs(distance, one, other, seeds=(5, 24), ema=False, batch=batch)
+    values = pair_distances(distance, one, other, batch=batch)
+    found = measure_pairs(values, distance, reference_digest=pixel_digest(other), seeds=(5, 24), ema=False)
     expected = np.abs(one.numpy().astype(float) - other.numpy()).mean((1, 2, 3)) / 127.5
     assert found.value == pytest.approx(expected.mean(), rel=1e-6)
     assert found.standard_error == pytest.approx(expected.std(ddof=1) / 20**0.5, rel=1e-5)
     assert (found.metric, found.n, found.seeds, found.ema) == ("perceptual (x)", 20, (5, 24), False)
     assert (found.extractor_digest, found.reference_digest) == ("d" * 64, pixel_digest(other))
-    with pytest.raises(ValueError, match="images and others must be n >= 2 of the same seeds; got 20 and 19"):
-        measure_pairs(distance, one, other[:19], seeds=(0, 19), ema=False)
+    with pytest.raises(ValueError, match="images and others must be of the same seeds; got 20 and 19"):
+        pair_distances(distance, one, other[:19])
+    with pytest.raises(ValueError, match=r"values must have shape \(n >= 2,\); got \(1,\)"):
+        measure_pairs(values[:1], distance, reference_digest="", seeds=(0, 0), ema=False)
 
 
 @pytest.mark.parametrize(

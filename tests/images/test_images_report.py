@@ -10,8 +10,8 @@ import torch
 from sdesig.distillation import Comparison
 from sdesig.distillation.evaluation import Sampler, generator_sampler
 from sdesig.distillation.frechet import FeatureStatistics
-from sdesig.generator import NetworkDenoiser, SigDEG, UNet
-from sdesig.images.features import PerceptualDistance, load_extractor
+from sdesig.generator import NetworkDenoiser, SigDEG, StepGrid, UNet
+from sdesig.images.features import FeatureExtractor, PerceptualDistance, load_extractor
 from sdesig.images.pixels import ImageSet, pixel_digest, to_floats, to_uint8
 from sdesig.images.report import evaluate_images
 from sdesig.images.sampling import Method, OtherSampler, SampleFiles
@@ -171,6 +171,54 @@ def test_more_seeds_and_other_weights(teacher, tmp_path):
     assert teacher.shown == 32 * 2
     with pytest.raises(ValueError, match="does not have euler/2/aaaaaaaaaaaaaaaa/images"):
         files.images(euler, 2)
+
+
+def test_features_and_distances_are_kept(teacher, tmp_path):
+    """Of whole blocks: what was computed before a stop is not computed again, nor with more seeds or methods."""
+    made, shown = comparison(teacher), []
+
+    def network(images, *others):
+        shown.append(len(images))
+        if len(shown) == stop:
+            raise KeyboardInterrupt
+        return torch.cat([images.double().flatten(1)[:, :3], *(other.flatten(1)[:, :3] for other in others)], 1)
+
+    extractor = FeatureExtractor("three", "3" * 64, network)
+    distance = PerceptualDistance("first", "1" * 64, lambda a, b: network(a, b)[:, 0])
+    euler, stop = Method(EULER, (2,), digest="a" * 64), 2
+
+    def files(n, method=euler):
+        found = SampleFiles(tmp_path, made, [method], seeds=range(n))
+        found.make(progress=False)
+        return found
+
+    with pytest.raises(KeyboardInterrupt):
+        files(20).features(extractor, euler, 2)
+    stop = 0
+    for n, method, wanted in (
+        (20, euler, [5]),
+        (32, euler, [15, 2]),
+        (32, replace(euler, digest="b" * 64), [15, 15, 2]),
+    ):
+        shown.clear()
+        found = files(n, method)
+        values = found.features(extractor, method, 2)
+        assert shown == wanted
+        assert torch.equal(values, found.images(method, 2).double().flatten(1)[:, :3])
+    shown.clear()
+    for _ in range(2):
+        values = found.distances(distance, method, 2)
+        assert torch.equal(values, to_floats(found.images(method, 2)).double().flatten(1)[:, 0])
+    assert shown == [15, 15, 2]
+
+
+def test_samples_on_another_grid_are_others(teacher, tmp_path):
+    made = comparison(teacher)
+    for grid in (StepGrid(), StepGrid((0.0, 0.3, 1.0))):
+        teacher.shown = 0
+        files = SampleFiles(tmp_path, made, [Method(EULER._replace(grid=grid), (2,))], seeds=range(15))
+        files.make(progress=False)
+        assert teacher.shown == 15 * (18 if grid == StepGrid() else 2)
 
 
 def test_samplers_that_follow_no_path(teacher, tmp_path):
