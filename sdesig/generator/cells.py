@@ -53,9 +53,10 @@ def gate(conditions: Tensor) -> Tensor:
 
 
 class Cell(nn.Module, ReverseScheme):
-    """What both cells share: the depth, and what they take of a path.
+    """What both cells share: a student, the depth, and what they take of a path.
 
     Args:
+        denoiser: the student, with depth + 1 extra inputs.
         depth: number of Legendre coefficients that the cell sees, >= 1.
         sigma_data: standard deviation of the data, > 0: the unit of what the network is shown.
     """
@@ -63,10 +64,11 @@ class Cell(nn.Module, ReverseScheme):
     strong_order = strong_orders(1.0, ("additive",))
     weak_order = 1.0
 
-    def __init__(self, depth: int, sigma_data: float) -> None:
+    def __init__(self, denoiser: Student, depth: int, sigma_data: float) -> None:
         super().__init__()
         self.depth = check_integer("depth", depth, 1)
         self.sigma_data = check_real("sigma_data", sigma_data, minimum=0.0, strict=True)
+        self.denoiser = denoiser
 
     def words(self, structure: str) -> tuple[Word, ...]:
         """(0, ..., 0, 1), the deepest of the Gaussian words of this depth."""
@@ -104,9 +106,11 @@ class Cell(nn.Module, ReverseScheme):
             generator: draws a point of the path within that step, given u.
         """
 
-    def _in_data_coordinates(self, sde: CanonicalSDE, values: Tensor) -> Tensor:
-        """The xi_k or multiples of them, (depth, batch, *event), as inputs of a network, (batch, depth, *event)."""
-        return torch.stack([sde.reference.from_basis(value) for value in values], 1)
+    def _extra(self, sde: CanonicalSDE, values: Tensor, estimate: Tensor) -> Tensor:
+        """What a student is shown beside y: the xi_k or multiples of them, (depth, batch, *event), in the coordinates
+        of the data, and the last estimate D_{n-1} - mu, (batch, *event), in units of sigma_data."""
+        turned = [sde.reference.from_basis(value) for value in values]
+        return torch.stack([*turned, estimate / self.sigma_data], 1)
 
 
 class StepCoefficients(nn.Module):
@@ -151,13 +155,11 @@ class SolverCell(Cell):
     recurrence.
 
     Args:
-        denoiser: the student, with depth + 1 extra inputs.
-        depth, sigma_data: see `Cell`.
+        denoiser, depth, sigma_data: see `Cell`.
     """
 
     def __init__(self, denoiser: Student, depth: int, sigma_data: float) -> None:
-        super().__init__(depth, sigma_data)
-        self.denoiser = denoiser
+        super().__init__(denoiser, depth, sigma_data)
         self.coefficients = StepCoefficients(depth)
 
     def start(self, sde: SDELike, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -179,9 +181,7 @@ class SolverCell(Cell):
         y = sde.reference.from_reference(point, time)
         tau = time.to(u)
         growth = root * (1 + sde.reference.variance * tau) * torch.rsqrt(tau * (1 + self.sigma_data**2 * tau))
-        extra = torch.cat(
-            [self._in_data_coordinates(sde, growth * coefficients), (estimate / self.sigma_data)[:, None]], 1
-        )
+        extra = self._extra(sde, growth * coefficients, estimate)
         denoised = self.denoiser(y, time, conditions.to(u), extra).to(u)
         found = sde.reference.drift(denoised, y, time)
         moved = u + sde.drift_length(start, end).to(u) * (now * found + again * drift) + root * coefficients[0]
@@ -207,13 +207,8 @@ class PlainCell(Cell):
     what a long step lacks is learned (Sig-DEG, arXiv 2508.16939, in the reference's variables).
 
     Args:
-        denoiser: the student, with depth + 1 extra inputs.
-        depth, sigma_data: see `Cell`.
+        denoiser, depth, sigma_data: see `Cell`.
     """
-
-    def __init__(self, denoiser: Student, depth: int, sigma_data: float) -> None:
-        super().__init__(depth, sigma_data)
-        self.denoiser = denoiser
 
     def start(self, sde: SDELike, t: Tensor, y: Tensor) -> Tensor:
         """D_{-1} - mu = 0."""
@@ -225,7 +220,7 @@ class PlainCell(Cell):
         """See the class; the memory is D_{n-1} - mu."""
         root, coefficients = noise
         y = sde.reference.from_reference(u, start)
-        extra = torch.cat([self._in_data_coordinates(sde, coefficients), (memory / self.sigma_data)[:, None]], 1)
+        extra = self._extra(sde, coefficients, memory)
         denoised = self.denoiser(y, start, step_conditions(start, end).to(u), extra).to(u)
         change = sde.drift_length(start, end).to(u) * sde.reference.drift(denoised, y, start)
         return u + change + root * coefficients[0], denoised - sde.reference.mean.to(u)

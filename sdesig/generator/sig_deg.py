@@ -17,7 +17,15 @@ from torch import Tensor, nn
 from sdesig._checks import check_choice, check_integer, check_real
 from sdesig._files import load_config, load_state, replacing, save_module
 from sdesig.brownian import BrownianPath
-from sdesig.generator.cells import CONDITIONS, Cell, CorrectedDenoiser, PlainCell, SolverCell, StudentDenoiser
+from sdesig.generator.cells import (
+    CONDITIONS,
+    Cell,
+    CorrectedDenoiser,
+    PlainCell,
+    SolverCell,
+    Student,
+    StudentDenoiser,
+)
 from sdesig.generator.denoiser import ModelDenoiser, NetworkDenoiser, denoiser_config, make_denoiser
 from sdesig.generator.grid import StepGrid
 from sdesig.generator.networks import Network, make_network, network_config, network_for
@@ -26,7 +34,7 @@ from sdesig.sde.reference import GaussianReference
 from sdesig.solvers import solve
 from sdesig.solvers.driver import Callback
 
-CELLS = ("solver", "plain")
+CELLS = {"solver": SolverCell, "plain": PlainCell}
 CONFIG_KEYS = {
     *(
         "type",
@@ -183,7 +191,7 @@ class SigDEG(nn.Module):
         Raises:
             TypeError, ValueError: see the class.
         """
-        check_choice("cell", cell, CELLS)
+        check_choice("cell", cell, tuple(CELLS))
         check_integer("depth", depth, 1)
         event = tuple(event)
         if sigma_data is None:
@@ -192,16 +200,13 @@ class SigDEG(nn.Module):
                 raise ValueError("sigma_data must be given, for neither the teacher nor the reference tells it")
         if isinstance(teacher, ModelDenoiser) and teacher.event != event:
             raise ValueError(f"event must be {teacher.event}, the teacher's; got {event}")
-        solver, own = cell == "solver", None
-        if network is None and isinstance(teacher, ModelDenoiser):
-            own = teacher
-        if rank is not None and not (solver and own):
+        solver = cell == "solver"
+        own = teacher if network is None and isinstance(teacher, ModelDenoiser) else None
+        if rank is not None and (own is None or not solver):
             raise ValueError(f"rank must be None unless a solver cell changes a teacher's own weights; got {rank}")
-        made: Cell
-        if own is not None and solver:
-            made = SolverCell(StudentDenoiser(own, depth + 1, rank), depth, sigma_data)
-        elif own is not None:
-            made = PlainCell(own.widened(CONDITIONS, depth + 1), depth, sigma_data)
+        denoiser: Student
+        if own is not None:
+            denoiser = StudentDenoiser(own, depth + 1, rank) if solver else own.widened(CONDITIONS, depth + 1)
         else:
             extra = depth + (2 if solver else 1)
             if network is None:
@@ -212,11 +217,10 @@ class SigDEG(nn.Module):
                     f"network must be for events {event}, with {CONDITIONS} conditions and {extra} extra inputs; it is "
                     f"for {network.event}, with {network.conditions} and {network.extra}"
                 )
-            made = (
-                SolverCell(CorrectedDenoiser(teacher, network, sigma_data), depth, sigma_data)
-                if solver
-                else PlainCell(NetworkDenoiser(network, sigma_data), depth, sigma_data)
+            denoiser = (
+                CorrectedDenoiser(teacher, network, sigma_data) if solver else NetworkDenoiser(network, sigma_data)
             )
+        made = CELLS[cell](denoiser, depth, sigma_data)
         return cls(made, reference, event=event, snr=snr, levels=levels, path_depth=path_depth, grid=grid)
 
     @property
@@ -338,24 +342,21 @@ class SigDEG(nn.Module):
         if unknown:
             raise ValueError(f"{folder}/config.json must have the keys {CONFIG_KEYS}; it also has {unknown}")
         try:
-            check_choice("cell", config["cell"], CELLS)
-            depth, sigma_data, plain = config["depth"], config["sigma_data"], config["cell"] == "plain"
+            check_choice("cell", config["cell"], tuple(CELLS))
+            kind, depth, sigma_data = config["cell"], config["depth"], config["sigma_data"]
             with torch.random.fork_rng(devices=[]):  # what it is initialized with is overwritten
                 network = make_network(config["network"])
             if config["corrects_a_denoiser"] != (denoiser is not None):
                 needed = "must" if config["corrects_a_denoiser"] else "must not"
                 raise ValueError(f"denoiser {needed} be given for the generator in {folder}")
-            cell: Cell
+            student: Student
             if denoiser is not None:
-                cell = SolverCell(CorrectedDenoiser(denoiser, network, sigma_data), depth, sigma_data)
+                student = CorrectedDenoiser(denoiser, network, sigma_data)
             else:
                 described = config.get("denoiser", {"kind": "edm", "sigma_data": sigma_data})  # older ones have none
                 wide = make_denoiser(network, described)
-                cell = (
-                    PlainCell(wide, depth, sigma_data)
-                    if plain
-                    else SolverCell(StudentDenoiser(wide, depth + 1, config.get("rank")), depth, sigma_data)
-                )
+                student = StudentDenoiser(wide, depth + 1, config.get("rank")) if kind == "solver" else wide
+            cell = CELLS[kind](student, depth, sigma_data)
             reference = GaussianReference(
                 torch.zeros(config["mean"]),
                 torch.zeros(config["variance"]),
