@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
+from tqdm import tqdm
 
 from sdesig import _processes as processes
 from sdesig._checks import check_integer
@@ -72,7 +73,7 @@ def evaluate_images(
 
     Samples are drawn block by block, of `comparison.batch` seeds, and kept in out/samples (`SampleFiles`). So a run
     that was stopped goes on, and methods, steps, seeds, extractors and floors may be added: what is there is not drawn
-    again. Processes, started by torchrun, share the blocks and the batches of features. A block needs half a gigabyte
+    again, nor compared again. Processes, started by torchrun, share the blocks. A block needs half a gigabyte
     for its paths if it has no more than 2^18/d seeds, d the coordinates of a sample: 85 for 3 x 32 x 32. 1000 steps
     need `comparison.levels` = 10.
 
@@ -114,9 +115,12 @@ def evaluate_images(
     with processes.first_one_first():
         floors = list(_floors(comparison, methods, floor_groups, out / "floors.json"))
     references = [reference_statistics(data, extractor, cache=cache or out / "reference") for extractor in extractors]
+    compared = list(zip(extractors, references, strict=True))
+    truth = pixel_digest(samples.images(samples.truth, samples.truth.steps[0])) if perceptual else ""
     rows = []
-    for method, steps in samples.pairs:
-        measured = _measure(samples, method, steps, list(zip(extractors, references, strict=True)), perceptual, ema)
+    hidden = not progress or processes.number() > 0
+    for method, steps in tqdm(samples.pairs, desc="comparing", unit="row", disable=hidden):
+        measured = _measure(samples, method, steps, compared, perceptual, truth, ema)
         rows.append(_row(samples, method, steps, floors, measured))
     report = ImageReport(rows, floors, samples)
     text = _text(rows, data, extractors, [distance.name for distance in perceptual])
@@ -170,6 +174,7 @@ def _measure(
     steps: int,
     extractors: Sequence[tuple[FeatureExtractor, ReferenceStatistics]],
     perceptual: Sequence[PerceptualDistance],
+    truth: str,
     ema: bool | None,
 ) -> list[Measured]:
     seeds = samples.seeds[0], samples.seeds[-1]
@@ -179,10 +184,9 @@ def _measure(
         features = samples.features(extractor, method, steps)
         found += measure_samples(features, extractor, reference, seeds=seeds, ema=own)
     if samples.errors(method, steps) is not None:
-        teacher = pixel_digest(samples.images(samples.truth, samples.truth.steps[0]))
         for distance in perceptual:
             values = samples.distances(distance, method, steps)
-            found.append(measure_pairs(values, distance, reference_digest=teacher, seeds=seeds, ema=own))
+            found.append(measure_pairs(values, distance, reference_digest=truth, seeds=seeds, ema=own))
     return found
 
 

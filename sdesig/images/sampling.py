@@ -149,7 +149,7 @@ class SampleFiles:
         name = f"{_key(method, steps)}/images"
 
         def compute(block: range) -> Tensor:
-            return extract(extractor, self._read(name, block))
+            return extract(extractor, _read(self._file(block), name))
 
         return self._compared(extractor, method, steps, compute)
 
@@ -158,7 +158,7 @@ class SampleFiles:
         names = [f"{_key(*pair)}/images" for pair in ((method, steps), (self.truth, self.truth.steps[0]))]
 
         def compute(block: range) -> Tensor:
-            return pair_distances(distance, *(self._read(name, block) for name in names))
+            return pair_distances(distance, *(_read(self._file(block), name) for name in names))
 
         return self._compared(distance, method, steps, compute)
 
@@ -229,32 +229,33 @@ class SampleFiles:
         steps: int,
         compute: Callable[[range], Tensor],
     ) -> Tensor:
-        """What is computed of every block, from files where it is in them; processes share the blocks."""
-        blocks, folder = self._blocks(), self.folder / by.digest[:16]
-        key, stale = _key(method, steps), f"{method.name}/{steps}/"
+        """What is computed of every block, from files where it is in them; processes share the blocks.
+
+        A file has one tensor: neither reading nor adding one touches what was kept of other methods.
+        """
+        name = hashlib.sha256(_key(method, steps).encode()).hexdigest()[:16]
+        folder, blocks = self.folder / by.digest[:16] / name, self._blocks()
+        files = [folder / f"seeds-{block[0]:08d}-{len(block)}.safetensors" for block in blocks]
         for k in processes.mine(len(blocks)):
-            file = folder / self._file(blocks[k]).name
-            known = read_tensors(file) if file.exists() else {}
-            if len(known.get(key, ())) != len(blocks[k]):
-                others = {name: value for name, value in known.items() if not name.startswith(stale)}
+            if not files[k].exists():
                 with naming_a_full_disk(folder):
-                    write_tensors(file, {**others, key: compute(blocks[k])})
+                    write_tensors(files[k], {"values": compute(blocks[k])})
         processes.wait()
-        return torch.cat([read_tensors(folder / self._file(block).name)[key] for block in blocks])
+        return torch.cat([_read(file, "values") for file in files])
 
     def _read_all(self, name: str) -> Tensor:
-        return torch.cat([self._read(name, block) for block in self._blocks()])
-
-    def _read(self, name: str, block: range) -> Tensor:
-        file = self._file(block)
-        try:
-            with safe_open(file, "pt") as tensors:
-                return tensors.get_tensor(name)
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{file} does not have {name}: {error}") from None
+        return torch.cat([_read(self._file(block), name) for block in self._blocks()])
 
     def _file(self, block: range) -> Path:
         return self.folder / f"seeds-{block[0]:08d}.safetensors"
+
+
+def _read(file: Path, name: str) -> Tensor:
+    try:
+        with safe_open(file, "pt") as tensors:
+            return tensors.get_tensor(name)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file} does not have {name}: {error}") from None
 
 
 def _key(method: Method, steps: int) -> str:
