@@ -19,9 +19,7 @@ SOLVER = DistillOptions(
     steps=(4, 20),
     evaluations=2048,
     teacher=TeacherOptions(steps=60, cells=60),
-    training=TrainingOptions(
-        iterations=2000, learning_rate=3e-4, warmup=100, checkpoint_every=100, precision="bfloat16"
-    ),
+    training=TrainingOptions(learning_rate=3e-4, warmup=100, checkpoint_every=100, precision="bfloat16"),
 )
 GPU = Study(
     title="Sig-DEG on CIFAR-10",
@@ -38,7 +36,7 @@ GPU = Study(
 TWO_CORES = replace(
     SOLVER,
     evaluations=256,
-    training=TrainingOptions(iterations=300, learning_rate=1e-3, warmup=30, checkpoint_every=25),
+    training=TrainingOptions(learning_rate=1e-3, warmup=30, checkpoint_every=25),
 )
 CPU = replace(
     GPU,

@@ -45,7 +45,7 @@ def runs_of(solver: DistillOptions, iterations: tuple[int, int, int, int]) -> di
     """Students of depth 4, 2 and 1 by the same options, and the plain one of depth 2 by the paper's teacher.
 
     Args:
-        solver: options of depth 4.
+        solver: options of depth 4, but for the iterations.
         iterations: of depth 4, plain, depth 2 and depth 1.
     """
 

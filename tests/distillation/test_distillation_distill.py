@@ -89,8 +89,6 @@ def options(**changes):
 
 def train_on(student, out, *, teacher=LAW.denoise_y, **changes):
     given = changes.pop("data", data())
-    if "teacher_options" in changes:
-        changes["teacher"] = changes.pop("teacher_options")
     return distill(student, teacher, options(**changes), out, data=given, progress=False)
 
 
@@ -294,9 +292,8 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(pairs, tmp_path):
     )
     before = student.sample(5, 4).values
     same = TeacherOptions(scheme="euler", steps=4, cells=4)
-    trained = train_on(
-        student, tmp_path, teacher=teacher, pairs=pairs, steps=(4, 4), paths=0, iterations=3, teacher_options=same
-    )
+    same_steps = options(pairs=pairs, steps=(4, 4), paths=0, iterations=3, teacher=same)
+    trained = distill(student, teacher, same_steps, tmp_path, data=data(), progress=False)
     torch.testing.assert_close(trained.sample(5, 4).values, before, rtol=1e-3, atol=1e-4)
 
 

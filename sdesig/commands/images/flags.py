@@ -215,8 +215,13 @@ class SettingFlags:
                 )
 
         def choose() -> StepGrid:
-            key = {"teacher": teacher.identity, "reference": reference_digest(reference), "snr": snr, "paths": paths}
-            key |= {"least": FOR_IMAGES}
+            key = {
+                "teacher": teacher.identity,
+                "reference": reference_digest(reference),
+                "snr": snr,
+                "paths": paths,
+                "least": FOR_IMAGES,
+            }
             return cached(
                 folder,
                 "grid",
