@@ -8,8 +8,6 @@ from forward-mode Jacobian-vector products: no finite differences, no Jacobian i
 
 from __future__ import annotations
 
-from typing import overload
-
 import torch
 import torchsde
 from torch import Tensor
@@ -42,10 +40,6 @@ def ito_correction(sde: SDELike, t: Tensor | float, y: Tensor) -> Tensor:
     return 0.5 * second_order_noise(sde, t, y)
 
 
-@overload
-def to_ito(sde: SDE) -> SDE: ...
-@overload
-def to_ito(sde: SDELike) -> SDELike: ...
 def to_ito(sde: SDELike) -> SDELike:
     """The Ito SDE with the same solutions as `sde`; see `ConvertedSDE`. An Ito SDE is returned as it is.
 
@@ -56,10 +50,6 @@ def to_ito(sde: SDELike) -> SDELike:
     return _convert(sde, "ito")
 
 
-@overload
-def to_stratonovich(sde: SDE) -> SDE: ...
-@overload
-def to_stratonovich(sde: SDELike) -> SDELike: ...
 def to_stratonovich(sde: SDELike) -> SDELike:
     """The Stratonovich SDE with the same solutions as `sde`; see `ConvertedSDE`. A Stratonovich SDE is returned as is.
 
