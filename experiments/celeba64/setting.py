@@ -31,9 +31,11 @@ CPU = replace(
     title="Sig-DEG on CelebA, 64 x 64, two cores, two hours",
     size=64,
     network=partial(UNet, 3, 64, widths=(64, 128), patch=4),
-    runs=runs_of(replace(cifar10.TWO_CORES, evaluations=128), (300, 200, 150, 100)),
+    teacher=replace(cifar10.CPU.teacher, iterations=6000, precision="bfloat16"),
+    runs=runs_of(replace(cifar10.TWO_CORES, evaluations=128), (250, 100, 120, 80)),
     log_sigma=(-0.8, 1.4),
-    block=21,
+    seeds=250,
+    block=25,
     grid_paths=42,
 )
 STUDIES = {"gpu": GPU, "cpu": CPU}

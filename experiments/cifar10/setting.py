@@ -36,7 +36,7 @@ GPU = Study(
 TWO_CORES = replace(
     SOLVER,
     evaluations=256,
-    training=TrainingOptions(learning_rate=1e-3, warmup=30, checkpoint_every=25),
+    training=TrainingOptions(learning_rate=1e-3, warmup=30, checkpoint_every=25, precision="bfloat16"),
 )
 CPU = replace(
     GPU,
@@ -44,7 +44,7 @@ CPU = replace(
     network=partial(UNet, 3, 32, widths=(48, 96), patch=2),
     teacher=TrainingOptions(iterations=10_000, learning_rate=2e-3),
     batch=64,
-    runs=runs_of(TWO_CORES, (300, 300, 150, 100)),
+    runs=runs_of(TWO_CORES, (300, 120, 150, 100)),
     seeds=500,
     block=85,
     grid_paths=64,

@@ -19,6 +19,7 @@ from sdesig.distillation.data import Data, check_data, draw_rows
 from sdesig.distillation.paths import TeacherOptions, TeacherPaths, coarse_ends, draw_local, snr_times
 from sdesig.distillation.training import TrainingOptions, train
 from sdesig.generator.cells import SolverCell
+from sdesig.generator.networks import in_precision
 from sdesig.generator.sig_deg import SigDEG
 from sdesig.sde.canonical_sde import CanonicalSDE, SNRDenoiser
 
@@ -158,7 +159,8 @@ def distill(
         "depth": student.depth,
         "cell": student.kind,
     }
-    trained = train(student, loss, options.training, folder, recorded=described, progress=progress)
+    with in_precision(options.training.precision, teacher):
+        trained = train(student, loss, options.training, folder, recorded=described, progress=progress)
     processes.once(lambda: trained.save(folder / "student"))
     return trained.eval()
 

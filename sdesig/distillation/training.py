@@ -24,7 +24,7 @@ from sdesig import _processes as processes
 from sdesig._checks import check_choice, check_integer, check_real
 from sdesig._files import read_tensors, record_options, replacing, write_tensors
 from sdesig._random import generator_for
-from sdesig.generator.networks import Network
+from sdesig.generator.networks import in_precision
 
 CHECKPOINT, OPTIONS, STATS = "checkpoint.safetensors", "options.json", "stats.jsonl"
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -55,7 +55,8 @@ class TrainingOptions:
     checkpoint_every: int = 500
     """Iterations between checkpoints."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of what our networks compute while they are trained (autocast); weights and all else stay in float32."""
+    """Of what our networks compute in a training (autocast), a teacher's fine steps too; weights, kept paths and all
+    else stay in float32."""
 
     def __post_init__(self) -> None:
         check_integer("iterations", self.iterations, 1)
@@ -106,9 +107,6 @@ def train(
         raise ValueError(f"parts must be {wanted}; got {options.parts}")
     device = parameters[0].device
     average = copy.deepcopy(module).requires_grad_(False)
-    for part in module.modules():
-        if isinstance(part, Network):
-            part.mixed_precision = options.precision == "bfloat16"
     optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate, weight_decay=options.weight_decay, fused=True)
     record_options(out / OPTIONS, {**recorded, "training": asdict(options)})
     first = 0
@@ -119,39 +117,42 @@ def train(
     samples, shown, started = 0, 0.0, time.perf_counter()
     hidden = not progress or processes.number() > 0
     bar = tqdm(range(first, options.iterations), initial=first, total=options.iterations, disable=hidden)
-    for iteration in bar:
-        for group in optimizer.param_groups:
-            group["lr"] = options.learning_rate * _schedule(iteration, options)
-        optimizer.zero_grad(set_to_none=True)
-        value, count = torch.zeros((), device=device), 0
-        for number in processes.mine(options.parts):
-            own = () if options.parts == 1 else (number,)
-            generator = generator_for("training", options.seed, iteration, *own, device=device)
-            of_part, samples_of_part = loss(iteration, generator)
-            (of_part / options.parts).backward()
-            value, count = value + of_part.detach() / options.parts, count + samples_of_part
-        if processes.count() > 1:
-            _add_up_gradients(parameters, value)
-        norm = nn.utils.clip_grad_norm_(parameters, options.clip)
-        if not (math.isfinite(value.item()) and math.isfinite(norm.item())):
-            raise FloatingPointError(
-                f"loss {value.item()} with a gradient of norm {norm.item()} at iteration {iteration}; the last "
-                f"checkpoint in {out} is kept: lower the learning rate, now {options.learning_rate:g}"
-            )
-        optimizer.step()
-        _average(average, module, min(options.ema, (1 + iteration) / (10 + iteration)))
-        samples += count * processes.count()
-        shown += (value.item() - shown) / min(100, iteration - first + 1)
-        done = iteration + 1
-        if done % options.checkpoint_every == 0 or done == options.iterations:
-            seconds = time.perf_counter() - started
-            line = {"iteration": done, "loss": shown, "seconds": seconds, "samples_per_second": samples / seconds}
-            if processes.number() == 0:
-                with (out / STATS).open("a") as file:
-                    file.write(json.dumps(line) + "\n")
-                _save(out / CHECKPOINT, done, module, average, optimizer, parameters)
-        if done % 10 == 0:
-            bar.set_postfix_str(f"loss {shown:.4g}, {samples / (time.perf_counter() - started):.0f} samples/s", False)
+    with in_precision(options.precision, module):
+        for iteration in bar:
+            for group in optimizer.param_groups:
+                group["lr"] = options.learning_rate * _schedule(iteration, options)
+            optimizer.zero_grad(set_to_none=True)
+            value, count = torch.zeros((), device=device), 0
+            for number in processes.mine(options.parts):
+                own = () if options.parts == 1 else (number,)
+                generator = generator_for("training", options.seed, iteration, *own, device=device)
+                of_part, samples_of_part = loss(iteration, generator)
+                (of_part / options.parts).backward()
+                value, count = value + of_part.detach() / options.parts, count + samples_of_part
+            if processes.count() > 1:
+                _add_up_gradients(parameters, value)
+            norm = nn.utils.clip_grad_norm_(parameters, options.clip)
+            if not (math.isfinite(value.item()) and math.isfinite(norm.item())):
+                raise FloatingPointError(
+                    f"loss {value.item()} with a gradient of norm {norm.item()} at iteration {iteration}; the last "
+                    f"checkpoint in {out} is kept: lower the learning rate, now {options.learning_rate:g}"
+                )
+            optimizer.step()
+            _average(average, module, min(options.ema, (1 + iteration) / (10 + iteration)))
+            samples += count * processes.count()
+            shown += (value.item() - shown) / min(100, iteration - first + 1)
+            done = iteration + 1
+            if done % options.checkpoint_every == 0 or done == options.iterations:
+                seconds = time.perf_counter() - started
+                line = {"iteration": done, "loss": shown, "seconds": seconds, "samples_per_second": samples / seconds}
+                if processes.number() == 0:
+                    with (out / STATS).open("a") as file:
+                        file.write(json.dumps(line) + "\n")
+                    _save(out / CHECKPOINT, done, module, average, optimizer, parameters)
+            if done % 10 == 0:
+                bar.set_postfix_str(
+                    f"loss {shown:.4g}, {samples / (time.perf_counter() - started):.0f} samples/s", False
+                )
     return average
 
 

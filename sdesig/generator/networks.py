@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -111,6 +112,20 @@ class Network(nn.Module):
         copy = type(self)(**{**self.config, "conditions": conditions, "extra": extra})
         copy.load_state_dict({**copy.state_dict(), **self.state_dict()})
         return copy.to(next(self.parameters()))
+
+
+@contextmanager
+def in_precision(precision: str, module: object) -> Iterator[None]:
+    """Let the networks inside a module, if it is one, compute in "bfloat16" (autocast) or "float32" for a while."""
+    inside = module.modules() if isinstance(module, nn.Module) else ()
+    before = {part: part.mixed_precision for part in inside if isinstance(part, Network)}
+    try:
+        for part in before:
+            part.mixed_precision = precision == "bfloat16"
+        yield
+    finally:
+        for part, mixed in before.items():
+            part.mixed_precision = mixed
 
 
 class EmbeddedNetwork(Network):

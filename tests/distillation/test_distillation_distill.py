@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from contextlib import nullcontext
 from itertools import pairwise
 
 import pytest
@@ -407,8 +408,8 @@ def test_students_of_images_are_trained(precision, pairs, tmp_path):
 
 @every_reference
 @every_cell
-def test_half_precision_is_for_the_student_alone(cell, reference, tmp_path, monkeypatch):
-    """Paths and targets are those of single precision."""
+def test_half_precision_is_for_networks_alone(cell, reference, tmp_path, monkeypatch):
+    """Of a teacher without a network, paths and targets are those of single precision."""
     seen = []
     kept = rollout_loss
 
@@ -424,6 +425,37 @@ def test_half_precision_is_for_the_student_alone(cell, reference, tmp_path, monk
     assert half.signature.dtype == torch.float32
     torch.testing.assert_close(half.signature.coefficients, single.signature.coefficients)
     torch.testing.assert_close(half.states, single.states)
+
+
+@pytest.mark.parametrize("loss", [1.0, math.nan])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_precision_is_the_teachers_too_for_as_long_as_training_lasts(precision, loss, tmp_path, monkeypatch):
+    """And both have their own again after it, or after a failure of it."""
+    torch.manual_seed(0)
+    teacher = NetworkDenoiser(UNet(1, 4, widths=(8,)), 1.0)
+    student = image_student(teacher)
+    seen = {"teacher": set(), "student": set()}
+    kept = local_loss
+
+    def watching(name, network):
+        def watch(module, inputs, output):
+            seen[name].add((torch.is_autocast_enabled("cpu"), output.dtype))
+
+        network.first.register_forward_hook(watch)
+
+    def multiplied(*arguments, **options):
+        return loss * kept(*arguments, **options)
+
+    monkeypatch.setattr(sys.modules["sdesig.distillation.distill"], "local_loss", multiplied)
+    watching("teacher", teacher.network)
+    watching("student", student.cell.denoiser.network)
+    chosen = options(pairs="local", steps=(2, 2), evaluations=8, iterations=1, precision=precision)
+    with pytest.raises(FloatingPointError) if math.isnan(loss) else nullcontext():
+        distill(student, teacher, chosen, tmp_path, data=torch.randn(20, 1, 4, 4, generator=seeded()), progress=False)
+    computed = (precision == "bfloat16", torch.bfloat16 if precision == "bfloat16" else torch.float32)
+    assert seen == {"teacher": {computed}, "student": {computed}}
+    assert not teacher.network.mixed_precision
+    assert not student.cell.denoiser.network.mixed_precision
 
 
 def test_numbers_of_steps_are_drawn_between_the_bounds(tmp_path, monkeypatch):
