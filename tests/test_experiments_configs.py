@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import tyro
 
+from experiments.celeba64 import setting as celeba64
+from experiments.cifar10 import setting as cifar10
 from experiments.digits import setting as digits
 from experiments.image_study.study import SNR
 from experiments.mnist import setting as mnist
@@ -14,14 +16,12 @@ from sdesig.commands.images.distill import DistillImages
 from sdesig.commands.images.train_teacher import TrainImageTeacher
 from sdesig.commands.options import checked
 from sdesig.distillation import DistillOptions, TrainingOptions
+from sdesig.generator.networks import network_config
+from sdesig.images.training import image_network
 
-
-def configs(setting):
-    return sorted((Path(setting.__file__).parent / "configs").glob("*.json"))
-
-
-DIGITS = configs(digits)
-STUDENTS = [file for file in configs(mnist) if file.stem != "teacher"]
+DIGITS = sorted((Path(digits.__file__).parent / "configs").glob("*.json"))
+EXPERIMENTS = Path(mnist.__file__).parents[1]
+IMAGES = {"mnist": mnist.MNIST, "cifar10": cifar10.GPU, "celeba64": celeba64.GPU}
 
 
 def command_of(kind, file, *arguments):
@@ -42,26 +42,36 @@ def test_a_configuration_for_digits_is_the_run_of_its_name(file):
     assert command.grid == ("even" if run.even else "chosen")
 
 
-@pytest.mark.parametrize("file", STUDENTS, ids=lambda file: file.stem)
-def test_a_configuration_for_mnist_is_the_run_of_its_name(file):
-    run, command = mnist.MNIST.runs[file.stem], command_of(DistillImages, file, "--teacher", "x")
-    assert distillation(command) == run.options
-    assert (command.depth, command.cell) == (run.depth, run.cell)
+@pytest.mark.parametrize(("name", "run"), [(name, run) for name, study in IMAGES.items() for run in study.runs])
+def test_a_configuration_for_images_is_the_run_of_its_name(name, run):
+    study, file = IMAGES[name], EXPERIMENTS / name / "configs" / f"{run}.json"
+    planned, command = study.runs[run], command_of(DistillImages, file, "--teacher", "x")
+    assert distillation(command) == planned.options
+    assert (command.depth, command.cell) == (planned.depth, planned.cell)
     assert command.setting.snr == pytest.approx(SNR)
-    expected = ("even", "none") if run.cell == "plain" else ("chosen", "dct")
+    expected = ("even", "none") if planned.cell == "plain" else ("chosen", "dct")
     assert (command.setting.grid, command.setting.reference) == expected
-    assert (command.images.channels, command.images.size) == (1, 28)
+    assert (command.images.channels, command.images.size) == (study.channels, study.size)
 
 
-def test_the_configuration_of_the_mnist_teacher():
-    command = command_of(TrainImageTeacher, Path(mnist.__file__).parent / "configs" / "teacher.json")
-    network = mnist.MNIST.network()
-    assert checked(TrainingOptions, command.training) == mnist.MNIST.teacher
-    assert (command.network, command.widths, command.patch) == ("unet", network.widths, network.patch)
-    assert (command.batch, command.log_sigma) == (mnist.MNIST.batch, mnist.MNIST.log_sigma)
-    assert (command.images.channels, command.images.size, command.flip) == (1, 28, False)
+@pytest.mark.parametrize("name", IMAGES)
+def test_the_configuration_of_a_teacher_of_images(name):
+    study, command = IMAGES[name], command_of(TrainImageTeacher, EXPERIMENTS / name / "configs" / "teacher.json")
+    assert checked(TrainingOptions, command.training) == study.teacher
+    made = image_network(
+        command.network,
+        (study.channels, study.size, study.size),
+        widths=command.widths,
+        patch=command.patch,
+        attention=command.attention,
+        layers=command.layers,
+    )
+    assert network_config(made) == network_config(study.network())
+    assert (command.batch, command.log_sigma) == (study.batch, study.log_sigma)
+    assert (command.images.channels, command.images.size, command.flip) == (study.channels, study.size, study.flip)
 
 
 def test_all_full_runs_have_a_configuration():
     assert {file.stem for file in DIGITS} == {name for name in digits.RUNS if not name.startswith("short")}
-    assert {file.stem for file in STUDENTS} == {*mnist.MNIST.runs}
+    for name, study in IMAGES.items():
+        assert {file.stem for file in (EXPERIMENTS / name / "configs").iterdir()} == {"teacher", *study.runs}
