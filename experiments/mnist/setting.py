@@ -17,13 +17,13 @@ SOLVER = DistillOptions(
 )
 LONGER = replace(SOLVER, training=replace(SOLVER.training, iterations=1500, precision="bfloat16"))
 """Of depth 4, of which the most is asked."""
-REMARKS = """Depth 4 was trained for 1500 iterations (768,000 evaluations of the student, 70 minutes of one core), depth 2
-and 1 for 250 and 150: their rows do not compare depths. What its Frechet ratio in 10 steps needs is length and the
-grid: after 450 iterations it was 1.089 (1.058 - 1.117, 1000 seeds), from grain in the flat parts of the images, and on
-a grid chosen by pathwise error alone, whose last of ten steps was a quarter of the range of log-SNR, 1.264 (1.232 -
-1.297). A small Frechet distance is not nearness to the teacher: that of 2M in 5 and 10 steps is below the teacher's own,
-though its images are others. Samplers without noise, DDIM and UniPC, have another limit. Seconds were measured beside
-other work.
+REMARKS = """Depth 4 was trained for 1500 iterations (768,000 evaluations of the student, 70 minutes of one core),
+depth 2 and 1 for 250 and 150: their rows do not compare depths. What its Frechet ratio in 10 steps needs is length
+and the grid: after 450 iterations it was 1.089 (1.058 - 1.117, 1000 seeds), from grain in the flat parts of the
+images, and on a grid chosen by pathwise error alone, whose last of ten steps was a quarter of the range of log-SNR,
+1.264 (1.232 - 1.297). A small Frechet distance is not nearness to the teacher: that of 2M in 5 and 10 steps is below
+the teacher's own, though its images are others. Samplers without noise, DDIM and UniPC, have another limit. Seconds
+were measured beside other work.
 """
 MNIST = Study(
     title="Sig-DEG on MNIST",
