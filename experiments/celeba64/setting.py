@@ -38,5 +38,6 @@ CPU = replace(
     seeds=120,
     block=30,
     grid_paths=42,
+    remarks="",
 )
 STUDIES = {"gpu": GPU, "cpu": CPU}
