@@ -17,7 +17,8 @@ from sdesig.sde.denoisers import (
     VDenoiser,
     X0Denoiser,
 )
-from sdesig.sde.diffusions import EDM, VE, VP, Denoiser, Diffusion, ForwardDiffusion, ReverseDiffusion, SubVP
+from sdesig.sde.diffusions import Denoiser, Diffusion, ForwardDiffusion, ReverseDiffusion
+from sdesig.sde.families import EDM, VE, VP, SubVP
 from sdesig.sde.mixture import Mixture
 from sdesig.sde.reference import GaussianReference
 from sdesig.sde.schedules import BetaSchedule, CosineBeta, LinearBeta

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from scipy.special import ndtri
@@ -20,14 +19,13 @@ from torch import Tensor
 
 from sdesig._checks import check_floating, check_real, check_step
 from sdesig.signature import PartialSignature
+from sdesig.testing.area_rows import area_rows
+from sdesig.testing.rows import Rows, deterministic, gaussian_rows, studentized
 
 MINIMUM_SAMPLES = 1000
 
 VARIANCES = {"W": 1.0, "H": 1 / 12, "K": 1 / 720}
 """Of an increment, a space-time and a space-time-time area, at h = 1."""
-
-FREQUENCIES = (2.0, 4.0, 8.0)
-"""Where the characteristic function of A/h is compared: it falls from .65 to .04 there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +120,7 @@ def check_moments(
     labels = [f"statistic {k}" for k in range(count)] if names is None else list(names)
     if len(labels) != count:
         raise ValueError(f"names must be {count}, one per statistic; got {labels}")
-    return _report([_studentized(labels, samples, means, _rounding(statistics))], len(samples), rate)
+    return _report([studentized(labels, samples, means, _rounding(statistics))], len(samples), rate)
 
 
 def check_gaussian(samples: Tensor, covariance: Tensor, *, false_alarm_rate: float = 1e-6) -> LawReport:
@@ -157,12 +155,12 @@ def check_gaussian(samples: Tensor, covariance: Tensor, *, false_alarm_rate: flo
     negligible = 8 * dim * _rounding(covariance) * float(eigenvalues[-1].clamp_min(0.0))
     if float(eigenvalues[0]) < -negligible or float((matrix - matrix.mT).abs().max()) > negligible:
         raise ValueError(f"covariance must be symmetric and positive semi-definite; got {matrix.tolist()}")
-    rows = _gaussian_rows([f"x[{i}]" for i in range(dim)], values, matrix, rounding)
+    rows = gaussian_rows([f"x[{i}]" for i in range(dim)], values, matrix, rounding)
     null = directions[:, eigenvalues <= negligible]
     if null.shape[1]:
         deviation = (values @ null).square().mean().sqrt()
         scale = math.sqrt(negligible) + rounding * values.abs().max()
-        rows.append(_deterministic("rms of x in the null space of C", deviation, scale))
+        rows.append(deterministic("rms of x in the null space of C", deviation, scale))
     return _report(rows, len(values), rate)
 
 
@@ -197,8 +195,8 @@ def check_brownian_step(
       - antisymmetry to rounding;
       - the moments A_ij, A_ij^2, A_ij^2 e^{-r}, and those of A_ij times W_i, W_j, W_i W_j; with H: times H_i, H_j,
         H_i H_j, H_i W_j, W_i H_j; with H and K: times K_i H_j, H_i K_j; for d >= 3: A_mi A_mk and A_mi A_mk W_i W_k;
-      - unless `weak`: A_ij^4 and the three formulas above, at x = y of `FREQUENCIES` and s = 0, 1 (the second one also
-        with r instead of q).
+      - unless `weak`: A_ij^4 and the three formulas above, at x = y of `area_rows.FREQUENCIES` and s = 0, 1 (the second
+        one also with r instead of q).
 
     Weak approximations of the Levy area promise the moments only: the mean given W, H, K and the variance given W.
 
@@ -232,10 +230,10 @@ def check_brownian_step(
     names = [f"{letter}[{i}]" for letter in values for i in range(dim)]
     variances = torch.tensor([VARIANCES[name[0]] for name in names], dtype=torch.float64)
     rounding = _rounding(increment)
-    rows = _gaussian_rows(names, torch.cat(list(values.values()), -1), torch.diag(variances), rounding)
+    rows = gaussian_rows(names, torch.cat(list(values.values()), -1), torch.diag(variances), rounding)
     if levy_area is not None:
         area = _check_samples("levy_area", levy_area, (n, dim, dim)) / step.unsqueeze(-1)
-        rows += _area_rows(area, values, weak, _rounding(levy_area))
+        rows += area_rows(area, values, weak, _rounding(levy_area))
     return _report(rows, n, rate)
 
 
@@ -261,17 +259,7 @@ def chen_deviation(whole: PartialSignature, first: PartialSignature, second: Par
     return max(float(deviation) for deviation in deviations) / torch.finfo(whole.dtype).eps
 
 
-class _Rows(NamedTuple):
-    """Some rows of a report."""
-
-    names: list[str]
-    expected: Tensor
-    estimates: Tensor
-    standard_errors: Tensor
-    z_scores: Tensor
-
-
-def _report(rows: list[_Rows], n: int, rate: float) -> LawReport:
+def _report(rows: list[Rows], n: int, rate: float) -> LawReport:
     names, *columns = zip(*rows, strict=True)
     labels = tuple(itertools.chain.from_iterable(names))
     expected, estimates, standard_errors, z_scores = (torch.cat(column) for column in columns)
@@ -300,148 +288,3 @@ def _check_samples(name: str, value: Tensor, shape: tuple[int, ...] | None = Non
     if not bool(value.isfinite().all()):
         raise ValueError(f"{name} must be finite; got {int((~value.isfinite()).sum())} infinities or NaN")
     return value.detach().to("cpu", torch.float64)
-
-
-def _compare(names: list[str], expected: Tensor, estimates: Tensor, errors: Tensor) -> _Rows:
-    return _Rows(names, expected, estimates, errors, _ratio(estimates - expected, errors))
-
-
-def _ratio(x: Tensor, error: Tensor) -> Tensor:
-    """x/error; 0 where both are 0. Errors include rounding: one of 0 stands beside x = 0 only."""
-    return x / torch.where(error > 0, error, 1.0)
-
-
-def _studentized(names: list[str], samples: Tensor, expected: Tensor, rounding: float) -> _Rows:
-    """Rows for the averages of `samples` (n, k), by sample standard errors and Hall's transformation."""
-    n, means = len(samples), samples.mean(0)
-    centred = samples - means
-    floor = rounding * torch.maximum(samples.abs().amax(0), expected.abs())
-    errors = torch.maximum(centred.square().sum(0).sqrt() / n, floor)
-    t = _ratio(means - expected, errors)
-    g = _ratio(centred, errors * math.sqrt(n)).pow(3).mean(0) / math.sqrt(n)
-    return _Rows(names, expected, means, errors, t + g * t**2 / 3 + g**2 * t**3 / 27 + g / 6)
-
-
-def _standardized(
-    names: list[str], samples: Tensor, expected: Tensor, variance: Tensor, rounding_error: Tensor
-) -> _Rows:
-    """Rows for the averages of `samples` (n, k), of known variances and with known rounding errors, (k,)."""
-    errors = torch.maximum((variance / len(samples)).sqrt(), rounding_error)
-    return _compare(names, expected, samples.mean(0), errors)
-
-
-def _deterministic(name: str, deviation: Tensor, scale: Tensor) -> _Rows:
-    """A row for a deviation that must vanish up to rounding errors of size `scale`."""
-    return _compare([name], torch.zeros(1, dtype=torch.float64), deviation.reshape(1), scale.reshape(1))
-
-
-def _gaussian_rows(names: list[str], x: Tensor, covariance: Tensor, rounding: float) -> list[_Rows]:
-    """The statistics of `check_gaussian`."""
-    variances = covariance.diagonal().clamp_min(0.0)
-    scale = torch.where(variances > 0, variances.rsqrt(), 0.0)
-    correlation = covariance * scale * scale.unsqueeze(-1)
-    largest = x.abs().amax(0)
-    zeros = torch.zeros_like(variances)
-    rows = [_standardized(names, x, zeros, variances, rounding * largest)]
-    for i, name in enumerate(names):
-        later = names[i:]
-        product = x[:, i, None] * x[:, i:]
-        cross = covariance[i, i:]
-        spread = variances[i] * variances[i:] + cross.square()
-        labels = [f"{name} {other}" for other in later]
-        rows.append(_standardized(labels, product, cross, spread, rounding * largest[i] * largest[i:]))
-
-        angle = x[:, i, None] * scale[i] + x[:, i:] * scale[i:]
-        error = rounding * (1 + largest[i] * scale[i] + largest[i:] * scale[i:])
-        variance = (correlation[i, i] + 2 * correlation[i, i:] + correlation.diagonal()[i:]).clamp_min(0.0)
-        cosine, doubled = torch.exp(-variance / 2), torch.exp(-2 * variance)
-        spread = ((1 + doubled) / 2 - cosine.square()).clamp_min(0.0)
-        labels = [f"cos({name}/s + {other}/s)" for other in later]
-        rows.append(_standardized(labels, angle.cos(), cosine, spread, error))
-        labels = [f"sin({name}/s + {other}/s)" for other in later]
-        rows.append(_standardized(labels, angle.sin(), zeros[i:], (1 - doubled) / 2, error))
-    return rows
-
-
-def _area_rows(area: Tensor, values: dict[str, Tensor], weak: bool, rounding: float) -> list[_Rows]:
-    """The statistics of `check_brownian_step` that have the Levy area in them, at h = 1."""
-    w, dim = values["W"], area.shape[-1]
-    size = 1 + area.abs().max() + w.square().max()  # W^2: the area may have been computed as J - W W^T/2
-    rows = [_deterministic("max |A + A^T|", (area + area.mT).abs().max(), rounding * size)]
-
-    def add(labels: Iterable[str], samples: Tensor, expected: float) -> None:
-        means = torch.full((samples.shape[1],), expected, dtype=torch.float64)
-        rows.append(_studentized(list(labels), samples, means, rounding))
-
-    if dim >= 2:
-        _add_pairs(add, area, values, weak)
-    if dim >= 3:
-        _add_triples(add, area, w, weak)
-    return rows
-
-
-_Add = Callable[[Iterable[str], Tensor, float], None]
-
-
-def _add_pairs(add: _Add, area: Tensor, values: dict[str, Tensor], weak: bool) -> None:
-    """Statistics of A_ij, i < j."""
-    first, second = torch.triu_indices(area.shape[-1], area.shape[-1], 1)
-    pairs = list(zip(first.tolist(), second.tolist(), strict=True))
-    a, wi, wj = area[:, first, second], values["W"][:, first], values["W"][:, second]
-    taper = (-(wi.square() + wj.square()) / 2).exp()
-
-    def claim(label: str, samples: Tensor, expected: float) -> None:
-        add((label.format(i=i, j=j) for i, j in pairs), samples, expected)
-
-    claim("A[{i},{j}]", a, 0.0)
-    claim("A[{i},{j}]^2", a.square(), 1 / 4)
-    claim("A[{i},{j}]^2 exp(-r)", a.square() * taper, 1 / 12)
-    claim("A[{i},{j}] W[{i}]", a * wi, 0.0)
-    claim("A[{i},{j}] W[{j}]", a * wj, 0.0)
-    claim("A[{i},{j}] W[{i}] W[{j}]", a * wi * wj, 0.0)
-    if not weak:
-        claim("A[{i},{j}]^4", a.pow(4), 5 / 16)
-        for x in FREQUENCIES:
-            z, cosine = x / 2, (x * a).cos()
-            tapered = z / math.sinh(z) / (1 + z / math.tanh(z))
-            claim(f"cos({x:g} A[{{i}},{{j}}])", cosine, 1 / math.cosh(z))
-            claim(f"sin({x:g} A[{{i}},{{j}}])", (x * a).sin(), 0.0)
-            claim(f"cos({x:g} A[{{i}},{{j}}]) exp(-r)", cosine * taper, tapered)
-    if "H" not in values:
-        return
-
-    hi, hj = values["H"][:, first], values["H"][:, second]
-    claim("A[{i},{j}] H[{i}]", a * hi, 0.0)
-    claim("A[{i},{j}] H[{j}]", a * hj, 0.0)
-    claim("A[{i},{j}] H[{i}] H[{j}]", a * hi * hj, 0.0)
-    claim("A[{i},{j}] H[{i}] W[{j}]", a * hi * wj, 1 / 12)
-    claim("A[{i},{j}] W[{i}] H[{j}]", a * wi * hj, -1 / 12)
-    if "K" in values:
-        ki, kj = values["K"][:, first], values["K"][:, second]
-        claim("A[{i},{j}] K[{i}] H[{j}]", a * ki * hj, 1 / 720)
-        claim("A[{i},{j}] H[{i}] K[{j}]", a * hi * kj, -1 / 720)
-    if not weak:
-        b = a - (hi * wj - wi * hj)
-        bridge_taper = (-6 * (hi.square() + hj.square())).exp()
-        for x in FREQUENCIES:
-            z, cosine = x / 2, (x * b).cos()
-            even = z / math.sinh(z)
-            tapered = even / (1 + 3 * (z / math.tanh(z) - 1) / z**2)
-            claim(f"cos({x:g} B[{{i}},{{j}}]) exp(-q)", cosine * bridge_taper, tapered)
-            claim(f"cos({x:g} B[{{i}},{{j}}]) exp(-r)", cosine * taper, even / 2)
-
-
-def _add_triples(add: _Add, area: Tensor, w: Tensor, weak: bool) -> None:
-    """Statistics of A_mi and A_mk, i < k, for every m."""
-    for m in range(area.shape[-1]):
-        pairs = list(itertools.combinations([i for i in range(area.shape[-1]) if i != m], 2))
-        i, k = torch.tensor(pairs).mT
-        first, second = area[:, m, i], area[:, m, k]
-        add((f"A[{m},{i}] A[{m},{k}]" for i, k in pairs), first * second, 0.0)
-        labels = (f"A[{m},{i}] A[{m},{k}] W[{i}] W[{k}]" for i, k in pairs)
-        add(labels, first * second * w[:, i] * w[:, k], 1 / 12)
-        if weak:
-            continue
-        for x in FREQUENCIES:
-            labels = (f"cos({x:g} A[{m},{i}]) cos({x:g} A[{m},{k}])" for i, k in pairs)
-            add(labels, (x * first).cos() * (x * second).cos(), 1 / math.cosh(x / math.sqrt(2)))

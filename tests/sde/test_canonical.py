@@ -17,7 +17,7 @@ from sdesig.sde.canonical import (
     noise_clock,
     to_canonical,
 )
-from sdesig.sde.diffusions import EDM, VE, VP, SubVP
+from sdesig.sde.families import EDM, VE, VP, SubVP
 from sdesig.sde.mixture import Mixture
 from sdesig.sde.reference import GaussianReference
 

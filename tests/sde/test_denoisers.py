@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from sdesig.sde.denoisers import EDMDenoiser, EpsilonDenoiser, ScoreDenoiser, VDenoiser, X0Denoiser
-from sdesig.sde.diffusions import EDM, VE, VP, SubVP
+from sdesig.sde.families import EDM, VE, VP, SubVP
 
 FAMILIES = {"VP": VP(), "VP cosine": VP.cosine(), "SubVP": SubVP(), "VE": VE(), "EDM": EDM()}
 every_family = pytest.mark.parametrize("diffusion", FAMILIES.values(), ids=FAMILIES.keys())

@@ -9,7 +9,7 @@ import torchsde
 from scipy.integrate import solve_ivp
 from scipy.stats import multivariate_normal
 
-from sdesig.sde.diffusions import EDM, VE, VP, SubVP
+from sdesig.sde.families import EDM, VE, VP, SubVP
 from sdesig.sde.mixture import Mixture
 
 FAMILIES = {"VP": VP(), "VP cosine": VP.cosine(), "SubVP": SubVP(), "VE": VE(), "EDM": EDM()}
