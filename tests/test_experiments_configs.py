@@ -17,7 +17,6 @@ from sdesig.commands.images.train_teacher import TrainImageTeacher
 from sdesig.commands.options import checked
 from sdesig.distillation import DistillOptions, TrainingOptions
 from sdesig.generator.networks import network_config
-from sdesig.images.training import image_network
 
 DIGITS = sorted((Path(digits.__file__).parent / "configs").glob("*.json"))
 EXPERIMENTS = Path(mnist.__file__).parents[1]
@@ -58,14 +57,7 @@ def test_a_configuration_for_images_is_the_run_of_its_name(name, run):
 def test_the_configuration_of_a_teacher_of_images(name):
     study, command = IMAGES[name], command_of(TrainImageTeacher, EXPERIMENTS / name / "configs" / "teacher.json")
     assert checked(TrainingOptions, command.training) == study.teacher
-    made = image_network(
-        command.network,
-        (study.channels, study.size, study.size),
-        widths=command.widths,
-        patch=command.patch,
-        attention=command.attention,
-        layers=command.layers,
-    )
+    made = command.make_network((study.channels, study.size, study.size))
     assert network_config(made) == network_config(study.network())
     assert (command.batch, command.log_sigma) == (study.batch, study.log_sigma)
     assert (command.images.channels, command.images.size, command.flip) == (study.channels, study.size, study.flip)

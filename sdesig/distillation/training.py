@@ -105,7 +105,6 @@ def train(
     if options.parts % processes.count():
         wanted = f"a multiple of the number of processes, {processes.count()}"
         raise ValueError(f"parts must be {wanted}; got {options.parts}")
-    device = parameters[0].device
     average = copy.deepcopy(module).requires_grad_(False)
     optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate, weight_decay=options.weight_decay, fused=True)
     record_options(out / OPTIONS, {**recorded, "training": asdict(options)})
@@ -121,16 +120,7 @@ def train(
         for iteration in bar:
             for group in optimizer.param_groups:
                 group["lr"] = options.learning_rate * _schedule(iteration, options)
-            optimizer.zero_grad(set_to_none=True)
-            value, count = torch.zeros((), device=device), 0
-            for number in processes.mine(options.parts):
-                own = () if options.parts == 1 else (number,)
-                generator = generator_for("training", options.seed, iteration, *own, device=device)
-                of_part, samples_of_part = loss(iteration, generator)
-                (of_part / options.parts).backward()
-                value, count = value + of_part.detach() / options.parts, count + samples_of_part
-            if processes.count() > 1:
-                _add_up_gradients(parameters, value)
+            value, count = _gradients(parameters, loss, iteration, options)
             norm = nn.utils.clip_grad_norm_(parameters, options.clip)
             if not (math.isfinite(value.item()) and math.isfinite(norm.item())):
                 raise FloatingPointError(
@@ -150,9 +140,8 @@ def train(
                         file.write(json.dumps(line) + "\n")
                     _save(out / CHECKPOINT, done, module, average, optimizer, parameters)
             if done % 10 == 0:
-                bar.set_postfix_str(
-                    f"loss {shown:.4g}, {samples / (time.perf_counter() - started):.0f} samples/s", False
-                )
+                speed = samples / (time.perf_counter() - started)
+                bar.set_postfix_str(f"loss {shown:.4g}, {speed:.0f} samples/s", False)
     return average
 
 
@@ -162,6 +151,25 @@ def _schedule(iteration: int, options: TrainingOptions) -> float:
         return (iteration + 1) / options.warmup
     done = (iteration - options.warmup) / max(1, options.iterations - options.warmup)
     return (1 + math.cos(math.pi * done)) / 2
+
+
+def _gradients(
+    parameters: list[nn.Parameter], loss: Loss, iteration: int, options: TrainingOptions
+) -> tuple[Tensor, int]:
+    """Leave the mean gradient of all parts in the parameters; return the loss and this process's number of samples."""
+    device = parameters[0].device
+    for parameter in parameters:
+        parameter.grad = None
+    value, count = torch.zeros((), device=device), 0
+    for number in processes.mine(options.parts):
+        own = () if options.parts == 1 else (number,)
+        generator = generator_for("training", options.seed, iteration, *own, device=device)
+        of_part, samples_of_part = loss(iteration, generator)
+        (of_part / options.parts).backward()
+        value, count = value + of_part.detach() / options.parts, count + samples_of_part
+    if processes.count() > 1:
+        _add_up_gradients(parameters, value)
+    return value, count
 
 
 def _add_up_gradients(parameters: list[nn.Parameter], value: Tensor) -> None:

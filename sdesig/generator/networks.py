@@ -114,18 +114,22 @@ class Network(nn.Module):
         return copy.to(next(self.parameters()))
 
 
+def networks_in(module: object) -> list[Network]:
+    """The networks inside a module; none in what is not one, such as a denoiser that is a function."""
+    return [part for part in module.modules() if isinstance(part, Network)] if isinstance(module, nn.Module) else []
+
+
 @contextmanager
 def in_precision(precision: str, module: object) -> Iterator[None]:
-    """Let the networks inside a module, if it is one, compute in "bfloat16" (autocast) or "float32" for a while."""
-    inside = module.modules() if isinstance(module, nn.Module) else ()
-    before = {part: part.mixed_precision for part in inside if isinstance(part, Network)}
+    """Let the networks inside a module compute in "bfloat16" (autocast) or "float32" for a while."""
+    before = {network: network.mixed_precision for network in networks_in(module)}
     try:
-        for part in before:
-            part.mixed_precision = precision == "bfloat16"
+        for network in before:
+            network.mixed_precision = precision == "bfloat16"
         yield
     finally:
-        for part, mixed in before.items():
-            part.mixed_precision = mixed
+        for network, mixed in before.items():
+            network.mixed_precision = mixed
 
 
 class EmbeddedNetwork(Network):

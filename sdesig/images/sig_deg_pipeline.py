@@ -15,7 +15,7 @@ from torch import Tensor
 from sdesig._checks import check_choice, check_integer
 from sdesig.distillation.report import Row
 from sdesig.generator import SigDEG
-from sdesig.generator.networks import Network
+from sdesig.generator.networks import networks_in
 from sdesig.images.latent import KINDS, Autoencoder
 from sdesig.images.model_card import check_results
 from sdesig.images.networks import import_diffusers
@@ -78,10 +78,7 @@ class SigDEGPipeline(DiffusionPipeline):
     @property
     def dtype(self) -> torch.dtype:
         """In which the networks compute."""
-        return DTYPES[any(network.mixed_precision for network in self._networks())]
-
-    def _networks(self) -> list[Network]:
-        return [module for module in self.generator.modules() if isinstance(module, Network)]
+        return DTYPES[any(network.mixed_precision for network in networks_in(self.generator))]
 
     def to(
         self, device: torch.device | str | int | torch.dtype | None = None, dtype: torch.dtype | None = None
@@ -91,7 +88,7 @@ class SigDEGPipeline(DiffusionPipeline):
             device, dtype = None, device
         if dtype is not None:
             check_choice("dtype", dtype, DTYPES)
-            for network in self._networks():
+            for network in networks_in(self.generator):
                 network.mixed_precision = dtype == torch.bfloat16
         if device is not None:
             self.generator.to(device)

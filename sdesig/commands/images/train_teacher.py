@@ -12,7 +12,7 @@ from sdesig import _processes as processes
 from sdesig.commands.images.flags import ImageFlags, described_images
 from sdesig.commands.options import MachineFlags, TrainingFlags, announce, checked, naming_memory, seeded
 from sdesig.distillation import TrainingOptions, train_teacher
-from sdesig.generator.networks import network_config
+from sdesig.generator.networks import Network, in_precision, network_config
 from sdesig.images.training import compile_network, image_network
 
 
@@ -46,20 +46,24 @@ class TrainImageTeacher:
     config: Path | None = None
     """JSON file with options by these names; flags override it."""
 
+    def make_network(self, event: tuple[int, ...]) -> Network:
+        """As the options say, for images of this shape; from torch's global generator."""
+        return image_network(
+            self.network,
+            event,
+            widths=self.widths,
+            patch=self.patch,
+            attention=self.attention,
+            layers=self.layers,
+        )
+
     def run(self) -> None:
         """Run the command."""
         device, training = self.machine.use(), checked(TrainingOptions, self.training)
         with processes.first_one_first():
             images = self.images.required()
         with seeded(training.seed):
-            network = image_network(
-                self.network,
-                images.event,
-                widths=self.widths,
-                patch=self.patch,
-                attention=self.attention,
-                layers=self.layers,
-            )
+            network = self.make_network(images.event)
         announce(
             "images train-teacher",
             {
@@ -75,10 +79,11 @@ class TrainImageTeacher:
                 "threads": self.machine.threads,
             },
         )
-        network.to(device).mixed_precision = training.precision == "bfloat16"
+        network.to(device)
         with naming_memory(batch=self.batch, widths=self.widths):
             if self.compile:
-                compile_network(network, self.batch)
+                with in_precision(training.precision, network):
+                    compile_network(network, self.batch)
             train_teacher(
                 network,
                 images.to(device),
