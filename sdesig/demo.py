@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sdesig._files import replacing, write_json
+from sdesig._random import seeded
 from sdesig.digits import EVENT, SNR, load_classifier, load_digits, load_grid, load_student, load_teacher, reference
 from sdesig.distillation.distill import DistillOptions, distill
 from sdesig.distillation.evaluation import Comparison, Outcome, Sampler, baselines, generator_sampler
@@ -113,9 +114,10 @@ def run_demo(out: Path, *, seed: int = 0, quick: bool = False) -> None:
 
 def distilled(size: Size, seed: int, out: Path) -> SigDEG:
     """The depth-4 generator, distilled live."""
-    student = SigDEG.from_teacher(
-        load_teacher(), event=EVENT, snr=SNR, depth=4, reference=reference(), grid=load_grid()
-    )
+    with seeded(seed):
+        student = SigDEG.from_teacher(
+            load_teacher(), event=EVENT, snr=SNR, depth=4, reference=reference(), grid=load_grid()
+        )
     options = DistillOptions(
         steps=(4, 16),
         teacher=TeacherOptions(steps=64, cells=32),

@@ -156,3 +156,16 @@ def test_a_second_run_in_the_folder_finds_the_same(made):
     again = json.loads((out / "report.json").read_text())
     for one, other in zip(report["rows"], again["rows"], strict=True):
         assert {**one, "seconds_per_1000": 0} == {**other, "seconds_per_1000": 0}
+
+
+def test_the_generator_is_that_of_its_seed_alone(tmp_path):
+    """Whatever state torch's global generator is in, which is another in every process; and it is left in it."""
+    size, states = replace(demo.QUICK, iterations=2), []
+    for k in range(2):
+        torch.manual_seed(k)
+        before = torch.get_rng_state()
+        states.append(demo.distilled(size, 5, tmp_path / str(k)).state_dict())
+        assert torch.equal(torch.get_rng_state(), before)
+    other = demo.distilled(size, 6, tmp_path / "other").state_dict()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert any(not torch.equal(states[0][name], other[name]) for name in other)

@@ -8,8 +8,9 @@ from typing import Literal
 
 import tyro
 
+from sdesig._random import seeded
 from sdesig.commands.inputs import fitted_reference, load_problem, snr_range, step_grid
-from sdesig.commands.options import CutPathFlags, DistillFlags, MachineFlags, Reference, announce, checked, seeded
+from sdesig.commands.options import CutPathFlags, DistillFlags, MachineFlags, Reference, announce, checked
 from sdesig.distillation import DistillOptions, TrainingOptions, distill
 from sdesig.distillation.reference import reference_on
 from sdesig.generator import SigDEG

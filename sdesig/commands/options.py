@@ -123,14 +123,6 @@ def naming_memory(**settings: object) -> Iterator[None]:
         raise MemoryError(f"out of memory with {named}: choose less ({reason})") from None
 
 
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """torch's global generator of the CPU, from which networks draw their first weights, seeded; then as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield
-
-
 def announce(command: str, options: Mapping[str, object]) -> None:
     """Print a command's options, one per line."""
     print(f"sdesig {command}")

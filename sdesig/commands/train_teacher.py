@@ -7,8 +7,9 @@ from pathlib import Path
 
 import tyro
 
+from sdesig._random import seeded
 from sdesig.commands.inputs import load_data
-from sdesig.commands.options import MachineFlags, TrainingFlags, announce, checked, seeded
+from sdesig.commands.options import MachineFlags, TrainingFlags, announce, checked
 from sdesig.distillation import TrainingOptions, train_teacher
 from sdesig.generator.networks import network_config, network_for
 

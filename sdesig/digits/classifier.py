@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sdesig._files import load_config, load_state, save_module
+from sdesig._random import seeded
 
 FEATURES = 32
 
@@ -49,8 +50,7 @@ def train_classifier(
     Args:
         images, labels: (n, 64) in [-1, 1] and (n,).
     """
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         classifier = DigitClassifier()
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=2e-3, weight_decay=1e-2)

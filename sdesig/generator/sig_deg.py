@@ -177,6 +177,8 @@ class SigDEG(nn.Module):
         With the solver cell, a `ModelDenoiser` becomes the student itself, a copy with more inputs; any other denoiser
         is left as it is, and a network learns to correct it. A plain cell starts as Euler's scheme with a copy of a
         `ModelDenoiser`; of other teachers it takes nothing, and starts with D = E[x_0 | y] of N(0, sigma_data^2).
+        Weights of its own are drawn from torch's global generator, which starts differently in every process: call
+        torch.manual_seed for the same student again.
 
         Args:
             teacher: D(y, snr).

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from sdesig._random import seeded
 from sdesig.cli import main
 from sdesig.commands.config_file import option_names
 from sdesig.commands.distill import Distill
 from sdesig.commands.evaluate import Evaluate
 from sdesig.commands.inputs import SNR, snr_range
-from sdesig.commands.options import CutPathFlags, seeded
+from sdesig.commands.options import CutPathFlags
 from sdesig.commands.train_teacher import TrainTeacher
 from sdesig.digits import SNR as DIGITS_SNR
 from sdesig.digits import load_digits

@@ -9,8 +9,8 @@ import torch
 
 from sdesig import _processes as processes
 from sdesig._checks import check_integer
+from sdesig._random import seeded
 from sdesig.commands.images.flags import ImageFlags, SettingFlags, TeacherFlags, described_images
-from sdesig.commands.options import seeded
 from sdesig.distillation.data import Data
 from sdesig.generator import SigDEG
 from sdesig.generator.denoiser import ModelDenoiser

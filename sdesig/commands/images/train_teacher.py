@@ -9,8 +9,9 @@ from typing import Literal
 import tyro
 
 from sdesig import _processes as processes
+from sdesig._random import seeded
 from sdesig.commands.images.flags import ImageFlags, described_images
-from sdesig.commands.options import MachineFlags, TrainingFlags, announce, checked, naming_memory, seeded
+from sdesig.commands.options import MachineFlags, TrainingFlags, announce, checked, naming_memory
 from sdesig.distillation import TrainingOptions, train_teacher
 from sdesig.generator.networks import Network, in_precision, network_config
 from sdesig.images.training import compile_network, image_network
