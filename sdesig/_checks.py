@@ -79,6 +79,18 @@ def check_dtype(dtype: torch.dtype | None) -> torch.dtype:
     return dtype
 
 
+def check_device(device: torch.device | str | None, default: torch.device | str = "cpu") -> torch.device:
+    """Return the device of tensors that are made on `device`, "cuda:0" for "cuda"; raise ValueError if there is none.
+
+    Tensors have an index where "cuda" has none, and a device without one equals none of theirs.
+    """
+    try:
+        return torch.empty(0, device=default if device is None else device).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device must be one that torch can use here; got {str(device)!r} ({reason})") from None
+
+
 def check_shape(name: str, shape: object) -> tuple[int, ...]:
     """Return `shape` as a tuple of non-negative ints; raise TypeError or ValueError otherwise."""
     if isinstance(shape, Integral) and not isinstance(shape, bool):

@@ -1,7 +1,7 @@
 """CIFAR-10: on a GPU with a network of 4.6M parameters, and on a CPU with one of .6M on patches of 2 x 2 pixels.
 
 The GPU's was not run yet. Planned for one recent GPU, in bfloat16: teacher 6M images (10 minutes), students 15 minutes
-in all, the table of 10000 seeds 35M evaluations (half an hour), each in pieces of any length; below 16 GiB.
+in all, the table of 10000 seeds 35M evaluations (half an hour), each in pieces of any length; about 30 GiB of memory.
 
 The CPU's takes two and a half hours of one core: teacher 43 minutes, students 35, table 10 seconds per seed.
 """

@@ -14,7 +14,7 @@ from sdesig.commands.options import MachineFlags
 HELP = """Train the teacher and its students, and write the table.
 
 Resumes where it was stopped, in the training as in the sampling; a piece of it may be as short as you like. --part does
-a part of it. Under torchrun, processes share the work.
+a part of it. Under torchrun, processes share the table, and trainings that have parts for them.
 """
 
 

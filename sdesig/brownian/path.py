@@ -11,7 +11,7 @@ import torch
 import torchsde
 from torch import Tensor
 
-from sdesig._checks import check_dtype, check_generator, check_integer, check_real, check_shape
+from sdesig._checks import check_device, check_dtype, check_generator, check_integer, check_real, check_shape
 from sdesig.brownian.clock import Clock, UniformClock
 from sdesig.brownian.master_grid import MasterGrid
 from sdesig.brownian.philox import GENERATOR_VERSION, check_seeds
@@ -90,10 +90,10 @@ class BrownianPath(torchsde.BaseBrownian):
         clock.check(t0, t1)
         if (seeds is None) == (generator is None):
             raise ValueError("exactly one of seeds and generator must be given")
-        default = torch.device("cpu") if generator is None else check_generator(generator).device
-        device = default if device is None else torch.device(device)
-        if device.type != default.type and generator is not None:
-            raise TypeError(f"generator must be on the path's device {device}; it is on {default}")
+        own = "cpu" if generator is None else check_generator(generator).device
+        device = check_device(device, own)
+        if generator is not None and device.type != generator.device.type:
+            raise TypeError(f"generator must be on the path's device {device}; it is on {generator.device}")
         if seeds is not None:
             row_seeds = check_seeds(seeds, device)
             if not shape or len(row_seeds) != shape[0]:

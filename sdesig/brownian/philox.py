@@ -22,6 +22,7 @@ _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _CHUNK = 1 << 16  # counters per pass on the CPU: large enough for two threads, small enough for the cache
+_CHUNK_ELSEWHERE = 1 << 22  # that bounds the memory, about 100 bytes per counter
 
 
 def philox4x32(counter: Sequence[Tensor], key: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -97,9 +98,8 @@ def normals(seeds: Tensor, cells: Tensor, stream: int, count: int, dtype: torch.
     position = torch.arange(blocks, device=seeds.device)
     constant = torch.tensor((stream, GENERATOR_VERSION), device=seeds.device)
     key = ((seeds & _MASK)[:, None], (seeds >> 32)[:, None])
-    step = len(cells)
-    if seeds.device.type == "cpu":
-        step = max(1, min(step, _CHUNK // max(1, len(seeds) * blocks)))
+    chunk = _CHUNK if seeds.device.type == "cpu" else _CHUNK_ELSEWHERE
+    step = max(1, min(len(cells), chunk // max(1, len(seeds) * blocks)))
     out = torch.empty(len(cells), len(seeds), 4 * blocks, dtype=dtype, device=seeds.device)
     for start in range(0, len(cells), step):
         part = cells[start : start + step, None, None]

@@ -12,7 +12,7 @@ import torch
 import tyro
 
 from sdesig import _processes as processes
-from sdesig._checks import check_integer
+from sdesig._checks import check_device, check_integer
 from sdesig.distillation import DistillOptions, TeacherOptions, TrainingOptions
 
 NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
@@ -102,12 +102,7 @@ class MachineFlags:
         """
         if self.threads is not None:
             torch.set_num_threads(check_integer("threads", self.threads, 1))
-        try:
-            device = torch.empty(0, device=self.device).device
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(f"device must be one that torch can use here; got {self.device!r} ({reason})") from None
-        return processes.join(device)
+        return processes.join(check_device(self.device))
 
 
 @contextmanager

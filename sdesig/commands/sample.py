@@ -69,7 +69,7 @@ class Sample:
         """Of all seeds, whose batches processes share."""
         identity = model.path(seeds).identity
         batches = [seeds[first : first + self.batch] for first in range(0, len(seeds), self.batch)]
-        own = {k: model.sample(batches[k], self.steps).values for k in processes.mine(len(batches))}
+        own = {k: model.sample(batches[k], self.steps).values.cpu() for k in processes.mine(len(batches))}
         values = torch.cat(processes.gathered(own, len(batches)))
         return Samples(values, self.steps, identity)
 

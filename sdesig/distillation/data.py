@@ -39,7 +39,9 @@ def check_data(data: Data, event: Sequence[int]) -> None:
 def draw_rows(data: Data, n: int, generator: torch.Generator) -> Tensor:
     """n samples, with repetition, on the device of the generator: (n, *event)."""
     rows = torch.randint(len(data), (n,), generator=generator, device=generator.device)
-    return data[rows] if isinstance(data, Tensor) else data.floats(rows, device=generator.device)
+    if isinstance(data, Tensor):
+        return data[rows.to(data.device)].to(generator.device)
+    return data.floats(rows, device=generator.device)
 
 
 def standard_deviation(data: Data) -> float:

@@ -78,6 +78,7 @@ def evaluate(
             depth=depth,
             groups=floor_groups,
             grid=grid,
+            device=comparison.reference.mean.device,
         )
         for depth in sorted({generator.depth for generator in generators.values()} if floor_groups else ())
         for n in steps

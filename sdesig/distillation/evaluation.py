@@ -21,9 +21,9 @@ from sdesig.generator.sig_deg import SigDEG
 from sdesig.sde.canonical_sde import CanonicalSDE, SNRDenoiser
 from sdesig.sde.reference import GaussianReference
 from sdesig.solvers import DPMSolver1, DPMSolver2M, PathAverage, Scheme
-from sdesig.solvers.driver import run_steps
 
 TIMED = 500
+_TIMED_NUMBERS = 4 * PART  # of a path, that are drawn at once
 
 
 class Sampler(NamedTuple):
@@ -204,23 +204,42 @@ class Comparison:
         path = self._path(seeds)
         return self.reference.from_reference(self._sde(True, 1.0).start(path.initial_noise(), path.t0), path.t0)
 
-    def timed(self, steps: int) -> int:
-        """Number of seeds by which a sampler is timed: 500, or fewer where steps or coordinates are many."""
-        at_once = max(1, 4 * PART // (steps * self.depth * math.prod(self.event)))
-        return min(at_once, max(50, min(TIMED, TIMED * 32 // steps)))
+    def seconds_per_1000(self, sampler: Sampler, steps: int) -> float:
+        """Of a whole sampling in seeds mode: path, steps and solver."""
+        return self.time_per_1000(lambda seeds: self._sampled(sampler, steps, seeds), steps)
 
     @torch.no_grad()
-    def seconds_per_1000(self, sampler: Sampler, steps: int) -> float:
-        """Of a whole sampling in seeds mode: path, steps and solver, from `timed` seeds."""
-        rows, started = self.timed(steps), time.perf_counter()
+    def time_per_1000(self, draw: Callable[[range], Tensor], steps: int) -> float:
+        """Seconds per 1000 of what draws the samples of seeds in a number of steps.
+
+        On the CPU from 500 seeds, or fewer where steps or coordinates are many; elsewhere from a batch, as few seeds
+        would leave a GPU idle, and after a call that is not timed.
+        """
+        if self._device.type == "cpu":
+            at_once = max(1, _TIMED_NUMBERS // (steps * self.depth * math.prod(self.event)))
+            seeds = range(min(at_once, max(50, min(TIMED, TIMED * 32 // steps))))
+        else:
+            seeds = range(self.batch)
+            draw(seeds).cpu()
+        started = time.perf_counter()
+        draw(seeds).cpu()  # waits for an accelerator
+        return (time.perf_counter() - started) * 1000 / len(seeds)
+
+    def _sampled(self, sampler: Sampler, steps: int, seeds: Sequence[int]) -> Tensor:
+        """x of a sampler alone, of whose path no more is drawn than it needs."""
         sde = self._sde(sampler.referenced, sampler.eta)
-        path = self._path(range(rows), None if sampler.eta == 0.0 else sde)
+        path = self._path(seeds, None if sampler.eta == 0.0 else sde)
         times = sampler.grid.times(path, steps)
         start = sde.start(path.initial_noise(), times[0])
-        signature = path.partial_signatures(times)
-        last = run_steps(sampler.scheme, sde, "additive", start, times, [signature])[-1]
-        sde.noisy_data(last, times[-1]).cpu()  # waits for an accelerator
-        return (time.perf_counter() - started) * 1000 / rows
+        run = Run(sampler.scheme, sde, start, times, range(steps + 1), sampler.referenced)
+        part = max(1, _TIMED_NUMBERS // (math.prod(path.shape) * self.depth))
+        for first in range(0, steps, part):
+            run.take(path.partial_signatures(times[first : first + part + 1]))
+        return run.noisy_data
+
+    @property
+    def _device(self) -> torch.device:
+        return self.reference.mean.device
 
     def _path(self, seeds: Sequence[int], sde: CanonicalSDE | None = None) -> BrownianPath:
         return BrownianPath(
@@ -231,7 +250,7 @@ class Comparison:
             clock=(sde or self._sde(True, 1.0)).clock,
             levels=self.levels,
             dtype=self.dtype,
-            device=self.reference.mean.device,
+            device=self._device,
         )
 
     def _sde(self, referenced: bool, eta: float) -> CanonicalSDE:

@@ -36,7 +36,7 @@ class FeatureStatistics:
 
     @classmethod
     def of(cls, features: Tensor) -> FeatureStatistics:
-        """From features (n, k); n > k, or the covariance is singular.
+        """From features (n, k), on the CPU; n > k, or the covariance is singular.
 
         Raises:
             ValueError: another shape, n <= 1, or values that are not finite.
@@ -46,7 +46,7 @@ class FeatureStatistics:
         if not bool(features.isfinite().all()):
             raise ValueError("features must be finite")
         values = features.double()
-        return cls(values.mean(0), torch.atleast_2d(torch.cov(values.T)), len(values))
+        return cls(values.mean(0).cpu(), torch.atleast_2d(torch.cov(values.T)).cpu(), len(values))
 
     def distance(self, other: FeatureStatistics) -> float:
         """|m - m'|^2 + tr(C + C' - 2 (C^{1/2} C' C^{1/2})^{1/2}) (Dowson and Landau 1982; Heusel et al. 2017, eq. 6).
@@ -71,13 +71,12 @@ class FeatureSums:
 
     Args:
         size: of a feature vector, k.
-        device: where to sum.
     """
 
-    def __init__(self, size: int, device: torch.device | str = "cpu") -> None:
+    def __init__(self, size: int) -> None:
         self.n = 0
-        self.total = torch.zeros(size, dtype=torch.float64, device=device)
-        self.products = torch.zeros(size, size, dtype=torch.float64, device=device)
+        self.total = torch.zeros(size, dtype=torch.float64)
+        self.products = torch.zeros(size, size, dtype=torch.float64)
 
     def update(self, features: Tensor) -> None:
         """Add features, (n, k).
@@ -97,11 +96,11 @@ class FeatureSums:
     def merge(self, other: FeatureSums) -> None:
         """Add the sums of others."""
         self.n += other.n
-        self.total += other.total.to(self.total)
-        self.products += other.products.to(self.products)
+        self.total += other.total
+        self.products += other.products
 
     def statistics(self) -> FeatureStatistics:
-        """Of all that was added, on the CPU; raise ValueError for n < 2."""
+        """Of all that was added; raise ValueError for n < 2."""
         if self.n < 2:
             raise ValueError(f"statistics must be of n >= 2 features; got {self.n}")
         mean = self.total / self.n

@@ -36,7 +36,7 @@ def reclock(
         A stack of the same shape and depth.
     """
     axes = len(cells.shape) - 1
-    c = reference.variance.double()
+    c = reference.variance.double().to(cells.device)
     c = c.reshape(*[1] * (axes - c.ndim), *c.shape)
     start, end = (value.reshape(-1, *[1] * axes).to(c.device) for value in (times[:-1], times[1:]))
     nodes, weights = gauss_legendre(_NODES, c.device)

@@ -19,7 +19,7 @@ def paired_ratio(errors: Tensor, others: Tensor, seed: int = 0) -> tuple[float, 
     """The ratio of two root mean squares over the same paths, (n,) each, with a 95 % interval by paired bootstrap."""
     if errors.shape != others.shape or errors.ndim != 1:
         raise ValueError(f"errors must both have shape (n,); got {tuple(errors.shape)} and {tuple(others.shape)}")
-    squares = torch.stack([errors, others]).double().square()
+    squares = torch.stack([errors, others]).cpu().double().square()
     generator = torch.Generator().manual_seed(seed)
     means = torch.stack(
         [squares[:, torch.randint(len(errors), (len(errors),), generator=generator)].mean(1) for _ in range(RESAMPLES)]

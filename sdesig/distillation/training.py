@@ -239,7 +239,7 @@ def _restore(
     for k, parameter in enumerate(parameters):
         prefix = f"optimizer.{k}."
         optimizer.state[parameter] = {
-            name.removeprefix(prefix): value if name.endswith("step") else value.to(parameter.device)
+            name.removeprefix(prefix): value.to(parameter.device)
             for name, value in tensors.items()
             if name.startswith(prefix)
         }

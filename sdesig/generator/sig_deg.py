@@ -153,7 +153,7 @@ class SigDEG(nn.Module):
         self._axes = len(reference.basis)
         for k, matrix in enumerate(reference.basis):
             self.register_buffer(f"basis_{k}", matrix.float())
-        self.reference.check_event(torch.zeros(1, *self.event))
+        self.reference.check_event(torch.zeros(1, *self.event, device=reference.mean.device))
 
     @classmethod
     def from_teacher(

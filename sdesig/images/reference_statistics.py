@@ -73,7 +73,7 @@ def _extract(images: ImageSet, extractor: FeatureExtractor, kept: int, batch: in
     own: FeatureSums | None = None
     chosen: dict[int, Tensor] = {}
     for k, features in feature_batches(extractor, images.pixels, batch):
-        own = own or FeatureSums(features.shape[1], features.device)
+        own = own or FeatureSums(features.shape[1])
         own.update(features)
         chosen[k] = features.cpu()[rows[k] >= 0]
     kept_features = torch.cat(processes.gathered(chosen, len(rows)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,10 +174,7 @@ class SampleFiles:
     def _seconds(self, sampler: Sampler | OtherSampler, steps: int) -> float:
         if isinstance(sampler, Sampler):
             return self.comparison.seconds_per_1000(sampler, steps)
-        seeds = range(self.comparison.timed(steps))
-        started = time.perf_counter()
-        sampler.draw(self.comparison.start(seeds), steps).cpu()
-        return (time.perf_counter() - started) * 1000 / len(seeds)
+        return self.comparison.time_per_1000(lambda seeds: sampler.draw(self.comparison.start(seeds), steps), steps)
 
     def _blocks(self) -> list[range]:
         batch = self.comparison.batch

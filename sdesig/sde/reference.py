@@ -51,7 +51,8 @@ def _coordinates(name: str, value: float | Tensor, minimum: float) -> Tensor:
 def _orthogonal(name: str, matrix: Tensor) -> Tensor:
     if check_floating(name, matrix).ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"{name} must be a square matrix; got shape {tuple(matrix.shape)}")
-    defect = (matrix.mT @ matrix - torch.eye(len(matrix)).to(matrix)).abs().max().item()
+    wide = matrix.double()  # no product of lower precision, which a GPU may be allowed
+    defect = (wide.mT @ wide - torch.eye(len(matrix)).to(wide)).abs().max().item()
     if not defect <= 100 * len(matrix) * torch.finfo(matrix.dtype).eps:
         raise ValueError(f"{name} must be orthogonal; its columns' inner products are off by {defect:.3g}")
     return matrix

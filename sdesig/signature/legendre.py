@@ -131,9 +131,10 @@ def split_matrix(first: Tensor, second: Tensor, depth: int) -> Tensor:
     # switch sits at 2 : 1 so that rounding in the lengths of a bisection cannot change it.
     identity = torch.eye(2 * depth, dtype=torch.float64, device=whole.device)
     shorter = torch.where((first < 2 * second)[..., None, None], identity[:depth], identity[depth:])
-    basis, triangle = torch.linalg.qr(torch.cat([whole, shorter], dim=-2).mT)
+    # On the CPU: a GPU would factorize the matrices of a batch one after the other.
+    basis, triangle = torch.linalg.qr(torch.cat([whole, shorter], dim=-2).mT.cpu())
     rest = basis[..., depth:] * triangle.diagonal(dim1=-2, dim2=-1)[..., None, depth:].sign()
-    return torch.cat([whole, rest.mT], dim=-2)
+    return torch.cat([whole, rest.mT.to(whole.device)], dim=-2)
 
 
 def apply(matrix: Tensor, coefficients: Tensor) -> Tensor:

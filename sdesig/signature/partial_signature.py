@@ -10,7 +10,15 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from sdesig._checks import check_dtype, check_floating, check_generator, check_integer, check_shape, check_step
+from sdesig._checks import (
+    check_device,
+    check_dtype,
+    check_floating,
+    check_generator,
+    check_integer,
+    check_shape,
+    check_step,
+)
 from sdesig.signature import legendre
 from sdesig.signature.areas import levy_area
 from sdesig.signature.words import Word
@@ -343,8 +351,7 @@ def sample_partial_signature(
     """
     shape = check_shape("shape", shape)
     check_integer("depth", depth, 1)
-    check_generator(generator)
-    device = torch.device(device) if device is not None else generator.device
+    device = check_device(device, check_generator(generator).device)
     dtype = check_dtype(dtype)
     h = fit_step(check_step("h", h), shape, dtype, device)
     coefficients = torch.randn((depth, *shape), generator=generator, dtype=dtype, device=device)

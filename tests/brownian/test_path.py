@@ -386,6 +386,8 @@ def test_bad_construction():
         BrownianPath(0.0, 1.0, (2,), generator=g, clock="snr")
     with pytest.raises(TypeError, match="on the path's device"):
         BrownianPath(0.0, 1.0, (2,), generator=g, device="meta")
+    with pytest.raises(ValueError, match="device must be one that torch can use here; got 'nowhere'"):
+        BrownianPath(0.0, 1.0, (2,), seeds=[0, 1], device="nowhere")
 
 
 @pytest.mark.parametrize("clock", CLOCKS)

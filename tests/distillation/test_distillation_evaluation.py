@@ -229,6 +229,28 @@ def test_seconds_are_measured_of_every_kind_of_sampler(monkeypatch):
     assert 0 < outcome.seconds_per_1000 < 60
 
 
+@pytest.mark.parametrize("numbers", [1 << 20, 5 * 2 * 4 * 3], ids=["at once", "three steps at once"])
+def test_what_is_timed_is_what_is_compared(numbers, monkeypatch):
+    monkeypatch.setattr("sdesig.distillation.evaluation._TIMED_NUMBERS", numbers)
+    made, sampler = comparison(), generator_sampler("g", student())
+    (samples,) = made.follow([(sampler, 10)], range(5))
+    torch.testing.assert_close(made._sampled(sampler, 10, range(5)), samples, rtol=0, atol=1e-4)
+
+
+def test_a_gpu_is_timed_on_a_batch_after_an_untimed_call(monkeypatch):
+    made, drawn = comparison(batch=40), []
+
+    def draw(seeds):
+        drawn.append(seeds)
+        return torch.zeros(1)
+
+    made.time_per_1000(draw, 1000)
+    made.time_per_1000(draw, 2)
+    monkeypatch.setattr(Comparison, "_device", torch.device("cuda", 0))
+    made.time_per_1000(draw, 1000)
+    assert drawn == [range(50), range(500), range(40), range(40)]
+
+
 def test_progress_counts_the_seeds():
     done = []
     comparison(batch=4).run([(Sampler("euler", DPMSolver1()), (2,))], range(10), done.append)

@@ -56,4 +56,4 @@ class SampleImages(Sample):
 
         decoder = load_autoencoder(self.decoder, device=self.machine.use())
         with torch.no_grad():
-            return decoder.decode(values)
+            return decoder.decode(values.to(decoder.mean.device))
