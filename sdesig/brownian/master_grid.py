@@ -21,6 +21,7 @@ from sdesig.signature.partial_signature import chen_area
 
 _COEFFICIENTS, _INITIAL, _AREA = 0, 1, 2  # streams of the generator; the draws of an area take _AREA, _AREA + 1, ...
 _CHUNK = 1 << 21  # values worked on at a time: bounds the memory, and keeps much of it in the cache
+_FEWEST = 16  # below so many intervals at a time they are walked one by one, which bisects no cell twice
 
 
 class MasterGrid:
@@ -96,7 +97,8 @@ class MasterGrid:
 
     def coefficients(self, ends: np.ndarray) -> Tensor:
         """(depth, n, *shape) on the n intervals between n + 1 increasing grid indices."""
-        step = max(1, _CHUNK // max(1, self._depth * math.prod(self._shape)))
+        step = _CHUNK // max(1, self._depth * math.prod(self._shape))
+        step = step if step >= _FEWEST else 1
         if len(ends) - 1 > step:
             chunks = range(0, len(ends) - 1, step)
             return torch.cat([self.coefficients(ends[k : k + step + 1]) for k in chunks], dim=1)

@@ -160,7 +160,7 @@ def apply_in_order(matrix: Tensor, coefficients: Sequence[Tensor] | Tensor) -> T
     A path's rows must not change with the batch size. The coefficients may be a list of tensors of one shape.
     """
     shared = matrix.ndim == 2
-    entries = matrix.tolist() if shared else matrix.to(coefficients[0]).movedim((-2, -1), (0, 1))
+    entries = matrix.tolist() if shared else matrix.to(coefficients[0]).movedim((-2, -1), (0, 1)).contiguous()
     rows = []
     for entry in entries:
         row = entry[0] * coefficients[0]

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdesig.brownian import BrownianPath, SNRClock, UniformClock
+from sdesig.brownian.master_grid import MasterGrid
 from sdesig.signature import TensorSeries, expected_signature
 
 F64 = torch.float64
@@ -459,6 +460,26 @@ def test_samplers_reproduce_the_expected_signature():
         assert (error.abs() < 5.5 * spread + 2e-3).all(), level
     wrong = expected_signature(2, 1.0, 4, ito=True)
     assert ((total[1, 1] - wrong[1, 1]).mean().abs()) > 0.4
+
+
+@pytest.mark.parametrize("cells, bisections", [(1, 64), (2, 64), (16, 4 * (2 + 15)), (64, 63)])
+def test_a_path_does_not_depend_on_how_much_of_it_is_drawn_at_once(cells: int, bisections: int, monkeypatch):
+    """Cells are hardly bisected twice where all fit, or so few that they are walked; else those above each part are."""
+    variance = torch.tensor([0.3, 0.9, 2.0])
+    path = BrownianPath(0.1, 10.0, (4, 3), seeds=range(4), clock=SNRClock(variance), levels=6)
+    whole = path.partial_signatures(path.grid(64)).coefficients
+    monkeypatch.setattr("sdesig.brownian.master_grid._CHUNK", cells * 2 * 4 * 3)
+    bisected, bisect = [], MasterGrid._bisect
+
+    def counting(self, level, parents, *values):
+        bisected.extend((level, parent) for parent in parents.tolist())
+        return bisect(self, level, parents, *values)
+
+    monkeypatch.setattr(MasterGrid, "_bisect", counting)
+    again = BrownianPath(0.1, 10.0, (4, 3), seeds=range(4), clock=SNRClock(variance), levels=6)
+    assert torch.equal(again.partial_signatures(again.grid(64)).coefficients, whole)
+    assert len({*bisected}) == 63
+    assert len(bisected) == bisections
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
