@@ -23,7 +23,7 @@ from sdesig.sde.reference import GaussianReference
 from sdesig.solvers import DPMSolver1, DPMSolver2M, PathAverage, Scheme
 
 TIMED = 500
-_TIMED_NUMBERS = 4 * PART  # of a path, that are drawn at once
+_TIMED_NUMBERS = PART  # of a path, that are drawn at once
 
 
 class Sampler(NamedTuple):
