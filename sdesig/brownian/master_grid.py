@@ -16,8 +16,7 @@ from sdesig._checks import check_integer
 from sdesig.brownian.clock import Clock
 from sdesig.brownian.philox import normals
 from sdesig.signature import legendre
-from sdesig.signature.areas import check_memory, legendre_area, terms_needed
-from sdesig.signature.partial_signature import chen_area
+from sdesig.signature.areas import check_memory, chen_area, legendre_area, terms_needed
 
 _COEFFICIENTS, _INITIAL, _AREA = 0, 1, 2  # streams of the generator; the draws of an area take _AREA, _AREA + 1, ...
 _CHUNK = 1 << 21  # values worked on at a time: bounds the memory, and keeps much of it in the cache

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from sdesig.brownian.clock import Clock
 from sdesig.signature import legendre
-from sdesig.signature.partial_signature import split_coefficients
 
 _ROUNDING = 1e-12  # positions in the clock that are as close as this are one time
 
@@ -119,7 +118,7 @@ class ConditionalTree:
         if time in (node.start, node.stop):
             return
         lengths = self._clock.length(node.start, time), self._clock.length(time, node.stop)
-        first, second = split_coefficients(self._value(node), self._normals(2 * self._depth), *lengths)
+        first, second = legendre.split_coefficients(self._value(node), self._normals(2 * self._depth), *lengths)
         node.parts = _Node(node.start, time, first), _Node(time, node.stop, second)
         path.append(node)
         for ancestor in path:

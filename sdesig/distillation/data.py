@@ -39,9 +39,12 @@ def check_data(data: Data, event: Sequence[int]) -> None:
 def draw_rows(data: Data, n: int, generator: torch.Generator) -> Tensor:
     """n samples, with repetition, on the device of the generator: (n, *event)."""
     rows = torch.randint(len(data), (n,), generator=generator, device=generator.device)
-    if isinstance(data, Tensor):
-        return data[rows.to(data.device)].to(generator.device)
-    return data.floats(rows, device=generator.device)
+    return take_rows(data, rows, generator.device)
+
+
+def take_rows(data: Data, rows: Tensor, device: torch.device | str) -> Tensor:
+    """Some samples on a device, wherever data and numbers are: (len(rows), *event)."""
+    return data[rows.to(data.device)].to(device) if isinstance(data, Tensor) else data.floats(rows, device=device)
 
 
 def standard_deviation(data: Data) -> float:

@@ -21,9 +21,9 @@ from sdesig.generator.sig_deg import SigDEG
 from sdesig.sde.canonical_sde import CanonicalSDE, SNRDenoiser
 from sdesig.sde.reference import GaussianReference
 from sdesig.solvers import DPMSolver1, DPMSolver2M, PathAverage, Scheme
+from sdesig.solvers.driver import chunks
 
 TIMED = 500
-_TIMED_NUMBERS = PART  # of a path, that are drawn at once
 
 
 class Sampler(NamedTuple):
@@ -216,7 +216,7 @@ class Comparison:
         would leave a GPU idle, and after a call that is not timed.
         """
         if self._device.type == "cpu":
-            at_once = max(1, _TIMED_NUMBERS // (steps * self.depth * math.prod(self.event)))
+            at_once = max(1, PART // (steps * self.depth * math.prod(self.event)))
             seeds = range(min(at_once, max(50, min(TIMED, TIMED * 32 // steps))))
         else:
             seeds = range(self.batch)
@@ -232,9 +232,8 @@ class Comparison:
         times = sampler.grid.times(path, steps)
         start = sde.start(path.initial_noise(), times[0])
         run = Run(sampler.scheme, sde, start, times, range(steps + 1), sampler.referenced)
-        part = max(1, _TIMED_NUMBERS // (math.prod(path.shape) * self.depth))
-        for first in range(0, steps, part):
-            run.take(path.partial_signatures(times[first : first + part + 1]))
+        for signatures in chunks(path, times):
+            run.take(signatures)
         return run.noisy_data
 
     @property

@@ -1,13 +1,8 @@
 """Partial signatures of Brownian motion: words, tensor algebra, Gaussian words, Levy areas, and their value type."""
 
-from sdesig.signature.areas import iterated_integrals, levy_area, terms_needed
-from sdesig.signature.partial_signature import (
-    PartialSignature,
-    chen_area,
-    gaussian_word_covariance,
-    join_steps,
-    sample_partial_signature,
-)
+from sdesig.signature.areas import chen_area, iterated_integrals, levy_area, terms_needed
+from sdesig.signature.gaussian_words import gaussian_word_covariance
+from sdesig.signature.partial_signature import PartialSignature, join_steps, sample_partial_signature
 from sdesig.signature.tensor_algebra import TensorSeries, expected_signature, piecewise_linear_signature
 from sdesig.signature.words import (
     Word,

@@ -173,6 +173,24 @@ def apply_in_order(matrix: Tensor, coefficients: Sequence[Tensor] | Tensor) -> T
     return torch.stack(rows)
 
 
+def split_coefficients(
+    coefficients: Tensor, normals: Tensor, first: float | Tensor, second: float | Tensor
+) -> tuple[Tensor, Tensor]:
+    """Coefficients xi of a step to those of its two parts, by their exact conditional law.
+
+    The parts of an unrelated step are 2 depth iid normals z, its own coefficients P z (`halves_to_whole`, with
+    orthonormal rows); z + P^T (xi - P z) has the law of the parts given that the step's coefficients are xi.
+
+    Args:
+        coefficients: (depth, *shape).
+        normals: (2 depth, *shape), N(0, 1).
+        first, second: lengths of the parts, zero-dimensional or broadcastable to `shape`.
+    """
+    join = halves_to_whole(first, second, len(coefficients))
+    parts = normals + apply(join.mT, coefficients - apply(join, normals))
+    return parts[: len(coefficients)], parts[len(coefficients) :]
+
+
 @functools.lru_cache(maxsize=256)
 def word_weights(before: int, after: int) -> tuple[float, ...]:
     """Coefficients c_k of a Gaussian word: I_(0^a, i, 0^b) = h^{a+b+1/2} sum_{k <= a+b} c_k xi_k^i.

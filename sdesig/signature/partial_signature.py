@@ -20,7 +20,7 @@ from sdesig._checks import (
     check_step,
 )
 from sdesig.signature import legendre
-from sdesig.signature.areas import levy_area
+from sdesig.signature.areas import chen_area, levy_area
 from sdesig.signature.words import Word
 
 
@@ -209,7 +209,7 @@ class PartialSignature:
             raise ValueError(f"at must lie in (0, h); got {at.max().item()} for h = {self.h.min().item()}")
         shape = (2 * self.depth, *self.shape)
         normals = torch.randn(shape, generator=generator, dtype=self.dtype, device=self.device)
-        first, second = split_coefficients(self.coefficients, normals, at, self.h - at)
+        first, second = legendre.split_coefficients(self.coefficients, normals, at, self.h - at)
         return PartialSignature(at, first), PartialSignature(self.h - at, second)
 
     def reverse(self) -> PartialSignature:
@@ -288,44 +288,6 @@ def fit_step(h: Tensor, shape: tuple[int, ...], dtype: torch.dtype, device: torc
     return h.reshape(*[1] * (len(shape) - h.ndim), *h.shape).to(torch.promote_types(dtype, torch.float32))
 
 
-def chen_area(areas: Tensor, increments: Tensor) -> Tensor:
-    """Levy area over n adjoining steps: A = sum_k A_k + 1/2 sum_{k<l} (W_k W_l^T - W_l W_k^T).
-
-    Args:
-        areas: (n, ..., d, d), n >= 1.
-        increments: (n, ..., d).
-
-    Returns:
-        (..., d, d).
-    """
-    # Neighbours are joined pairwise, term by term: accurate, and without rounding that depends on the batch size.
-    while len(areas) > 1:
-        even = len(areas) // 2 * 2
-        first, second = increments[:even:2], increments[1:even:2]
-        cross = first[..., :, None] * second[..., None, :]
-        areas = torch.cat([areas[:even:2] + areas[1:even:2] + (cross - cross.mT) / 2.0, areas[even:]])
-        increments = torch.cat([first + second, increments[even:]])
-    return areas[0]
-
-
-def split_coefficients(
-    coefficients: Tensor, normals: Tensor, first: float | Tensor, second: float | Tensor
-) -> tuple[Tensor, Tensor]:
-    """Coefficients xi of a step to those of its two parts, by their exact conditional law.
-
-    The parts of an unrelated step are 2 depth iid normals z, its own coefficients P z (`legendre.halves_to_whole`, with
-    orthonormal rows); z + P^T (xi - P z) has the law of the parts given that the step's coefficients are xi.
-
-    Args:
-        coefficients: (depth, *shape).
-        normals: (2 depth, *shape), N(0, 1).
-        first, second: lengths of the parts, zero-dimensional or broadcastable to `shape`.
-    """
-    join = legendre.halves_to_whole(first, second, len(coefficients))
-    parts = normals + legendre.apply(join.mT, coefficients - legendre.apply(join, normals))
-    return parts[: len(coefficients)], parts[len(coefficients) :]
-
-
 def sample_partial_signature(
     shape: int | Sequence[int],
     h: float | Tensor,
@@ -362,43 +324,3 @@ def sample_partial_signature(
         raise ValueError("shape must have a last axis, the noise dimension, for an area; got ()")
     given = coefficients if depth > 1 else None
     return replace(value, levy_area=levy_area(value.increment, h, coefficients=given, method=area, generator=generator))
-
-
-def gaussian_word_covariance(words: Sequence[Word], h: float | Tensor) -> Tensor:
-    """Covariance matrix of iterated integrals with exactly one noise letter.
-
-    For the words (0^a, i, 0^b) and (0^c, i, 0^e): h^{a+b+c+e+1} B(a+c+1, b+e+1) / (a! b! c! e!), B the beta function;
-    zero for different noise letters.
-
-    Args:
-        words: n words, each with exactly one letter >= 1.
-        h: step length, any shape.
-
-    Returns:
-        (*h.shape, n, n), differentiable in h.
-
-    Raises:
-        ValueError: a word that is not Gaussian, or a bad h.
-    """
-    h = check_step("h", h)
-    places = [_noise_place(word) for word in words]
-
-    def entry(first: tuple[int, int, int], second: tuple[int, int, int]) -> Tensor:
-        (i, a, b), (j, c, e) = first, second
-        if i != j:
-            return torch.zeros_like(h)
-        beta = math.factorial(a + c) * math.factorial(b + e) / math.factorial(a + b + c + e + 1)
-        scale = math.factorial(a) * math.factorial(b) * math.factorial(c) * math.factorial(e)
-        return h ** (a + b + c + e + 1) * (beta / scale)
-
-    if not places:
-        raise ValueError("words must not be empty")
-    return torch.stack([torch.stack([entry(v, w) for w in places], dim=-1) for v in places], dim=-2)
-
-
-def _noise_place(word: Word) -> tuple[int, int, int]:
-    """(i, a, b) for the word (0^a, i, 0^b)."""
-    noise = [k for k, letter in enumerate(word) if letter != 0]
-    if len(noise) != 1 or min(word) < 0:
-        raise ValueError(f"words must each have exactly one noise letter (>= 1) among zeros; got {word!r}")
-    return word[noise[0]], noise[0], len(word) - 1 - noise[0]

@@ -81,7 +81,7 @@ def solve(
     """
     chosen = scheme_named(scheme, sde)
     grid, sde, structure = check_arguments(chosen, sde, y0, times, path)
-    return run_steps(chosen, sde, structure, y0, grid, _chunks(path, grid), callback)
+    return run_steps(chosen, sde, structure, y0, grid, chunks(path, grid), callback)
 
 
 def run_steps(
@@ -161,7 +161,7 @@ def _check_times(times: Tensor, path: BrownianPath) -> Tensor:
     return times
 
 
-def _chunks(path: BrownianPath, times: Tensor) -> Iterator[PartialSignature]:
+def chunks(path: BrownianPath, times: Tensor) -> Iterator[PartialSignature]:
     """The path's partial signatures on all steps, as many at once as memory is meant to hold."""
     numbers = math.prod(path.shape) * (path.depth + (path.shape[-1] if path.area else 0))
     size = max(1, _CHUNK // max(1, numbers))

@@ -17,7 +17,7 @@ from sdesig._random import generator_for
 from sdesig.commands.inputs import Teacher, load_teacher, named_grid
 from sdesig.distillation import choose_grid
 from sdesig.distillation.choose_grid import FOR_IMAGES
-from sdesig.distillation.data import Data, check_data
+from sdesig.distillation.data import Data, check_data, take_rows
 from sdesig.distillation.reference import (
     read_reference,
     reference_digest,
@@ -244,4 +244,4 @@ def described_images(images: ImageSet | None) -> dict[str, Any] | None:
 def _some(data: Data) -> Tensor:
     """At most 10000 samples, float32 on the CPU."""
     rows = torch.randperm(len(data), generator=generator_for("samples of a reference"))[:FITTED].sort().values
-    return data[rows.to(data.device)].cpu() if isinstance(data, Tensor) else data.floats(rows, device="cpu")
+    return take_rows(data, rows, "cpu")
