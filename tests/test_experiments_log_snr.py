@@ -16,7 +16,7 @@ from scipy import integrate, special
 
 from experiments.digits.floors import log_snr_functionals
 from sdesig.distillation import TeacherOptions, information_floor
-from sdesig.sde import CanonicalSDE
+from sdesig.sde import CanonicalSDE, SNRDenoiser
 
 LOW, HIGH, S2 = math.exp(-3), math.exp(3), 0.5
 
@@ -47,7 +47,7 @@ def closed_form(steps, depth):
 
 @pytest.mark.parametrize("steps, depth", [(2, 1), (3, 2), (2, 3)])
 def test_the_floor_in_log_snr_has_its_closed_form(steps, depth):
-    sde = CanonicalSDE(lambda y, snr: S2 * y / (1 + S2 * snr.item()))
+    sde = CanonicalSDE(SNRDenoiser(lambda y, snr: S2 * y / (1 + S2 * snr.item())))
     floor = information_floor(
         sde,
         event=(4,),

@@ -25,7 +25,7 @@ from sdesig.generator import NetworkDenoiser, SigDEG, UNet
 from sdesig.generator.denoiser import ModelDenoiser
 from sdesig.generator.networks import Network
 from sdesig.images import DiffusersUNet
-from sdesig.sde import CanonicalSDE, GaussianReference
+from sdesig.sde import CanonicalSDE, GaussianReference, SNRDenoiser
 from sdesig.testing.memory import saved_bytes
 
 RESULTS = Path(__file__).parent / "results"
@@ -135,7 +135,7 @@ def _rollout(student: SigDEG, rows: int, steps: int, **options: Any) -> Callable
     student.train().cell.set_trainable()
     generator = torch.Generator(student.get_buffer("mean").device).manual_seed(0)
     # where the teacher's paths end does not matter
-    sde = CanonicalSDE(lambda y, snr: y / (snr + 4), reference=student.reference)
+    sde = CanonicalSDE(SNRDenoiser(lambda y, snr: y / (snr + 4)), reference=student.reference)
     paths = draw_for(student, sde, TeacherOptions(steps=steps, cells=steps), rows, generator)
     return functools.partial(rollout_loss, student, student.sde, paths, **options)
 

@@ -17,7 +17,8 @@ from sdesig._random import generator_for
 from sdesig.distillation.paths import TeacherOptions, TeacherPaths, draw_paths
 from sdesig.distillation.reference import reference_digest
 from sdesig.generator.sig_deg import SigDEG
-from sdesig.sde.canonical_sde import CanonicalSDE, SNRDenoiser
+from sdesig.sde.canonical_sde import CanonicalSDE
+from sdesig.sde.contracts import SNRDenoiser, check_snr_denoiser
 from sdesig.signature.partial_signature import PartialSignature
 
 SHARD = 512
@@ -77,6 +78,7 @@ class PathCache:
         recorded: Mapping[str, Any] | None = None,
         progress: bool = True,
     ) -> None:
+        check_snr_denoiser("teacher", teacher)
         check_integer("paths", paths, 1)
         shard = shard_rows(student, options)
         if paths > shard and paths % shard:

@@ -67,10 +67,9 @@ def choose_grid(
         raise ValueError(f"least must be in (0, 1]; got {least}")
     times = snr_times(snr, StepGrid(), cells * fine_per_cell)
     generator = generator_for("grid", check_integer("seed", seed, 0), device=device)
-    shape = (paths, *event)
+    shape, scheme = (paths, *event), teacher_scheme("path_average", sde)
     start = sde.start(torch.randn(shape, generator=generator, device=device), times[0])
     fine = draw_signature(sde, times, shape, 2, generator, start.dtype)
-    scheme = teacher_scheme("path_average", sde)
     truth = sde.noisy_data(teacher_states(scheme, sde, start, times, fine)[-1], times[-1])
     rounding = NEGLIGIBLE * truth.square().mean().sqrt().item()
     shares = []

@@ -21,7 +21,8 @@ from sdesig.distillation.training import TrainingOptions, train
 from sdesig.generator.cells import SolverCell
 from sdesig.generator.networks import in_precision
 from sdesig.generator.sig_deg import SigDEG
-from sdesig.sde.canonical_sde import CanonicalSDE, SNRDenoiser
+from sdesig.sde.canonical_sde import CanonicalSDE
+from sdesig.sde.contracts import SNRDenoiser, check_snr_denoiser
 
 ROUNDING = 1e-12
 """Mean squares below this are rounding errors, of data of unit scale."""
@@ -101,10 +102,12 @@ def distill(
         The moving average of the student, in evaluation mode.
 
     Raises:
+        TypeError: a teacher that is no D(y, snr).
         ValueError: local pairs without data, data that do not fit, only_coefficients of a plain cell, a folder with a
             run of other options.
         FloatingPointError: see `train`.
     """
+    check_snr_denoiser("teacher", teacher)
     if options.pairs != "rollout":
         if data is None:
             raise ValueError(f"data must be given for pairs {options.pairs!r}")

@@ -18,7 +18,8 @@ from sdesig.distillation.lockstep import PART, Run, run_along
 from sdesig.distillation.statistics import root_mean_square
 from sdesig.generator.grid import StepGrid
 from sdesig.generator.sig_deg import SigDEG
-from sdesig.sde.canonical_sde import CanonicalSDE, SNRDenoiser
+from sdesig.sde.canonical_sde import CanonicalSDE
+from sdesig.sde.contracts import SNRDenoiser, check_snr_denoiser
 from sdesig.sde.reference import GaussianReference
 from sdesig.solvers import DPMSolver1, DPMSolver2M, PathAverage, Scheme
 from sdesig.solvers.driver import chunks
@@ -119,6 +120,9 @@ class Comparison:
     batch: int = 250
     dtype: torch.dtype = torch.float32
     _sdes: dict[tuple[bool, float], CanonicalSDE] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        check_snr_denoiser("teacher", self.teacher)
 
     @classmethod
     def of(cls, teacher: SNRDenoiser, generator: SigDEG) -> Comparison:
@@ -261,5 +265,7 @@ class Comparison:
             def denoiser(y: Tensor, snr: Tensor) -> Tensor:
                 return teacher(y * snr.item() ** ((1 - eta**2) / 2), snr)
 
-            self._sdes[key] = CanonicalSDE(teacher if eta == 1 else denoiser, reference=reference, eta=eta)
+            self._sdes[key] = CanonicalSDE(
+                teacher if eta == 1 else SNRDenoiser(denoiser, eta), reference=reference, eta=eta
+            )
         return self._sdes[key]

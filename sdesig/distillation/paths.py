@@ -92,7 +92,9 @@ def draw_signature(
 
 
 def teacher_scheme(name: str, sde: CanonicalSDE) -> Scheme:
-    """The scheme of a name of `TEACHER_SCHEMES`."""
+    """The scheme of a name of `TEACHER_SCHEMES`; raise TypeError unless the SDE is a `CanonicalSDE`."""
+    if not isinstance(sde, CanonicalSDE):
+        raise TypeError(f"sde must be a CanonicalSDE, of a denoiser D(y, snr); got {type(sde).__name__}")
     check_choice("scheme", name, tuple(TEACHER_SCHEMES))
     return scheme_named(TEACHER_SCHEMES[name], sde)
 

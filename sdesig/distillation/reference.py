@@ -14,7 +14,8 @@ from sdesig._files import read_tensors, write_tensors
 from sdesig._random import generator_for
 from sdesig.distillation.paths import TeacherOptions, draw_paths
 from sdesig.generator.grid import StepGrid
-from sdesig.sde.canonical_sde import CanonicalSDE, SNRDenoiser
+from sdesig.sde.canonical_sde import CanonicalSDE
+from sdesig.sde.contracts import SNRDenoiser, check_snr_denoiser
 from sdesig.sde.reference import GaussianReference
 
 STEPS = 128
@@ -44,6 +45,7 @@ def teacher_samples(
     Raises:
         FloatingPointError: a denoiser that gives what is not finite.
     """
+    check_snr_denoiser("teacher", teacher)
     check_integer("n", n, 1)
     sde, options = CanonicalSDE(teacher), TeacherOptions(steps=STEPS, cells=1)
     batch = max(1, _NUMBERS // (2 * STEPS * math.prod(event)))

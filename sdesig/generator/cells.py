@@ -19,7 +19,8 @@ from sdesig.brownian import BrownianPath
 from sdesig.generator.denoiser import ModelDenoiser
 from sdesig.generator.networks import Network, zeros
 from sdesig.sde.base import SDELike
-from sdesig.sde.canonical_sde import CanonicalSDE, SNRDenoiser
+from sdesig.sde.canonical_sde import CanonicalSDE
+from sdesig.sde.contracts import SNRDenoiser, check_snr_denoiser
 from sdesig.sde.diffusions import per_sample
 from sdesig.signature.partial_signature import PartialSignature
 from sdesig.signature.words import Word
@@ -298,7 +299,7 @@ class CorrectedDenoiser(nn.Module):
 
     def __init__(self, denoiser: SNRDenoiser, network: Network, sigma_data: float) -> None:
         super().__init__()
-        self._denoiser = (denoiser,)  # in a tuple: not a part of this module
+        self._denoiser = (check_snr_denoiser("denoiser", denoiser),)  # in a tuple: not a part of this module
         self.network = network
         network.zero_last()
         self.sigma_data = sigma_data

@@ -29,7 +29,8 @@ from sdesig.generator.cells import (
 from sdesig.generator.denoiser import ModelDenoiser, NetworkDenoiser, denoiser_config, make_denoiser
 from sdesig.generator.grid import StepGrid
 from sdesig.generator.networks import Network, make_network, network_config, network_for
-from sdesig.sde.canonical_sde import CanonicalSDE, SNRDenoiser
+from sdesig.sde.canonical_sde import CanonicalSDE
+from sdesig.sde.contracts import SNRDenoiser, check_snr_denoiser
 from sdesig.sde.reference import GaussianReference
 from sdesig.solvers import solve
 from sdesig.solvers.driver import Callback
@@ -181,7 +182,7 @@ class SigDEG(nn.Module):
         torch.manual_seed for the same student again.
 
         Args:
-            teacher: D(y, snr).
+            teacher: D(y, snr), an `SNRDenoiser`.
             depth: of the partial signatures, >= 1.
             cell: "solver" or "plain".
             network: of a plain cell, or that corrects a denoiser that is none of our networks: with 2 conditions and
@@ -191,8 +192,9 @@ class SigDEG(nn.Module):
             event, snr, reference, levels, path_depth, grid: see the class.
 
         Raises:
-            TypeError, ValueError: see the class.
+            TypeError, ValueError: a teacher that is no D(y, snr); see the class.
         """
+        check_snr_denoiser("teacher", teacher)
         check_choice("cell", cell, tuple(CELLS))
         check_integer("depth", depth, 1)
         event = tuple(event)
@@ -245,7 +247,7 @@ class SigDEG(nn.Module):
     @property
     def sde(self) -> CanonicalSDE:
         """The reverse diffusion in the reference's variables, whose denoiser the cell stands for."""
-        return CanonicalSDE(_ask_the_cell, reference=self.reference)
+        return CanonicalSDE(SNRDenoiser(_ask_the_cell), reference=self.reference)
 
     def path(self, seeds: int | Sequence[int]) -> BrownianPath:
         """The paths of seeds, or of the seeds 0, ..., n - 1: float32, (n, *event)."""
@@ -335,9 +337,12 @@ class SigDEG(nn.Module):
                 networks.
 
         Raises:
+            TypeError: a denoiser that is no D(y, snr).
             FileNotFoundError, ValueError: a missing file, a config.json of something else, weights with unknown names
                 or wrong shapes, files that are not safetensors; a denoiser missing or one too many.
         """
+        if denoiser is not None:
+            check_snr_denoiser("denoiser", denoiser)
         folder = Path(folder)
         config = load_config(folder, "sig_deg")
         unknown = sorted(config.keys() - CONFIG_KEYS)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sdesig._checks import check_choice, check_floating, check_integer, check_real
 from sdesig.images.networks import import_diffusers
-from sdesig.sde.canonical_sde import SNRDenoiser
+from sdesig.sde.contracts import SNRDenoiser, check_snr_denoiser
 
 PEERS: dict[str, tuple[str, dict[str, Any]]] = {
     "unipc": ("UniPCMultistepScheduler", {"solver_order": 3}),
@@ -45,6 +45,7 @@ def peer_samples(
         ImportError: diffusers is missing.
         TypeError, ValueError: arguments out of range.
     """
+    check_snr_denoiser("teacher", teacher)
     check_floating("y", y)
     check_integer("steps", steps, 1)
     check_choice("scheduler", scheduler, tuple(PEERS))

@@ -8,7 +8,8 @@ from sdesig.sde.canonical import (
     noise_clock,
     to_canonical,
 )
-from sdesig.sde.canonical_sde import CanonicalSDE, SNRDenoiser
+from sdesig.sde.canonical_sde import CanonicalSDE
+from sdesig.sde.contracts import Denoiser, SNRDenoiser
 from sdesig.sde.conversion import ito_correction, to_ito, to_stratonovich
 from sdesig.sde.denoisers import (
     EDMDenoiser,
@@ -17,7 +18,7 @@ from sdesig.sde.denoisers import (
     VDenoiser,
     X0Denoiser,
 )
-from sdesig.sde.diffusions import Denoiser, Diffusion, ForwardDiffusion, ReverseDiffusion
+from sdesig.sde.diffusions import Diffusion, ForwardDiffusion, ReverseDiffusion
 from sdesig.sde.families import EDM, VE, VP, SubVP
 from sdesig.sde.mixture import Mixture
 from sdesig.sde.reference import GaussianReference

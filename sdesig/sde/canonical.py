@@ -12,10 +12,11 @@ a martingale: (d_tau + D . grad + Laplacian/2) D = 0.
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from sdesig._checks import check_floating, check_real, check_step
-from sdesig.sde.diffusions import Denoiser, Diffusion, check_callable, per_sample
+from sdesig.sde.contracts import Denoiser, SNRDenoiser
+from sdesig.sde.diffusions import Diffusion, per_sample
 
 
 def drift_power(eta: float) -> float:
@@ -58,8 +59,8 @@ def from_canonical(diffusion: Diffusion, y: Tensor, snr: Tensor | float, eta: fl
     return y / _scale(diffusion, t, eta, y), t
 
 
-class CanonicalDenoiser(nn.Module):
-    """A diffusion's denoiser as a function D(y, snr) of the canonical variables.
+class CanonicalDenoiser(SNRDenoiser):
+    """D(y, snr) of a diffusion's denoiser D(x, t).
 
     Args:
         denoiser: D(x, t).
@@ -67,14 +68,12 @@ class CanonicalDenoiser(nn.Module):
         eta: the stochasticity that y belongs to.
 
     Raises:
-        TypeError, ValueError: a denoiser that cannot be called, a negative eta.
+        TypeError, ValueError: a denoiser that cannot be called or is a D(y, snr) already, a negative eta.
     """
 
     def __init__(self, denoiser: Denoiser, diffusion: Diffusion, eta: float = 1.0) -> None:
-        super().__init__()
-        self.denoiser = check_callable("denoiser", denoiser)
+        super().__init__(denoiser, eta)
         self.diffusion = diffusion
-        self.eta = check_real("eta", eta, minimum=0.0)
 
     def forward(self, y: Tensor, snr: Tensor | float, *inputs: object) -> Tensor:
         """E[x_0 | y], shape (batch, *event), for y of that shape and snr () or (batch,); `inputs` are handed on."""

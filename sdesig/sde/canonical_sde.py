@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 from torch import Tensor
 
 from sdesig._checks import check_floating, check_real, check_step
 from sdesig.brownian.clock import SNRClock
 from sdesig.sde.base import SDE
-from sdesig.sde.canonical import CanonicalDenoiser, drift_clock, drift_power, noise_clock
-from sdesig.sde.diffusions import check_callable, per_sample
+from sdesig.sde.canonical import drift_clock, drift_power, noise_clock
+from sdesig.sde.contracts import SNRDenoiser, check_snr_denoiser
+from sdesig.sde.diffusions import per_sample
 from sdesig.sde.reference import GaussianReference
-
-
-class SNRDenoiser(Protocol):
-    """E[x_0 | y], in the canonical variables."""
-
-    def __call__(self, y: Tensor, snr: Tensor, /) -> Tensor:
-        """y: (batch, *event); snr: () or (batch,). Returns (batch, *event)."""
 
 
 class CanonicalSDE(SDE):
@@ -34,14 +26,14 @@ class CanonicalSDE(SDE):
     tau; for eta = 1 and c = 0 both are the same.
 
     Args:
-        denoiser: D(y, tau) = E[x_0 | y], such as `CanonicalDenoiser(denoiser, diffusion, eta)`, or
-            `Mixture.denoise_y` for eta = 1.
+        denoiser: D(y, tau) = E[x_0 | y]: `CanonicalDenoiser(D, diffusion, eta)` for a D(x, t), `SNRDenoiser(f, eta)`
+            for a function f(y, tau), or for eta = 1 `Mixture.denoise_y`.
         reference: N(mu, c); default N(0, 0), which changes nothing.
         eta: stochasticity >= 0 of the y that the denoiser takes; 0 is the probability flow.
 
     Raises:
-        TypeError, ValueError: a denoiser that cannot be called or is for another eta, a reference of another type, a
-            negative eta.
+        TypeError, ValueError: a denoiser that is not one of these or is for another eta, a reference of another type,
+            a negative eta.
     """
 
     reference: GaussianReference
@@ -50,11 +42,9 @@ class CanonicalSDE(SDE):
         super().__init__("diagonal", "ito", dim=None, noise_structure="additive")
         if reference is not None and not isinstance(reference, GaussianReference):
             raise TypeError(f"reference must be a GaussianReference or None; got {reference!r}")
-        if isinstance(denoiser, CanonicalDenoiser) and denoiser.eta != eta:
-            raise ValueError(f"eta must be the denoiser's, {denoiser.eta:g}; got {eta}")
-        self.denoiser = check_callable("denoiser", denoiser)
-        self.reference = GaussianReference(0.0, 0.0) if reference is None else reference
         self.eta = check_real("eta", eta, minimum=0.0)
+        self.denoiser = check_snr_denoiser("denoiser", denoiser, self.eta)
+        self.reference = GaussianReference(0.0, 0.0) if reference is None else reference
         self._drift_clock = SNRClock(self._variance, drift_power(eta))
 
     @property

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from sdesig._checks import check_real
-from sdesig.sde.diffusions import Diffusion, check_callable, per_sample
+from sdesig.sde.contracts import check_denoiser
+from sdesig.sde.diffusions import Diffusion, per_sample
 
 Network = Callable[..., Tensor]
 
@@ -29,7 +30,7 @@ class _NetworkDenoiser(nn.Module):
 
     def __init__(self, network: Network, diffusion: Diffusion) -> None:
         super().__init__()
-        self.network = check_callable("network", network)
+        self.network = check_denoiser("network", network)
         self.diffusion = diffusion
 
     def _predict(self, x: Tensor, t: Tensor, inputs: tuple[object, ...]) -> Tensor:

@@ -4,32 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from sdesig._checks import check_dtype, check_floating, check_generator, check_real, check_shape
 from sdesig.sde.base import SDE
-
-
-class Denoiser(Protocol):
-    """E[x_0 | x_t = x]."""
-
-    def __call__(self, x: Tensor, t: Tensor, /) -> Tensor:
-        """x: (batch, *event); t: () or (batch,), the diffusion's time. Returns (batch, *event)."""
-
-
-CallableT = TypeVar("CallableT", bound=Callable[..., object])
-
-
-def check_callable(name: str, value: CallableT) -> CallableT:
-    """Return `value`; raise TypeError unless it can be called."""
-    if not callable(value):
-        raise TypeError(f"{name} must be callable as {name}(x, t); got {value!r}")
-    return value
+from sdesig.sde.contracts import Denoiser, check_denoiser
 
 
 def per_sample(value: Tensor, x: Tensor) -> Tensor:
@@ -192,7 +174,7 @@ class ReverseDiffusion(SDE):
         shape: event shape, whose product is dim; None for a denoiser of flat states.
 
     Raises:
-        TypeError, ValueError: a denoiser that cannot be called, an empty shape, a negative eta.
+        TypeError, ValueError: a denoiser that cannot be called or is a D(y, snr), an empty shape, a negative eta.
     """
 
     def __init__(
@@ -207,7 +189,7 @@ class ReverseDiffusion(SDE):
         dim = None if event is None else math.prod(event)
         super().__init__("diagonal", "ito", dim=dim, noise_structure="additive")
         self.diffusion = diffusion
-        self.denoiser = check_callable("denoiser", denoiser)
+        self.denoiser = check_denoiser("denoiser", denoiser)
         self.shape = event
         self.eta = check_real("eta", eta, minimum=0.0)
 

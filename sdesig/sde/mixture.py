@@ -9,7 +9,8 @@ from torch import Tensor
 
 from sdesig._checks import check_dtype, check_floating, check_generator, check_integer, check_real, check_step
 from sdesig.sde.canonical import to_canonical
-from sdesig.sde.diffusions import Denoiser, Diffusion, per_sample
+from sdesig.sde.contracts import Denoiser, SNRDenoiser
+from sdesig.sde.diffusions import Diffusion, per_sample
 
 
 class Mixture:
@@ -124,17 +125,18 @@ class Mixture:
         noise = sigma**2 * (torch.eye(self.dim).to(self.means) if self._eigenvectors is not None else 1.0)
         return Mixture(self.weights, alpha * self.means, alpha**2 * self.covariances + noise)
 
-    def denoise_y(self, y: Tensor, snr: Tensor | float) -> Tensor:
-        """E[x_0 | y] for y = tau x_0 + N(0, tau I), in the canonical variables at eta = 1:
+    @property
+    def denoise_y(self) -> SNRDenoiser:
+        """The exact D(y, snr) = E[x_0 | y] for y = tau x_0 + N(0, tau I), in the canonical variables at eta = 1:
 
-            sum_j P(j | y) [m_j + C_j (I + tau C_j)^-1 (y - tau m_j)],    y | j ~ N(tau m_j, tau^2 C_j + tau I).
+            sum_j P(j | y) [m_j + C_j (I + tau C_j)^-1 (y - tau m_j)],    y | j ~ N(tau m_j, tau^2 C_j + tau I),
 
-        Args:
-            y: (batch, d).
-            snr: tau, () or (batch,).
-
-        Returns: (batch, d).
+        for y of shape (batch, d) and snr = tau of shape () or (batch,); the result has y's shape.
         """
+        return SNRDenoiser(self._denoise)
+
+    def _denoise(self, y: Tensor, snr: Tensor | float) -> Tensor:
+        """See `denoise_y`."""
         tau = per_sample(check_step("snr", snr), self._check_state("y", y)).reshape(-1, 1, 1)
         log_joint, residual = self._log_joint(y, tau * self.means, tau * (1 + tau * self._variances))
         shifts = self._expectation(log_joint, residual * self._variances / (1 + tau * self._variances))
@@ -144,7 +146,7 @@ class Mixture:
         """The exact denoiser D(x, t) of a diffusion of this law, for x of shape (batch, d)."""
 
         def denoise(x: Tensor, t: Tensor) -> Tensor:
-            return self.denoise_y(*to_canonical(diffusion, x, t))
+            return self._denoise(*to_canonical(diffusion, x, t))
 
         return denoise
 

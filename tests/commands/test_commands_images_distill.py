@@ -21,7 +21,7 @@ from sdesig.generator import NetworkDenoiser, Samples, SigDEG, StepGrid, UNet
 from sdesig.images.data import load_images
 from sdesig.images.latent import load_autoencoder
 from sdesig.images.networks import DiffusersUNet
-from sdesig.sde import GaussianReference
+from sdesig.sde import GaussianReference, SNRDenoiser
 
 STUDENT = ["--depth", "2", "--iterations", "2", "--evaluations", "8", *SHORT]
 ROLLOUT = ["--pairs", "rollout", "--paths", "8"]
@@ -100,7 +100,8 @@ def test_samples_of_a_teacher_have_its_law(monkeypatch):
     mu, c = 0.3, 0.5
     monkeypatch.setattr("sdesig.distillation.reference.STEPS", 64)
     monkeypatch.setattr("sdesig.distillation.reference._NUMBERS", 2 * 64 * 2 * 1000)
-    found = teacher_samples(lambda y, snr: (mu + c * y) / (1 + c * snr.item()), 3000, event=(2,), snr=(0.01, 1e3))
+    teacher = SNRDenoiser(lambda y, snr: (mu + c * y) / (1 + c * snr.item()))
+    found = teacher_samples(teacher, 3000, event=(2,), snr=(0.01, 1e3))
     assert found.shape == (3000, 2)
     assert (found.mean(0) - mu).abs().max() < 6 * (c / 3000) ** 0.5
     assert (found.var(0) / (c + 1e-3) - 1).abs().max() < 6 * (2 / 3000) ** 0.5 + 0.01

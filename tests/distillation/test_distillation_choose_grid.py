@@ -11,7 +11,7 @@ from sdesig.distillation import choose_grid
 from sdesig.distillation.paths import TeacherOptions, draw_paths, teacher_scheme, teacher_states
 from sdesig.distillation.statistics import paired_ratio
 from sdesig.generator import StepGrid
-from sdesig.sde import CanonicalSDE, GaussianReference, Mixture
+from sdesig.sde import CanonicalSDE, GaussianReference, Mixture, SNRDenoiser
 from sdesig.signature.partial_signature import join_steps
 
 LAW = Mixture.circle(1.5, 0.1, dtype=torch.float32)
@@ -124,7 +124,7 @@ def test_progress_counts_the_cells():
 
 def test_networks_keep_no_gradients():
     weight = torch.nn.Parameter(torch.ones(()))
-    sde = CanonicalSDE(lambda y, snr: weight * LAW.denoise_y(y, snr), reference=SCALAR)
+    sde = CanonicalSDE(SNRDenoiser(lambda y, snr: weight * LAW.denoise_y(y, snr)), reference=SCALAR)
     check_grid(choose_grid(sde, **SMALL))
     assert weight.grad is None
 

@@ -12,7 +12,7 @@ import torch
 from sdesig.distillation import DistillOptions, TeacherOptions, TrainingOptions, distill, draw_paths
 from sdesig.distillation.distill import coarse_times, local_loss, rollout_loss
 from sdesig.generator import MLP, NetworkDenoiser, SigDEG, StepGrid, UNet
-from sdesig.sde import CanonicalSDE, GaussianReference, Mixture
+from sdesig.sde import CanonicalSDE, GaussianReference, Mixture, SNRDenoiser
 from sdesig.solvers.driver import run_steps
 from sdesig.testing.memory import saved_bytes
 
@@ -326,7 +326,7 @@ def test_a_distillation_that_was_stopped_goes_on_bit_exactly(tmp_path):
                 raise Failed
             return LAW.denoise_y(y, snr)
 
-        return teacher
+        return SNRDenoiser(teacher)
 
     changes = {"pairs": "both", "paths": 0, "iterations": 10, "checkpoint_every": 2, "local_share": 0.5}
     whole = train_on(make(), tmp_path / "whole", **changes)

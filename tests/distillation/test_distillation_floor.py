@@ -21,7 +21,7 @@ from scipy import integrate, special
 
 from sdesig.distillation import Floor, TeacherOptions, information_floor
 from sdesig.generator import StepGrid
-from sdesig.sde import CanonicalSDE, GaussianReference, Mixture
+from sdesig.sde import CanonicalSDE, GaussianReference, Mixture, SNRDenoiser
 
 F64 = torch.float64
 LOW, HIGH = math.exp(-3), math.exp(3)
@@ -54,6 +54,7 @@ def closed_form(steps, depth, c=0.0, s2=S2, positions=None):
     return math.sqrt(max(left, 0.0))
 
 
+@SNRDenoiser
 def linear(y, snr):
     """E[x_0 | y] for data N(0, s^2)."""
     return S2 * y / (1 + S2 * snr.item())
@@ -116,7 +117,7 @@ def test_with_the_true_reference_nothing_is_left(dtype):
 
 
 def test_a_denoiser_that_knows_nothing_leaves_nothing():
-    assert floor(denoiser=lambda y, snr: torch.zeros_like(y), depth=1, groups=50).rmse < 1e-13
+    assert floor(denoiser=SNRDenoiser(lambda y, snr: torch.zeros_like(y)), depth=1, groups=50).rmse < 1e-13
 
 
 def test_a_teacher_of_as_many_steps_leaves_nothing():

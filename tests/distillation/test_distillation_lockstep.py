@@ -8,7 +8,7 @@ import torch
 from sdesig.brownian import BrownianPath
 from sdesig.distillation import lockstep
 from sdesig.distillation.lockstep import Joined, Run, run_along
-from sdesig.sde import CanonicalSDE, GaussianReference, Mixture
+from sdesig.sde import CanonicalSDE, GaussianReference, Mixture, SNRDenoiser
 from sdesig.signature.partial_signature import join_steps
 from sdesig.solvers import DPMSolver2M, PathAverage, solve
 
@@ -66,7 +66,7 @@ def test_ends_are_those_of_solve(fewest, kind, monkeypatch):
 
 
 def test_states_that_are_not_finite_are_refused():
-    sde = CanonicalSDE(lambda y, snr: y / (snr < 1))
+    sde = CanonicalSDE(SNRDenoiser(lambda y, snr: y / (snr < 1)))
     path = path_of(sde)
     run = Run(PathAverage(), sde, sde.start(path.initial_noise(), path.t0), path.grid(64), [0, 32, 64], True)
     with pytest.raises(FloatingPointError, match=r"PathAverage is not finite after step 2 of 2, at SNR 54\.5982"):

@@ -13,7 +13,7 @@ from sdesig.distillation import TeacherOptions, TeacherPaths, draw_paths
 from sdesig.distillation.cache import PathCache
 from sdesig.distillation.paths import coarse_ends, draw_local, draw_signature, snr_times
 from sdesig.generator import MLP, SigDEG, StepGrid
-from sdesig.sde import CanonicalSDE, GaussianReference, Mixture
+from sdesig.sde import CanonicalSDE, GaussianReference, Mixture, SNRDenoiser
 from sdesig.signature import PartialSignature
 from sdesig.solvers import solve
 from sdesig.solvers.driver import SCHEMES, run_steps
@@ -247,7 +247,7 @@ def test_a_local_path_of_one_fine_step_is_a_step_by_hand(reference, scheme):
 
 def test_a_local_path_tells_what_drove_it():
     """For a denoiser that knows nothing the state moves by the increment, whatever the fine steps."""
-    sde = CanonicalSDE(lambda y, snr: torch.zeros_like(y))
+    sde = CanonicalSDE(SNRDenoiser(lambda y, snr: torch.zeros_like(y)))
     start, end = torch.tensor([0.4, 1.9], dtype=F64)
     clean = torch.randn(6, 2, generator=seeded(3), dtype=F64)
     options = TeacherOptions("euler", 12, 12)
@@ -318,6 +318,7 @@ def test_the_paths_of_another_seed_are_others(tmp_path):
 def test_a_cache_that_is_whole_asks_the_teacher_nothing(tmp_path):
     make_cache(tmp_path)
 
+    @SNRDenoiser
     def teacher(y, snr):
         raise AssertionError("the teacher was asked")
 
@@ -466,6 +467,6 @@ def test_refusals(call, error, match, tmp_path):
 
 
 def test_a_teacher_whose_state_is_not_finite_is_an_error():
-    sde = CanonicalSDE(lambda y, snr: y * math.inf)
+    sde = CanonicalSDE(SNRDenoiser(lambda y, snr: y * math.inf))
     with pytest.raises(FloatingPointError, match="the state is not finite after step"):
         draw(sde)

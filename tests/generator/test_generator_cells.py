@@ -9,7 +9,7 @@ import torch
 from sdesig.brownian import BrownianPath, SNRClock
 from sdesig.generator import MLP, CorrectedDenoiser, NetworkDenoiser, PlainCell, SigDEG, SolverCell, UNet
 from sdesig.generator.cells import StepCoefficients, step_conditions
-from sdesig.sde import CanonicalSDE, GaussianReference, Mixture
+from sdesig.sde import CanonicalSDE, GaussianReference, Mixture, SNRDenoiser
 from sdesig.sde.problems import OrnsteinUhlenbeck
 from sdesig.solvers import PathAverage, solve
 from sdesig.testing import check_gaussian
@@ -215,7 +215,7 @@ def test_coefficients_at_their_bounds_still_make_a_step():
 def test_whatever_the_coefficients_the_path_itself_enters_as_it_is():
     """For a denoiser that knows nothing the state stays the path."""
     cell = shaken(SolverCell(lambda y, snr, conditions, extra: torch.zeros_like(y), 2, 0.8), 0.3)
-    sde = CanonicalSDE(lambda y, snr: torch.zeros_like(y))
+    sde = CanonicalSDE(SNRDenoiser(lambda y, snr: torch.zeros_like(y)))
     path = BrownianPath(LOW, HIGH, (20, 3), seeds=range(20), clock=sde.clock, levels=4, dtype=torch.float32)
     start = sde.start(path.initial_noise(), LOW)
     last = solve(sde, start, path.grid(8), scheme=cell, path=path)[-1].detach()
@@ -389,7 +389,7 @@ def test_a_plain_cell_of_another_denoiser_starts_with_gaussian_data():
     student = SigDEG.from_teacher(
         LAW.denoise_y, event=(3,), snr=(LOW, HIGH), depth=1, reference=REFERENCES["none"], cell="plain", sigma_data=0.8
     )
-    expected = along_the_path(student, lambda y, snr: 0.8**2 * y / (1 + 0.8**2 * snr), "dpm_solver_1", 5)
+    expected = along_the_path(student, SNRDenoiser(lambda y, snr: 0.8**2 * y / (1 + 0.8**2 * snr)), "dpm_solver_1", 5)
     torch.testing.assert_close(student.sample(30, 5).values, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -414,7 +414,7 @@ def test_a_solver_cell_remembers_an_estimate_on_the_same_path(reference):
         calls.append((y, snr))
         return POINT.expand_as(y)
 
-    sde = CanonicalSDE(denoise, reference=reference)
+    sde = CanonicalSDE(SNRDenoiser(denoise), reference=reference)
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(10_000, 2, generator=generator, dtype=F64)
     y = START * POINT + START.sqrt() * noise
@@ -440,7 +440,7 @@ def test_a_plain_cell_remembers_the_estimate_of_the_step_before(reference):
         calls.append((y, snr))
         return POINT.expand_as(y)
 
-    sde = CanonicalSDE(denoise, reference=reference)
+    sde = CanonicalSDE(SNRDenoiser(denoise), reference=reference)
     generator = torch.Generator().manual_seed(0)
     y = START * POINT + START.sqrt() * torch.randn(10_000, 2, generator=generator, dtype=F64)
     u = sde.reference.to_reference(y, START)[0]
@@ -489,10 +489,13 @@ def plain_cell(depth=2):
     "call, match",
     [
         (
-            lambda cell: attempt(cell, CanonicalSDE(LAW.denoise_y, eta=0.5), clock=SNRClock(power=0.25)),
+            lambda cell: attempt(cell, CanonicalSDE(SNRDenoiser(told, 0.5), eta=0.5), clock=SNRClock(power=0.25)),
             "Cell needs eta = 1; the SDE's is 0.5",
         ),
-        (lambda cell: attempt(cell, CanonicalSDE(LAW.denoise_y, eta=0.0)), "Cell needs eta = 1; the SDE's is 0"),
+        (
+            lambda cell: attempt(cell, CanonicalSDE(SNRDenoiser(told, 0.0), eta=0.0)),
+            "Cell needs eta = 1; the SDE's is 0",
+        ),
         (lambda cell: attempt(cell, depth=1), r"a path of depth >= 2; this one has depth 1"),
         (lambda cell: attempt(cell, clock=SNRClock(0.5)), "path must run in the SDE's `clock`"),
         (lambda cell: attempt(cell, clock=None), "path must run in the SDE's `clock`"),

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from sdesig.convergence import fit_strong
 from sdesig.generator import MLP, NetworkDenoiser, PlainCell, Samples, SigDEG, SolverCell, StepGrid, UNet
-from sdesig.sde import CanonicalSDE, GaussianReference, Mixture
+from sdesig.sde import CanonicalSDE, GaussianReference, Mixture, SNRDenoiser
 from sdesig.solvers import solve
 
 LOW, HIGH = math.exp(-4), math.exp(4)
@@ -460,7 +460,9 @@ def test_the_sde_of_a_generator_has_no_denoiser():
 def test_default_networks_fit():
     """An MLP for vectors, a UNet for images; a teacher's own network if it is one of ours."""
     assert isinstance(from_teacher().cell.denoiser.network, MLP)
-    images = from_teacher(lambda y, snr: y, event=(1, 4, 4), reference=GaussianReference(0.0, 0.3), cell="plain")
+    images = from_teacher(
+        SNRDenoiser(lambda y, snr: y), event=(1, 4, 4), reference=GaussianReference(0.0, 0.3), cell="plain"
+    )
     assert isinstance(images.cell.denoiser.network, UNet)
     plain = from_teacher(network_teacher(), cell="plain").cell.denoiser
     assert (plain.network.width, plain.network.blocks) == (16, 1)

@@ -18,7 +18,7 @@ from sdesig.generator import SigDEG
 from sdesig.images import SigDEGPipeline, pipeline_files
 from sdesig.images.metrics import Measured
 from sdesig.images.pixels import to_uint8
-from sdesig.sde import GaussianReference
+from sdesig.sde import GaussianReference, SNRDenoiser
 
 SEEDS = [7, 2**62 + 5, 0]
 KINDS = {
@@ -437,7 +437,11 @@ def test_save_and_push(hub, pipe, tmp_path):
 
 def of_event(*event):
     return SigDEG.from_teacher(
-        lambda y, snr: y / (1 + snr), event=event, snr=(0.02, 50.0), depth=2, reference=GaussianReference(0.0, 0.5)
+        SNRDenoiser(lambda y, snr: y / (1 + snr)),
+        event=event,
+        snr=(0.02, 50.0),
+        depth=2,
+        reference=GaussianReference(0.0, 0.5),
     )
 
 

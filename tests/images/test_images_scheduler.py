@@ -15,7 +15,7 @@ from sdesig.brownian import BrownianPath, SNRClock
 from sdesig.distillation.reference import write_reference
 from sdesig.images.path_average_scheduler import PathAverageScheduler
 from sdesig.images.teachers import TABLES
-from sdesig.sde import CanonicalSDE, GaussianReference, Mixture, TabulatedVP
+from sdesig.sde import CanonicalSDE, GaussianReference, Mixture, SNRDenoiser, TabulatedVP
 from sdesig.solvers import PathAverage
 from sdesig.testing import check_gaussian, check_moments
 
@@ -120,7 +120,7 @@ def test_it_is_the_scheme_of_this_package_with_the_first_evaluation_at_the_start
         """For y of any eta."""
         return law.denoise_y((y * snr ** ((1 - eta**2) / 2)).flatten(1), snr).reshape(y.shape)
 
-    sde, scheme = CanonicalSDE(denoise, reference=reference, eta=eta), PathAverage()
+    sde, scheme = CanonicalSDE(SNRDenoiser(denoise, eta), reference=reference, eta=eta), PathAverage()
     x = normal(4, 2, 3)
     path = path_of(x.shape, reference.variance, eta**2, dtype=torch.float32) if eta else None
     scheduler = PathAverageScheduler(eta=eta, reference_file=str(tmp_path / "reference.safetensors"))

@@ -9,7 +9,7 @@ from sdesig.generator import NetworkDenoiser, SigDEG, UNet
 from sdesig.generator.cells import CONDITIONS
 from sdesig.images import DiffusersDenoiser, DiffusersUNet
 from sdesig.images.song_unet import SongUNet
-from sdesig.sde import GaussianReference
+from sdesig.sde import GaussianReference, SNRDenoiser
 from sdesig.testing.memory import saved_bytes
 
 SNR = (0.02, 200.0)
@@ -212,7 +212,7 @@ def test_refusals(options, error, match):
 def test_a_denoiser_that_is_none_of_our_networks_has_no_rank():
     with pytest.raises(ValueError, match=r"rank must be None unless a solver cell changes .*; got 2"):
         SigDEG.from_teacher(
-            lambda y, snr: y / (1 + snr),
+            SNRDenoiser(lambda y, snr: y / (1 + snr)),
             event=(1, 8, 8),
             snr=SNR,
             depth=2,

@@ -12,7 +12,7 @@ from scipy.integrate import solve_ivp
 
 from sdesig.images import load_teacher
 from sdesig.images.unipc import PEERS, peer_samples
-from sdesig.sde import CanonicalSDE, Mixture
+from sdesig.sde import CanonicalSDE, Mixture, SNRDenoiser
 from sdesig.solvers import DPMSolver2M
 
 SNR = (math.exp(-5), math.exp(5))
@@ -83,7 +83,8 @@ def test_one_step_is_ddim():
 
 def test_dpm_solver_is_ours():
     """The same scheme twice; to the float32 in which diffusers computes it."""
-    y, sde = start(), CanonicalSDE(lambda y, snr: MIXTURE.denoise_y(y * snr**0.5, snr), eta=0.0)
+    flow = SNRDenoiser(lambda y, snr: MIXTURE.denoise_y(y * snr**0.5, snr), 0.0)
+    y, sde = start(), CanonicalSDE(flow, eta=0.0)
     times = torch.linspace(math.log(SNR[0]), math.log(SNR[1]), 21, dtype=torch.float64).exp()
     first = y / SNR[0] ** 0.5  # the state of eta = 0
     states = [first]
@@ -108,7 +109,7 @@ def test_the_teacher_is_asked_once_per_step(scheduler, steps):
         asked.append(snr.item())
         return MIXTURE.denoise_y(y, snr)
 
-    peer_samples(teacher, start(), steps, snr=SNR, scheduler=scheduler)
+    peer_samples(SNRDenoiser(teacher), start(), steps, snr=SNR, scheduler=scheduler)
     np.testing.assert_allclose(np.log(asked), -5 + 10 / steps * np.arange(steps), rtol=1e-12, atol=1e-12)
 
 
@@ -121,7 +122,7 @@ def test_image_teachers(scheduler, tmp_path):
     assert whole.dtype == torch.float32
     alone = torch.cat([peer_samples(teacher, row[None], 5, snr=snr, scheduler=scheduler) for row in y])
     torch.testing.assert_close(alone, whole, rtol=1e-3, atol=1e-4)
-    constant = peer_samples(lambda y, snr: torch.full_like(y, 0.3), y, 5, snr=snr, scheduler=scheduler)
+    constant = peer_samples(SNRDenoiser(lambda y, snr: torch.full_like(y, 0.3)), y, 5, snr=snr, scheduler=scheduler)
     expected = 0.3 + (snr[0] / snr[1]) ** 0.5 * (y / snr[0] - 0.3)
     torch.testing.assert_close(constant, expected, rtol=1e-4, atol=1e-4)
 

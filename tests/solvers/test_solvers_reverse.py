@@ -12,7 +12,7 @@ from scipy import integrate, special
 from test_solvers_weak import generator, quadrature
 
 from sdesig.brownian import BrownianPath, SNRClock
-from sdesig.sde import EDM, VP, CanonicalDenoiser, CanonicalSDE, GaussianReference, Mixture, to_canonical
+from sdesig.sde import EDM, VP, CanonicalDenoiser, CanonicalSDE, GaussianReference, Mixture, SNRDenoiser, to_canonical
 from sdesig.sde.problems import OrnsteinUhlenbeck
 from sdesig.signature import PartialSignature
 from sdesig.solvers import DPMSolver1, PathAverage, solve
@@ -151,6 +151,11 @@ LAW = Mixture(tensor([0.3, 0.7]), tensor([[-1.0], [0.6]]), tensor([0.2, 0.1]))
 LENGTHS = [0.16 * 0.5**k for k in range(4)]
 
 
+def unasked(eta):
+    """A denoiser for an eta, where its values do not matter."""
+    return SNRDenoiser(lambda y, snr: y, eta)
+
+
 def powers(y):
     """y, y^2, y^3 of y (..., 1), stacked last."""
     return torch.cat([y, y**2, y**3], -1)
@@ -198,7 +203,7 @@ def test_another_evaluation_point_loses_the_order(eta, fraction, monkeypatch):
 def test_average_weights_by_quadrature_over_the_drift_clock(eta, start, end):
     """(1/db) int (M - M_n) db = int (b_end - b)/db dM, against Legendre polynomials in <M>; here integrated over b."""
     c = 0.4
-    sde = CanonicalSDE(LAW.denoise_y, eta=eta, reference=GaussianReference(0.0, tensor([0.0, c])))
+    sde = CanonicalSDE(unasked(eta), eta=eta, reference=GaussianReference(0.0, tensor([0.0, c])))
     weights = average_weights(sde, tensor(start), tensor(end), 4)
     weights = weights.expand(4, 2)
     for column, variance in enumerate((0.0, c)):
@@ -239,7 +244,7 @@ def test_one_evaluation_a_step(scheme):
         calls.append(snr)
         return LAW.denoise_y(y, snr)
 
-    sde = CanonicalSDE(denoise)
+    sde = CanonicalSDE(SNRDenoiser(denoise))
     solution(sde, make_path(sde, (3, 1)), 8, scheme)
     assert len(calls) == 8
     assert all(time.ndim == 0 and time.dtype == torch.float64 for time in calls)
@@ -311,7 +316,7 @@ def test_clock_with_a_power(variance, power):
 def test_start_is_exact_for_the_reference():
     """u = (y - a mu)/(1 + c tau)^((1 + eta^2)/2) of y ~ N(a mu, <M> (1 + c tau))."""
     for eta in (0.0, 0.5, 1.0):
-        sde = CanonicalSDE(LAW.denoise_y, reference=GaussianReference(0.0, 2.0), eta=eta)
+        sde = CanonicalSDE(unasked(eta), reference=GaussianReference(0.0, 2.0), eta=eta)
         tau = 0.3
         spread = tau ** (eta**2) * (1 + 2 * tau) / (1 + 2 * tau) ** (1 + eta**2)
         assert sde.start(tensor([1.0]), tau).item() == pytest.approx(math.sqrt(spread), rel=1e-12)
@@ -327,7 +332,7 @@ def test_start_per_sample_and_per_coordinate():
 
 
 def test_states_keep_their_dtype_beside_a_denoiser_in_double_precision():
-    sde = CanonicalSDE(lambda y, snr: torch.tanh(y.double()))
+    sde = CanonicalSDE(SNRDenoiser(lambda y, snr: torch.tanh(y.double())))
     assert solution(sde, make_path(sde, (3, 2), dtype=torch.float32), 4).dtype == torch.float32
 
 
@@ -364,9 +369,9 @@ def referring(reference):
             r"path must run in the SDE's `clock`, SNRClock\(variance=0.0",
         ),
         (lambda: attempt(clock=None), ValueError, "path must run in the SDE's `clock`"),
-        (lambda: attempt(CanonicalSDE(LAW.denoise_y, eta=0.5)), ValueError, r"power=0\.25"),
+        (lambda: attempt(CanonicalSDE(unasked(0.5), eta=0.5)), ValueError, r"power=0\.25"),
         (
-            lambda: attempt(CanonicalSDE(LAW.denoise_y, eta=2.0), clock=SNRClock(power=4.0)),
+            lambda: attempt(CanonicalSDE(unasked(2.0), eta=2.0), clock=SNRClock(power=4.0)),
             ValueError,
             r"PathAverage needs eta < sqrt\(3\); the SDE's is 2.0",
         ),
@@ -391,8 +396,12 @@ def referring(reference):
             TypeError,
             "mean, variance and basis must be torch.float64 on cpu, like the states; one is torch.float32",
         ),
-        (lambda: attempt(CanonicalSDE(lambda y, snr: y[:1])), ValueError, r"shape \(2, 1\) of its y; got \(1, 1\)"),
-        (lambda: CanonicalSDE(None), TypeError, "denoiser must be callable"),
+        (
+            lambda: attempt(CanonicalSDE(SNRDenoiser(lambda y, snr: y[:1]))),
+            ValueError,
+            r"shape \(2, 1\) of its y; got \(1, 1\)",
+        ),
+        (lambda: CanonicalSDE(None), TypeError, "denoiser must be a D.*; got NoneType"),
         (lambda: CanonicalSDE(LAW.denoise_y, reference=1.0), TypeError, "reference must be a GaussianReference"),
         (lambda: CanonicalSDE(LAW.denoise_y, eta=-1.0), ValueError, "eta must be"),
         (
@@ -400,7 +409,7 @@ def referring(reference):
             ValueError,
             "eta must be the denoiser's, 0.5; got 1",
         ),
-        (lambda: CanonicalSDE(LAW.denoise_y, eta=0.0).clock, ValueError, "eta must be > 0 for a noise clock"),
+        (lambda: CanonicalSDE(unasked(0.0), eta=0.0).clock, ValueError, "eta must be > 0 for a noise clock"),
     ],
 )
 def test_refusals(call, error, match):

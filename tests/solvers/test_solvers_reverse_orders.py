@@ -17,7 +17,7 @@ import torchsde
 from sdesig import BrownianPath, solve, strong_order
 from sdesig.brownian import SNRClock
 from sdesig.convergence import fit_strong
-from sdesig.sde import EDM, VP, CanonicalSDE, GaussianReference, Mixture, from_canonical
+from sdesig.sde import EDM, VP, CanonicalSDE, GaussianReference, Mixture, SNRDenoiser, from_canonical
 from sdesig.solvers import PathAverage
 
 F64 = torch.float64
@@ -29,7 +29,8 @@ with_and_without_reference = pytest.mark.parametrize("reference", [None, SCALAR]
 
 def reverse_sde(law, eta, reference):
     """The y of eta is snr^((eta^2 - 1)/2) times that of eta = 1, which the mixture knows."""
-    return CanonicalSDE(lambda y, snr: law.denoise_y(y * snr ** ((1 - eta**2) / 2), snr), eta=eta, reference=reference)
+    denoiser = SNRDenoiser(lambda y, snr: law.denoise_y(y * snr ** ((1 - eta**2) / 2), snr), eta)
+    return CanonicalSDE(denoiser, eta=eta, reference=reference)
 
 
 def order(scheme, *, law=CIRCLE, eta=1.0, reference=None, steps=(16, 32, 64), paths=1000):
