@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from sdesig._checks import check_floating
 from sdesig.brownian.clock import Clock
 from sdesig.convergence.estimate import OrderEstimate
 from sdesig.convergence.fit import fit_weak
@@ -49,7 +50,7 @@ def weak_order(
 
     Raises:
         TypeError, ValueError, FloatingPointError: as `strong_order`; paths odd with `antithetic`; a functional that
-            returns another shape.
+            returns another shape, no floating-point numbers or infinite ones; a known expectation of another shape.
     """
     known = reference if isinstance(reference, float | Tensor) else None
     study = Study(
@@ -75,7 +76,13 @@ def weak_order(
         if not isinstance(values, Tensor) or values.ndim not in (1, 2) or len(values) != len(ends):
             got = tuple(values.shape) if isinstance(values, Tensor) else repr(values)
             raise ValueError(f"functional must return shape ({len(ends)},) or ({len(ends)}, k); got {got}")
-        return values.reshape(len(ends), -1)
+        return check_floating("functional(Y)", values).reshape(len(ends), -1)
+
+    for rows in (2, 3):  # of which no more than one is the dimension
+        width = phi(study.start(next(study.paths(rows)))).shape[1]
+    if known is not None and torch.as_tensor(known).shape not in ((), (width,)):
+        got = tuple(torch.as_tensor(known).shape)
+        raise ValueError(f"reference must be one number, or the functional's {width}, shape ({width},); got {got}")
 
     errors, sizes, reference_errors = [], [], []
     for path in study.paths(study.count // 2 if antithetic else study.count):
@@ -92,6 +99,10 @@ def weak_order(
             if truth is not None and coarse is not None:
                 reference_errors.append(phi(truth) - phi(coarse))
         errors.append(torch.stack(sides).mean(0))
+        if not bool(errors[-1].isfinite().all()):
+            raise ValueError(
+                "functional must be finite at Y(t1), and so must the reference; there is an error that is not"
+            )
     floors = rounding(torch.cat(sizes), study.steps)
     if reference_errors:
         floors = torch.maximum(floors, torch.cat(reference_errors).mean(0).norm())

@@ -20,6 +20,7 @@ from sdesig.signature import legendre
 from sdesig.signature.partial_signature import PartialSignature
 
 _NUMBERS_AT_ONCE = 2**24
+_ORTHONORMAL = 1e-4  # what inner products of functionals may be off by
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,15 @@ def information_floor(
             matrix = legendre.parts_to_whole(lengths, fine_depth)[..., :depth, :]
         else:
             matrix = functionals(inner, fine_depth)
+            wanted = (fine_per_step, steps, depth, fine_depth)
+            if not isinstance(matrix, Tensor) or tuple(matrix.shape) != wanted:
+                got = tuple(matrix.shape) if isinstance(matrix, Tensor) else repr(matrix)
+                raise ValueError(f"functionals must return shape {wanted}; got {got}")
+            product = torch.einsum("nsik,nsjk->sij", matrix, matrix)
+            if not bool(((product - torch.eye(depth).to(product)).abs() < _ORTHONORMAL).all()):
+                raise ValueError(
+                    "functionals must be orthonormal on every step, summed over its parts and coefficients"
+                )
         other = _agreeing(other, one, matrix.to(one.coefficients))
         start = sde.start(noise, times[0])
         ends = [teacher_states(scheme, sde, start, fine_times, signature)[-1] for signature in (one, other)]

@@ -20,7 +20,7 @@ from sdesig.generator.denoiser import ModelDenoiser
 from sdesig.generator.networks import Network, zeros
 from sdesig.sde.base import SDELike
 from sdesig.sde.canonical_sde import CanonicalSDE
-from sdesig.sde.contracts import SNRDenoiser, check_snr_denoiser
+from sdesig.sde.contracts import SNRDenoiser, check_denoised, check_snr_denoiser
 from sdesig.sde.diffusions import per_sample
 from sdesig.signature.partial_signature import PartialSignature
 from sdesig.signature.words import Word
@@ -183,7 +183,7 @@ class SolverCell(Cell):
         tau = time.to(u)
         growth = root * (1 + sde.reference.variance * tau) * torch.rsqrt(tau * (1 + self.sigma_data**2 * tau))
         extra = self._extra(sde, growth * coefficients, estimate)
-        denoised = self.denoiser(y, time, conditions.to(u), extra).to(u)
+        denoised = check_denoised(self.denoiser(y, time, conditions.to(u), extra), y).to(u)
         found = sde.reference.drift(denoised, y, time)
         moved = u + sde.drift_length(start, end).to(u) * (now * found + again * drift) + root * coefficients[0]
         return moved, (found, denoised - sde.reference.mean.to(u))
@@ -222,7 +222,7 @@ class PlainCell(Cell):
         root, coefficients = noise
         y = sde.reference.from_reference(u, start)
         extra = self._extra(sde, coefficients, memory)
-        denoised = self.denoiser(y, start, step_conditions(start, end).to(u), extra).to(u)
+        denoised = check_denoised(self.denoiser(y, start, step_conditions(start, end).to(u), extra), y).to(u)
         change = sde.drift_length(start, end).to(u) * sde.reference.drift(denoised, y, start)
         return u + change + root * coefficients[0], denoised - sde.reference.mean.to(u)
 

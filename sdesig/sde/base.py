@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 import torchsde
@@ -41,10 +41,15 @@ class SDE(torchsde.BaseSDE):
             finer than `noise_type`: general noise whose columns commute is "commutative", and a state-independent
             g of any shape is "additive".
 
+    Attributes:
+        checked: whether f and g look themselves at what they compute with. Of any other SDE both are called once more
+            at the start of a solution, to see that they return what is said here.
+
     Raises:
         ValueError: unknown names, dimensions that do not fit the noise type.
     """
 
+    checked: ClassVar[bool] = False
     noise_type: str
     sde_type: str
 

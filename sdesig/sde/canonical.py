@@ -75,6 +75,5 @@ class CanonicalDenoiser(SNRDenoiser):
         super().__init__(denoiser, eta)
         self.diffusion = diffusion
 
-    def forward(self, y: Tensor, snr: Tensor | float, *inputs: object) -> Tensor:
-        """E[x_0 | y], shape (batch, *event), for y of that shape and snr () or (batch,); `inputs` are handed on."""
+    def _denoise(self, y: Tensor, snr: Tensor | float, *inputs: object) -> Tensor:
         return self.denoiser(*from_canonical(self.diffusion, y, snr, self.eta), *inputs)

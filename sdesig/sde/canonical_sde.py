@@ -37,6 +37,7 @@ class CanonicalSDE(SDE):
     """
 
     reference: GaussianReference
+    checked = True
 
     def __init__(self, denoiser: SNRDenoiser, *, reference: GaussianReference | None = None, eta: float = 1.0) -> None:
         super().__init__("diagonal", "ito", dim=None, noise_structure="additive")
@@ -59,18 +60,9 @@ class CanonicalSDE(SDE):
         return SNRClock(self._variance, self.eta**2)
 
     def drift(self, u: Tensor, snr: Tensor) -> Tensor:
-        """Q at (u, tau), one evaluation of the denoiser: (batch, *event).
-
-        Raises:
-            ValueError: the denoiser returns another shape than it is given.
-        """
+        """Q at (u, tau), one evaluation of the denoiser: (batch, *event)."""
         y = self.reference.from_reference(u, snr, self.eta)
-        denoised = self.denoiser(y, snr)
-        if denoised.shape != y.shape:
-            raise ValueError(
-                f"the denoiser must return the shape {tuple(y.shape)} of its y; got {tuple(denoised.shape)}"
-            )
-        return self.reference.drift(denoised.to(y), y, snr, self.eta)
+        return self.reference.drift(self.denoiser(y, snr).to(y), y, snr, self.eta)
 
     def drift_length(self, start: Tensor, end: Tensor) -> Tensor:
         """b(end) - b(start), for zero-dimensional float64 SNRs: float64, the shape of the reference's variance."""

@@ -29,6 +29,16 @@ def check_denoiser(name: str, value: CallableT) -> CallableT:
     return value
 
 
+def check_denoised(value: object, state: Tensor) -> Tensor:
+    """Return what a denoiser gave for a state; raise TypeError or ValueError unless it is a tensor of its shape."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"the denoiser must return a torch.Tensor; got {value!r}")
+    if value.shape != state.shape:
+        wanted, got = tuple(state.shape), tuple(value.shape)
+        raise ValueError(f"the denoiser must return the shape {wanted} of the state it is given; got {got}")
+    return value
+
+
 class SNRDenoiser(nn.Module):
     """D(y, snr) = E[x_0 | y] in the canonical variables (`sdesig.sde.canonical`): the mark of a function that is one.
 
@@ -50,7 +60,14 @@ class SNRDenoiser(nn.Module):
         self.eta = check_real("eta", eta, minimum=0.0)
 
     def forward(self, y: Tensor, snr: Tensor | float, *inputs: object) -> Tensor:
-        """E[x_0 | y], shape (batch, *event), for y of that shape and snr () or (batch,); `inputs` are handed on."""
+        """E[x_0 | y], shape (batch, *event), for y of that shape and snr () or (batch,); `inputs` are handed on.
+
+        Raises:
+            TypeError, ValueError: what is wrapped returns no tensor, or another shape.
+        """
+        return check_denoised(self._denoise(y, snr, *inputs), y)
+
+    def _denoise(self, y: Tensor, snr: Tensor | float, *inputs: object) -> Tensor:
         return self.denoiser(y, snr, *inputs)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sdesig._checks import check_dtype, check_floating, check_generator, check_real, check_shape
 from sdesig.sde.base import SDE
-from sdesig.sde.contracts import Denoiser, check_denoiser
+from sdesig.sde.contracts import Denoiser, check_denoised, check_denoiser
 
 
 def per_sample(value: Tensor, x: Tensor) -> Tensor:
@@ -177,6 +177,8 @@ class ReverseDiffusion(SDE):
         TypeError, ValueError: a denoiser that cannot be called or is a D(y, snr), an empty shape, a negative eta.
     """
 
+    checked = True
+
     def __init__(
         self,
         diffusion: Diffusion,
@@ -205,7 +207,7 @@ class ReverseDiffusion(SDE):
         """Drift at solver time s = `t`, (batch, dim)."""
         diffusion, time = self.diffusion, self.diffusion_time(t)
         x = y if self.shape is None else y.reshape(-1, *self.shape)
-        denoised = self.denoiser(x, time).reshape(y.shape).to(y)
+        denoised = check_denoised(self.denoiser(x, time), x).reshape(y.shape).to(y)
         half_g2 = 0.5 * (1 + self.eta**2) * diffusion.squared_diffusion(time)
         score = (per_sample(diffusion.alpha(time), y) * denoised - y) / per_sample(diffusion.sigma(time), y) ** 2
         return per_sample(half_g2, y) * score - per_sample(diffusion.drift_coefficient(time), y) * y

@@ -129,6 +129,8 @@ def _check_shapes(sde: SDELike, y0: Tensor, path: BrownianPath) -> None:
     if y0.ndim < 2:
         raise ValueError(f"y0 must have shape (batch, dim); got {tuple(y0.shape)}")
     dim, noise_dim = getattr(sde, "dim", None), getattr(sde, "noise_dim", None)
+    if "scalar" in (sde.noise_type, getattr(sde, "noise_structure", None)):
+        noise_dim = 1
     if dim is not None and y0.shape[-1] != dim:
         raise ValueError(f"y0 must have shape (batch, {dim}) for this SDE; got {tuple(y0.shape)}")
     if sde.noise_type == "diagonal":

@@ -11,6 +11,7 @@ from torch import Tensor
 from sdesig._checks import check_choice
 from sdesig.brownian import BrownianPath
 from sdesig.sde.base import SDELike
+from sdesig.sde.coefficients import check_coefficients
 from sdesig.sde.conversion import to_ito, to_stratonovich
 from sdesig.signature.partial_signature import PartialSignature
 from sdesig.solvers.base import Scheme
@@ -63,6 +64,9 @@ def solve(
     An SDE in the other calculus than the scheme's is converted exactly (`sdesig.sde.conversion`; for additive noise
     both are the same).
 
+    f and g are called once before the first step (g twice), and must return what the SDE declares: shapes, dtype and
+    device, finite values, and noise of its structure (`sdesig.sde.coefficients`).
+
     Args:
         sde: object with torchsde's interface; see `sdesig.sde.SDE`.
         y0: (batch, dim), any shape with at least two axes for diagonal noise.
@@ -76,7 +80,7 @@ def solve(
 
     Raises:
         TypeError, ValueError: arguments that do not fit each other, see `Scheme.check`; times that do not increase or
-            do not lie on the path; an unknown scheme.
+            do not lie on the path; an unknown scheme; f or g that return what they should not.
         FloatingPointError: a state that is not finite; names the step and the rows.
     """
     chosen = scheme_named(scheme, sde)
@@ -129,6 +133,7 @@ def check_arguments(
     structure = scheme.check(sde, y0, path)
     if not all_finite(y0):
         raise ValueError("y0 must be finite")
+    check_coefficients(sde, grid[0], y0, path.shape[-1], structure)
     return grid, sde if structure == "additive" else converted, structure
 
 

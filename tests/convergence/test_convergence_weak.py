@@ -93,8 +93,14 @@ def test_levels_at_the_monte_carlo_floor_are_masked():
     "change, message",
     [
         ({"paths": 101}, "paths must be even with antithetic=True; got 101"),
-        ({"functional": lambda y: y.sum()}, r"functional must return shape \(50,\) or \(50, k\); got \(\)"),
-        ({"functional": lambda y: 1.0}, r"functional must return shape \(50,\) or \(50, k\); got 1.0"),
+        ({"functional": lambda y: y.sum()}, r"functional must return shape \(2,\) or \(2, k\); got \(\)"),
+        ({"functional": lambda y: 1.0}, r"functional must return shape \(2,\) or \(2, k\); got 1.0"),
+        (
+            {"functional": lambda y: y.expand(-1, 2).mean(0)},
+            r"functional must return shape \(3,\) or \(3, k\); got \(2,\)",
+        ),
+        ({"functional": lambda y: y[:, 0].log() / 0}, "functional must be finite at Y"),
+        ({"reference": torch.ones(3)}, r"reference must be one number, or the functional's 1, .*; got \(3,\)"),
         ({"reference": 64}, "reference must have more steps than the finest level, 64; got 64"),
         ({"reference": 1.0, "reference_scheme": "platen"}, "reference_scheme is given without"),
         ({"steps": ()}, "steps must be two or more"),
@@ -104,3 +110,18 @@ def test_levels_at_the_monte_carlo_floor_are_masked():
 def test_refusals(change, message):
     with pytest.raises(ValueError, match=message):
         order(**({"scheme": "euler", "paths": 100} | change))
+
+
+def test_what_a_functional_returns_is_looked_at_before_the_work():
+    """At the start, of two rows and of three: a mean over the batch has the shape of one of them at most."""
+    seen = []
+
+    def functional(y):
+        seen.append(len(y))
+        return y.mean(0)
+
+    with pytest.raises(ValueError, match="functional must return shape"):
+        order("euler", functional=functional)
+    assert seen in ([2], [2, 3])
+    with pytest.raises(TypeError, match=r"functional\(Y\) must have a real floating-point dtype; got torch.bool"):
+        order("euler", functional=lambda y: y[:, 0] > 1)

@@ -199,3 +199,15 @@ def test_fine_steps_that_the_coarse_ones_do_not_divide_are_rounded_up():
 def test_refusals(options, error, match):
     with pytest.raises(error, match=match):
         floor(**({"groups": 10} | options))
+
+
+@pytest.mark.parametrize(
+    "shape, match",
+    [
+        ((32, 2, 1, 2), "functionals must be orthonormal"),
+        ((2, 1, 2), r"must return shape \(32, 2, 1, 2\); got \(2, 1, 2\)"),
+    ],
+)
+def test_refuses_functionals_that_are_not_what_they_should_be(shape, match):
+    with pytest.raises(ValueError, match=match):
+        floor(groups=10, depth=1, functionals=lambda times, depth: torch.ones(shape, dtype=F64))

@@ -399,7 +399,7 @@ def referring(reference):
         (
             lambda: attempt(CanonicalSDE(SNRDenoiser(lambda y, snr: y[:1]))),
             ValueError,
-            r"shape \(2, 1\) of its y; got \(1, 1\)",
+            r"shape \(2, 1\) of the state it is given; got \(1, 1\)",
         ),
         (lambda: CanonicalSDE(None), TypeError, "denoiser must be a D.*; got NoneType"),
         (lambda: CanonicalSDE(LAW.denoise_y, reference=1.0), TypeError, "reference must be a GaussianReference"),
