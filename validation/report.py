@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from matplotlib.figure import Figure
-from scipy import stats
+from scipy.special import ndtri
 from torch import Tensor
 
 from sdesig._files import replacing
+from sdesig._intervals import hall
 from sdesig.testing import LawReport
 
 COLUMNS = ("case", "theory", "measured", "ci_low", "ci_high", "passed", "mode", "seconds")
@@ -71,16 +73,9 @@ def mean_interval(samples: Tensor, false_alarm_rate: float) -> tuple[float, floa
     deviation = centred.square().mean().sqrt().item()
     error = deviation / math.sqrt(n)
     g = (centred / deviation).pow(3).mean().item() / math.sqrt(n)
-    z = float(stats.norm.isf(false_alarm_rate / 2))
-    # ((1 + g t/3)^3 - 1)/g + g/6 = +-z; written so that g -> 0 gives t = +-z
-    low, high = (3 * _cube_root_less_one(g * (s - g / 6)) / g if g else s for s in (-z, z))
+    z = float(ndtri(1 - false_alarm_rate / 2))
+    low, high = hall(torch.tensor(g, dtype=torch.float64), torch.tensor([-z, z], dtype=torch.float64)).tolist()
     return mean, mean - error * high, mean - error * low
-
-
-def _cube_root_less_one(x: float) -> float:
-    """(1 + x)^{1/3} - 1 without cancellation."""
-    root = math.copysign(abs(1 + x) ** (1 / 3), 1 + x)
-    return x / (root * root + root + 1)
 
 
 def law_row(case: str, report: LawReport, details: Mapping[str, float] | None = None) -> Row:

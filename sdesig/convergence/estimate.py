@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from sdesig._checks import check_real
+from sdesig._intervals import NORMAL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,17 +16,24 @@ if TYPE_CHECKING:
 SLACK = 0.15
 HALF_WIDTH = 0.1
 SIGNIFICANCE = 1e-3
+FEWEST = 10
+"""Effective paths below which no interval holds: the errors of the paths that matter most were probably not drawn."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class OrderEstimate:
     """The slope of log error against log step length, from one level per number of steps.
 
+    `str` has the order, its interval and every reason for doubt, such as "strong order 0.87 [0.80, 0.94], 2 of 4
+    levels".
+
     Attributes:
-        order: the slope of the line through the used levels, by generalized least squares (`fit`).
-        ci_low, ci_high: its 95 % confidence interval.
+        order: the slope of the line through the used levels, by least squares (`fit_strong`, `fit_weak`).
+        ci_low, ci_high: its 95 % confidence interval, for the slope of the exact errors at these numbers of steps; as
+            much wider as the levels are off the line by more than noise.
         steps: numbers of steps N, increasing, one per level; the step length is proportional to 1/N.
-        errors, standard_errors: one per level.
+        errors, standard_errors: one per level; error +- 1.96 standard errors is a 95 % interval, wider than normal
+            theory has it where a few paths make the error.
         used: which levels entered the fit: those above their floor, in one run.
         floors: the level is masked unless its error is greater (errors of the reference, rounding, Monte-Carlo noise).
         constant: the line is constant * N^(-order).
@@ -32,6 +41,8 @@ class OrderEstimate:
         p_value: of the chi-square statistic of the used levels about the line; 1 for two levels. Levels may be off the
             line by 2 % beside the noise, which forgives the curvature that any finite step has.
         kind: "strong" or "weak".
+        effective_paths: (sum e^2)^2 / sum e^4 over the paths' errors e (weak: the samples less their mean), the least
+            of the used levels; NaN where not known. Below 10 no interval from these paths holds (`few`).
     """
 
     order: float
@@ -47,6 +58,7 @@ class OrderEstimate:
     slope_errors: tuple[float, ...]
     p_value: float
     kind: str
+    effective_paths: float = math.nan
 
     @property
     def half_width(self) -> float:
@@ -58,13 +70,41 @@ class OrderEstimate:
         """Whether at least three levels were used and their successive slopes agree with one line within noise."""
         return sum(self.used) >= 3 and self.p_value >= SIGNIFICANCE
 
+    @property
+    def few(self) -> bool:
+        """Whether so few paths make an error that no interval from them holds: fewer than 10 effective ones."""
+        return self.effective_paths < FEWEST
+
     def supports(self, theory: float) -> bool:
-        """Whether this shows an order >= theory: ci_low >= theory - 0.15, half-width <= 0.1, and `straight`."""
-        return self.ci_low >= check_real("theory", theory) - SLACK and self.half_width <= HALF_WIDTH and self.straight
+        """Whether this shows an order >= theory: ci_low >= theory - 0.15, half-width <= 0.1, `straight`, not `few`."""
+        shown = self.ci_low >= check_real("theory", theory) - SLACK and self.half_width <= HALF_WIDTH
+        return shown and self.straight and not self.few
 
     def refutes(self, theory: float) -> bool:
-        """Whether this shows an order < theory: ci_high < theory - 0.15."""
-        return self.ci_high < check_real("theory", theory) - SLACK
+        """Whether this shows an order < theory: ci_high < theory - 0.15, and not `few`."""
+        return self.ci_high < check_real("theory", theory) - SLACK and not self.few
+
+    def __str__(self) -> str:
+        """The order, its interval and every reason for doubt."""
+        parts = [f"{self.kind} order {self.order:.2f} [{self.ci_low:.2f}, {self.ci_high:.2f}]"]
+        used, levels = sum(self.used), len(self.used)
+        if used < levels:
+            parts.append(f"{used} of {levels} levels")
+        elif levels == 2:
+            parts.append("2 levels")
+        if self.p_value < SIGNIFICANCE:
+            parts.append(f"not straight (p = {self.p_value:.0e})")
+        if self.few:
+            parts.append(f"too few effective paths ({self.effective_paths:.1f})")
+        return ", ".join(parts)
+
+    def __repr__(self) -> str:
+        """The text, and the levels."""
+        levels = ", ".join(
+            f"{n}: {error:.3g} +- {NORMAL * spread:.2g}{'' if used else ' masked'}"
+            for n, error, spread, used in zip(self.steps, self.errors, self.standard_errors, self.used, strict=True)
+        )
+        return f"OrderEstimate({self}; {levels})"
 
     def to_json(self) -> str:
         """All attributes as a JSON object; `from_json` reads it."""
@@ -72,7 +112,7 @@ class OrderEstimate:
 
     @classmethod
     def from_json(cls, text: str) -> OrderEstimate:
-        """The estimate that `to_json` wrote."""
+        """The estimate that `to_json` wrote, here or before it had `effective_paths`."""
         values: dict[str, Any] = json.loads(text)
         for name, value in values.items():
             values[name] = tuple(value) if isinstance(value, list) else value
@@ -84,14 +124,13 @@ class OrderEstimate:
 
         if axis is None:
             axis = plt.subplots()[1]
-        label = f"{self.kind} order {self.order:.2f} [{self.ci_low:.2f}, {self.ci_high:.2f}]"
-        (line,) = axis.plot(self.steps, [self.constant * n**-self.order for n in self.steps], label=label)
+        (line,) = axis.plot(self.steps, [self.constant * n**-self.order for n in self.steps], label=str(self))
         for used in (True, False):
             levels = [k for k, flag in enumerate(self.used) if flag == used and self.errors[k] > 0]
             axis.errorbar(
                 [self.steps[k] for k in levels],
                 [self.errors[k] for k in levels],
-                yerr=[1.96 * self.standard_errors[k] for k in levels],
+                yerr=[NORMAL * self.standard_errors[k] for k in levels],
                 fmt="o",
                 color=line.get_color(),
                 markerfacecolor=None if used else "none",

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
-import scipy.stats
 import torch
+from scipy.special import fdtrc
 from torch import Tensor
 
 from sdesig._checks import check_floating, check_integer
+from sdesig._intervals import NORMAL, effective_number, mean_interval, root_mean_square, standard_error
 from sdesig.convergence.estimate import OrderEstimate
 
-BLOCKS = 200
-RESAMPLES = 1000
 _GAUSS_NEWTON = 8
 CURVATURE = 0.02
 """By how much (relative, rms) an error may be off the power law. It keeps the fit off differences between levels that
@@ -31,6 +30,10 @@ MASK_NOISE = 3.0
 def fit_strong(errors: Tensor, steps: Sequence[int], *, floors: Tensor | float = 0.0) -> OrderEstimate:
     """Strong order from pathwise errors: the error of a level is sqrt(E error^2).
 
+    The order is that of the least-squares line through the log errors, whose weights no chance chooses. The influence
+    of each path on it is found by leaving it out (jackknife). The interval is Student's, with as many degrees of
+    freedom as paths make the variance of these influences: with multiplicative noise that may be four of a thousand.
+
     Args:
         errors: norms |Y_N - Y| per level and path, (levels, paths), the same paths on all levels.
         steps: numbers of steps N, one per level, increasing.
@@ -41,12 +44,21 @@ def fit_strong(errors: Tensor, steps: Sequence[int], *, floors: Tensor | float =
         TypeError, ValueError: errors or steps that do not fit; fewer than two levels above the floor.
     """
     levels = _check(errors, steps, 2)
-    squares, resampled = _bootstrap(errors[..., None].square())
-    sizes, resampled_sizes = squares.sqrt().squeeze(-1), resampled.sqrt().squeeze(-1)
+    sizes, standard_errors = root_mean_square(errors)
     thresholds = MASK_REFERENCE * torch.as_tensor(floors).to(sizes).expand(levels)
-    standard_errors = resampled_sizes.std(0)
     used = (sizes > thresholds).cumprod(0).bool()
-    return _line("strong", steps, sizes, standard_errors, resampled_sizes, thresholds, used, errors.shape[1])
+    _check_used(used, sizes, steps, thresholds)
+    x, e = _log_lengths(steps, sizes)[used], sizes[used]
+    squares, paths = errors[used].square(), errors.shape[1]
+    share = squares / squares.sum(1, keepdim=True)
+    left_out = torch.log1p(-share.clamp_max(1 - torch.finfo(share.dtype).eps)) / 2
+    influence = (paths - 1) * (left_out.mean(1, keepdim=True) - left_out)
+    design = torch.stack([torch.ones_like(x), x], 1)
+    solution = torch.linalg.pinv(design)
+    parameters = solution @ e.log()
+    fit = _Line(design, parameters, solution[1], e.log() - design @ parameters, influence)
+    effective = effective_number(errors[used]).min().item()
+    return _estimate("strong", steps, sizes, standard_errors, thresholds, used, fit, effective)
 
 
 def fit_weak(errors: Tensor, steps: Sequence[int], *, floors: Tensor | float = 0.0) -> OrderEstimate:
@@ -57,6 +69,11 @@ def fit_weak(errors: Tensor, steps: Sequence[int], *, floors: Tensor | float = 0
     Levels coarser than a change of sign (for k > 1: of direction, by more than a right angle) are masked too: the
     leading term of the error does not rule there.
 
+    The line constant * N^-order is fitted by generalized least squares of relative residuals, by Gauss-Newton steps. To
+    first order that is the line through the log errors, with their covariance. But chance, which makes log errors near
+    the Monte-Carlo floor skew, and makes small errors look noisier than large ones, does not flatten it. The interval
+    is that of `fit_strong`.
+
     Args:
         errors: e.g. phi(Y_N) - phi(Y) per level and sample, (levels, samples) or (levels, samples, k).
         steps, floors: as in `fit_strong`; the standard errors are found here.
@@ -65,15 +82,32 @@ def fit_weak(errors: Tensor, steps: Sequence[int], *, floors: Tensor | float = 0
         TypeError, ValueError: as `fit_strong`.
     """
     levels = _check(errors, steps, 3)
-    means, resampled = _bootstrap(errors.reshape(*errors.shape[:2], -1))
+    samples = errors.reshape(*errors.shape[:2], -1)
+    means = samples.mean(1)
     sizes = means.norm(dim=-1)
-    standard_errors = resampled.var(0).sum(-1).sqrt()
+    centred = samples - means[:, None]
+    along = torch.einsum("lnk,lk->ln", centred, means / torch.where(sizes > 0, sizes, 1.0)[:, None])
+    low, high = mean_interval(samples.mT)
+    standard_errors = torch.maximum(high - means, means - low).norm(dim=-1) / NORMAL
     references = MASK_REFERENCE * torch.as_tensor(floors).to(sizes).expand(levels)
     thresholds = torch.maximum(references, MASK_NOISE * standard_errors)
     used = (sizes > thresholds).cumprod(0).bool()
     turns = ((means[:-1] * means[1:]).sum(-1) < 0) & used[1:]
     used[: int(turns.nonzero().max()) + 1 if turns.any() else 0] = False
-    return _line("weak", steps, sizes, standard_errors, resampled.norm(dim=-1), thresholds, used, errors.shape[1])
+    _check_used(used, sizes, steps, thresholds)
+    x, e, along = _log_lengths(steps, sizes)[used], sizes[used], along[used]
+    design = torch.stack([torch.ones_like(x), x], 1)
+    line = design @ torch.linalg.lstsq(design, e.log()).solution
+    for _ in range(_GAUSS_NEWTON):
+        fitted = line.exp()
+        influence, residual = along / fitted[:, None], e / fitted - 1
+        inverse = torch.linalg.inv(_noise(influence) + _curvature(x))
+        solution = torch.linalg.solve(design.T @ inverse @ design, design.T @ inverse)
+        parameters = solution @ (line + residual)
+        line = design @ parameters
+    fit = _Line(design, parameters, solution[1], residual, influence)
+    effective = effective_number(along).min().item()
+    return _estimate("weak", steps, sizes, standard_errors, thresholds, used, fit, effective)
 
 
 def check_steps(steps: object) -> tuple[int, ...]:
@@ -95,63 +129,64 @@ def _check(errors: Tensor, steps: Sequence[int], most_axes: int) -> int:
     return levels
 
 
-def _bootstrap(samples: Tensor) -> tuple[Tensor, Tensor]:
-    """Means over n samples, (levels, k), and those of resamples of blocks of them, (RESAMPLES, levels, k)."""
-    levels, n, k = samples.shape
-    blocks = min(BLOCKS, n)
-    owner = torch.arange(n) * blocks // n
-    sums = samples.new_zeros(levels, blocks, k).index_add_(1, owner, samples)
-    counts = torch.bincount(owner).to(samples)
-    weights = _times_drawn(blocks).to(samples)
-    resampled = torch.einsum("rb,lbk->rlk", weights, sums) / (weights @ counts)[:, None, None]
-    return samples.mean(1), resampled
+class _Line(NamedTuple):
+    """A fitted line.
 
-
-@functools.cache
-def _times_drawn(blocks: int) -> Tensor:
-    """How often each resample holds each block, (RESAMPLES, blocks); the same in every run."""
-    drawn = torch.randint(blocks, (RESAMPLES, blocks), generator=torch.Generator().manual_seed(0))
-    return torch.zeros(RESAMPLES, blocks).scatter_add_(1, drawn, torch.ones(RESAMPLES, blocks))
-
-
-def _line(
-    kind: str,
-    steps: Sequence[int],
-    errors: Tensor,
-    standard_errors: Tensor,
-    resampled: Tensor,
-    floors: Tensor,
-    used: Tensor,
-    samples: int,
-) -> OrderEstimate:
-    """Fit errors = constant N^-order by generalized least squares of relative residuals, by Gauss-Newton steps.
-
-    To first order that is the line through the log errors, with their bootstrap covariance. But chance, which makes log
-    errors near the Monte-Carlo floor skew, and makes small errors look noisier than large ones, does not flatten it.
-    The interval is Student's, with the bootstrap standard error of the slope.
+    design: rows (1, -log N) of the used levels. parameters: log constant and order. weights: of the log errors in the
+    order. residual: of the log errors, (used,). influence: of each sample on them, (used, samples).
     """
+
+    design: Tensor
+    parameters: Tensor
+    weights: Tensor
+    residual: Tensor
+    influence: Tensor
+
+
+def _log_lengths(steps: Sequence[int], like: Tensor) -> Tensor:
+    return -torch.tensor(steps).to(like).log()
+
+
+def _noise(influence: Tensor) -> Tensor:
+    """Covariance of estimates from the influences of n samples on them, (levels, n) to (levels, levels)."""
+    n = influence.shape[1]
+    return influence @ influence.T / (n * (n - 1))
+
+
+def _curvature(x: Tensor) -> Tensor:
+    return CURVATURE**2 * torch.eye(len(x)).to(x)
+
+
+def _check_used(used: Tensor, errors: Tensor, steps: Sequence[int], floors: Tensor) -> None:
     if used.sum() < 2:
         raise ValueError(
             f"fewer than two levels are above the floor, on one side of a change of sign: errors {errors.tolist()} at "
             f"steps {tuple(steps)}, floors {floors.tolist()}; take fewer steps, more paths or a better reference"
         )
-    x, e = -torch.tensor(steps).to(errors)[used].log(), errors[used]
-    noise = torch.cov(resampled[:, used].T)
-    design = torch.stack([torch.ones_like(x), x], 1)
-    line = design @ torch.linalg.lstsq(design, e.log()).solution
-    for _ in range(_GAUSS_NEWTON):
-        fitted = line.exp()
-        residual = e / fitted - 1
-        covariance = noise / (fitted[:, None] * fitted)
-        inverse = torch.linalg.inv(covariance + CURVATURE**2 * torch.eye(len(x)).to(x))
-        solution = torch.linalg.solve(design.T @ inverse @ design, design.T @ inverse)
-        parameters = solution @ (line + residual)
-        line = design @ parameters
-    intercept, order = parameters.tolist()
-    variance = (solution @ covariance @ solution.T)[1, 1].item()
-    half_width = float(scipy.stats.t.ppf(0.975, min(BLOCKS, samples) - 1)) * variance**0.5
-    statistic = (residual @ inverse @ residual).item()
+
+
+def _estimate(
+    kind: str,
+    steps: Sequence[int],
+    errors: Tensor,
+    standard_errors: Tensor,
+    floors: Tensor,
+    used: Tensor,
+    fit: _Line,
+    effective: float,
+) -> OrderEstimate:
+    """The estimate of a line, its interval widened by what the residuals exceed noise and `CURVATURE`."""
+    design, x, residual = fit.design, fit.design[:, 1], fit.residual
+    covariance = _noise(fit.influence) + _curvature(x)
+    inverse = torch.linalg.inv(covariance)
+    residual = residual - design @ torch.linalg.solve(design.T @ inverse @ design, design.T @ inverse @ residual)
+    statistic, freedom = (residual @ inverse @ residual).item(), len(x) - 2
+    excess = max(0.0, statistic / freedom - 1) if freedom else 0.0
+    on_order = fit.weights @ fit.influence
+    noise, paths = standard_error(on_order), effective_number(on_order).item()
+    half_width = NORMAL * (noise.square() + excess * (fit.weights @ covariance @ fit.weights)).sqrt().item()
     difference = torch.eye(len(x)).to(x).diff(dim=0) / x.diff()[:, None]
+    constant, order = fit.parameters[0].exp().item(), fit.parameters[1].item()
     return OrderEstimate(
         order=order,
         ci_low=order - half_width,
@@ -161,9 +196,10 @@ def _line(
         standard_errors=tuple(standard_errors.tolist()),
         used=tuple(used.tolist()),
         floors=tuple(floors.tolist()),
-        constant=torch.tensor(intercept).exp().item(),
-        slopes=tuple((difference @ e.log()).tolist()),
-        slope_errors=tuple((difference @ covariance @ difference.T).diagonal().sqrt().tolist()),
-        p_value=float(scipy.stats.chi2.sf(statistic, len(x) - 2)) if len(x) > 2 else 1.0,
+        constant=constant,
+        slopes=tuple((difference @ errors[used].log()).tolist()),
+        slope_errors=tuple(standard_error(difference @ fit.influence).tolist()),
+        p_value=float(fdtrc(freedom, paths, statistic / freedom)) if freedom else 1.0,
         kind=kind,
+        effective_paths=effective,
     )

@@ -151,7 +151,7 @@ def test_plot_shows_masked_levels_hollow():
     assert [len(m.get_xdata()) for m in markers] == [3, 2]
     assert [m.get_markerfacecolor() == "none" for m in markers] == [False, True]
     assert axis.get_legend_handles_labels()[1] == [line.get_label()]
-    assert line.get_label() == f"strong order {estimate.order:.2f} [{estimate.ci_low:.2f}, {estimate.ci_high:.2f}]"
+    assert line.get_label() == str(estimate)
     assert estimate.plot(axis) is axis
     plt.close(axis.figure)
 
