@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,12 +148,13 @@ class SigDEG(nn.Module):
         self.path_depth = max(4, cell.depth) if path_depth is None else path_depth
         check_integer("path_depth", self.path_depth, cell.depth)
         self.grid = StepGrid() if grid is None else grid
-        self.register_buffer("mean", reference.mean.float())
-        self.register_buffer("variance", reference.variance.float())
+        self.register_buffer("mean", reference.mean.float().clone())
+        self.register_buffer("variance", reference.variance.float().clone())
         self._axes = len(reference.basis)
         for k, matrix in enumerate(reference.basis):
-            self.register_buffer(f"basis_{k}", matrix.float())
-        self.reference.check_event(torch.zeros(1, *self.event, device=reference.mean.device))
+            self.register_buffer(f"basis_{k}", matrix.float().clone())
+        self._reference: GaussianReference | None = reference.with_tensors(*self._reference_tensors())
+        self._reference.check_event(torch.zeros(1, *self.event, device=reference.mean.device))
 
     @classmethod
     def from_teacher(
@@ -237,10 +238,27 @@ class SigDEG(nn.Module):
 
     @property
     def reference(self) -> GaussianReference:
-        """The Gaussian reference, on the device of the generator."""
-        basis = [self.get_buffer(f"basis_{k}") for k in range(self._axes)]
+        """The Gaussian reference, on the device of the generator; one that was loaded is proved at the first access."""
+        if self._reference is None:
+            self._reference = GaussianReference(*self._reference_tensors())
+        return self._reference
+
+    def _reference_tensors(self) -> tuple[Tensor, Tensor, list[Tensor]]:
         variance = self.get_buffer("variance")
-        return GaussianReference(self.get_buffer("mean"), variance.double() if variance.ndim == 0 else variance, basis)
+        basis = [self.get_buffer(f"basis_{k}") for k in range(self._axes)]
+        return self.get_buffer("mean"), variance.double() if variance.ndim == 0 else variance, basis
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SigDEG:
+        """Of `Module`, called to move it or to change its dtype: the reference goes along."""
+        super()._apply(fn, recurse)
+        if self._reference is not None:
+            self._reference = self._reference.with_tensors(*self._reference_tensors())
+        return self
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        """Of `Module`: the reference is another one."""
+        super()._load_from_state_dict(*arguments)
+        self._reference = None
 
     @property
     def sde(self) -> CanonicalSDE:
