@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
+import platform
+import secrets
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,18 +19,72 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 CONFIG, WEIGHTS = "config.json", "weights.safetensors"
+_PREFIX = ".sdesig-"
+"""Of the names of temporary files; then host, process and a random number, then the name that they will have."""
+_HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+_A_DAY = 24 * 3600
+_writing: set[str] = set()
+"""Temporary files of this process, of all its threads."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary name in the folder of `path` (made if missing); on success the file is renamed to `path`."""
+    """Yield a temporary name in the folder of `path` (made if missing); on success the file is renamed to `path`.
+
+    It is on the disk before it has the name. Temporary files of this name that killed processes left are removed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    for other in path.parent.glob(f"{_PREFIX}*-{glob.escape(path.name)}"):
+        if _is_left(other):
+            other.unlink(missing_ok=True)
+    temporary = _temporary(path)
+    _writing.add(temporary.name)
     try:
         yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, path)
+        _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+        _writing.discard(temporary.name)
+
+
+def _temporary(path: Path) -> Path:
+    """A name that no other process or thread, here or on another host, gives."""
+    return path.with_name(f"{_PREFIX}{_HOST}-{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
+
+
+def _is_left(temporary: Path) -> bool:
+    """Whether nobody writes a temporary file any more: its process is dead, or on another host it has not for a day."""
+    host, process, *_ = temporary.name.removeprefix(_PREFIX).split("-")
+    if host == _HOST and os.name == "posix" and process.isdecimal():
+        if int(process) == os.getpid():  # of an earlier process, if not of a thread of this one
+            return temporary.name not in _writing
+        try:
+            os.kill(int(process), 0)
+        except ProcessLookupError:
+            return True
+        except (OSError, OverflowError):
+            pass
+    try:
+        return time.time() - temporary.stat().st_mtime > _A_DAY
+    except OSError:  # renamed or removed by now
+        return False
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put the names in a folder on the disk, where the operating system allows it."""
+    try:
+        opened = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(opened)
+    except OSError:
+        pass
+    finally:
+        os.close(opened)
 
 
 def write_json(path: Path, value: object) -> None:
@@ -56,9 +114,16 @@ def file_digest(path: Path) -> str:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file, whole."""
+    """Write a safetensors file, whole. Tensors that share memory, as tied weights do, are each written in full."""
+    plain, seen = {}, set()
+    for name, value in tensors.items():
+        plain[name] = value.detach().cpu().contiguous()
+        memory = plain[name].untyped_storage().data_ptr()
+        if memory in seen:
+            plain[name] = plain[name].clone()
+        seen.add(memory)
     with replacing(path) as temporary:
-        temporary.write_bytes(save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}))
+        temporary.write_bytes(save(plain))
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
