@@ -5,13 +5,15 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
+import math
 import os
 import platform
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from reprlib import Repr
 from typing import Any
 
 from safetensors import SafetensorError
@@ -19,6 +21,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 CONFIG, WEIGHTS = "config.json", "weights.safetensors"
+_NAMES = ("name", "source", "file")
 _PREFIX = ".sdesig-"
 """Of the names of temporary files; then host, process and a random number, then the name that they will have."""
 _HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
@@ -181,16 +184,44 @@ def load_config(folder: Path, kind: str) -> dict[str, Any]:
     return config
 
 
-def record_options(path: Path, options: Mapping[str, object]) -> None:
-    """Write a run's options as JSON; where some are there already, raise ValueError unless they are the same."""
+def record_options(path: Path, options: Mapping[str, object], *, may_grow: Sequence[str] = ()) -> None:
+    """Write a run's options as JSON; where some are there already, raise ValueError unless they are the same.
+
+    Names do not count of what has a sha256: see `without_names`.
+
+    Args:
+        path: of the file.
+        options: JSON-serializable.
+        may_grow: numbers, named as in "training.iterations", that may be larger than before; then they are written.
+    """
     resolved = json.loads(json.dumps(options))
     if not path.exists():
         write_json(path, resolved)
         return
-    before = read_json(path)
-    for name in sorted({*before, *resolved}):
-        if before.get(name) != resolved.get(name):
-            raise ValueError(
-                f"{path.parent} has a run with other options ({name}: {before.get(name)!r}, now "
-                f"{resolved.get(name)!r}); give another folder"
-            )
+    before, now = (_flat(without_names(value)) for value in (read_json(path), resolved))
+    differing = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    grown = [name for name in differing if name in may_grow and before.get(name, math.inf) < now.get(name, 0)]
+    if len(grown) < len(differing):
+        shown = Repr()
+        shown.maxstring = 60
+        told = [f"{name}: {shown.repr(before.get(name))}, now {shown.repr(now.get(name))}" for name in differing]
+        raise ValueError(f"{path.parent} has a run with other options ({'; '.join(told)}); give another folder")
+    if grown:
+        write_json(path, resolved)
+
+
+def without_names(value: Any) -> Any:
+    """A JSON value without the names of what has a sha256, by which it is known: a file has several paths."""
+    if isinstance(value, Mapping):
+        unnamed = value.keys() - (_NAMES if value.get("sha256") else ())
+        return {key: without_names(part) for key, part in value.items() if key in unnamed}
+    return [without_names(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def _flat(value: Mapping[str, Any]) -> dict[str, Any]:
+    """A nested dictionary as one, with the keys "outer.inner"."""
+    flat = {}
+    for key, part in value.items():
+        inner = _flat(part) if isinstance(part, dict) and part else {}
+        flat |= {f"{key}.{name}": of_it for name, of_it in inner.items()} or {key: part}
+    return flat

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sdesig._checks import check_choice, check_integer, check_real
+from sdesig._evaluating import evaluating
 from sdesig._files import load_config, load_state, replacing, save_module
 from sdesig.brownian import BrownianPath
 from sdesig.generator.cells import (
@@ -291,7 +292,8 @@ class SigDEG(nn.Module):
     ) -> Samples:
         """Samples in `steps` evaluations each.
 
-        A sample is a function of its seed, to rounding: not of the batch, nor of the other seeds.
+        A sample is a function of its seed, to rounding: not of the batch, nor of the other seeds. All modules are in
+        evaluation mode meanwhile.
 
         Args:
             seeds: one per sample, or a number n of samples, for the seeds 0, ..., n - 1.
@@ -313,7 +315,8 @@ class SigDEG(nn.Module):
             part = self.path(path.seeds[first : first + batch])
             sde, times = self.sde, (grid or self.grid).times(part, steps)
             start = sde.start(part.initial_noise(), times[0])
-            last = solve(sde, start, times, scheme=self.cell, path=part, callback=callback)[-1]
+            with evaluating(self):
+                last = solve(sde, start, times, scheme=self.cell, path=part, callback=callback)[-1]
             values.append(sde.noisy_data(last, times[-1]))
         return Samples(torch.cat(values), steps, path.identity)
 
