@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
@@ -35,11 +36,13 @@ COMMANDS: Mapping[str, Any] = {
     "validate": Validate,
 }
 IMAGE_PACKAGES = ("PIL", "diffusers", "torchmetrics", "accelerate")
-INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point: what a user can get wrong is one line on standard error and exit status 2; 130 if interrupted."""
+    """Entry point: what a user can get wrong is one line on standard error and exit status 2.
+
+    Interrupted, it says what is kept, if anything is: exit status 130, or 143 by SIGTERM.
+    """
     others = os.environ.get("RANK", "0") != "0"  # of several processes the first one speaks
     with redirect_stdout(io.StringIO()) if others else nullcontext():
         failure = _run(sys.argv[1:] if arguments is None else list(arguments))
@@ -63,10 +66,8 @@ def _run(arguments: list[str]) -> tuple[int, str] | None:
             raise
         missing = str(error) if error.name is None else f"{error.name} is not installed: pip install 'sdesig[images]'"
         return 2, " ".join(missing.splitlines())
-    except KeyboardInterrupt:
-        return INTERRUPTED, (
-            "interrupted; train-teacher and distill go on from their last checkpoint if the same command is given again"
-        )
+    except KeyboardInterrupt as error:
+        return 128 + getattr(error, "number", signal.SIGINT), f"interrupted; {error}" if str(error) else "interrupted"
     return None
 
 

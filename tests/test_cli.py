@@ -1,6 +1,7 @@
 """The command line: what is printed for help, errors of one line, the tour, the demo and the validation."""
 
 import runpy
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import sdesig.tour
+from sdesig._interrupts import Interrupted
 from sdesig.cli import COMMANDS, main
 from validation import studies
 
@@ -36,12 +38,9 @@ def test_errors_are_one_line(tmp_path, monkeypatch, capsys):
     [
         (FloatingPointError("the state is not finite"), 2, "the state is not finite"),
         (FileNotFoundError("no\nfile"), 2, "no file"),
-        (
-            KeyboardInterrupt(),
-            130,
-            "interrupted; train-teacher and distill go on from their last checkpoint if the same command is given "
-            "again",
-        ),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (Interrupted("two of three are kept"), 130, "interrupted; two of three are kept"),
+        (Interrupted("two of three are kept", signal.SIGTERM), 143, "interrupted; two of three are kept"),
     ],
 )
 def test_exit_status(error, status, message, monkeypatch, capsys):
@@ -85,7 +84,10 @@ def test_module_has_help():
         ("tour", ["(default: runs/tour)", "First seed of all paths. (default: 0)"]),
         ("train-teacher", ["--iterations INT", "(default: 5000)", "(default: -0.5 1.5)", "(default: runs/teacher)"]),
         ("distill", ["--teacher-scheme STR", "(default: path_average)", "--steps INT INT", "(default: 4 32)"]),
-        ("distill", ["--only-coefficients, --no-only-coefficients", "Optimizer steps. (default: 10000)"]),
+        (
+            "distill",
+            ["--only-coefficients, --no-only-coefficients", "a run that was shorter goes on. (default: 10000)"],
+        ),
         ("distill", ["1/400 and 400", "1/6400", "--cell {solver,plain}", "--reference {pca,scalar,coordinates,none}"]),
         ("sample", ["--model PATH", "(required)", "(default: samples.npz)", "(default: 1024)"]),
         ("evaluate", ["--baselines, --no-baselines", "(default: 4 8 16 32)", "(default: 2000)"]),

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sdesig import _processes as processes
 from sdesig._checks import check_choice, check_integer, check_real
+from sdesig._evaluating import evaluating
 from sdesig.distillation.cache import PathCache, draw_for
 from sdesig.distillation.data import Data, check_data, draw_rows
 from sdesig.distillation.paths import TeacherOptions, TeacherPaths, coarse_ends, draw_local, snr_times
@@ -87,6 +88,9 @@ def distill(
     The loss is the logarithm of a mean square error of one number of steps. These errors differ by a factor of ten from
     one doubling of the steps to the next; their logarithms weigh alike.
 
+    The teacher is in evaluation mode meanwhile, and so is the copy of it in a `StudentDenoiser`: targets have no
+    dropout, and what is learned is added to the teacher as it is used. All else that is trained is in training mode.
+
     Args:
         student: from `SigDEG.from_teacher`; trained in place.
         teacher: D(y, snr), on the device of the student.
@@ -157,12 +161,12 @@ def distill(
     student.train()
     described = {
         **(recorded or {}),
-        "distillation": asdict(options),
+        "distillation": {name: value for name, value in asdict(options).items() if name != "training"},
         "event": list(student.event),
         "depth": student.depth,
         "cell": student.kind,
     }
-    with in_precision(options.training.precision, teacher):
+    with in_precision(options.training.precision, teacher), evaluating(teacher):
         trained = train(student, loss, options.training, folder, recorded=described, progress=progress)
     processes.once(lambda: trained.save(folder / "student"))
     return trained.eval()
@@ -241,7 +245,7 @@ def coarse_times(student: SigDEG, teacher: TeacherOptions, steps: int) -> Tensor
 
 def _move(student: SigDEG, recompute: bool, *step: Any) -> tuple[Tensor, Any]:
     if recompute:
-        return checkpoint(student.cell.move, *step, use_reentrant=False, preserve_rng_state=False)
+        return checkpoint(student.cell.move, *step, use_reentrant=False)
     return student.cell.move(*step)
 
 

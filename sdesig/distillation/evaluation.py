@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sdesig._checks import check_integer
+from sdesig._evaluating import evaluating
 from sdesig.brownian import BrownianPath
 from sdesig.distillation.lockstep import PART, Run, run_along
 from sdesig.distillation.statistics import root_mean_square
@@ -189,7 +190,10 @@ class Comparison:
 
     @torch.no_grad()
     def follow(self, pairs: Sequence[tuple[Sampler, int]], seeds: Sequence[int]) -> list[Tensor]:
-        """Samples x, (n, *event), of samplers in a number of steps each, of one batch of seeds: see `run_along`."""
+        """Samples x, (n, *event), of samplers in a number of steps each, of one batch of seeds: see `run_along`.
+
+        The teacher and the generators are in evaluation mode meanwhile.
+        """
         path, y = self._path(seeds), self.start(seeds)
         times = path.grid(2**self.levels)
         runs = []
@@ -200,7 +204,8 @@ class Comparison:
             own = y * times[0].item() ** ((sampler.eta**2 - 1) / 2)
             state = sde.reference.to_reference(own, times[0], sampler.eta)[0]
             runs.append(Run(sampler.scheme, sde, state, times, ends, sampler.referenced))
-        run_along(path, self.reference, runs)
+        with evaluating(self.teacher, *(sampler.scheme for sampler, _ in pairs)):
+            run_along(path, self.reference, runs)
         return [run.noisy_data for run in runs]
 
     def start(self, seeds: Sequence[int]) -> Tensor:
@@ -236,8 +241,9 @@ class Comparison:
         times = sampler.grid.times(path, steps)
         start = sde.start(path.initial_noise(), times[0])
         run = Run(sampler.scheme, sde, start, times, range(steps + 1), sampler.referenced)
-        for signatures in chunks(path, times):
-            run.take(signatures)
+        with evaluating(self.teacher, sampler.scheme):
+            for signatures in chunks(path, times):
+                run.take(signatures)
         return run.noisy_data
 
     @property

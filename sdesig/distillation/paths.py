@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sdesig._checks import check_choice, check_integer
+from sdesig._evaluating import evaluating
 from sdesig.generator.grid import StepGrid
 from sdesig.sde.canonical_sde import CanonicalSDE
 from sdesig.signature.partial_signature import PartialSignature, join_steps
@@ -101,8 +102,12 @@ def teacher_scheme(name: str, sde: CanonicalSDE) -> Scheme:
 
 @torch.no_grad()
 def teacher_states(scheme: Scheme, sde: CanonicalSDE, u: Tensor, times: Tensor, steps: PartialSignature) -> Tensor:
-    """Solve from u along partial signatures at hand: states at all times, (len(times), *u.shape)."""
-    return run_steps(scheme, sde, "additive", u, times, [steps])
+    """Solve from u along partial signatures at hand: states at all times, (len(times), *u.shape).
+
+    The denoiser is in evaluation mode meanwhile.
+    """
+    with evaluating(sde.denoiser):
+        return run_steps(scheme, sde, "additive", u, times, [steps])
 
 
 @torch.no_grad()

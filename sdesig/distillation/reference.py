@@ -83,7 +83,9 @@ def read_reference(file: Path, event: tuple[int, ...] | None = None) -> Gaussian
 def reference_on(reference: GaussianReference, device: torch.device | str) -> GaussianReference:
     """The same on a device; a scalar variance stays on the CPU."""
     variance = reference.variance if reference.variance.ndim == 0 else reference.variance.to(device)
-    return GaussianReference(reference.mean.to(device), variance, [matrix.to(device) for matrix in reference.basis])
+    return reference.with_tensors(
+        reference.mean.to(device), variance, [matrix.to(device) for matrix in reference.basis]
+    )
 
 
 def reference_digest(reference: GaussianReference) -> str:

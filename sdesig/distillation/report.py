@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from sdesig._evaluating import evaluating
 from sdesig._files import replacing
 from sdesig.distillation.evaluation import Outcome
 from sdesig.distillation.floor import Floor
@@ -37,7 +38,9 @@ def report_rows(
     Returns:
         Rows whose missing values are None: JSON-serializable.
     """
-    statistics = {name: FeatureStatistics.of(of(real)) for name, of in (features or {}).items() if real is not None}
+    known = {} if real is None else features or {}
+    with evaluating(*known.values()):
+        statistics = {name: FeatureStatistics.of(of(real)) for name, of in known.items()}
     rows = []
     for outcome in outcomes:
         sampler = outcome.sampler
@@ -53,7 +56,8 @@ def report_rows(
             seconds_per_1000=outcome.seconds_per_1000,
         )
         for k, (name, real_statistics) in enumerate(statistics.items()):
-            distance = real_statistics.distance(FeatureStatistics.of((features or {})[name](outcome.samples)))
+            with evaluating(known[name]):
+                distance = real_statistics.distance(FeatureStatistics.of(known[name](outcome.samples)))
             row["frechet_distance" if k == 0 else f"frechet_distance_{name}"] = distance
         rows.append(row)
     return rows

@@ -1,7 +1,8 @@
 """One training loop for teachers and students: it resumes bit-exactly, and stops at the first value that is not finite.
 
 Nothing random is kept from one iteration to the next: iteration k draws from a generator that is seeded with (seed, k),
-and with the number of the part where an iteration has several, which processes share.
+and with the number of the part where an iteration has several, which processes share. So are torch's global
+generators, from which dropout draws; afterwards they are as they were.
 A checkpoint therefore is the iteration, the weights, their moving average and the optimizer, in one safetensors file.
 """
 
@@ -10,11 +11,12 @@ from __future__ import annotations
 import copy
 import json
 import math
+import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +25,13 @@ from tqdm import tqdm
 from sdesig import _processes as processes
 from sdesig._checks import check_choice, check_integer, check_real
 from sdesig._files import read_tensors, record_options, replacing, write_tensors
-from sdesig._random import generator_for
+from sdesig._interrupts import Interrupted, StopRequests, keeping, stop_requests
+from sdesig._random import generator_for, seed_for, seeded
 from sdesig.generator.networks import in_precision
 
 CHECKPOINT, OPTIONS, STATS = "checkpoint.safetensors", "options.json", "stats.jsonl"
+CHECKPOINT_SECONDS = 300.0
+"""Most time without a checkpoint, but for an iteration that takes longer."""
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 Loss = Callable[[int, torch.Generator], tuple[Tensor, int]]
 
@@ -36,7 +41,7 @@ class TrainingOptions:
     """How to train."""
 
     iterations: int = 10_000
-    """Optimizer steps."""
+    """Optimizer steps; given more, a run that was shorter goes on."""
     learning_rate: float = 1e-3
     """Of AdamW, at its peak; cosine decay to zero."""
     weight_decay: float = 0.0
@@ -53,7 +58,7 @@ class TrainingOptions:
     """Of an iteration, each a batch of its own; their gradients are averaged. Processes, started by torchrun, share
     them: their number divides it, and changes the result in its last digits only."""
     checkpoint_every: int = 500
-    """Iterations between checkpoints."""
+    """Iterations between checkpoints; there is one every five minutes too."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of what our networks compute in a training (autocast), a teacher's fine steps too; weights, kept paths and all
     else stay in float32."""
@@ -83,21 +88,30 @@ def train(
 ) -> ModuleT:
     """Minimize a loss over the module's parameters that require gradients.
 
+    Ctrl-C and SIGTERM stop the run after the iteration that they meet, and a second Ctrl-C at once. Whatever stops it,
+    an error too, all iterations that were completed are kept in the checkpoint.
+
+    A run may be prolonged by more iterations: it goes on with the schedule of the new length from where it is. Its
+    earlier learning rates were those of the old length, so that it is no run of the new length from the start.
+
     Args:
         module: trained in place.
         loss: (iteration, generator) -> (loss, number of samples in it), of one part. It must depend on nothing else
-            that changes.
+            that changes, but for torch's global generators, which are seeded too.
         options: see `TrainingOptions`.
         out: folder for options.json, stats.jsonl and the checkpoint; if it has a checkpoint, training goes on from it.
         recorded: further options, JSON-serializable, which a run that goes on must share.
         progress: whether to show a progress bar with the loss, samples per second and the time left.
 
     Returns:
-        The moving average, a copy of the module.
+        The moving average, a copy of the module: averaged are the parameters that are trained. Buffers, such as the
+        running statistics of a BatchNorm, which are averages already, are copied. Of several parts each starts with
+        the same buffers, and what they change in them is averaged.
 
     Raises:
         ValueError: nothing to train, parts that the processes do not divide, a folder with a run of other options.
-        FloatingPointError: a loss or gradient that is not finite; the last checkpoint is kept.
+        FloatingPointError: a loss or gradient that is not finite; the checkpoint is of the iteration before.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; its text says what is kept.
     """
     parameters = [p for p in module.parameters() if p.requires_grad]
     if not parameters:
@@ -107,27 +121,45 @@ def train(
         raise ValueError(f"parts must be {wanted}; got {options.parts}")
     average = copy.deepcopy(module).requires_grad_(False)
     optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate, weight_decay=options.weight_decay, fused=True)
-    record_options(out / OPTIONS, {**recorded, "training": asdict(options)})
+    record_options(out / OPTIONS, {**recorded, "training": asdict(options)}, may_grow=("training.iterations",))
     first = 0
     if (out / CHECKPOINT).exists():
         first = _restore(out / CHECKPOINT, module, average, optimizer, parameters)
     if processes.number() == 0:
         _forget_later_stats(out / STATS, first)
+    buffers = _Buffers(module)
     samples, shown, started = 0, 0.0, time.perf_counter()
+    saved, saved_at = first, time.monotonic()
+    kept = f"all iterations that were completed are kept in {out}: the same command goes on from there"
+
+    def save(done: int) -> None:
+        nonlocal saved, saved_at
+        if processes.number() == 0 and done > saved:
+            _copy_buffers(average, module)
+            _save(out / CHECKPOINT, done, module, average, optimizer, parameters)
+        saved, saved_at = done, time.monotonic()
+
     hidden = not progress or processes.number() > 0
     bar = tqdm(range(first, options.iterations), initial=first, total=options.iterations, disable=hidden)
-    with in_precision(options.precision, module):
+    with keeping(kept), in_precision(options.precision, module), stop_requests() as requests:
         for iteration in bar:
             for group in optimizer.param_groups:
                 group["lr"] = options.learning_rate * _schedule(iteration, options)
-            value, count = _gradients(parameters, loss, iteration, options)
-            norm = nn.utils.clip_grad_norm_(parameters, options.clip)
-            if not (math.isfinite(value.item()) and math.isfinite(norm.item())):
-                raise FloatingPointError(
-                    f"loss {value.item()} with a gradient of norm {norm.item()} at iteration {iteration}; the last "
-                    f"checkpoint in {out} is kept: lower the learning rate, now {options.learning_rate:g}"
-                )
+            try:
+                with requests.at_once():
+                    value, count, stopping = _gradients(parameters, buffers, loss, iteration, options, requests)
+                norm = nn.utils.clip_grad_norm_(parameters, options.clip)
+                if not (math.isfinite(value.item()) and math.isfinite(norm.item())):
+                    raise FloatingPointError(
+                        f"loss {value.item()} with a gradient of norm {norm.item()} at iteration {iteration}; the last "
+                        f"checkpoint in {out} is kept: lower the learning rate, now {options.learning_rate:g}"
+                    )
+            except BaseException:  # the weights are still those of the iteration before
+                buffers.restore()
+                save(iteration)
+                raise
             optimizer.step()
+            buffers.keep()
             _average(average, module, min(options.ema, (1 + iteration) / (10 + iteration)))
             samples += count * processes.count()
             shown += (value.item() - shown) / min(100, iteration - first + 1)
@@ -138,10 +170,18 @@ def train(
                 if processes.number() == 0:
                     with (out / STATS).open("a") as file:
                         file.write(json.dumps(line) + "\n")
-                    _save(out / CHECKPOINT, done, module, average, optimizer, parameters)
+                save(done)
+            if processes.count() == 1:
+                stopping = requests.number is not None
+            if stopping or time.monotonic() - saved_at >= CHECKPOINT_SECONDS:
+                save(done)
+            if stopping:
+                processes.wait()  # for the checkpoint: torchrun ends all when one has ended
+                raise Interrupted(kept, requests.number or signal.SIGTERM)
             if done % 10 == 0:
                 speed = samples / (time.perf_counter() - started)
                 bar.set_postfix_str(f"loss {shown:.4g}, {speed:.0f} samples/s", False)
+    _copy_buffers(average, module)
     return average
 
 
@@ -153,10 +193,100 @@ def _schedule(iteration: int, options: TrainingOptions) -> float:
     return (1 + math.cos(math.pi * done)) / 2
 
 
+class _Place(NamedTuple):
+    """Where a buffer is."""
+
+    module: nn.Module
+    name: str
+
+    @property
+    def value(self) -> Tensor:
+        """The buffer."""
+        return self.module.get_buffer(self.name)
+
+    def put(self, value: Tensor) -> None:
+        """Give it a value, in place where it has that shape."""
+        if self.value.shape == value.shape:
+            with torch.no_grad():
+                self.value.copy_(value)
+        else:
+            self.module._buffers[self.name] = value.detach().clone()
+
+
+def _places(module: nn.Module) -> list[_Place]:
+    return [_Place(m, name) for m in module.modules() for name, value in m._buffers.items() if value is not None]
+
+
+class _Buffers:
+    """The buffers of a module, and copies of them as they were after an iteration.
+
+    A loss may change them, as BatchNorm does: here that is taken back, or averaged over parts. Nothing waits for a
+    device: what may have changed is told by versions, and of normalizations, which do not count them, by the class.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._places = _places(module)
+        self._seen = [(place.value, place.value._version) for place in self._places]
+        self._kept = [place.value.detach().clone() for place in self._places]
+        self._sums: dict[int, Tensor] = {}
+
+    def _changed(self) -> Iterator[tuple[int, _Place]]:
+        for k, (place, (seen, version)) in enumerate(zip(self._places, self._seen, strict=True)):
+            counts = not isinstance(place.module, nn.modules.batchnorm._NormBase)
+            if not (counts and place.value is seen and place.value._version == version):
+                yield k, place
+
+    def keep(self) -> None:
+        """Take them as they are."""
+        for k, place in self._changed():
+            self._kept[k] = place.value.detach().clone()
+            self._seen[k] = place.value, place.value._version
+        self._sums.clear()
+
+    def restore(self) -> None:
+        """Make them what was kept."""
+        for k, place in self._changed():
+            place.put(self._kept[k])
+            self._seen[k] = place.value, place.value._version
+
+    def add(self, parts: int) -> None:
+        """Take note of what one of some parts changed, and take it back."""
+        for k, place in self._changed():
+            change = (place.value.detach().double() - self._kept[k].double()) / parts
+            self._sums[k] = self._sums[k] + change if k in self._sums else change
+        self.restore()
+
+    def added(self) -> list[bool]:
+        """Of every one whether something was added up."""
+        return [k in self._sums for k in range(len(self._places))]
+
+    def settle(self, added: Sequence[bool]) -> None:
+        """Make the changes that were added up, of all processes."""
+        for k, (place, kept) in enumerate(zip(self._places, self._kept, strict=True)):
+            if added[k]:
+                change = self._sums.get(k, torch.zeros_like(kept, dtype=torch.double))
+                processes.add_up(change)
+                value = kept.double() + change
+                place.put((value if kept.is_floating_point() else value.round()).to(kept))
+
+
+def _copy_buffers(average: nn.Module, module: nn.Module) -> None:
+    for mean, place in zip(_places(average), _places(module), strict=True):
+        mean.put(place.value)
+
+
 def _gradients(
-    parameters: list[nn.Parameter], loss: Loss, iteration: int, options: TrainingOptions
-) -> tuple[Tensor, int]:
-    """Leave the mean gradient of all parts in the parameters; return the loss and this process's number of samples."""
+    parameters: list[nn.Parameter],
+    buffers: _Buffers,
+    loss: Loss,
+    iteration: int,
+    options: TrainingOptions,
+    requests: StopRequests,
+) -> tuple[Tensor, int, bool]:
+    """Leave the mean gradient of all parts in the parameters, and the mean of their changes in the buffers.
+
+    Returns: the loss, this process's number of samples, and whether one of several processes was asked to stop.
+    """
     device = parameters[0].device
     for parameter in parameters:
         parameter.grad = None
@@ -164,25 +294,37 @@ def _gradients(
     for number in processes.mine(options.parts):
         own = () if options.parts == 1 else (number,)
         generator = generator_for("training", options.seed, iteration, *own, device=device)
-        of_part, samples_of_part = loss(iteration, generator)
-        (of_part / options.parts).backward()
+        with seeded(seed_for("global", options.seed, iteration, *own), device):
+            of_part, samples_of_part = loss(iteration, generator)
+            (of_part / options.parts).backward()
         value, count = value + of_part.detach() / options.parts, count + samples_of_part
+        if options.parts > 1:
+            buffers.add(options.parts)
+    told = [*buffers.added(), requests.number is not None]
     if processes.count() > 1:
-        _add_up_gradients(parameters, value)
-    return value, count
+        told = _add_up_gradients(parameters, value, told)
+    *added, stopping = told
+    buffers.settle(added)
+    return value, count, stopping
 
 
-def _add_up_gradients(parameters: list[nn.Parameter], value: Tensor) -> None:
-    """Replace gradients and the loss by their sums over processes; a gradient that none has stays None."""
-    there = torch.tensor([float(p.grad is not None) for p in parameters], device=value.device)
+def _add_up_gradients(parameters: list[nn.Parameter], value: Tensor, told: Sequence[bool]) -> list[bool]:
+    """Replace gradients and the loss by their sums over processes; a gradient that none has stays None.
+
+    Returns: of some statements, which are true in one process at least.
+    """
+    there = [p.grad is not None for p in parameters]
+    flags = torch.tensor([*there, *told], dtype=torch.float32, device=value.device)
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-    together = torch.cat([there, value[None], *(gradient.flatten() for gradient in gradients)])
+    together = torch.cat([flags, value[None], *(gradient.flatten() for gradient in gradients)])
     processes.add_up(together)
-    there, total, rest = together.split([len(parameters), 1, sum(p.numel() for p in parameters)])
+    flags, total, rest = together.split([len(flags), 1, sum(p.numel() for p in parameters)])
     value.copy_(total[0])
     sums = rest.split([p.numel() for p in parameters])
-    for p, has_one, gradient in zip(parameters, there.tolist(), sums, strict=True):
+    any_has = [number > 0 for number in flags.tolist()]
+    for p, has_one, gradient in zip(parameters, any_has, sums, strict=False):
         p.grad = gradient.view_as(p) if has_one else None
+    return any_has[len(parameters) :]
 
 
 @torch.no_grad()

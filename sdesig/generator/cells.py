@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sdesig._checks import check_integer, check_real
+from sdesig._evaluating import evaluating
 from sdesig.brownian import BrownianPath
 from sdesig.generator.denoiser import ModelDenoiser
 from sdesig.generator.networks import Network, zeros
@@ -245,6 +246,8 @@ def _earlier(sde: CanonicalSDE, time: Tensor, start: Tensor, u: Tensor, generato
 class StudentDenoiser(nn.Module):
     """A teacher's network with weights W + g W', W' learned from zero and g the `gate`, and more inputs.
 
+    It is always in evaluation mode: without dropout, with the statistics of the teacher's normalizations.
+
     Args:
         teacher: a denoiser of ours, whose weights W stay as they are; or one that is widened already.
         extra: number of extra inputs.
@@ -256,7 +259,7 @@ class StudentDenoiser(nn.Module):
     def __init__(self, teacher: ModelDenoiser, extra: int, rank: int | None = None) -> None:
         super().__init__()
         wide = teacher if teacher.network.extra == extra else teacher.widened(CONDITIONS, extra)
-        self.base = wide.requires_grad_(False)
+        self.base = wide.requires_grad_(False).eval()
         self.rank = None if rank is None else check_integer("rank", rank, 1)
         self.factors = nn.ParameterDict()
         changes = []
@@ -268,6 +271,12 @@ class StudentDenoiser(nn.Module):
             changes.append(value.new_zeros(rows, rank))
             self.factors[str(k)] = torch.randn(rank, columns).to(value) / columns**0.5
         self.change = nn.ParameterList(changes)
+
+    def train(self, mode: bool = True) -> StudentDenoiser:
+        """See the class."""
+        super().train(mode)
+        self.base.eval()
+        return self
 
     @property
     def network(self) -> Network:
@@ -292,7 +301,8 @@ class CorrectedDenoiser(nn.Module):
     D, and its last layer starts at zero.
 
     Args:
-        denoiser: D(y, snr). Its parameters, if it has any, are neither trained nor saved.
+        denoiser: D(y, snr), in evaluation mode while it is asked. Its parameters, if it has any, are neither trained
+            nor saved.
         network: F, with `CONDITIONS` conditions and one extra input more than the cell gives.
         sigma_data: standard deviation of the data, > 0.
     """
@@ -306,7 +316,8 @@ class CorrectedDenoiser(nn.Module):
 
     def forward(self, y: Tensor, snr: Tensor, conditions: Tensor, extra: Tensor) -> Tensor:
         """D_phi, (batch, *event)."""
-        base = self._denoiser[0](y, snr).to(y)
+        with evaluating(self._denoiser[0]):
+            base = self._denoiser[0](y, snr).to(y)
         tau = per_sample(snr, y)
         signal = self.sigma_data**2 * tau
         noise = (-0.125 * snr.log()).to(y).expand(len(y))

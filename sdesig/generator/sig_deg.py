@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sdesig._checks import check_choice, check_integer, check_real
+from sdesig._evaluating import evaluating
 from sdesig._files import load_config, load_state, replacing, save_module
 from sdesig.brownian import BrownianPath
 from sdesig.generator.cells import (
@@ -149,12 +150,13 @@ class SigDEG(nn.Module):
         self.path_depth = max(4, cell.depth) if path_depth is None else path_depth
         check_integer("path_depth", self.path_depth, cell.depth)
         self.grid = StepGrid() if grid is None else grid
-        self.register_buffer("mean", reference.mean.float())
-        self.register_buffer("variance", reference.variance.float())
+        self.register_buffer("mean", reference.mean.float().clone())
+        self.register_buffer("variance", reference.variance.float().clone())
         self._axes = len(reference.basis)
         for k, matrix in enumerate(reference.basis):
-            self.register_buffer(f"basis_{k}", matrix.float())
-        self.reference.check_event(torch.zeros(1, *self.event, device=reference.mean.device))
+            self.register_buffer(f"basis_{k}", matrix.float().clone())
+        self._reference: GaussianReference | None = reference.with_tensors(*self._reference_tensors())
+        self._reference.check_event(torch.zeros(1, *self.event, device=reference.mean.device))
 
     @classmethod
     def from_teacher(
@@ -239,10 +241,27 @@ class SigDEG(nn.Module):
 
     @property
     def reference(self) -> GaussianReference:
-        """The Gaussian reference, on the device of the generator."""
-        basis = [self.get_buffer(f"basis_{k}") for k in range(self._axes)]
+        """The Gaussian reference, on the device of the generator; one that was loaded is proved at the first access."""
+        if self._reference is None:
+            self._reference = GaussianReference(*self._reference_tensors())
+        return self._reference
+
+    def _reference_tensors(self) -> tuple[Tensor, Tensor, list[Tensor]]:
         variance = self.get_buffer("variance")
-        return GaussianReference(self.get_buffer("mean"), variance.double() if variance.ndim == 0 else variance, basis)
+        basis = [self.get_buffer(f"basis_{k}") for k in range(self._axes)]
+        return self.get_buffer("mean"), variance.double() if variance.ndim == 0 else variance, basis
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SigDEG:
+        """Of `Module`, called to move it or to change its dtype: the reference goes along."""
+        super()._apply(fn, recurse)
+        if self._reference is not None:
+            self._reference = self._reference.with_tensors(*self._reference_tensors())
+        return self
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        """Of `Module`: the reference is another one."""
+        super()._load_from_state_dict(*arguments)
+        self._reference = None
 
     @property
     def sde(self) -> CanonicalSDE:
@@ -275,7 +294,8 @@ class SigDEG(nn.Module):
     ) -> Samples:
         """Samples in `steps` evaluations each.
 
-        A sample is a function of its seed, to rounding: not of the batch, nor of the other seeds.
+        A sample is a function of its seed, to rounding: not of the batch, nor of the other seeds. All modules are in
+        evaluation mode meanwhile.
 
         Args:
             seeds: one per sample, or a number n of samples, for the seeds 0, ..., n - 1.
@@ -297,7 +317,8 @@ class SigDEG(nn.Module):
             part = self.path(path.seeds[first : first + batch])
             sde, times = self.sde, (grid or self.grid).times(part, steps)
             start = sde.start(part.initial_noise(), times[0])
-            last = solve(sde, start, times, scheme=self.cell, path=part, callback=callback)[-1]
+            with evaluating(self):
+                last = solve(sde, start, times, scheme=self.cell, path=part, callback=callback)[-1]
             values.append(sde.noisy_data(last, times[-1]))
         return Samples(torch.cat(values), steps, path.identity)
 

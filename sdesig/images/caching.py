@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sdesig._files import read_json, write_json
+from sdesig._files import read_json, without_names, write_json
 
 T = TypeVar("T")
 Record = dict[str, Any]
@@ -31,7 +31,7 @@ def cached(
     Args:
         folder: of the cache.
         name: of this kind of things.
-        key: of all that the thing depends on; JSON-serializable.
+        key: of all that the thing depends on; JSON-serializable. Names of what has a sha256 do not count.
         make: makes it.
         write: writes it to files whose names start with a path, whole or not at all, and returns what `read` needs.
         read: reads and checks it; whatever does not fit is a ValueError. A thing that it refuses is made again, with a
@@ -40,7 +40,7 @@ def cached(
     Raises:
         OSError: a full disk; whatever was complete in the cache stays valid.
     """
-    text = json.dumps(key, sort_keys=True)
+    text = json.dumps(without_names(key), sort_keys=True)
     stem = Path(folder) / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     file = stem.with_suffix(".json")
     if file.exists():
@@ -54,7 +54,7 @@ def cached(
     made = make()
     with naming_a_full_disk(stem.parent):
         record = write(stem, made)
-        write_json(file, {"key": key, **record})
+        write_json(file, {"key": json.loads(text), **record})
     return read(stem, record)
 
 

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from sdesig import _processes as processes
 from sdesig._checks import check_integer
+from sdesig._evaluating import evaluating
 from sdesig._files import file_digest
 from sdesig.images.pixels import check_pixels, to_floats
 
@@ -33,7 +34,7 @@ class FeatureExtractor:
     Attributes:
         name: of the extractor.
         digest: sha256 of the file that it is from, or its name where there is none.
-        network: uint8, (n, 1 or 3, height, width), to floats, (n, k).
+        network: uint8, (n, 1 or 3, height, width), to floats, (n, k); in evaluation mode while it is used.
         device: that it runs on.
     """
 
@@ -77,7 +78,7 @@ class PerceptualDistance:
     Attributes:
         name: what it is called.
         digest: sha256 of the file that it is from, or of its weights.
-        network: (a, b) in [-1, 1], (n, 1 or 3, height, width) each, to n distances.
+        network: (a, b) in [-1, 1], (n, 1 or 3, height, width) each, to n distances; in evaluation mode meanwhile.
         device: that it runs on.
     """
 
@@ -185,7 +186,8 @@ def extract(extractor: FeatureExtractor, images: Tensor, batch: int = 256) -> Te
 
 def _run(name: str, network: Callable[..., Tensor], *images: Tensor) -> Tensor:
     try:
-        return network(*images)
+        with evaluating(network):
+            return network(*images)
     except torch.cuda.OutOfMemoryError:
         batch = len(images[0])
         raise RuntimeError(f"{name} ran out of memory at batch {batch}; choose a smaller batch") from None

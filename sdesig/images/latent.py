@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sdesig._checks import check_floating, check_generator, check_integer
+from sdesig._evaluating import evaluating
 from sdesig.images.teachers import find_model, load_model
 
 FOLDERS = ("vae", "vqvae")
@@ -92,7 +93,8 @@ class Autoencoder(nn.Module):
             )
 
     def _in_batches(self, compute: Any, values: Tensor, batch: int) -> Tensor:
-        return torch.cat([compute(part) for part in values.split(check_integer("batch", batch, 1))])
+        with evaluating(self.model):
+            return torch.cat([compute(part) for part in values.split(check_integer("batch", batch, 1))])
 
 
 def load_autoencoder(source: str | Path, *, device: torch.device | str = "cpu") -> Autoencoder:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from sdesig import _processes as processes
 from sdesig._checks import check_integer
+from sdesig._evaluating import evaluating
 from sdesig._files import read_json, read_tensors, record_options, write_json, write_tensors
 from sdesig.distillation.evaluation import Comparison, Sampler
 from sdesig.distillation.reference import reference_digest
@@ -174,7 +175,8 @@ class SampleFiles:
     def _seconds(self, sampler: Sampler | OtherSampler, steps: int) -> float:
         if isinstance(sampler, Sampler):
             return self.comparison.seconds_per_1000(sampler, steps)
-        return self.comparison.time_per_1000(lambda seeds: sampler.draw(self.comparison.start(seeds), steps), steps)
+        with evaluating(sampler.draw):
+            return self.comparison.time_per_1000(lambda seeds: sampler.draw(self.comparison.start(seeds), steps), steps)
 
     def _blocks(self) -> list[range]:
         batch = self.comparison.batch
@@ -196,7 +198,8 @@ class SampleFiles:
         converged = made["converged"].to(samples[0])
         for (method, steps), values in zip(missing, samples, strict=True):
             key = _key(method, steps)
-            made[f"{key}/images"] = to_uint8(values if self._decode is None else self._decode(values))
+            with evaluating(self._decode):
+                made[f"{key}/images"] = to_uint8(values if self._decode is None else self._decode(values))
             errors = method.sampler.errors(values, converged) if isinstance(method.sampler, Sampler) else None
             if errors is not None:
                 made[f"{key}/errors"] = errors
@@ -212,7 +215,8 @@ class SampleFiles:
             if isinstance(method.sampler, Sampler):
                 samples.append(next(followed))
                 continue
-            samples.append(method.sampler.draw(self.comparison.start(block), steps))
+            with evaluating(method.sampler.draw):
+                samples.append(method.sampler.draw(self.comparison.start(block), steps))
             wanted, found = (len(block), *self.comparison.event), tuple(samples[-1].shape)
             if found != wanted:
                 raise ValueError(f"{method.name} must draw samples of shape {wanted}; it drew {found}")

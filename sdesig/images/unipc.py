@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sdesig._checks import check_choice, check_floating, check_integer, check_real
+from sdesig._evaluating import evaluating
 from sdesig.images.networks import import_diffusers
 from sdesig.sde.contracts import SNRDenoiser, check_snr_denoiser
 
@@ -61,6 +62,7 @@ def peer_samples(
     alpha = (times / (1 + times)).sqrt().tolist()
     x = y * (alpha[0] / times[0].item())
     for k, step in enumerate(solver.timesteps):
-        denoised = teacher(x * (times[k].item() / alpha[k]), times[k])
+        with evaluating(teacher):
+            denoised = teacher(x * (times[k].item() / alpha[k]), times[k])
         x = solver.step(denoised.to(x), step, x, return_dict=False)[0]
     return x / alpha[-1]

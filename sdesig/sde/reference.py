@@ -17,6 +17,7 @@ c tau |D|, which step lengths of order 1/(c tau) make harmless in u.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 
@@ -48,12 +49,20 @@ def _coordinates(name: str, value: float | Tensor, minimum: float) -> Tensor:
     return value
 
 
+def _made_in(values: Tensor) -> torch.dtype:
+    """The coarsest dtype that has all of some float64 values: what they were rounded to, whatever they are now."""
+    coarse = (torch.bfloat16, torch.float16, torch.float32)
+    return next((dtype for dtype in coarse if bool((values.to(dtype).double() == values).all())), torch.float64)
+
+
 def _orthogonal(name: str, matrix: Tensor) -> Tensor:
     if check_floating(name, matrix).ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"{name} must be a square matrix; got shape {tuple(matrix.shape)}")
     wide = matrix.double()  # no product of lower precision, which a GPU may be allowed
     defect = (wide.mT @ wide - torch.eye(len(matrix)).to(wide)).abs().max().item()
-    if not defect <= 100 * len(matrix) * torch.finfo(matrix.dtype).eps:
+    made = _made_in(wide)
+    unit = torch.finfo(made if made == torch.float64 else torch.float32).eps
+    if not defect <= max(100 * len(matrix) * unit, 2 * torch.finfo(made).eps):
         raise ValueError(f"{name} must be orthogonal; its columns' inner products are off by {defect:.3g}")
     return matrix
 
@@ -72,7 +81,8 @@ class GaussianReference:
             transform of images two, a third before them mixes the channels. A tensor stands for a sequence of one.
 
     Raises:
-        TypeError, ValueError: unless mean and variance are finite, variance >= 0, and the basis orthogonal.
+        TypeError, ValueError: unless mean and variance are finite, variance >= 0, and the basis orthogonal, to the
+            rounding of the precision that its numbers were made in: a float32 basis may come as float64.
     """
 
     def __init__(
@@ -127,6 +137,12 @@ class GaussianReference:
         if kind == "coordinates":
             return cls(mean, variance.to(data))
         return cls(mean, variance.mean().item() if kind == "scalar" else 0.0)
+
+    def with_tensors(self, mean: Tensor, variance: Tensor, basis: Sequence[Tensor]) -> GaussianReference:
+        """The same reference from its own tensors on another device or in another dtype. Nothing is proved again."""
+        moved = copy.copy(self)
+        moved.mean, moved.variance, moved.basis = mean, variance, tuple(basis)
+        return moved
 
     def check_event(self, u: Tensor) -> None:
         """Raise unless mean, variance and basis fit the events of u, (batch, *event): its shape, dtype and device."""

@@ -96,7 +96,7 @@ def test_a_stopped_run_goes_on_to_the_same_end(tmp_path, pictures, monkeypatch, 
     command = ["images", "train-teacher", "--data", pictures.data, *TINY, "--checkpoint-every", "1", "--out"]
     with monkeypatch.context() as patch:
         patch.setattr(torch.nn.utils, "clip_grad_norm_", interrupted)
-        assert "go on from their last checkpoint" in fails(*command, tmp_path / "a", status=130)
+        assert "all iterations that were completed are kept" in fails(*command, tmp_path / "a", status=130)
     train(pictures, tmp_path / "a", "--checkpoint-every", "1")
     train(pictures, tmp_path / "b")
     assert same(*(NetworkDenoiser.load(tmp_path / name / "teacher") for name in "ab"))

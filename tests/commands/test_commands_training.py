@@ -106,7 +106,11 @@ def test_a_stopped_run_goes_on_to_the_same_end(tmp_path, problem, monkeypatch, f
     command = ["distill", *problem.flags, *STUDENT, "--checkpoint-every", "2"]
     with monkeypatch.context() as patch:
         patch.setattr(torch.nn.utils, "clip_grad_norm_", interrupted)
-        assert "go on from their last checkpoint" in fails(*command, "--out", tmp_path / "a", status=130)
+        message = fails(*command, "--out", tmp_path / "a", status=130)
+        assert message == (
+            f"interrupted; all iterations that were completed are kept in {tmp_path / 'a'}: the same command goes on from "
+            "there"
+        )
     assert not (tmp_path / "a" / "student").exists()
     main([*command, "--out", str(tmp_path / "a")])
     main([*command, "--out", str(tmp_path / "b")])

@@ -5,15 +5,17 @@ import math
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from sdesig._random import generator_for
+from sdesig._random import generator_for, seeded
 from sdesig.distillation import TrainingOptions, train, train_teacher
 from sdesig.distillation.training import _add_up_gradients
 from sdesig.generator import MLP, NetworkDenoiser
@@ -119,10 +121,10 @@ def stopping_at(stop):
 
 @pytest.mark.parametrize("stop", [3, 10, 17])
 def test_a_run_that_was_stopped_goes_on_bit_exactly(whole, tmp_path, stop):
-    """Before the first checkpoint, at one, and between two."""
+    """Before the first checkpoint, at one, and between two: all iterations are kept."""
     with pytest.raises(Stopped):
         run(tmp_path, wrap=stopping_at(stop))
-    assert (tmp_path / "checkpoint.safetensors").exists() == (stop >= 5)
+    assert tensors(tmp_path)["iteration"] == stop
     average = run(tmp_path)
     folder, expected = whole
     assert_same(tensors(tmp_path), tensors(folder))
@@ -188,9 +190,10 @@ def test_another_seed_is_another_run(whole, tmp_path):
 @pytest.mark.parametrize(
     "changes, match",
     [
-        ({"learning_rate": 2e-3}, r"training: .*'learning_rate': 0.001.*now .*'learning_rate': 0.002"),
-        ({"seed": 1}, "training: .*'seed': 0.*now .*'seed': 1"),
-        ({"iterations": 40}, "training: .*'iterations': 30.*now .*'iterations': 40"),
+        ({"learning_rate": 2e-3}, r"\(training.learning_rate: 0.001, now 0.002\)"),
+        ({"seed": 1, "ema": 0.5}, r"\(training.ema: 0.9, now 0.5; training.seed: 0, now 1\)"),
+        ({"iterations": 20}, r"\(training.iterations: 30, now 20\)"),
+        ({"iterations": 40, "seed": 1}, r"\(training.iterations: 30, now 40; training.seed: 0, now 1\)"),
     ],
 )
 def test_a_run_with_other_options_is_refused(whole, changes, match):
@@ -214,6 +217,158 @@ def test_a_checkpoint_that_is_not_whole_is_refused(tmp_path):
     file.write_bytes(file.read_bytes()[:-10])
     with pytest.raises(ValueError, match=r"checkpoint.safetensors is not a complete safetensors file"):
         run(tmp_path)
+
+
+# --- what stops it ---------------------------------------------------------------------------------------------------
+
+
+def signalling(number, at, times=1, then=None):
+    """A loss that sends signals to this process in one iteration."""
+
+    def wrap(loss):
+        def signalled(iteration, generator):
+            if iteration == at:
+                for k in range(times):
+                    if k:
+                        then()
+                    signal.raise_signal(number)
+            return loss(iteration, generator)
+
+        return signalled
+
+    return wrap
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Of interrupts and checkpoints; it stands still."""
+    now = SimpleNamespace(seconds=0.0)
+    for module in ("_interrupts", "distillation.training"):
+        stopped = SimpleNamespace(monotonic=lambda: now.seconds, perf_counter=time.perf_counter)
+        monkeypatch.setattr(f"sdesig.{module}.time", stopped)
+    return now
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_it_after_the_iteration(whole, tmp_path, number):
+    """The checkpoint has it; handlers are those of before; and it goes on to the same end."""
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(KeyboardInterrupt, match=r"all iterations that were completed are kept in .*: the same") as stop:
+        run(tmp_path, wrap=signalling(number, 12))
+    assert stop.value.number == number
+    assert tensors(tmp_path)["iteration"] == 13
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+    average = run(tmp_path)
+    assert_same(tensors(tmp_path), tensors(whole[0]))
+    assert_same(average.state_dict(), whole[1].state_dict())
+    assert [line["iteration"] for line in lines(tmp_path)] == [5, 10, 15, 20, 25, 30]
+
+
+def test_a_second_ctrl_c_stops_it_at_once(whole, tmp_path, clock):
+    """The iteration is not completed; the ones before are kept."""
+    later = lambda: setattr(clock, "seconds", clock.seconds + 2.0)  # noqa: E731
+    with pytest.raises(KeyboardInterrupt, match="all iterations that were completed are kept"):
+        run(tmp_path, wrap=signalling(signal.SIGINT, 12, 2, later))
+    assert tensors(tmp_path)["iteration"] == 12
+    run(tmp_path)
+    assert_same(tensors(tmp_path), tensors(whole[0]))
+
+
+@pytest.mark.parametrize(
+    "number, pause", [(signal.SIGINT, 0.1), (signal.SIGTERM, 2.0)], ids=["one Ctrl-C that comes twice", "SIGTERM"]
+)
+def test_a_second_signal_that_is_no_second_ctrl_c(tmp_path, clock, number, pause):
+    """The terminal and torchrun both send the one Ctrl-C; SIGTERM is never in a hurry."""
+    later = lambda: setattr(clock, "seconds", clock.seconds + pause)  # noqa: E731
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, wrap=signalling(number, 12, 2, later))
+    assert tensors(tmp_path)["iteration"] == 13
+
+
+def test_signals_that_are_ignored_stay_so(tmp_path):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        run(tmp_path, wrap=signalling(signal.SIGINT, 3), iterations=6)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_thread_has_no_handlers(whole, tmp_path):
+    made = []
+    thread = threading.Thread(target=lambda: made.append(run(tmp_path)))
+    thread.start()
+    thread.join()
+    assert_same(made[0].state_dict(), whole[1].state_dict())
+
+
+def test_a_checkpoint_every_few_minutes(tmp_path, clock):
+    """Of iterations of 100 s each: one in every three, besides those that are due, without a line of their own."""
+    seen = []
+
+    def wrap(loss):
+        def watched(iteration, generator):
+            file = tmp_path / "checkpoint.safetensors"
+            seen.append(int(tensors(tmp_path)["iteration"]) if file.exists() else 0)
+            clock.seconds += 100.0
+            return loss(iteration, generator)
+
+        return watched
+
+    run(tmp_path, wrap=wrap, iterations=10, checkpoint_every=5)
+    assert seen == [0, 0, 0, 3, 3, 5, 5, 5, 8, 8]
+    assert [line["iteration"] for line in lines(tmp_path)] == [5, 10]
+
+
+def test_processes_stop_together(tmp_path, monkeypatch):
+    """One that was not asked itself stops after the same iteration: it is told with the gradients."""
+    sums = []
+
+    def other_process(tensor):  # has no gradients, and was asked in its fourth iteration
+        sums.append(tensor)
+        network = problem()[0]
+        tensor[len(list(network.parameters())) + len(list(network.buffers()))] += len(sums) == 4
+
+    monkeypatch.setattr("sdesig._processes.count", lambda: 2)
+    monkeypatch.setattr("sdesig._processes.add_up", other_process)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, parts=2)
+    assert tensors(tmp_path)["iteration"] == 4
+
+
+# --- longer runs, and the same data ----------------------------------------------------------------------------------
+
+
+def test_a_run_may_be_prolonged(tmp_path):
+    """It goes on with the learning rates of the new length."""
+    first, second, gradient = Weights(), Weights(), lambda k: torch.tensor([1.0, 1.0])
+    first.descend(tmp_path, gradient, iterations=6, warmup=2, learning_rate=0.1)
+    second.descend(tmp_path, gradient, iterations=10, warmup=2, learning_rate=0.1)
+    assert torch.equal(second.seen[0], first.seen[-1])
+    rates = [0.05 * (1 + math.cos(math.pi * (k - 2) / 8)) for k in range(6, 10)]
+    moves = torch.stack(second.seen).diff(dim=0)[:, 0]
+    torch.testing.assert_close(moves, -torch.tensor(rates), rtol=1e-4, atol=1e-6)
+    assert json.loads((tmp_path / "options.json").read_text())["training"]["iterations"] == 10
+    with pytest.raises(ValueError, match=r"\(training.iterations: 10, now 6\)"):
+        Weights().descend(tmp_path, gradient, iterations=6, warmup=2, learning_rate=0.1)
+
+
+def test_what_has_a_hash_is_known_by_it(tmp_path):
+    network, loss = problem()
+
+    def again(name, digest):
+        data = {"name": name, "sha256": digest}
+        recorded = {"data": data, "models": [data], "label": {"name": name}} if digest else {"data": {"name": name}}
+        train(network, loss, options(iterations=1), tmp_path / str(bool(digest)), recorded=recorded, progress=False)
+
+    again("data.npz", "12")
+    with pytest.raises(ValueError, match=r"\(label.name: 'data.npz', now '../data.npz'\)"):
+        again("../data.npz", "12")
+    with pytest.raises(ValueError, match=r"\(data.sha256: '12', now '13'; models: "):
+        again("data.npz", "13")
+    again("data.npz", None)
+    with pytest.raises(ValueError, match=r"\(data.name: 'data.npz', now '../data.npz'\)"):
+        again("../data.npz", None)
 
 
 # --- formulas -----------------------------------------------------------------------------------------------------
@@ -332,6 +487,100 @@ def test_bfloat16_is_for_the_products_alone(tmp_path):
     assert 0 < difference < 0.05
 
 
+# --- what networks have beside weights -------------------------------------------------------------------------------
+
+
+class Mixed(nn.Module):
+    """Dropout, running statistics, one matrix that is used twice, and a buffer that is replaced."""
+
+    last: torch.Tensor
+
+    def __init__(self):
+        super().__init__()
+        with seeded(0):
+            self.one, self.two, self.three = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 1)
+        self.two.weight = self.one.weight
+        self.norm, self.dropout = nn.BatchNorm1d(4), nn.Dropout(0.3)
+        self.register_buffer("last", torch.zeros(()))
+
+    def forward(self, x):
+        h = self.dropout(self.norm(self.one(x)).relu())
+        self.last = 0.5 * self.last + h.detach().mean()
+        return self.three(self.two(h).relu())
+
+    def descend(self, out, stop=None, **changes):
+        def loss(iteration, generator):
+            x = torch.randn(8, 4, generator=generator)
+            value = (self(x) - x.sum(1, keepdim=True)).square().mean()
+            if iteration == stop:
+                raise Stopped
+            return value, 8
+
+        return train(self, loss, options(**{"iterations": 12, **changes}), out, recorded={}, progress=False)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_resumed_run_has_the_same_dropout_and_statistics(tmp_path, parts):
+    """Stopped in the middle of an iteration whose batch the statistics have seen; global state is not touched."""
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    whole = Mixed().descend(tmp_path / "whole", parts=parts)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(4)
+    with pytest.raises(Stopped):
+        Mixed().descend(tmp_path / "resumed", stop=7, parts=parts)
+    assert_same(Mixed().descend(tmp_path / "resumed", parts=parts).state_dict(), whole.state_dict())
+    assert_same(tensors(tmp_path / "resumed"), tensors(tmp_path / "whole"))
+    other = Mixed().descend(tmp_path / "other", seed=1, parts=parts)
+    assert not torch.equal(other.one.weight, whole.one.weight)
+
+
+def test_every_iteration_has_its_own_dropout(tmp_path):
+    masks, dropout = [], nn.Dropout(0.5)
+    weights = Weights()
+
+    def loss(iteration, generator):
+        masks.append(dropout(torch.ones(64)).tolist())
+        assert masks[-1] != dropout(torch.randn(64, generator=generator).sign().abs()).tolist()
+        return weights.moving.sum(), 1
+
+    train(weights, loss, options(iterations=3, parts=2), tmp_path, recorded={}, progress=False)
+    assert len({tuple(mask) for mask in masks}) == 6
+
+
+def test_buffers_of_the_average_are_the_modules(tmp_path):
+    module = Mixed()
+    average = module.descend(tmp_path)
+    assert module.norm.num_batches_tracked == 12
+    assert module.norm.running_mean.abs().max() > 0
+    for mean, value in zip(average.buffers(), module.buffers(), strict=True):
+        assert torch.equal(mean, value)
+        assert mean is not value
+    assert not torch.equal(average.one.weight, module.one.weight)
+
+
+def test_weights_that_are_tied_stay_so(tmp_path):
+    average = Mixed().descend(tmp_path)
+    assert average.one.weight is average.two.weight
+    saved = tensors(tmp_path)
+    assert torch.equal(saved["module.one.weight"], saved["module.two.weight"])
+    assert sum(name.endswith(".exp_avg") for name in saved) == len(list(average.parameters()))
+
+
+def test_parts_average_what_they_change_in_buffers(tmp_path):
+    """Each starts with the same statistics: which process does a part does not matter."""
+    module = Mixed()
+    module.descend(tmp_path, iterations=1, parts=3)
+    expected = []
+    for part in range(3):
+        alone = Mixed()
+        with seeded(0):
+            alone(torch.randn(8, 4, generator=generator_for("training", 0, 0, part)))
+        expected.append(alone.norm.running_mean)
+    torch.testing.assert_close(module.norm.running_mean, torch.stack(expected).mean(0))
+    assert module.norm.num_batches_tracked == 1
+
+
 # --- what is not finite ---------------------------------------------------------------------------------------------
 
 
@@ -355,7 +604,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, value, whole):
     ):
         run(tmp_path, wrap=poison(7, value))
     saved = tensors(tmp_path)
-    assert saved["iteration"] == 5
+    assert saved["iteration"] == 7
     assert all(value.isfinite().all() for value in saved.values())
     run(tmp_path)
     assert_same(tensors(tmp_path), tensors(whole[0]))
@@ -498,12 +747,15 @@ def test_gradients_of_processes_are_added_up(monkeypatch):
     one, two, three = (nn.Parameter(torch.ones(2, k + 1)) for k in range(3))
     one.grad, two.grad = torch.full((2, 1), 3.0), None
 
-    def other_process(tensor):  # has gradients of 5 of the second, none of the others, and a loss of 7
-        tensor += torch.cat([torch.tensor([0.0, 1.0, 0.0, 7.0]), torch.zeros(2), 5 * torch.ones(4), torch.zeros(6)])
+    def other_process(
+        tensor,
+    ):  # has gradients of 5 of the second, none of the others, says yes, no, and has a loss of 7
+        told = torch.tensor([0.0, 1.0, 0.0, 1.0, 0.0, 7.0])
+        tensor += torch.cat([told, torch.zeros(2), 5 * torch.ones(4), torch.zeros(6)])
 
     monkeypatch.setattr("sdesig._processes.add_up", other_process)
     value = torch.tensor(1.0)
-    _add_up_gradients([one, two, three], value)
+    assert _add_up_gradients([one, two, three], value, [False, False]) == [True, False]
     assert value == 8.0
     assert torch.equal(one.grad, torch.full((2, 1), 3.0))
     assert torch.equal(two.grad, torch.full((2, 2), 5.0))

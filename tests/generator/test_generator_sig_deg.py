@@ -1,5 +1,6 @@
 """The generator: one seed is one image, at all step counts the same path; files round trip, broken ones are refused."""
 
+import copy
 import json
 import math
 import subprocess
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from sdesig.convergence import fit_strong
 from sdesig.generator import MLP, NetworkDenoiser, PlainCell, Samples, SigDEG, SolverCell, StepGrid, UNet
@@ -377,6 +379,46 @@ def test_a_basis_that_is_not_orthogonal_is_refused(tmp_path):
     save_file(tensors, tmp_path / "weights.safetensors")
     with pytest.raises(ValueError, match="must be orthogonal"):
         SigDEG.load(tmp_path, denoiser=CIRCLE.denoise_y)
+
+
+def test_a_reference_is_proved_once(monkeypatch, tmp_path):
+    """When it is made and when it is loaded: not by an access, a sample, a copy or a move."""
+    generator = make(reference="pca")
+    proved, prove = [], GaussianReference.__init__
+
+    def counted(self, *arguments, **options):
+        if len(arguments) > 2 and arguments[2]:
+            proved.append(self)
+        prove(self, *arguments, **options)
+
+    monkeypatch.setattr(GaussianReference, "__init__", counted)
+    assert generator.reference is generator.reference
+    generator.sample(3, 4)
+    copy.deepcopy(generator).save(tmp_path)
+    moved = make(reference="pca").double()
+    proved.clear()
+    assert moved.reference.mean.dtype == moved.reference.basis[0].dtype == torch.float64
+    assert moved.reference.mean is moved.get_buffer("mean")
+    assert not proved
+    loaded = SigDEG.load(tmp_path, denoiser=CIRCLE.denoise_y)
+    proved.clear()
+    loaded.sample(3, 4)
+    assert not proved
+
+
+def test_weights_that_are_loaded_have_their_own_reference(tmp_path):
+    one, other = make(reference="pca"), make(reference="pca")
+    other.get_buffer("variance").mul_(2.0)
+    other.get_buffer("basis_0").mul_(-1.0)
+    assert torch.equal(REFERENCES["pca"].variance, torch.tensor([0.3, 0.9]))  # a generator has tensors of its own
+    nn.Sequential(one).load_state_dict(nn.Sequential(other).state_dict())
+    assert torch.equal(one.reference.variance, torch.tensor([0.6, 1.8]))
+    assert torch.equal(one.reference.basis[0], -TURN)
+    assert torch.equal(one.sde.clock.variance, one.reference.variance)
+    scalar, wider = make(), make()
+    wider.get_buffer("variance").mul_(2.0)
+    scalar.load_state_dict(wider.state_dict())
+    assert scalar.reference.variance == wider.get_buffer("variance") > 0
 
 
 def test_a_missing_folder_is_refused(tmp_path):

@@ -451,7 +451,7 @@ data.load_images(sys.argv[1], cache=sys.argv[2])
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("suffix", ["npy", "json"])
-def test_a_full_disk(folder, cache, suffix):
+def test_a_full_disk(folder, cache, suffix, monkeypatch):
     """The temporary file is a device without space: one error, no half files, and what was there stays valid."""
     other = load_images(folder, size=4, cache=cache)
     before = {*cache.iterdir()}
@@ -459,10 +459,17 @@ def test_a_full_disk(folder, cache, suffix):
     written = {*cache.iterdir()} - before
     for file in written:
         file.unlink()
-        if file.suffix == f".{suffix}":
-            (cache / f".{os.getpid()}-{file.name}").symlink_to("/dev/full")
-    with pytest.raises(OSError, match="disk full; complete files stay valid, nothing else is left: free space or name"):
-        load_images(folder, cache=cache)
+
+    def temporary(path):
+        name = path.with_name(f".temporary-{path.name}")
+        if path.suffix == f".{suffix}":
+            name.symlink_to("/dev/full")
+        return name
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sdesig._files._temporary", temporary)
+        with pytest.raises(OSError, match="disk full; complete files stay valid, nothing else is left: free space or"):
+            load_images(folder, cache=cache)
     assert not [file for file in cache.iterdir() if file.suffix == ".json" and file not in before]
     assert not [*cache.glob(".*")]
     np.testing.assert_array_equal(load_images(folder, size=4, cache=cache).pixels, other.pixels)

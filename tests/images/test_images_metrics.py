@@ -3,7 +3,6 @@
 import itertools
 import json
 import math
-import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -338,12 +337,13 @@ def test_damaged_reference_statistics_are_made_again(tmp_path, pattern, damage):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk(tmp_path):
-    reference_statistics(image_set(), EXTRACTOR, cache=tmp_path)
-    file = next(tmp_path.glob("*.safetensors"))
-    for path in [*tmp_path.iterdir()]:
-        path.unlink()
-    (tmp_path / f".{os.getpid()}-{file.name}").symlink_to("/dev/full")
+def test_a_full_disk(tmp_path, monkeypatch):
+    def temporary(path):
+        name = path.with_name(f".temporary-{path.name}")
+        name.symlink_to("/dev/full")
+        return name
+
+    monkeypatch.setattr("sdesig._files._temporary", temporary)
     with pytest.raises(OSError, match="disk full; complete files stay valid"):
         reference_statistics(image_set(), EXTRACTOR, cache=tmp_path)
     assert not [*tmp_path.iterdir()]

@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy import fft
 
+from sdesig import digits
 from sdesig.sde.reference import GaussianReference
 
 F64 = torch.float64
@@ -86,3 +87,34 @@ def test_float32_images_keep_their_dtype():
 def test_only_images_have_a_spectrum(shape):
     with pytest.raises(ValueError, match=r"data must be images, \(n, \[channels,\] height, width\), for 'dct'; got"):
         GaussianReference.fit(normal(*shape), "dct")
+
+
+def turned(dim, dtype=F64):
+    """An orthogonal matrix."""
+    return torch.linalg.qr(normal(dim, dim, seed=3))[0].to(dtype)
+
+
+@pytest.mark.parametrize("made", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("now", [torch.float32, torch.float64])
+def test_a_basis_is_orthogonal_to_the_precision_that_it_was_made_in(made, now):
+    """A matrix of 64 numbers squared is off by its rounding, which a wider dtype does not take back."""
+    basis = turned(64, made).to(now)
+    assert torch.equal(GaussianReference(0.0, 1.0, basis).basis[0], basis)
+
+
+def test_the_shipped_basis_as_float64():
+    shipped = digits.reference("pca")
+    wide = GaussianReference(shipped.mean.double(), shipped.variance.double(), [b.double() for b in shipped.basis])
+    assert wide.basis[0].dtype == F64
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, F64])
+@pytest.mark.parametrize("dim", [2, 64])
+def test_a_basis_that_is_not_orthogonal_is_refused_in_every_dtype(dtype, dim):
+    """Off by .1 and by a factor of 1.5, which all dtypes can tell; in float64 also by 1e-6."""
+    sheared, scaled, nearly = (torch.eye(dim, dtype=F64) for _ in range(3))
+    sheared[0, 1], scaled[1, 1], nearly[0, 1] = 0.1, 1.5, 1e-6
+    matrices = [turned(dim) @ sheared, sheared, scaled] + ([turned(dim) @ nearly] if dtype == F64 else [])
+    for matrix in matrices:
+        with pytest.raises(ValueError, match=r"basis\[0\] must be orthogonal"):
+            GaussianReference(0.0, 1.0, matrix.to(dtype))
