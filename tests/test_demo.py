@@ -18,8 +18,9 @@ from sdesig.distillation.evaluation import Comparison
 from sdesig.generator import SigDEG
 
 KEYS = {
-    *("method", "depth", "steps", "nfe", "pathwise_rmse", "pathwise_rmse_se", "pathwise_median", "floor"),
-    *("seconds_per_1000", "n", "frechet_distance", "frechet_distance_pixels"),
+    *("method", "depth", "steps", "nfe", "pathwise_rmse", "pathwise_rmse_se", "pathwise_rmse_low"),
+    *("pathwise_rmse_high", "pathwise_median", "seeds_apart", "floor", "seconds_per_1000", "n"),
+    *("frechet_distance", "frechet_distance_se", "frechet_distance_pixels", "frechet_distance_pixels_se"),
 }
 FILES = ("report.json", "report.md", "errors.png", "methods.png", "steps.png")
 EULER, DDIM = "Euler = SDE-DPM-Solver++(1)", "DDIM"
@@ -28,7 +29,8 @@ TRAINING_FREE = (
     *("SDE-DPM-Solver++(2M)", "path-average", "path-average, reference"),
     "path-average, reference, chosen grid",
 )
-METHODS = (EULER, DDIM, *TRAINING_FREE, "plain Sig-DEG, depth 2 (shipped)", *FLOORED)
+FLOWS = (DDIM, "DPM-Solver++(2M)", "UniPC")
+METHODS = (EULER, DDIM, *TRAINING_FREE, *FLOWS[1:], "plain Sig-DEG, depth 2 (shipped)", *FLOORED)
 
 
 def untrained(name):
@@ -75,15 +77,17 @@ def test_every_method_has_its_steps(made):
 
 
 def test_values_are_numbers_or_missing(made):
-    """DDIM has another limit: no pathwise error. Floors are of generators with the reference."""
+    """Flows have another limit: no pathwise error. Floors are of generators with the reference."""
     for row in made[2]["rows"]:
         assert row["nfe"] == row["steps"]
         assert row["n"] == 70
-        for key in ("frechet_distance", "frechet_distance_pixels", "seconds_per_1000"):
-            assert row[key] > 0
+        for key in ("frechet_distance", "frechet_distance_pixels"):
+            assert row[key] > row[f"{key}_se"] > 0
             assert math.isfinite(row[key])
+        assert row["seconds_per_1000"] > 0
+        assert (row["seeds_apart"] is None) == (row["method"] in FLOWS)
         for key in ("pathwise_rmse", "pathwise_rmse_se", "pathwise_median"):
-            assert (row[key] is None) == (row["method"] == DDIM)
+            assert (row[key] is None) == (row["method"] in FLOWS)
             assert row[key] is None or 0 < row[key] < 10
         assert (row["floor"] is not None) == (row["method"] in FLOORED)
         assert row["depth"] == (2 if row["method"].startswith("plain") else FLOORED.get(row["method"]))

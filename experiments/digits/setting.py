@@ -39,12 +39,12 @@ class Run:
 FULL = DistillOptions(
     steps=(4, 16),
     teacher=TeacherOptions(steps=64, cells=32),
-    training=TrainingOptions(iterations=4000, learning_rate=2e-3),
+    training=TrainingOptions(iterations=4000, learning_rate=2e-3, warmup=200),
 )
 PAPER = DistillOptions(
     steps=(16, 100),
     teacher=TeacherOptions(scheme="euler", steps=1000, cells=100),
-    training=TrainingOptions(iterations=1500, learning_rate=1e-3),
+    training=TrainingOptions(iterations=1500, learning_rate=1e-3, warmup=200),
 )
 """The plain cell on Euler's scheme with 1000 steps, for 16 to 100 steps."""
 SHORT = replace(FULL, paths=8192, training=replace(FULL.training, iterations=200, ema=0.98, warmup=40))

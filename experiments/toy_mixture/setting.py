@@ -33,7 +33,7 @@ def student(depth: int) -> SigDEG:
 
 def options(depth: int, iterations: int | None = None) -> DistillOptions:
     """How the student of a depth is distilled: up to half an hour on one core."""
-    training = TrainingOptions(iterations=iterations or ITERATIONS[depth], learning_rate=2e-3)
+    training = TrainingOptions(iterations=iterations or ITERATIONS[depth], learning_rate=2e-3, warmup=200)
     return DistillOptions(steps=(4, 16), evaluations=4096, teacher=TEACHER, training=training)
 
 

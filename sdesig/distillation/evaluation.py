@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ from sdesig.solvers import DPMSolver1, DPMSolver2M, PathAverage, Scheme
 from sdesig.solvers.driver import chunks
 
 TIMED = 500
+APART = 0.5
+"""Standard deviations beyond which a seed ends apart from its converged path: about a third of the distance between
+independent samples, and in a mixture of eight separate modes most of that between neighbours."""
 
 
 class Sampler(NamedTuple):
@@ -47,11 +50,41 @@ class Sampler(NamedTuple):
     depth: int | None = None
     grid: StepGrid = StepGrid()
 
+    @property
+    def evaluations(self) -> int:
+        """Of the network per step."""
+        return 1
+
     def errors(self, samples: Tensor, converged: Tensor) -> Tensor | None:
         """|x - x_ref|/sqrt(d) per seed, (n,); None at eta = 0."""
         if self.eta != 1.0:
             return None
         return (samples - converged).flatten(1).norm(dim=1) / math.sqrt(converged[0].numel())
+
+
+@dataclass(frozen=True)
+class OtherSampler:
+    """A sampler that does not follow the paths of a comparison, and so has no pathwise error.
+
+    Attributes:
+        name: for tables and figures.
+        draw: (y, steps) -> samples x, (batch, *event). y, (batch, *event), is the canonical state at the first SNR,
+            from which all samplers of the comparison start. What else is random must depend on y alone.
+        evaluations: of the network per step.
+    """
+
+    name: str
+    draw: Callable[[Tensor, int], Tensor]
+    evaluations: int = 1
+    depth: ClassVar[None] = None
+    referenced: ClassVar[bool] = False
+    grid: ClassVar[StepGrid] = StepGrid()
+
+    def errors(self, samples: Tensor, converged: Tensor) -> None:
+        """There are none."""
+
+
+AnySampler = Sampler | OtherSampler
 
 
 def baselines(grid: StepGrid | None = None) -> list[Sampler]:
@@ -82,18 +115,32 @@ class Outcome:
         samples: x = y/tau at the last SNR, (n, *event).
         errors: |x - x_ref|/sqrt(d) per seed, (n,), against the converged path of the seed; None at eta = 0.
         seconds_per_1000: of sampling 1000 seeds, the drawing of the path included.
+        seeds_apart: share of the seeds whose error is more than `APART` standard deviations of the converged samples,
+            per coordinate: where the mean square says how far off samples are, this says how many are others. Two
+            independent samples are sqrt(2) standard deviations apart, root mean square. None at eta = 0.
     """
 
-    sampler: Sampler
+    sampler: AnySampler
     steps: int
     samples: Tensor
     errors: Tensor | None
     seconds_per_1000: float = math.nan
+    seeds_apart: float | None = None
 
     @property
     def rmse(self) -> tuple[float, float]:
         """sqrt(E |x - x_ref|^2 / d) and its standard error; NaN at eta = 0."""
         return (math.nan, math.nan) if self.errors is None else root_mean_square(self.errors)
+
+
+def standard_deviation(samples: Tensor) -> float:
+    """Of samples (n, *event), per coordinate: root mean square over the coordinates; NaN for one sample."""
+    return samples.flatten(1).double().var(0).mean().sqrt().item() if len(samples) > 1 else math.nan
+
+
+def share_apart(errors: Tensor | None, spread: float) -> float | None:
+    """Share of errors, (n,), beyond `APART` times a standard deviation; None without errors or a standard deviation."""
+    return None if errors is None or math.isnan(spread) else (errors > APART * spread).double().mean().item()
 
 
 @dataclass
@@ -141,7 +188,7 @@ class Comparison:
     @torch.no_grad()
     def run(
         self,
-        plan: Sequence[tuple[Sampler, Sequence[int]]],
+        plan: Sequence[tuple[AnySampler, Sequence[int]]],
         seeds: Sequence[int],
         progress: Callable[[int], None] | None = None,
     ) -> tuple[Tensor, list[Outcome]]:
@@ -167,17 +214,18 @@ class Comparison:
             if progress is not None:
                 progress(min(len(seeds), first + self.batch))
         converged, *sets = map(torch.cat, made)
-        return converged, [
-            Outcome(sampler, steps, samples, sampler.errors(samples, converged), self.seconds_per_1000(sampler, steps))
-            for (sampler, steps), samples in zip(pairs, sets, strict=True)
-        ]
+        spread, outcomes = standard_deviation(converged), []
+        for (sampler, steps), samples in zip(pairs, sets, strict=True):
+            errors, seconds = sampler.errors(samples, converged), self.seconds_per_1000(sampler, steps)
+            outcomes.append(Outcome(sampler, steps, samples, errors, seconds, share_apart(errors, spread)))
+        return converged, outcomes
 
     @property
     def truth(self) -> tuple[Sampler, int]:
         """What gives the converged samples, and in how many steps."""
         return Sampler("converged path", PathAverage(), referenced=True), self.truth_steps
 
-    def check(self, plan: Sequence[tuple[Sampler, Sequence[int]]]) -> None:
+    def check(self, plan: Sequence[tuple[AnySampler, Sequence[int]]]) -> None:
         """Raise ValueError for two samplers of one name, more steps than the cells or a sampler's grid allow."""
         names = [sampler.name for sampler, _ in plan]
         if len({*names}) < len(names):
@@ -185,41 +233,59 @@ class Comparison:
         path = self._path([0])
         for sampler, counts in plan:
             for steps in counts:
-                check_integer("steps", steps, 1, 2**self.levels)
-                sampler.grid.times(path, steps)
+                on_path = isinstance(sampler, Sampler)
+                check_integer("steps", steps, 1, 2**self.levels if on_path else None)
+                if on_path:
+                    sampler.grid.times(path, steps)
 
     @torch.no_grad()
-    def follow(self, pairs: Sequence[tuple[Sampler, int]], seeds: Sequence[int]) -> list[Tensor]:
-        """Samples x, (n, *event), of samplers in a number of steps each, of one batch of seeds: see `run_along`.
+    def follow(self, pairs: Sequence[tuple[AnySampler, int]], seeds: Sequence[int]) -> list[Tensor]:
+        """Samples x, (n, *event), of samplers in a number of steps each, of one batch of seeds.
 
-        The teacher and the generators are in evaluation mode meanwhile.
+        Those on the paths go along them together: see `run_along`. The teacher and the generators are in evaluation
+        mode meanwhile.
+
+        Raises:
+            ValueError: an `OtherSampler` that draws another shape.
         """
         path, y = self._path(seeds), self.start(seeds)
         times = path.grid(2**self.levels)
         runs = []
         for sampler, count in pairs:
+            if not isinstance(sampler, Sampler):
+                continue
             sde = self._sde(sampler.referenced, sampler.eta)
             ends = np.rint(sampler.grid.positions(count) * (len(times) - 1)).astype(int).tolist()
             # the canonical y of another eta is tau^((eta^2 - 1)/2) times that of eta = 1
             own = y * times[0].item() ** ((sampler.eta**2 - 1) / 2)
             state = sde.reference.to_reference(own, times[0], sampler.eta)[0]
             runs.append(Run(sampler.scheme, sde, state, times, ends, sampler.referenced))
-        with evaluating(self.teacher, *(sampler.scheme for sampler, _ in pairs)):
-            run_along(path, self.reference, runs)
-        return [run.noisy_data for run in runs]
+        if runs:
+            with evaluating(self.teacher, *(run.scheme for run in runs)):
+                run_along(path, self.reference, runs)
+        followed = iter(runs)
+        return [
+            next(followed).noisy_data if isinstance(sampler, Sampler) else self._drawn(sampler, count, y)
+            for sampler, count in pairs
+        ]
+
+    def _drawn(self, sampler: OtherSampler, steps: int, y: Tensor) -> Tensor:
+        with evaluating(sampler.draw):
+            samples = sampler.draw(y, steps)
+        if samples.shape != y.shape:
+            raise ValueError(
+                f"{sampler.name} must draw samples of shape {tuple(y.shape)}; it drew {tuple(samples.shape)}"
+            )
+        return samples
 
     def start(self, seeds: Sequence[int]) -> Tensor:
         """The canonical y at the first SNR of seeds, from which all samplers start, (n, *event)."""
         path = self._path(seeds)
         return self.reference.from_reference(self._sde(True, 1.0).start(path.initial_noise(), path.t0), path.t0)
 
-    def seconds_per_1000(self, sampler: Sampler, steps: int) -> float:
-        """Of a whole sampling in seeds mode: path, steps and solver."""
-        return self.time_per_1000(lambda seeds: self._sampled(sampler, steps, seeds), steps)
-
     @torch.no_grad()
-    def time_per_1000(self, draw: Callable[[range], Tensor], steps: int) -> float:
-        """Seconds per 1000 of what draws the samples of seeds in a number of steps.
+    def seconds_per_1000(self, sampler: AnySampler, steps: int) -> float:
+        """Of a whole sampling in seeds mode: path, steps and solver.
 
         On the CPU from 500 seeds, or fewer where steps or coordinates are many; elsewhere from a batch, as few seeds
         would leave a GPU idle, and after a call that is not timed.
@@ -229,13 +295,15 @@ class Comparison:
             seeds = range(min(at_once, max(50, min(TIMED, TIMED * 32 // steps))))
         else:
             seeds = range(self.batch)
-            draw(seeds).cpu()
+            self._sampled(sampler, steps, seeds).cpu()
         started = time.perf_counter()
-        draw(seeds).cpu()  # waits for an accelerator
+        self._sampled(sampler, steps, seeds).cpu()  # waits for an accelerator
         return (time.perf_counter() - started) * 1000 / len(seeds)
 
-    def _sampled(self, sampler: Sampler, steps: int, seeds: Sequence[int]) -> Tensor:
+    def _sampled(self, sampler: AnySampler, steps: int, seeds: Sequence[int]) -> Tensor:
         """x of a sampler alone, of whose path no more is drawn than it needs."""
+        if not isinstance(sampler, Sampler):
+            return self._drawn(sampler, steps, self.start(seeds))
         sde = self._sde(sampler.referenced, sampler.eta)
         path = self._path(seeds, None if sampler.eta == 0.0 else sde)
         times = sampler.grid.times(path, steps)

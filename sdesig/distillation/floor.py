@@ -13,7 +13,7 @@ from torch import Tensor
 from sdesig._checks import check_integer
 from sdesig._random import generator_for
 from sdesig.distillation.paths import TeacherOptions, draw_signature, snr_times, teacher_scheme, teacher_states
-from sdesig.distillation.statistics import root_mean_square
+from sdesig.distillation.statistics import root_mean_square, root_mean_square_interval
 from sdesig.generator.grid import StepGrid
 from sdesig.sde.canonical_sde import CanonicalSDE
 from sdesig.signature import legendre
@@ -50,14 +50,17 @@ class Floor:
         return (self.depth, self.steps, tuple(self.quantiles)) == (depth, steps, tuple(grid.quantiles))
 
     def ratio(self, errors: Tensor) -> tuple[float, float, float]:
-        """Root mean square of errors, (n,), over the floor, with a 95 % interval by the delta method.
+        """Root mean square of errors, (n,), over the floor, with a 95 % interval.
 
-        The errors must be of other paths than the floor.
+        The errors must be of other paths than the floor. Their interval, `root_mean_square_interval`, is widened by
+        the floor's standard error, both on the scale of logarithms; NaN where too few errors carry the mean square.
         """
-        rmse, error = root_mean_square(errors)
+        rmse, _ = root_mean_square(errors)
         ratio = rmse / self.rmse
-        half = 1.96 * ratio * math.hypot(error / rmse, self.standard_error / self.rmse)
-        return ratio, ratio - half, ratio + half
+        low, high = root_mean_square_interval(errors) or (math.nan, math.nan)
+        of_floor = 1.96 * self.standard_error / self.rmse
+        down = math.hypot(math.log(rmse / low), of_floor) if low > 0 else math.nan
+        return ratio, ratio * math.exp(-down), ratio * math.exp(math.hypot(math.log(high / rmse), of_floor))
 
 
 @torch.no_grad()

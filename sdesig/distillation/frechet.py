@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -62,6 +63,35 @@ class FeatureStatistics:
     def _root(self) -> Tensor:
         values, vectors = torch.linalg.eigh(self.covariance)
         return vectors * values.clamp(min=0).sqrt() @ vectors.T
+
+    def transport(self, covariance: Tensor) -> Tensor:
+        """T with T C T = this covariance, for a covariance C: the map that is optimal between the two, (k, k).
+
+        Where C is singular it vanishes.
+        """
+        values, vectors = torch.linalg.eigh(self._root @ covariance @ self._root)
+        least = values.amax().clamp(min=0) * len(values) * torch.finfo(values.dtype).eps
+        root = self._root @ vectors
+        return root * torch.where(values > least, values, math.inf).rsqrt() @ root.T
+
+
+def frechet_distance(features: Tensor, real: FeatureStatistics) -> Estimate:
+    """The Frechet distance of features, (n, k), to real ones, and its standard error over the samples.
+
+    The standard error is that of the infinitesimal jackknife (Efron 1982, section 6): the distance moves with a sample
+    x by psi(x) = 2 (m - m') (x - m) + (x - m)^T (1 - T) (x - m) + constant, T = `transport`, and its standard error is
+    that of a mean of psi. As the bootstrap's it errs to the safe side: 1.0 to 1.5 times the spread of independent
+    repeats, most where n is not much larger than k or the distance is all bias. The bias, O(1/n), is not in it. `real`
+    counts as exact: all rows of a table share it.
+
+    Raises:
+        ValueError: see `FeatureStatistics.of`.
+    """
+    own = FeatureStatistics.of(features)
+    centred = features.double().cpu() - own.mean
+    curvature = torch.eye(len(own.mean), dtype=torch.float64) - real.transport(own.covariance)
+    influence = 2 * centred @ (own.mean - real.mean) + ((centred @ curvature) * centred).sum(1)
+    return Estimate(real.distance(own), influence.std().item() / len(features) ** 0.5, len(features))
 
 
 class FeatureSums:

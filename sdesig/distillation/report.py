@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,21 +14,30 @@ from sdesig._evaluating import evaluating
 from sdesig._files import replacing
 from sdesig.distillation.evaluation import Outcome
 from sdesig.distillation.floor import Floor
-from sdesig.distillation.frechet import FeatureStatistics
-from sdesig.distillation.statistics import root_mean_square
+from sdesig.distillation.frechet import FeatureStatistics, frechet_distance
+from sdesig.distillation.statistics import root_mean_square, root_mean_square_interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Row = dict[str, Any]
 Features = Mapping[str, Callable[[Tensor], Tensor]]
+INTERVALS = (
+    "Pathwise RMSE: with an interval of 95 % that holds for heavy tails, (?) where fewer than 20 seeds carry most of "
+    "it. Seeds apart: the share that ends farther from its converged path than half the standard deviation of the "
+    "samples, per coordinate (two independent samples are 1.4 of them apart)."
+)
+"""What tables of `report_rows` say of these columns."""
+FRECHET = "+- is one standard error, over the seeds; the bias, which falls like 1/n, is not in it."
+"""What they say of Frechet distances."""
 
 
 def report_rows(
     outcomes: Sequence[Outcome], *, floors: Sequence[Floor] = (), features: Features | None = None, real: Tensor | None
 ) -> list[Row]:
-    """One row per outcome: method, depth, steps, nfe, pathwise_rmse, pathwise_rmse_se, pathwise_median, floor,
-    seconds_per_1000, n, and the Frechet distances.
+    """One row per outcome: method, depth, steps, nfe, pathwise_rmse, its standard error _se and 95 % interval, _low to
+    _high (None where too few seeds carry it), pathwise_median, seeds_apart (see `Outcome`), floor, seconds_per_1000, n,
+    and the Frechet distances with standard errors _se.
 
     Args:
         floors: in the clock of the reference; a generator with that reference gets that of its depth, steps and grid.
@@ -50,15 +60,17 @@ def report_rows(
             sampler.name,
             outcome.steps,
             outcome.errors,
+            seeds_apart=outcome.seeds_apart,
             n=len(outcome.samples),
             depth=sampler.depth,
             floor=floor,
             seconds_per_1000=outcome.seconds_per_1000,
         )
+        row["nfe"] = sampler.evaluations * outcome.steps
         for k, (name, real_statistics) in enumerate(statistics.items()):
+            key = "frechet_distance" if k == 0 else f"frechet_distance_{name}"
             with evaluating(known[name]):
-                distance = real_statistics.distance(FeatureStatistics.of(known[name](outcome.samples)))
-            row["frechet_distance" if k == 0 else f"frechet_distance_{name}"] = distance
+                row[key], row[f"{key}_se"], _ = frechet_distance(known[name](outcome.samples), real_statistics)
         rows.append(row)
     return rows
 
@@ -68,6 +80,7 @@ def row_of(
     steps: int,
     errors: Tensor | None,
     *,
+    seeds_apart: float | None,
     n: int,
     depth: int | None,
     floor: Floor | None,
@@ -75,6 +88,7 @@ def row_of(
 ) -> Row:
     """A row of `report_rows` without Frechet distances, from the errors of the seeds, (n,), if there are any."""
     rmse, error = (None, None) if errors is None else root_mean_square(errors)
+    low, high = (None if errors is None else root_mean_square_interval(errors)) or (None, None)
     return {
         "method": method,
         "depth": depth,
@@ -82,7 +96,10 @@ def row_of(
         "nfe": steps,
         "pathwise_rmse": rmse,
         "pathwise_rmse_se": error,
+        "pathwise_rmse_low": low,
+        "pathwise_rmse_high": high,
         "pathwise_median": None if errors is None else errors.median().item(),
+        "seeds_apart": seeds_apart,
         "floor": None if floor is None else floor.rmse,
         "seconds_per_1000": seconds_per_1000,
         "n": n,
@@ -90,16 +107,7 @@ def row_of(
 
 
 def markdown_table(rows: Sequence[Row], columns: Mapping[str, str]) -> str:
-    """A Markdown table of some columns, {key: title}; errors as value +- standard error, missing values as a dash."""
-
-    def cell(row: Row, key: str) -> str:
-        value = row.get(key)
-        if value is None:
-            return "-"
-        if key == "pathwise_rmse":
-            return f"{value:.4f} +- {row['pathwise_rmse_se']:.4f}"
-        return f"{value:.3g}" if isinstance(value, float) else str(value)
-
+    """A Markdown table of some columns, {key: title}: see `cell`."""
     lines = [list(columns.values()), *[[cell(row, key) for key in columns] for row in rows]]
     widths = [max(len(line[k]) for line in lines) for k in range(len(columns))]
     text = [
@@ -110,8 +118,33 @@ def markdown_table(rows: Sequence[Row], columns: Mapping[str, str]) -> str:
     return "\n".join(text) + "\n"
 
 
+def cell(row: Row, key: str, digits: int = 4) -> str:
+    """A value as tables have it, a dash for a missing one.
+
+    A pathwise error has `digits` digits and its interval, where the row has one: (?) for too few seeds; otherwise +- a
+    standard error. Any other value whose standard error is in the row, under key_se, has it, to two digits.
+    """
+    value = row.get(key)
+    if value is None:
+        return "-"
+    if key == "pathwise_rmse":
+        if "pathwise_rmse_low" not in row:
+            return f"{value:.{digits}f} +- {row['pathwise_rmse_se']:.{digits}f}"
+        low, high = row["pathwise_rmse_low"], row["pathwise_rmse_high"]
+        return f"{value:.{digits}f} " + ("(?)" if low is None else f"({low:.{digits}f} - {high:.{digits}f})")
+    if key == "seeds_apart":
+        return f"{100 * value:.1f} %"
+    if not isinstance(value, float):
+        return str(value)
+    error = row.get(f"{key}_se")
+    if not error:
+        return f"{value:.3g}"
+    decimals = max(0, 1 - math.floor(math.log10(error)))
+    return f"{value:.{decimals}f} +- {error:.{decimals}f}"
+
+
 def error_figure(rows: Sequence[Row], floors: Sequence[Floor] = (), *, most_steps: int | None = None) -> Figure:
-    """Pathwise error against evaluations, one line per method, the floors dashed."""
+    """Pathwise error against evaluations with 95 % intervals, one line per method, the floors dashed."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5.2), layout="constrained")
@@ -119,13 +152,13 @@ def error_figure(rows: Sequence[Row], floors: Sequence[Floor] = (), *, most_step
     colours: dict[int, str] = {}
     for method in dict.fromkeys(row["method"] for row in rows):
         points = [
-            (row["nfe"], row["pathwise_rmse"], row["pathwise_rmse_se"])
+            (row["nfe"], row["pathwise_rmse"], *_bars(row))
             for row in rows
             if row["method"] == method and row["pathwise_rmse"] and (most_steps is None or row["nfe"] <= most_steps)
         ]
         if points:
-            nfe, values, errors = zip(*points, strict=True)
-            line = axis.errorbar(nfe, values, yerr=[1.96 * e for e in errors], fmt="o-", ms=4, capsize=2, label=method)
+            nfe, values, *bars = zip(*points, strict=True)
+            line = axis.errorbar(nfe, values, yerr=bars, fmt="o-", ms=4, capsize=2, label=method)
             depth = next(row["depth"] for row in rows if row["method"] == method)
             if depth is not None:
                 colours[depth] = line[0].get_color()  # of the last: plain cells come first
@@ -141,6 +174,13 @@ def error_figure(rows: Sequence[Row], floors: Sequence[Floor] = (), *, most_step
     axis.grid(alpha=0.3)
     axis.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
+
+
+def _bars(row: Row) -> tuple[float, float]:
+    """Lengths below and above; of a standard error where there is no interval."""
+    value, half = row["pathwise_rmse"], 1.96 * row["pathwise_rmse_se"]
+    low, high = row.get("pathwise_rmse_low"), row.get("pathwise_rmse_high")
+    return (half, half) if low is None or high is None else (value - low, high - value)
 
 
 def image_figure(lines: Sequence[tuple[str, Tensor]], *, title: str = "") -> Figure:

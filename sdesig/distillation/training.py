@@ -46,8 +46,8 @@ class TrainingOptions:
     """Of AdamW, at its peak; cosine decay to zero."""
     weight_decay: float = 0.0
     """Of AdamW; of weights that start at zero, as a student's do, it is a pull to the teacher."""
-    warmup: int = 200
-    """Iterations of linear warm-up."""
+    warmup: int | None = None
+    """Iterations of linear warm-up; None: a tenth of them all, 200 at most."""
     ema: float = 0.999
     """Decay of the moving average of the weights, which is the result; less in the first iterations."""
     clip: float = 1.0
@@ -67,7 +67,8 @@ class TrainingOptions:
         check_integer("iterations", self.iterations, 1)
         check_real("learning_rate", self.learning_rate, minimum=0.0, strict=True)
         check_real("weight_decay", self.weight_decay, minimum=0.0)
-        check_integer("warmup", self.warmup, 0)
+        if self.warmup is not None:
+            check_integer("warmup", self.warmup, 0)
         if not check_real("ema", self.ema, minimum=0.0) < 1:
             raise ValueError(f"ema must be in [0, 1); got {self.ema}")
         check_real("clip", self.clip, minimum=0.0, strict=True)
@@ -75,6 +76,11 @@ class TrainingOptions:
         check_integer("parts", self.parts, 1)
         check_integer("checkpoint_every", self.checkpoint_every, 1)
         check_choice("precision", self.precision, ("float32", "bfloat16"))
+
+    @property
+    def warmup_iterations(self) -> int:
+        """`warmup`, or its default."""
+        return min(200, self.iterations // 10) if self.warmup is None else self.warmup
 
 
 def train(
@@ -187,9 +193,10 @@ def train(
 
 def _schedule(iteration: int, options: TrainingOptions) -> float:
     """Linear warm-up, then half a cosine down to zero."""
-    if iteration < options.warmup:
-        return (iteration + 1) / options.warmup
-    done = (iteration - options.warmup) / max(1, options.iterations - options.warmup)
+    warmup = options.warmup_iterations
+    if iteration < warmup:
+        return (iteration + 1) / warmup
+    done = (iteration - warmup) / max(1, options.iterations - warmup)
     return (1 + math.cos(math.pi * done)) / 2
 
 

@@ -15,9 +15,9 @@ from sdesig._checks import check_integer
 from sdesig._random import generator_for
 from sdesig.distillation.frechet import (
     Estimate,
-    FeatureStatistics,
     extrapolated_distance,
     fewest_for_extrapolation,
+    frechet_distance,
 )
 from sdesig.images.features import FeatureExtractor, PerceptualDistance
 from sdesig.images.reference_statistics import ReferenceStatistics
@@ -82,7 +82,7 @@ def measure_samples(
     n, fewer = len(features), min(len(features), len(reference.features))
     frechet = extractor.frechet_name
     numbers: list[tuple[str, float, float | None, int]] = [
-        (frechet, reference.statistics.distance(FeatureStatistics.of(features)), None, n)
+        (frechet, *frechet_distance(features, reference.statistics)),
     ]
     if n >= fewest_for_extrapolation(features.shape[1]):
         limit = extrapolated_distance(features, reference.statistics)

@@ -14,16 +14,15 @@ from tqdm import tqdm
 from sdesig import _processes as processes
 from sdesig._checks import check_integer
 from sdesig._files import read_json, replacing, write_json
-from sdesig.distillation.evaluation import Comparison, Sampler
+from sdesig.distillation.evaluation import Comparison, OtherSampler
 from sdesig.distillation.floor import Floor, information_floor
 from sdesig.distillation.paths import TeacherOptions
 from sdesig.distillation.report import Row, error_figure, image_figure, markdown_table, row_of, save_figure
-from sdesig.generator.grid import StepGrid
 from sdesig.images.features import FeatureExtractor, PerceptualDistance
 from sdesig.images.metrics import Measured, measure_pairs, measure_samples
 from sdesig.images.pixels import ImageSet, pixel_digest, to_floats
 from sdesig.images.reference_statistics import ReferenceStatistics, reference_statistics
-from sdesig.images.sampling import Method, OtherSampler, SampleFiles
+from sdesig.images.sampling import Method, SampleFiles
 from sdesig.sde.canonical_sde import CanonicalSDE
 
 if TYPE_CHECKING:
@@ -145,7 +144,7 @@ def _floors(comparison: Comparison, methods: Sequence[Method], groups: int, file
         (method.sampler.depth, steps, method.sampler.grid)
         for method in methods
         for steps in method.steps
-        if groups and isinstance(method.sampler, Sampler) and method.sampler.depth and method.sampler.referenced
+        if groups and method.sampler.depth and method.sampler.referenced
     }
     for depth, steps, grid in sorted(wanted, key=lambda key: (key[0], key[1], key[2].quantiles)):
         key = f"depth {depth}, {steps} steps, {groups} groups, quantiles {list(grid.quantiles)}"
@@ -194,21 +193,20 @@ def _row(
     samples: SampleFiles, method: Method, steps: int, floors: Sequence[Floor], measured: Sequence[Measured]
 ) -> Row:
     sampler = method.sampler
-    depth, per_step = (sampler.depth, 1) if isinstance(sampler, Sampler) else (None, sampler.evaluations)
-    grid = sampler.grid if isinstance(sampler, Sampler) else StepGrid()
-    matching = (floor for floor in floors if floor.is_of(depth, steps, grid))
+    matching = (floor for floor in floors if floor.is_of(sampler.depth, steps, sampler.grid))
     row = row_of(
         method.name,
         steps,
         samples.errors(method, steps),
+        seeds_apart=samples.seeds_apart(method, steps),
         n=len(samples.seeds),
-        depth=depth,
-        floor=next(matching, None) if isinstance(sampler, Sampler) and sampler.referenced else None,
+        depth=sampler.depth,
+        floor=next(matching, None) if sampler.referenced else None,
         seconds_per_1000=samples.seconds_per_1000(method, steps),
     )
     return {
         **row,
-        "nfe": per_step * steps,
+        "nfe": sampler.evaluations * steps,
         "digest": method.digest,
         "measured": [asdict(number) for number in measured],
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,32 +15,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sdesig import _processes as processes
-from sdesig._checks import check_integer
 from sdesig._evaluating import evaluating
 from sdesig._files import read_json, read_tensors, record_options, write_json, write_tensors
-from sdesig.distillation.evaluation import Comparison, Sampler
+from sdesig.distillation.evaluation import AnySampler, Comparison, Sampler, share_apart, standard_deviation
 from sdesig.distillation.reference import reference_digest
 from sdesig.generator.grid import StepGrid
 from sdesig.images.caching import naming_a_full_disk
 from sdesig.images.features import FeatureExtractor, PerceptualDistance, extract
 from sdesig.images.metrics import pair_distances
 from sdesig.images.pixels import to_uint8
-
-
-@dataclass(frozen=True)
-class OtherSampler:
-    """A sampler that does not follow the paths of a comparison, and so has no pathwise error.
-
-    Attributes:
-        name: for tables and figures.
-        draw: (y, steps) -> samples x, (batch, *event). y, (batch, *event), is the canonical state at the first SNR,
-            from which all samplers of the comparison start. What else is random must depend on y alone.
-        evaluations: of the network per step.
-    """
-
-    name: str
-    draw: Callable[[Tensor, int], Tensor]
-    evaluations: int = 1
 
 
 @dataclass(frozen=True)
@@ -53,7 +37,7 @@ class Method:
         digest: of its weights, if they are its own. Samples that were made with others are made again.
     """
 
-    sampler: Sampler | OtherSampler
+    sampler: AnySampler
     steps: tuple[int, ...]
     ema: bool | None = None
     digest: str = ""
@@ -92,15 +76,12 @@ class SampleFiles:
         decode: Callable[[Tensor], Tensor] | None = None,
         recorded: Mapping[str, Any] | None = None,
     ) -> None:
-        comparison.check([(method.sampler, method.steps) for method in methods if isinstance(method.sampler, Sampler)])
+        comparison.check([(method.sampler, method.steps) for method in methods])
         truth, steps = comparison.truth
         self.truth = Method(truth, (steps,))
         names = [method.name for method in (self.truth, *methods)]
         if len({*names}) < len(names):
             raise ValueError(f"methods must have different names; got {names}")
-        for method in methods:
-            for count in method.steps:
-                check_integer("steps", count, 1)
         self.folder, self.comparison, self.methods, self.seeds = folder, comparison, tuple(methods), seeds
         self._decode = decode
         described = {
@@ -144,6 +125,14 @@ class SampleFiles:
             return None
         return self._read_all(f"{_key(method, steps)}/errors")
 
+    def seeds_apart(self, method: Method, steps: int) -> float | None:
+        """Share of the seeds that end apart from their converged paths: see `Outcome`."""
+        return share_apart(self.errors(method, steps), self._spread)
+
+    @cached_property
+    def _spread(self) -> float:
+        return standard_deviation(self._read_all("converged"))
+
     def features(self, extractor: FeatureExtractor, method: Method, steps: int) -> Tensor:
         """Features of the images, (n, k), on the CPU; kept, once they are computed."""
         name = f"{_key(method, steps)}/images"
@@ -168,15 +157,9 @@ class SampleFiles:
         with processes.first_one_first():
             known = read_json(file) if file.exists() else {}
             if key not in known:
-                known[key] = self._seconds(method.sampler, steps)
+                known[key] = self.comparison.seconds_per_1000(method.sampler, steps)
                 write_json(file, known)
         return known[key]
-
-    def _seconds(self, sampler: Sampler | OtherSampler, steps: int) -> float:
-        if isinstance(sampler, Sampler):
-            return self.comparison.seconds_per_1000(sampler, steps)
-        with evaluating(sampler.draw):
-            return self.comparison.time_per_1000(lambda seeds: sampler.draw(self.comparison.start(seeds), steps), steps)
 
     def _blocks(self) -> list[range]:
         batch = self.comparison.batch
@@ -190,7 +173,7 @@ class SampleFiles:
         missing = [(method, steps) for method, steps in self.pairs if f"{_key(method, steps)}/images" not in known]
         if not missing:
             return
-        samples = self._draw(missing, block)
+        samples = self.comparison.follow([(method.sampler, steps) for method, steps in missing], block)
         stale = tuple(f"{method.name}/{steps}/" for method, steps in missing)
         made = {name: value for name, value in known.items() if not name.startswith(stale)}
         if missing[0][0] is self.truth:
@@ -200,27 +183,11 @@ class SampleFiles:
             key = _key(method, steps)
             with evaluating(self._decode):
                 made[f"{key}/images"] = to_uint8(values if self._decode is None else self._decode(values))
-            errors = method.sampler.errors(values, converged) if isinstance(method.sampler, Sampler) else None
+            errors = method.sampler.errors(values, converged)
             if errors is not None:
                 made[f"{key}/errors"] = errors
         with naming_a_full_disk(self.folder):
             write_tensors(file, made)
-
-    def _draw(self, pairs: Sequence[tuple[Method, int]], block: range) -> list[Tensor]:
-        """Samples, (n, *event) each, of one block."""
-        on_path = [(method.sampler, steps) for method, steps in pairs if isinstance(method.sampler, Sampler)]
-        followed = iter(self.comparison.follow(on_path, block) if on_path else ())
-        samples = []
-        for method, steps in pairs:
-            if isinstance(method.sampler, Sampler):
-                samples.append(next(followed))
-                continue
-            with evaluating(method.sampler.draw):
-                samples.append(method.sampler.draw(self.comparison.start(block), steps))
-            wanted, found = (len(block), *self.comparison.event), tuple(samples[-1].shape)
-            if found != wanted:
-                raise ValueError(f"{method.name} must draw samples of shape {wanted}; it drew {found}")
-        return samples
 
     def _compared(
         self,

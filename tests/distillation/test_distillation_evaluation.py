@@ -9,7 +9,16 @@ import torch
 
 from sdesig.brownian import BrownianPath
 from sdesig.convergence import fit_strong
-from sdesig.distillation.evaluation import Comparison, Outcome, Sampler, baselines, generator_sampler
+from sdesig.distillation.evaluation import (
+    Comparison,
+    OtherSampler,
+    Outcome,
+    Sampler,
+    baselines,
+    generator_sampler,
+    share_apart,
+    standard_deviation,
+)
 from sdesig.distillation.reclock import reclock
 from sdesig.distillation.statistics import root_mean_square
 from sdesig.generator import MLP, SigDEG, StepGrid
@@ -238,17 +247,60 @@ def test_what_is_timed_is_what_is_compared(numbers, monkeypatch):
 
 
 def test_a_gpu_is_timed_on_a_batch_after_an_untimed_call(monkeypatch):
+    monkeypatch.undo()
     made, drawn = comparison(batch=40), []
+    other = OtherSampler("other", lambda y, steps: drawn.append(len(y)) or y)
+    made.seconds_per_1000(other, 1000)
+    made.seconds_per_1000(other, 2)
+    assert drawn == [50, 500]
+    monkeypatch.setattr(Comparison, "_device", property(lambda self: FakeCUDA()))
+    monkeypatch.setattr(Comparison, "start", lambda self, seeds: torch.zeros(len(seeds), 2))
+    made.seconds_per_1000(other, 1000)
+    assert drawn == [50, 500, 40, 40]
 
-    def draw(seeds):
-        drawn.append(seeds)
-        return torch.zeros(1)
 
-    made.time_per_1000(draw, 1000)
-    made.time_per_1000(draw, 2)
-    monkeypatch.setattr(Comparison, "_device", torch.device("cuda", 0))
-    made.time_per_1000(draw, 1000)
-    assert drawn == [range(50), range(500), range(40), range(40)]
+class FakeCUDA:
+    """A device by its type alone."""
+
+    type = "cuda"
+
+
+def test_samplers_that_follow_no_path_are_compared():
+    """They start where all samplers do, and have no errors."""
+    made, seen = comparison(batch=4), []
+
+    def draw(y, steps):
+        seen.append(y)
+        return y * steps
+
+    other, euler = OtherSampler("other", draw, evaluations=2), Sampler("euler", DPMSolver1())
+    _, (one, two, three) = made.run([(euler, (2,)), (other, (3, 500))], range(6))
+    assert torch.equal(two.samples, 3 * torch.cat(seen[::2]))
+    assert torch.equal(torch.cat(seen[::2]), torch.cat([made.start(range(4)), made.start(range(4, 6))]))
+    assert (two.errors, two.seeds_apart, three.steps) == (None, None, 500)
+    assert one.errors is not None
+    with pytest.raises(ValueError, match=r"odd must draw samples of shape \(6, .*\); it drew \(5, "):
+        comparison().run([(OtherSampler("odd", lambda y, steps: y[1:]), (1,))], range(6))
+    with pytest.raises(ValueError, match="steps must be >= 1; got 0"):
+        made.run([(other, (0,))], range(2))
+
+
+def test_the_share_of_seeds_that_end_apart():
+    """Of a mixture of modes +-2 and a sampler that is off by a third of a mode, but for two seeds of eight that end in
+    the other one: the mean square hardly tells them, the share does."""
+    made = comparison()
+    converged, outcomes = made.run([(Sampler("euler", DPMSolver1()), (2, 128))], range(40))
+    spread = standard_deviation(converged)
+    assert spread == pytest.approx(converged.flatten(1).double().var(0).mean().sqrt().item(), rel=1e-12)
+    for outcome in outcomes:
+        assert outcome.seeds_apart == (outcome.errors > spread / 2).double().mean().item()
+    assert outcomes[0].seeds_apart > outcomes[1].seeds_apart
+    modes = torch.tensor([2.0, -2.0] * 4)[:, None] * torch.ones(8, 3)
+    ends = torch.where(torch.arange(8)[:, None] < 2, -modes, modes + 0.7)
+    errors = Sampler("by hand", DPMSolver1()).errors(ends, modes)
+    assert share_apart(errors, standard_deviation(modes)) == 0.25
+    assert share_apart(None, 1.0) is None
+    assert share_apart(errors[:1], standard_deviation(modes[:1])) is None
 
 
 def test_progress_counts_the_seeds():

@@ -139,9 +139,9 @@ def test_a_teacher_of_as_many_steps_leaves_nothing():
 
 
 def test_ratio_by_hand():
-    """RMSE 2 with no error over a floor of .5 +- .05: 4 with a relative error of .1."""
+    """RMSE 2 with no error over a floor of .5 +- .05: 4 with an error of .1 of its logarithm."""
     ratio = Floor(0.5, 0.05, 0.4, 10, 4, 1).ratio(torch.full((3,), 2.0))
-    assert ratio == pytest.approx((4.0, 4 - 1.96 * 0.4, 4 + 1.96 * 0.4))
+    assert ratio == pytest.approx((4.0, 4 * math.exp(-0.196), 4 * math.exp(0.196)))
 
 
 def test_deeper_signatures_and_more_steps_leave_less():

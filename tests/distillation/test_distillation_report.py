@@ -6,16 +6,17 @@ import math
 import pytest
 import torch
 
-from sdesig.distillation.evaluation import Outcome, Sampler
+from sdesig.distillation.evaluation import OtherSampler, Outcome, Sampler
 from sdesig.distillation.floor import Floor
-from sdesig.distillation.frechet import FeatureStatistics
-from sdesig.distillation.report import error_figure, image_figure, markdown_table, report_rows
+from sdesig.distillation.frechet import FeatureStatistics, frechet_distance
+from sdesig.distillation.report import cell, error_figure, image_figure, markdown_table, report_rows
+from sdesig.distillation.statistics import root_mean_square_interval
 from sdesig.generator import StepGrid
 from sdesig.solvers import DPMSolver1, PathAverage
 
 KEYS = {
-    *("method", "depth", "steps", "nfe", "pathwise_rmse", "pathwise_rmse_se", "pathwise_median", "floor"),
-    *("seconds_per_1000", "n"),
+    *("method", "depth", "steps", "nfe", "pathwise_rmse", "pathwise_rmse_se", "pathwise_rmse_low"),
+    *("pathwise_rmse_high", "pathwise_median", "seeds_apart", "floor", "seconds_per_1000", "n"),
 }
 EULER = Sampler("euler", DPMSolver1())
 DDIM = Sampler("ddim", DPMSolver1(), eta=0.0)
@@ -89,7 +90,8 @@ def test_frechet_distances_by_hand():
     made = Outcome(EULER, 4, samples(50) + shift, None)
     features = {"pixels": lambda x: x, "first": lambda x: x[:, :1]}
     (row,) = report_rows([made], features=features, real=samples(50))
-    assert set(row) == KEYS | {"frechet_distance", "frechet_distance_first"}
+    names = ("frechet_distance", "frechet_distance_first")
+    assert set(row) == KEYS | {*names, *(f"{name}_se" for name in names)}
     assert row["frechet_distance"] == pytest.approx(0.25, rel=1e-4)
     assert row["frechet_distance_first"] == pytest.approx(0.09, rel=1e-4)
 
@@ -97,8 +99,11 @@ def test_frechet_distances_by_hand():
 def test_frechet_distances_are_to_the_real_data():
     real = samples(80, seed=1)
     (row,) = report_rows([outcome(n=40)], features={"x": lambda x: x}, real=real)
-    expected = FeatureStatistics.of(samples(40)).distance(FeatureStatistics.of(real))
-    assert row["frechet_distance"] == pytest.approx(expected, rel=1e-9)
+    real_statistics = FeatureStatistics.of(real)
+    assert row["frechet_distance"] == pytest.approx(
+        FeatureStatistics.of(samples(40)).distance(real_statistics), rel=1e-9
+    )
+    assert row["frechet_distance_se"] == frechet_distance(samples(40), real_statistics).standard_error > 0
 
 
 def test_without_real_data_there_are_no_distances():
@@ -145,7 +150,40 @@ def test_a_table_without_rows_is_its_head():
 def test_a_zero_is_no_missing_value():
     rows = report_rows([outcome(EULER, 4, torch.zeros(4), seconds=0.0)], real=None)
     table = markdown_table(rows, {"pathwise_rmse": "a", "seconds_per_1000": "b"})
-    assert table.splitlines()[2] == "| 0.0000 +- 0.0000 | 0 |"
+    assert table.splitlines()[2] == "| 0.0000 (0.0000 - 0.0000) | 0 |"
+
+
+def test_cells_say_how_certain_they_are():
+    """An interval, or that there is none; +- for what has a standard error, to two of its digits; shares in %."""
+    row = {"pathwise_rmse": 0.05404, "pathwise_rmse_se": 0.0027, "seeds_apart": 0.0315, "n": 2000, "floor": 0.00673}
+    assert cell(row, "pathwise_rmse") == "0.0540 +- 0.0027"  # of an older report
+    row |= {"pathwise_rmse_low": 0.04912, "pathwise_rmse_high": 0.06}
+    assert cell(row, "pathwise_rmse") == "0.0540 (0.0491 - 0.0600)"
+    assert cell(row, "pathwise_rmse", 3) == "0.054 (0.049 - 0.060)"
+    row |= {"pathwise_rmse_low": None, "pathwise_rmse_high": None}
+    assert cell(row, "pathwise_rmse") == "0.0540 (?)"
+    assert [cell(row, key) for key in ("seeds_apart", "n", "floor", "missing")] == ["3.1 %", "2000", "0.00673", "-"]
+    for value, error, expected in (
+        (0.8642, 0.0213, "0.864 +- 0.021"),
+        (30.7, 0.31, "30.70 +- 0.31"),
+        (5.0, 20.0, "5 +- 20"),
+    ):
+        assert cell({"fd": value, "fd_se": error}, "fd") == expected
+    assert cell({"fd": 0.8642, "fd_se": None}, "fd") == "0.864"
+
+
+def test_intervals_of_many_seeds_and_of_few():
+    errors = torch.linspace(0.5, 1.5, 100)
+    (row,) = report_rows([outcome(errors=errors)], real=None)
+    assert (row["pathwise_rmse_low"], row["pathwise_rmse_high"]) == root_mean_square_interval(errors)
+    errors[0] = 100.0
+    (row,) = report_rows([outcome(errors=errors)], real=None)
+    assert row["pathwise_rmse_low"] is row["pathwise_rmse_high"] is None
+
+
+def test_rows_count_the_evaluations_of_other_samplers():
+    (row,) = report_rows([Outcome(OtherSampler("peer", lambda y, n: y, evaluations=2), 3, samples(), None)], real=None)
+    assert (row["nfe"], row["depth"], row["floor"], row["pathwise_rmse"], row["seeds_apart"]) == (6, *[None] * 4)
 
 
 # --- figures ---------------------------------------------------------------------------------------------------------

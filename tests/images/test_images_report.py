@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from sdesig.distillation import Comparison
-from sdesig.distillation.evaluation import Sampler, generator_sampler
+from sdesig.distillation.evaluation import OtherSampler, Sampler, generator_sampler
 from sdesig.distillation.frechet import FeatureStatistics
 from sdesig.generator import NetworkDenoiser, SigDEG, StepGrid, UNet
 from sdesig.images.features import FeatureExtractor, PerceptualDistance, load_extractor
 from sdesig.images.pixels import ImageSet, pixel_digest, to_floats, to_uint8
 from sdesig.images.report import evaluate_images
-from sdesig.images.sampling import Method, OtherSampler, SampleFiles
+from sdesig.images.sampling import Method, SampleFiles
 from sdesig.sde import GaussianReference
 from sdesig.solvers import DPMSolver1
 
