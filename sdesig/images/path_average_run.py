@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import torch
 from torch import Tensor
 
@@ -12,43 +14,57 @@ from sdesig.solvers.path_average import PathAverage
 _SCHEME = PathAverage()
 
 
+@dataclass(frozen=True, eq=False)
 class PathAverageRun:
-    """The scheme on one batch, an evaluation at a time, in the variables u of the SDE's reference.
+    """The scheme on one batch, before one of its evaluations, in the variables u of the SDE's reference.
+
+    It never changes: what holds one may be copied, and the copies go on by themselves.
 
     Attributes:
+        sde: only its reference, clocks and eta are used; someone else asks the denoiser.
+        path: None for the probability flow.
+        grid: SNRs of the steps.
         number: of the next step.
-        expected: the evaluation point of the next step as it was given away, rounded to the dtype of the samples.
+        shape: of the samples.
+        u, noise: state and noise of the next step, (batch, *event) and (depth, batch, *event), None before the first.
+        expected: the next evaluation point as it was given away, rounded to the dtype of the samples.
     """
 
-    expected: Tensor
-    _u: Tensor | None = None
-    _noise: Tensor
+    sde: CanonicalSDE
+    path: BrownianPath | None
+    grid: Tensor
+    number: int
+    shape: tuple[int, ...]
+    u: Tensor | None = None
+    noise: Tensor | None = None
+    expected: Tensor | None = None
 
-    def __init__(self, sde: CanonicalSDE, path: BrownianPath | None, grid: Tensor, number: int) -> None:
-        self.sde, self.number = sde, number
-        self._path, self._grid = path, grid
+    def advance(self, snr: Tensor, point: Tensor, drift: Tensor) -> tuple[PathAverageRun, Tensor, Tensor]:
+        """What follows an evaluation, Q at a point: the run without `expected`, the next evaluation point and its SNR.
 
-    def advance(self, snr: Tensor, point: Tensor, drift: Tensor) -> tuple[Tensor, Tensor]:
-        """The next evaluation point and its SNR, or the last state and its own, from Q at an evaluation point."""
-        start, end = self._grid[self.number : self.number + 2]
-        if self._u is None:
-            self._noise = self._draw(point)
-            if self._path is not None:
-                whole, part = (self._path.clock.length(first, end) for first in (start, snr))
-                self._noise = self._noise * torch.as_tensor(part / whole).sqrt().to(point)
+        After the last evaluation these are the last state and its own.
+        """
+        start, end = self.grid[self.number : self.number + 2]
+        if self.u is None:
+            noise = self._draw(self.number, point)
+            if self.path is not None:
+                whole, part = (self.path.clock.length(first, end) for first in (start, snr))
+                noise = noise * torch.as_tensor(part / whole).sqrt().to(point)
             u, start = point, snr
         else:
-            u = self._u + (point - self.expected)
-        self._u = u = _SCHEME.arrival(self.sde, start, end, u, drift, (self._noise,))
-        self.number += 1
-        if self.number + 1 == len(self._grid):
-            return u, end
-        self._noise = self._draw(u)
-        return _SCHEME.evaluation_point(self.sde, end, self._grid[self.number + 1], u, drift, (self._noise,))
+            assert self.noise is not None
+            assert self.expected is not None
+            noise, u = self.noise, self.u + (point - self.expected)
+        u, number = _SCHEME.arrival(self.sde, start, end, u, drift, (noise,)), self.number + 1
+        if number + 1 == len(self.grid):
+            return replace(self, number=number), u, end
+        noise = self._draw(number, u)
+        point, snr = _SCHEME.evaluation_point(self.sde, end, self.grid[number + 1], u, drift, (noise,))
+        return replace(self, number=number, u=u, noise=noise), point, snr
 
-    def _draw(self, u: Tensor) -> Tensor:
-        """What the scheme takes of the path in the next step, (depth, *shape)."""
-        if self._path is None:
+    def _draw(self, number: int, u: Tensor) -> Tensor:
+        """What the scheme takes of the path in a step, (depth, *shape)."""
+        if self.path is None:
             return u.new_zeros(1, *u.shape)
-        steps = self._path.partial_signatures(self._grid[self.number : self.number + 2])
+        steps = self.path.partial_signatures(self.grid[number : number + 2])
         return _SCHEME.noise("additive", steps)[0][0]

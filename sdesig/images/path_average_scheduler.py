@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,10 +16,12 @@ from torch import Tensor
 from sdesig._checks import check_choice, check_floating, check_integer, check_real
 from sdesig.brownian import BrownianPath, SNRClock
 from sdesig.distillation.reference import read_reference, reference_on
+from sdesig.images.networks import import_diffusers
 from sdesig.images.path_average_run import PathAverageRun
-from sdesig.images.seeds import draw_seeds
-from sdesig.images.teachers import PREDICTIONS, TABLES, check_levels, scheduler_of
-from sdesig.sde import CanonicalDenoiser, CanonicalSDE, GaussianReference, TabulatedVP
+from sdesig.images.scheduler_config import OWN, check_table_config
+from sdesig.images.seeds import draw_seeds, seeds_of
+from sdesig.images.teachers import PREDICTIONS, TABLES
+from sdesig.sde import CanonicalDenoiser, CanonicalSDE, GaussianReference, TabulatedVP, X0Denoiser
 from sdesig.sde.canonical import from_canonical, to_canonical
 from sdesig.solvers.path_average import check_eta, evaluation_snr
 
@@ -43,18 +46,23 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
       or the first timestep that `step` gets) takes the latents as x_t of an evaluation point, goes from there to the
       end of its step in the same way, and follows the same law.
     - A list of generators gives one seed from each, so that an image does not depend on its batch; one generator gives
-      all; None means torch's global one.
+      all. Where a pipeline hands on no generator (DiT's does not), the seed of an image is a hash of its latents: the
+      same latents give the same image, and what drew them decides.
     - Computed in float32, or float64 for such samples, on the samples' device; returned in their dtype.
 
     `PathAverageScheduler.from_config(pipeline.scheduler.config)` takes the table and prediction type of any scheduler
-    with betas. A pipeline saved with it loads again by `from_pretrained`, where `from sdesig.images import
-    PathAverageScheduler` has been run before: diffusers imports no foreign module for a folder. `DDIMPipeline` turns
-    what it is made with into a DDIMScheduler: set `pipeline.scheduler` instead.
+    with betas. It goes by the keys: one that says something of the model and is not honoured here is refused. A copy,
+    shallow or deep, of a scheduler goes on by itself, also from the middle of a run. A pipeline saved with it loads
+    again by `from_pretrained`, where `from sdesig.images import PathAverageScheduler` has been run before: diffusers
+    imports no foreign module for a folder. `DDIMPipeline` turns what it is made with into a DDIMScheduler: set
+    `pipeline.scheduler` instead.
 
     Args:
-        num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas: the table, as of a `DDPMScheduler`.
+        num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas: the table, as of a `DDPMScheduler`, or
+            of a `HeunDiscreteScheduler` for the schedule "exp".
         prediction_type: "epsilon", "v_prediction" or "sample".
         rescale_betas_zero_snr: must be False.
+        snr_shift_scale: by how much the SNRs of the table are divided, > 0, as CogVideoX's schedulers do.
         eta: stochasticity of the reverse SDE, see `CanonicalSDE`: 0 <= eta < sqrt(3), 0 is the probability flow. The
             eta that DDIMPipeline hands to `step` is DDIM's, and is ignored.
         reference_variance: c >= 0 of a Gaussian reference N(0, c); 1 suits latents of about unit variance.
@@ -81,6 +89,7 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
         trained_betas: Sequence[float] | None = None,
         prediction_type: str = "epsilon",
         rescale_betas_zero_snr: bool = False,
+        snr_shift_scale: float = 1.0,
         eta: float = 1.0,
         reference_variance: float = 0.25,
         reference_file: str | None = None,
@@ -89,16 +98,17 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
         check_choice("prediction_type", prediction_type, tuple(PREDICTIONS))
         check_eta(check_real("eta", eta, minimum=0.0))
         self._levels = check_integer("levels", levels, 1, 30)
-        betas = {name: self.config[name] for name in ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")}
-        table = scheduler_of({"_class_name": "DDPMScheduler", **betas, "trained_betas": trained_betas}).alphas_cumprod
+        self._predicts = PREDICTIONS[prediction_type]
+        table = _table(num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas)
         if rescale_betas_zero_snr or not bool((table > 0).all()):
             raise ValueError("betas must leave signal at the last timestep; rescale_betas_zero_snr must be False")
-        self._table = TabulatedVP(table)
+        shift = check_real("snr_shift_scale", snr_shift_scale, minimum=0.0, strict=True)
+        self._table = TabulatedVP(table / (shift + (1 - shift) * table))
         reference = GaussianReference(0.0, check_real("reference_variance", reference_variance, minimum=0.0))
         if reference_file is not None:
             reference = read_reference(Path(reference_file))
-        self._denoiser = PREDICTIONS[prediction_type](self._told, self._table)
         self._sde = self._sde_of(reference)
+        self._mark()
         self.num_inference_steps: int | None = None
         self.timesteps = torch.zeros(0)
 
@@ -106,22 +116,22 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
         """As of every scheduler, from the configuration of any with betas.
 
+        Another scheduler made of the configuration that results is what it would be if made of `config` itself: what
+        was a default of the other class counts here, where this class may have another, and stays marked as one.
+
         Raises:
             TypeError, ValueError: a configuration of another kind, or one that the class does not take.
         """
         if not isinstance(config, Mapping):
             raise TypeError(f"config must be a dictionary, a scheduler's configuration; got {config!r}")
-        name = config.get("_class_name", "scheduler")
-        if name not in ("scheduler", cls.__name__, *TABLES) or "beta_schedule" not in config:
-            raise ValueError(
-                f"config must be that of a scheduler with betas, one of {', '.join(TABLES)}: PathAverageScheduler "
-                f"samples variance-preserving models only, not EDM, variance exploding or flow; got a {name} with "
-                f"{', '.join(sorted(key for key in config if key[0] != '_'))}"
-            )
-        check_levels(name, config)
-        # Values that were defaults of the other class count: this class may have other defaults.
-        given = {key: value for key, value in config.items() if key != "_use_default_values"}
-        return super().from_config(given, return_unused_kwargs=return_unused_kwargs, **kwargs)
+        check_table_config("config", config, ("snr_shift_scale",))
+        defaults, own = set(config.get("_use_default_values", ())), cls._get_init_keys(cls)
+        given = {key: value for key, value in config.items() if key in own or key not in defaults}
+        given.pop("_use_default_values", None)
+        made = super().from_config(given, return_unused_kwargs=return_unused_kwargs, **kwargs)
+        scheduler = made[0] if return_unused_kwargs else made
+        scheduler._mark(*(defaults & own - kwargs.keys()))
+        return made
 
     def set_timesteps(self, num_inference_steps: int, device: torch.device | str | None = None) -> None:
         """The times of evaluation, real numbers in float32, and a new run.
@@ -164,15 +174,17 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
 
         Args:
             model_output: at the sample, (batch, *event); of twice as many channels (learned variances), the first half.
-            timestep: that of the sample; the first call finds its place by it, unless there is a `begin_index`.
+            timestep: that of the sample. The first call finds its place by it, unless there is a `begin_index`; those
+                that follow must go through `timesteps` in their order.
             sample: the latents in the first call, later what the last one returned; (batch, *event).
-            generator: one, or one per image; used by the first call only, and not at eta = 0.
+            generator: one, or one per image; used by the first call only, and not at eta = 0. None: see the class.
             return_dict: False for (prev_sample, pred_original_sample).
             ignored: DDIM's `eta` and `use_clipped_model_output`.
 
         Raises:
             RuntimeError: no `set_timesteps` before, or no steps left.
-            TypeError, ValueError: arguments of other shapes or types, a timestep that is none of `timesteps`.
+            TypeError, ValueError: arguments of other shapes or types, another timestep than the next one, another shape
+                than in the first call.
         """
         if ignored.keys() - _IGNORED:
             raise TypeError(f"step takes no {', '.join(sorted(ignored.keys() - _IGNORED))}")
@@ -186,17 +198,22 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
                 f"model_output must have the sample's shape {tuple(sample.shape)}; got {tuple(model_output.shape)}"
             )
         x = sample.to(torch.promote_types(sample.dtype, torch.float32))
-        if self._run is None:
-            self._run = self._start(x, timestep, generator)
-        snr, reference, eta = self._snrs[self._run.number], self._run.sde.reference, self._run.sde.eta
-        y, point = self._reference_variables(x)
-        self._output = model_output.to(x)
-        denoised = self._denoiser(x, self._table.time(snr))
-        point, snr = self._run.advance(snr, point, reference.drift(denoised, y, snr, eta))
+        run = self._run or self._start(x, self._place(timestep), generator)
+        if _number(timestep) != self.timesteps[run.number].item():
+            raise ValueError(
+                f"timestep must be {self.timesteps[run.number]}, that of step {run.number}, which is the next one of "
+                f"this run; got {timestep}"
+            )
+        if tuple(sample.shape) != run.shape:
+            raise ValueError(f"sample must have the run's shape {run.shape}; got {tuple(sample.shape)}")
+        snr, reference, eta = self._snrs[run.number], run.sde.reference, run.sde.eta
+        y, point = self._reference_variables(run, x)
+        denoised = self._predicts(lambda *_: model_output.to(x), self._table)(x, self._table.time(snr))
+        run, point, snr = run.advance(snr, point, reference.drift(denoised, y, snr, eta))
         returned = from_canonical(self._table, reference.from_reference(point, snr, eta), snr, eta)[0].to(sample)
-        if self._run.number < self.num_inference_steps:
-            self._run.expected = self._reference_variables(returned.to(x))[1]
-        denoised = denoised.to(sample)
+        if run.number < self.num_inference_steps:
+            run = replace(run, expected=self._reference_variables(run, returned.to(x))[1])
+        self._run, denoised = run, denoised.to(sample)
         return DDPMSchedulerOutput(returned, denoised) if return_dict else (returned, denoised)
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
@@ -211,21 +228,28 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
     def __len__(self) -> int:
         return self.config["num_train_timesteps"]
 
-    def _told(self, x: Tensor, t: Tensor) -> Tensor:
-        """The network of the denoiser: what the model said in this step."""
-        return self._output
+    def _mark(self, *defaults: str) -> None:
+        """Mark these values as defaults, too, and none of our own: all others drop what is marked, so it would get lost
+        on the way through another class."""
+        marked = {*self.config.get("_use_default_values", ()), *defaults} - {*OWN}
+        self.register_to_config(_use_default_values=sorted(marked))
 
     def _sde_of(self, reference: GaussianReference) -> CanonicalSDE:
         eta = float(self.config["eta"])
-        return CanonicalSDE(CanonicalDenoiser(self._denoiser, self._table, eta), reference=reference, eta=eta)
+        denoiser = CanonicalDenoiser(X0Denoiser(_asked_by_the_pipeline, self._table), self._table, eta)
+        return CanonicalSDE(denoiser, reference=reference, eta=eta)
 
-    def _start(self, x: Tensor, timestep: float | Tensor, generator: Any) -> PathAverageRun:
-        """The run of a batch from the step of the begin index, else of the timestep."""
-        begin, times = self._begin, self.timesteps.tolist()
-        if begin is None:
-            if float(timestep) not in times:
-                raise ValueError(f"timestep must be one of the scheduler's timesteps; got {timestep}")
-            begin = times.index(float(timestep))
+    def _place(self, timestep: float | Tensor) -> int:
+        """The number of a run's first step: the begin index, or that of the timestep."""
+        if self._begin is not None:
+            return self._begin
+        times = self.timesteps.tolist()
+        if _number(timestep) not in times:
+            raise ValueError(f"timestep must be one of the scheduler's timesteps; got {timestep}")
+        return times.index(_number(timestep))
+
+    def _start(self, x: Tensor, begin: int, generator: Any) -> PathAverageRun:
+        """The run of a batch from a step on."""
         sde = self._sde
         if self.config["reference_file"] is not None:
             sde = self._sde_of(reference_on(sde.reference, x.device))
@@ -233,13 +257,38 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
         path = None
         if sde.eta > 0:
             options: dict[str, Any] = {"levels": self._levels, "dtype": x.dtype, "device": x.device}
-            seeds = draw_seeds(generator, len(x))
+            seeds = seeds_of(x) if generator is None else draw_seeds(generator, len(x))
             path = BrownianPath(*self._table.snr_range, tuple(x.shape), seeds=seeds, clock=sde.clock, **options)
-        return PathAverageRun(sde, path, self._grid, begin)
+        return PathAverageRun(sde, path, self._grid, begin, tuple(x.shape))
 
-    def _reference_variables(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _reference_variables(self, run: PathAverageRun, x: Tensor) -> tuple[Tensor, Tensor]:
         """y and u of x_t at the next evaluation."""
-        assert self._run is not None
-        snr, sde = self._snrs[self._run.number], self._run.sde
+        snr, sde = self._snrs[run.number], run.sde
         y, _ = to_canonical(self._table, x, self._table.time(snr), sde.eta)
         return y, sde.reference.to_reference(y, snr, sde.eta)[0]
+
+
+def _asked_by_the_pipeline(x: Tensor, t: Tensor) -> Tensor:
+    """The network of the scheduler's SDE."""
+    raise RuntimeError("the pipeline asks the model, and hands to step what it says")
+
+
+def _number(timestep: float | Tensor) -> float:
+    if isinstance(timestep, Tensor) and timestep.numel() == 1:
+        timestep = timestep.item()
+    return check_real("timestep", timestep)
+
+
+def _table(steps: int, start: float, end: float, schedule: str, betas: Sequence[float] | None) -> Tensor:
+    """alphas_cumprod, float64; raise TypeError or ValueError for what is no table."""
+    check_integer("num_train_timesteps", steps, 2)
+    for name, value in (("beta_start", start), ("beta_end", end)):
+        check_real(name, value)
+    kind = "HeunDiscreteScheduler" if schedule == "exp" else "DDPMScheduler"
+    try:
+        scheduler = getattr(import_diffusers(), kind)(steps, start, end, schedule, trained_betas=betas)
+    except NotImplementedError:
+        raise ValueError(f"beta_schedule must be one that diffusers has; {schedule!r} is not implemented") from None
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"trained_betas must be a sequence of numbers; got {betas!r} ({error})") from None
+    return scheduler.alphas_cumprod.double()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from sdesig._checks import check_generator
 
@@ -19,3 +21,9 @@ def draw_seeds(generator: object, n: int) -> list[int]:
         return torch.randint(2**62, (n,)).tolist()
     given = check_generator(generator)
     return torch.randint(2**62, (n,), generator=given, device=given.device).tolist()
+
+
+def seeds_of(x: Tensor) -> list[int]:
+    """A seed below 2^62 for each row of x, a hash of its values: the same in every batch and floating-point type."""
+    rows = x.detach().double().cpu().contiguous().numpy()
+    return [int.from_bytes(hashlib.sha256(row.tobytes()).digest()[:8], "little") >> 2 for row in rows]

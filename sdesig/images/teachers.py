@@ -16,6 +16,7 @@ from sdesig._checks import check_choice, check_real
 from sdesig._files import read_json
 from sdesig.generator.denoiser import DENOISERS, ModelDenoiser
 from sdesig.images.networks import DiffusersUNet, import_diffusers
+from sdesig.images.scheduler_config import check_table_config
 from sdesig.sde import EDM, EDMDenoiser, EpsilonDenoiser, ScoreDenoiser, TabulatedVP, VDenoiser, X0Denoiser
 
 TABLES = (
@@ -137,17 +138,8 @@ def _denoiser(network: DiffusersUNet, config: Mapping[str, Any]) -> Any:
         predicts = network if prediction == "epsilon" else _Rescaled(network, output=-1.0)
         return EDMDenoiser(predicts, EDM(settings.sigma_min, settings.sigma_max), sigma_data=settings.sigma_data)
     check_choice(f"prediction_type of the {name}", prediction, tuple(PREDICTIONS))
-    check_levels(name, settings)
+    check_table_config(f"the configuration of the {name}", settings)
     return PREDICTIONS[prediction](network, TabulatedVP(scheduler.alphas_cumprod))
-
-
-def check_levels(name: str, settings: Mapping[str, Any]) -> None:
-    """Raise ValueError if the settings of a scheduler with betas say that its noise levels are not those of them."""
-    if settings.get("use_flow_sigmas") or settings.get("timestep_type", "discrete") != "discrete":
-        raise ValueError(
-            f"use_flow_sigmas must be False and timestep_type 'discrete' for the {name}: its noise levels "
-            "must be those of its betas"
-        )
 
 
 def scheduler_of(config: Mapping[str, Any]) -> Any:

@@ -1,6 +1,8 @@
 """The path-average scheme as a scheduler of diffusers: what it computes, on which paths, and how pipelines call it."""
 
 import copy
+import inspect
+import pickle
 import sys
 from itertools import pairwise
 
@@ -224,8 +226,26 @@ def test_an_image_alone_is_that_of_a_batch_to_the_bit(dtype):
     assert not torch.equal(loop(scheduler, model, x[:1], 5, generator=seeded(1)), whole[:1])
     again = loop(scheduler, model, x, 5, generator=seeded(0))
     assert torch.equal(loop(scheduler, model, x, 5, generator=seeded(0)), again)
-    torch.manual_seed(0)
-    assert torch.equal(loop(scheduler, model, x, 5), again)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_without_generators_the_latents_decide(dtype):
+    """As `DiTPipeline` calls it, with the latents of each image twice in a batch; nothing is drawn."""
+    x, scheduler = normal(3, 2, 4, 4).to(dtype), PathAverageScheduler()
+
+    def model(x, t):
+        return torch.tanh(x)
+
+    before = torch.get_rng_state()
+    whole = loop(scheduler, model, torch.cat([x, x]), 5)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(*whole.chunk(2))
+    for k in range(3):
+        assert torch.equal(loop(scheduler, model, x[k : k + 1], 5), whole[k : k + 1])
+    many = loop(scheduler, lambda x, t: x, normal(4000, 1, 1, 1).double(), 1)  # epsilon = x: no drift but the path
+    check_gaussian((many / many.std()).flatten(1), torch.eye(1), false_alarm_rate=1e-6).assert_passed()
+    shifted = loop(scheduler, lambda x, t: x, normal(4000, 1, 1, 1).double() + 1e-9, 1)
+    assert abs(torch.corrcoef(torch.stack([many, shifted]).flatten(1))[0, 1]) < 0.1
 
 
 def test_half_precision_rounds_only_what_the_model_sees():
@@ -242,14 +262,81 @@ def test_the_probability_flow_draws_nothing():
     assert torch.equal(generator.get_state(), before)
 
 
-def test_a_copy_is_on_its_own():
-    x, first = normal(2, 1, 4, 4), PathAverageScheduler()
-    second = copy.deepcopy(first)
-    for scheduler in (first, second):
-        scheduler.set_timesteps(4)
-    one, two = (s.step(value * x, 999, x, generator=seeded()) for s, value in ((first, 0.5), (second, 0.1)))
-    assert torch.equal(first.step(x, 0, x).pred_original_sample, first.step(x, 0, x).pred_original_sample) is False
-    assert not torch.equal(one.prev_sample, two.prev_sample)
+def first_step(scheduler, value):
+    """D of the first step where the model says `value`."""
+    scheduler.set_timesteps(2)
+    x = torch.ones(1, 1, 2, 2)
+    return scheduler.step(
+        torch.full_like(x, value), scheduler.timesteps[0], x, generator=seeded(0)
+    ).pred_original_sample
+
+
+def through_pickle(scheduler):
+    return pickle.loads(pickle.dumps(scheduler))
+
+
+def through_its_dictionary(scheduler):
+    """As StableDiffusionPanoramaPipeline keeps one state per view."""
+    other = PathAverageScheduler()
+    other.__dict__.update(copy.deepcopy(scheduler.__dict__))
+    return other
+
+
+every_copy = pytest.mark.parametrize("make", [copy.copy, copy.deepcopy, through_pickle, through_its_dictionary])
+
+
+@every_copy
+def test_a_copy_of_a_used_scheduler_is_on_its_own(make):
+    used = PathAverageScheduler.from_config(diffusers.DDPMScheduler().config)
+    assert first_step(used, 7.0).flatten()[0].item() == pytest.approx(-944.44, abs=0.01)
+    found = first_step(make(used), 0.5)
+    assert found.flatten()[0].item() == pytest.approx(78.7068, abs=1e-4)
+    assert torch.equal(found, first_step(PathAverageScheduler(), 0.5))
+
+
+@every_copy
+@pytest.mark.parametrize("eta", [0.0, 0.7])
+def test_copies_go_on_from_the_middle_of_a_run(make, eta):
+    """Two of them, and the original, step by step in turns with other models: each as if it were alone."""
+    models = [model_of(Gaussian(variance)) for variance in (0.1, 0.5, 2.0)]
+    x = normal(2, 1, 4, 4)
+
+    def begun():
+        scheduler = PathAverageScheduler(eta=eta)
+        scheduler.set_timesteps(5)
+        y = x
+        for t in scheduler.timesteps[:2]:
+            y = scheduler.step(models[0](y, t), t, y, generator=seeded(), return_dict=False)[0]
+        return scheduler, y
+
+    alone = []
+    for model in models:
+        scheduler, y = begun()
+        for t in scheduler.timesteps[2:]:
+            y = scheduler.step(model(y, t), t, y, return_dict=False)[0]
+        alone.append(y)
+    scheduler, y = begun()
+    schedulers, states = [scheduler, make(scheduler), make(scheduler)], [y] * 3
+    for t in scheduler.timesteps[2:]:
+        for k, (each, model) in enumerate(zip(schedulers, models, strict=True)):
+            states[k] = each.step(model(states[k], t), t, states[k], return_dict=False)[0]
+    for found, expected in zip(states, alone, strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_views_that_share_a_scheduler():
+    """The loop of StableDiffusionPanoramaPipeline with views that do not overlap: each as if it were alone."""
+    model, scheduler, x = model_of(Gaussian(0.5)), PathAverageScheduler(), normal(3, 1, 4, 4)
+    scheduler.set_timesteps(4)
+    states, views, generators = [copy.deepcopy(scheduler.__dict__)] * 3, [*x.split(1)], [seeded(k) for k in range(3)]
+    for t in scheduler.timesteps:
+        for k in range(3):
+            scheduler.__dict__.update(states[k])
+            views[k] = scheduler.step(model(views[k], t), t, views[k], generator=generators[k], return_dict=False)[0]
+            states[k] = copy.deepcopy(scheduler.__dict__)
+    for k, view in enumerate(views):
+        alone = loop(PathAverageScheduler(), model, x[k : k + 1], 4, generator=seeded(k))
+        torch.testing.assert_close(view, alone, rtol=0, atol=0)
 
 
 # --- image to image, and callbacks -----------------------------------------------------------------------------------
@@ -401,6 +488,104 @@ def test_defaults_of_the_other_class_count():
     """DPMSolverSDEScheduler has betas up to .012, which its configuration marks as defaults."""
     config = diffusers.DPMSolverSDEScheduler().config
     assert PathAverageScheduler.from_config(config).config.beta_end == 0.012
+    again = PathAverageScheduler.from_config(PathAverageScheduler.from_config(config, eta=0.5).config)
+    assert (again.config.beta_end, again.config.eta) == (0.012, 0.5)
+
+
+ARGUMENTS = {
+    "AmusedScheduler": {"mask_token_id": 1},
+    "VQDiffusionScheduler": {"num_vec_classes": 5},
+    "RFD4ProteinaScheduler": {"schedule_mode": "log", "noise_mode": "1/t", "tsr_k": 1.0, "tsr_sigma": 1.0},
+}
+SCHEDULERS = {
+    name: kind
+    for name, kind in inspect.getmembers(diffusers, inspect.isclass)
+    if issubclass(kind, diffusers.SchedulerMixin) and kind is not diffusers.SchedulerMixin
+}
+ACCEPTED = {
+    *TABLES,
+    *("DDIMInverseScheduler", "DPMSolverMultistepInverseScheduler"),
+    *("CogVideoXDDIMScheduler", "CogVideoXDPMScheduler"),
+}
+"""All others lack betas, except those in `NAMED`."""
+NAMED = {
+    "LCMScheduler": "original_inference_steps=50",
+    "TCDScheduler": "original_inference_steps=50",
+    "RePaintScheduler": r"eta=0\.0",
+}
+
+
+def verdict(config):
+    try:
+        return PathAverageScheduler.from_config(config)
+    except ValueError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning", "ignore:invalid value:RuntimeWarning")
+def test_every_scheduler_of_diffusers_by_its_keys(name, tmp_path):
+    """Whether or not its configuration names a class, this or another: the table is its own, or a key is blamed."""
+    other = SCHEDULERS[name](**ARGUMENTS.get(name, {}))
+    other.save_pretrained(tmp_path)
+    saved = SCHEDULERS[name].load_config(tmp_path)
+    bare = {key: value for key, value in saved.items() if key[0] != "_"}
+    configs = [other.config, saved, bare, {**saved, "_class_name": "DDIMScheduler"}, {**bare, "_class_name": "Mine"}]
+    if name in ACCEPTED:
+        x, t = normal(3, 1, 2, 2).double(), torch.tensor([0, 500, 999])
+        alphas = other.alphas_cumprod[t].double().reshape(-1, 1, 1, 1)
+        expected = alphas.sqrt() * x + (1 - alphas).sqrt() * (x + 1)
+        for config in configs:
+            made = PathAverageScheduler.from_config(config)
+            torch.testing.assert_close(made.add_noise(x, x + 1, t), expected, rtol=1e-5, atol=1e-5)
+    else:
+        match = f"config must have no {NAMED[name]}" if name in NAMED else "config must be .*with betas.*; it lacks "
+        for config in configs:
+            with pytest.raises(ValueError, match=match):
+                PathAverageScheduler.from_config(config)
+
+
+def test_the_shifted_table_of_cogvideo():
+    config = diffusers.CogVideoXDDIMScheduler(prediction_type="v_prediction").config
+    scheduler = PathAverageScheduler.from_config(config)
+    zero, one = torch.zeros(1, 1), torch.ones(1, 1)
+    alpha = scheduler.add_noise(one, zero, torch.tensor([500.0])).item()
+    assert alpha**2 == pytest.approx(0.1129, abs=1e-4)
+    assert scheduler.config.prediction_type == "v_prediction"
+
+
+def test_an_exponential_table():
+    """Of Heun's scheduler alone."""
+    other = diffusers.HeunDiscreteScheduler(beta_schedule="exp")
+    scheduler, t = PathAverageScheduler.from_config(other.config), torch.tensor([0, 300, 999])
+    found = scheduler.add_noise(torch.ones(3, 1), torch.zeros(3, 1), t).flatten()
+    torch.testing.assert_close(found.square(), other.alphas_cumprod[t], rtol=1e-5, atol=0)
+
+
+def settings_of(scheduler):
+    names = inspect.signature(type(scheduler).__init__).parameters
+    return {name: value for name, value in scheduler.config.items() if name in names}
+
+
+@pytest.mark.parametrize("first", sorted(ACCEPTED))
+def test_a_configuration_goes_through_ours_unchanged(first):
+    """X -> ours -> Y is X -> Y for all pairs, as X -> DDIM -> Y is; and through Y what is our own comes back."""
+    config = SCHEDULERS[first](num_train_timesteps=20).config
+    ours = PathAverageScheduler.from_config(config, eta=0.5, reference_variance=1.0)
+    for second in sorted(ACCEPTED):
+        direct, through = (SCHEDULERS[second].from_config(each) for each in (config, ours.config))
+        assert settings_of(through) == settings_of(direct)
+    back = PathAverageScheduler.from_config(through.config).config
+    assert (back.eta, back.reference_variance, back.num_train_timesteps) == (0.5, 1.0, 20)
+
+
+def test_the_spacing_of_pndm():
+    ours = PathAverageScheduler.from_config(diffusers.PNDMScheduler().config)
+    assert diffusers.EulerDiscreteScheduler.from_config(ours.config).config.timestep_spacing == "linspace"
+    ours = PathAverageScheduler.from_config(diffusers.DEISMultistepScheduler().config)
+    assert diffusers.DPMSolverMultistepScheduler.from_config(ours.config).config.algorithm_type == "dpmsolver++"
+    given = PathAverageScheduler.from_config(diffusers.PNDMScheduler(timestep_spacing="trailing").config)
+    assert diffusers.EulerDiscreteScheduler.from_config(given.config).config.timestep_spacing == "trailing"
 
 
 def test_it_is_exported():
@@ -420,7 +605,11 @@ def test_it_is_exported():
         ({"eta": 2.0}, ValueError, r"needs eta < sqrt\(3\); the SDE's is 2.0"),
         ({"levels": 0}, ValueError, r"levels must be in \[1, 30\]; got 0"),
         ({"reference_variance": -1.0}, ValueError, "reference_variance must be a finite number >= 0; got -1.0"),
-        ({"beta_schedule": "steep"}, ValueError, "steep is not implemented"),
+        ({"beta_schedule": "steep"}, ValueError, "beta_schedule must be one that diffusers has; 'steep' is not"),
+        ({"beta_end": "0.02"}, TypeError, "beta_end must be a real number; got '0.02'"),
+        ({"num_train_timesteps": 0}, ValueError, "num_train_timesteps must be >= 2; got 0"),
+        ({"trained_betas": "none"}, ValueError, "trained_betas must be a sequence of numbers; got 'none'"),
+        ({"snr_shift_scale": 0.0}, ValueError, "snr_shift_scale must be a finite number > 0; got 0.0"),
         ({"rescale_betas_zero_snr": True}, ValueError, "signal at the last timestep; rescale_betas_zero_snr must be"),
         ({"trained_betas": [0.1, 0.5, 1.0]}, ValueError, "betas must leave signal at the last timestep"),
         ({"reference_file": "none.safetensors"}, FileNotFoundError, "none.safetensors does not exist"),
@@ -432,27 +621,28 @@ def test_arguments_that_are_refused(options, error, match):
 
 
 @pytest.mark.parametrize(
-    "scheduler",
+    "scheduler, match",
     [
-        diffusers.EDMEulerScheduler(),
-        diffusers.EDMDPMSolverMultistepScheduler(),
-        diffusers.ScoreSdeVeScheduler(),
-        diffusers.FlowMatchEulerDiscreteScheduler(),
-        diffusers.LCMScheduler(),
-        diffusers.EulerDiscreteScheduler(timestep_type="continuous", prediction_type="v_prediction"),
-        diffusers.UniPCMultistepScheduler(use_flow_sigmas=True),
-        diffusers.DDIMScheduler(rescale_betas_zero_snr=True),
+        (diffusers.EulerDiscreteScheduler(timestep_type="continuous"), "must have timestep_type='discrete'"),
+        (diffusers.UniPCMultistepScheduler(use_flow_sigmas=True), "must have use_flow_sigmas=False"),
+        (diffusers.EulerDiscreteScheduler(sigma_min=0.01, sigma_max=9.0), r"must have no sigma_m..=\d"),
+        (diffusers.DDIMScheduler(rescale_betas_zero_snr=True), "rescale_betas_zero_snr must be False"),
+        (diffusers.CogVideoXDDIMScheduler(rescale_betas_zero_snr=True), "rescale_betas_zero_snr must be False"),
+        (diffusers.UniPCMultistepScheduler(prediction_type="flow_prediction"), "prediction_type must be one of"),
     ],
-    ids=lambda scheduler: type(scheduler).__name__,
 )
-def test_configurations_of_other_models_are_refused(scheduler, tmp_path):
-    match = "config must be that of a scheduler with betas|must be those of its betas|betas must leave signal"
+def test_configurations_of_other_models_are_refused(scheduler, match, tmp_path):
     scheduler.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=match):
-        PathAverageScheduler.from_pretrained(tmp_path)
-    if type(scheduler) is not diffusers.LCMScheduler:  # whose configuration does not say so before it is saved
+    for config in (scheduler.config, type(scheduler).load_config(tmp_path)):
         with pytest.raises(ValueError, match=match):
-            PathAverageScheduler.from_config(scheduler.config)
+            PathAverageScheduler.from_config(config)
+
+
+def test_keys_that_nobody_knows_are_refused_unless_they_are_off():
+    config = {**diffusers.DDPMScheduler().config, "use_later_idea": False, "later_scale": None}
+    assert PathAverageScheduler.from_config(config).config.eta == 1.0
+    with pytest.raises(ValueError, match=r"config must have no later_scale=2\.0: it is not among the keys"):
+        PathAverageScheduler.from_config({**config, "later_scale": 2.0})
 
 
 def test_references_that_do_not_fit(tmp_path):
@@ -494,6 +684,35 @@ def test_steps_that_are_refused(changes, error, match):
     with pytest.raises(error, match=match):
         scheduler.step(**{**arguments, **changes})
     scheduler.step(**arguments, generator=seeded())  # nothing has started
+
+
+@pytest.mark.parametrize("begin", [None, 1])
+def test_steps_come_one_after_another(begin):
+    scheduler, x = PathAverageScheduler(), normal(2, 1, 4, 4)
+    scheduler.set_timesteps(5)
+    times = scheduler.timesteps
+    if begin is not None:
+        scheduler.set_begin_index(begin)
+        with pytest.raises(ValueError, match=f"timestep must be {times[1]}, that of step 1, .* got {times[0]}"):
+            scheduler.step(x, times[0], x, generator=seeded())
+    now = begin or 0
+    x = scheduler.step(x, times[now], x, generator=seeded()).prev_sample
+    for wrong, name in ((times[now], "the same"), (times[now + 2].item(), "a later one"), (12.5, "none")):
+        with pytest.raises(
+            ValueError, match=f"timestep must be {times[now + 1]}, that of step {now + 1}, .* of this run"
+        ):
+            pytest.fail(name) if scheduler.step(x, wrong, x) else None
+    with pytest.raises(ValueError, match=r"sample must have the run's shape \(2, 1, 4, 4\); got \(1, 1, 4, 4\)"):
+        scheduler.step(x[:1], times[now + 1], x[:1])
+    with pytest.raises(TypeError, match="timestep must be a real number"):
+        scheduler.step(x, times[:2], x)
+    plain = scheduler.step(x, times[now + 1 : now + 2], x)  # nothing was changed by what was refused
+    again = PathAverageScheduler()
+    again.set_timesteps(5)
+    y = normal(2, 1, 4, 4)
+    for t in times[now : now + 2]:
+        y = again.step(y, t, y, generator=seeded()).prev_sample
+    assert torch.equal(plain.prev_sample, y)
 
 
 def test_steps_need_timesteps():

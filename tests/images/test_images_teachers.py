@@ -345,12 +345,17 @@ def denoiser(**changes):
         (
             lambda: denoiser(_class_name="DPMSolverMultistepScheduler", use_flow_sigmas=True),
             ValueError,
-            "use_flow_sigmas must be False",
+            "the configuration of the DPMSolverMultistepScheduler must have use_flow_sigmas=False",
         ),
         (
             lambda: denoiser(_class_name="EulerDiscreteScheduler", timestep_type="continuous"),
             ValueError,
-            "timestep_type 'discrete' for the EulerDiscreteScheduler",
+            "the configuration of the EulerDiscreteScheduler must have timestep_type='discrete'",
+        ),
+        (
+            lambda: denoiser(_class_name="DDIMScheduler", snr_shift_scale=3.0),  # left by a CogVideoXDDIMScheduler
+            ValueError,
+            "the configuration of the DDIMScheduler must have snr_shift_scale=1.0, .* got 3.0",
         ),
         (
             lambda: denoiser(beta_schedule="quadratic"),
