@@ -9,13 +9,17 @@ import math
 import os
 import platform
 import secrets
+import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from reprlib import Repr
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -28,6 +32,75 @@ _HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 _A_DAY = 24 * 3600
 _writing: set[str] = set()
 """Temporary files of this process, of all its threads."""
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+_NAMED = 12
+"""Most names of tensors in a message."""
+_SHOWN = 400
+"""Most characters of a reason in a message."""
+
+
+class FileError(ValueError):
+    """What is wrong with a file: one line that begins with its name."""
+
+
+def reason(error: BaseException) -> str:
+    """What an exception says, in one line; never an empty one."""
+    text = " ".join(str(error).split())
+    if isinstance(error, KeyError) and len(error.args) == 1:
+        text = f"it has no {error.args[0]!r}"
+    elif isinstance(error, RecursionError):
+        text = "it is nested too deeply"
+    elif isinstance(error, MemoryError):
+        text = text or "there is not enough memory for it"
+    elif not text:
+        text = type(error).__name__
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ..."
+
+
+@contextmanager
+def reading(path: str | Path, what: str = "cannot be used") -> Iterator[None]:
+    """Turn everything that reading a file can raise into one line that begins with its name.
+
+    Formats and those who check what was in a file raise almost anything for damaged ones. A `FileError` inside, errors
+    of the operating system that name a file, and what is missing on this machine (ImportError) pass as they are.
+
+    Args:
+        path: of the file.
+        what: is said of it, before the reason.
+
+    Raises:
+        FileError: for every other Exception.
+    """
+    try:
+        yield
+    except (FileError, ImportError):
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise
+        raise FileError(f"{path} {what}: {reason(error)}") from error
+
+
+def check_writable(name: str, path: Path) -> Path:
+    """Return a path to which a file, or a folder, can be written; leaves nothing behind.
+
+    Args:
+        name: of the argument.
+        path: of a folder, or of a file, which need not be there, nor the folders that it is in.
+
+    Raises:
+        OSError: it cannot be written to, with the reason.
+    """
+    there = path
+    while not there.is_dir():
+        if there.exists() and there != path:
+            raise NotADirectoryError(f"{name} must be in a folder; {path} is not, since {there} is a file")
+        there = there.parent
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            return path
+    except OSError as error:
+        raise type(error)(f"{name} cannot be written to, {path}: {error.strerror} in {there.resolve()}") from None
 
 
 @contextmanager
@@ -97,13 +170,11 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; raise ValueError where there is none."""
-    try:
-        value = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
+    """Read a JSON object; raise FileError where there is none."""
+    with reading(path, "is not JSON"):
+        value = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(value, dict):
-        raise ValueError(f"{path} must hold a JSON object")
+        raise FileError(f"{path} must hold a JSON object")
     return value
 
 
@@ -130,13 +201,46 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file; raise ValueError for anything else, such as a pickle, which is never loaded."""
+    """Read a safetensors file; raise FileError for anything else, such as a pickle, which is never loaded."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a complete safetensors file ({error}); pickles are not loaded") from None
+    with reading(path):
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise FileError(f"{path} is not a complete safetensors file ({error}); pickles are not loaded") from error
+
+
+@contextmanager
+def open_arrays(path: Path, what: str = "cannot be used") -> Iterator[Any]:
+    """The arrays of a .npz file, as `np.load` gives them; pickles are not loaded. Reading them belongs in the block.
+
+    Args:
+        path, what: as for `reading`.
+
+    Raises:
+        FileNotFoundError, FileError: no such file; not a complete .npz file; whatever else is raised in the block.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    with reading(path, what), path.open("rb") as stream:
+        if not zipfile.is_zipfile(stream):
+            raise ValueError("it is not a complete .npz file")
+        stream.seek(0)
+        with np.load(stream, allow_pickle=False) as arrays:
+            yield arrays
+
+
+def take_array(arrays: Any, name: str) -> np.ndarray:
+    """One array of `open_arrays`.
+
+    Raises:
+        ValueError: a member of the archive that is no array.
+    """
+    value = arrays[name]
+    if not isinstance(value, np.ndarray):
+        raise ValueError(f"{name} is not an array in numpy's format")
+    return value
 
 
 def save_module(folder: Path, config: Mapping[str, object], module: nn.Module) -> None:
@@ -145,34 +249,76 @@ def save_module(folder: Path, config: Mapping[str, object], module: nn.Module) -
     write_json(folder / CONFIG, config)
 
 
-def load_state(folder: Path, module: nn.Module) -> None:
-    """Load the weights of `save_module` into a module.
+def load_module(
+    folder: Path,
+    make: Callable[[], ModuleT],
+    tensors: Mapping[str, Tensor],
+    *,
+    prefix: str = "",
+    part: Callable[[ModuleT], nn.Module] = lambda made: made,
+) -> ModuleT:
+    """The module that a folder's config.json describes, not yet with its weights, which fit it.
+
+    It is first made without memory, on the device "meta", and compared with the weights: what is not of their sizes is
+    found before anything is allocated.
+
+    Args:
+        folder: with config.json and weights.safetensors.
+        make: makes the module; may raise anything for a configuration of none.
+        tensors: all of the weights.
+        prefix: of the names of those that are the module's.
+        part: the part of the module whose weights they are.
 
     Raises:
-        FileNotFoundError, ValueError: no such file, not safetensors, unknown or missing names, wrong shapes or dtypes,
+        FileError: a configuration of which no module can be made, or of one that the weights do not fit.
+    """
+    own = {name: value for name, value in tensors.items() if name.startswith(prefix)}
+    with reading(folder / CONFIG, "does not fit"), torch.random.fork_rng(devices=[]):
+        with torch.device("meta"):
+            outline = part(make()).state_dict(prefix=prefix)
+        _check_state(folder / WEIGHTS, own, outline)
+        return make()  # what it is initialized with is overwritten
+
+
+def load_state(folder: Path, module: nn.Module, tensors: Mapping[str, Tensor] | None = None) -> None:
+    """Load the weights of `save_module`, or those that were read, into a module.
+
+    Raises:
+        FileNotFoundError, FileError: no such file, not safetensors, unknown or missing names, wrong shapes or dtypes,
             values that are not finite.
     """
     path = folder / WEIGHTS
-    tensors, wanted = read_tensors(path), module.state_dict()
+    tensors = read_tensors(path) if tensors is None else tensors
+    _check_state(path, tensors, module.state_dict())
+    for name, value in tensors.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise FileError(f"{path}: {name} is not finite")
+    module.load_state_dict(tensors)
+
+
+def _check_state(path: Path, tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Raise FileError unless tensors have the names, shapes and dtypes that are wanted."""
     for what, names in (("unknown", tensors.keys() - wanted.keys()), ("missing", wanted.keys() - tensors.keys())):
         if names:
-            raise ValueError(f"{path} does not fit its config.json; {what}: {', '.join(sorted(names))}")
+            raise FileError(f"{path} does not fit its config.json; {what}: {_listed(names)}")
     for name, value in tensors.items():
         if value.shape != wanted[name].shape or value.dtype != wanted[name].dtype:
-            raise ValueError(
+            raise FileError(
                 f"{path}: {name} must be {wanted[name].dtype} of shape {tuple(wanted[name].shape)}; it is "
                 f"{value.dtype} of shape {tuple(value.shape)}"
             )
-        if value.is_floating_point() and not bool(value.isfinite().all()):
-            raise ValueError(f"{path}: {name} is not finite")
-    module.load_state_dict(tensors)
+
+
+def _listed(names: Iterable[str]) -> str:
+    ordered = sorted(names)
+    return ", ".join(ordered[:_NAMED]) + (f" and {len(ordered) - _NAMED} more" if len(ordered) > _NAMED else "")
 
 
 def load_config(folder: Path, kind: str) -> dict[str, Any]:
     """The config.json of a folder; raise unless it is of the kind that is asked for.
 
     Raises:
-        FileNotFoundError, ValueError: no such folder or file, not JSON, another kind.
+        FileNotFoundError, FileError: no such folder or file, not JSON, another kind.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder")
@@ -180,7 +326,7 @@ def load_config(folder: Path, kind: str) -> dict[str, Any]:
         raise FileNotFoundError(f"{folder} has no {CONFIG}")
     config = read_json(folder / CONFIG)
     if config.get("type") != kind:
-        raise ValueError(f"{folder} must hold a {kind}; its {CONFIG} says {config.get('type')!r}")
+        raise FileError(f"{folder} must hold a {kind}; its {CONFIG} says {config.get('type')!r}")
     return config
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from reprlib import Repr
@@ -16,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sdesig import digits
-from sdesig._files import WEIGHTS, file_digest
+from sdesig._files import WEIGHTS, file_digest, open_arrays, take_array
 from sdesig.commands.options import Reference
 from sdesig.distillation import choose_grid
 from sdesig.generator import SigDEG, StepGrid
@@ -65,16 +63,11 @@ def _read_array(path: Path) -> tuple[str, np.ndarray]:
     """Name and values of the one array that is asked for; pickles are not loaded."""
     if not path.is_file():
         raise FileNotFoundError(f"data must be {DIGITS!r} or a .npz file; {path} does not exist")
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is not a complete .npz file")
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            for name in ARRAYS:
-                if name in arrays:
-                    return name, arrays[name]
-            raise ValueError(f"it has no array {' or '.join(ARRAYS)}, but {', '.join(arrays) or 'none'}")
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path} cannot be used: {error}") from None
+    with open_arrays(path) as arrays:
+        for name in ARRAYS:
+            if name in arrays:
+                return name, take_array(arrays, name)
+        raise ValueError(f"it has no array {' or '.join(ARRAYS)}, but {', '.join(arrays) or 'none'}")
 
 
 class Teacher(NamedTuple):
@@ -167,7 +160,7 @@ def load_models(
         FileNotFoundError, ValueError: see `SigDEG.load`; one folder twice; samples of another shape; generators with a
             different grids of steps, ranges, clocks, path depths or references.
     """
-    if len({*folders}) < len(folders):
+    if len({folder.resolve() for folder in folders}) < len(folders):
         raise ValueError(f"models must be different folders; got {', '.join(map(str, folders))}")
     models = [SigDEG.load(folder, device=device) for folder in folders]
     for folder, model in zip(folders, models, strict=True):

@@ -261,7 +261,7 @@ class Comparison:
             state = sde.reference.to_reference(own, times[0], sampler.eta)[0]
             runs.append(Run(sampler.scheme, sde, state, times, ends, sampler.referenced))
         if runs:
-            with evaluating(self.teacher, *(run.scheme for run in runs)):
+            with evaluating(self.teacher, *(sampler.scheme for sampler, _ in pairs if isinstance(sampler, Sampler))):
                 run_along(path, self.reference, runs)
         followed = iter(runs)
         return [

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sdesig._checks import check_integer
-from sdesig._files import read_tensors, write_tensors
+from sdesig._files import read_tensors, reading, write_tensors
 from sdesig._random import generator_for
 from sdesig.distillation.paths import TeacherOptions, draw_paths
 from sdesig.generator.grid import StepGrid
@@ -72,12 +72,13 @@ def read_reference(file: Path, event: tuple[int, ...] | None = None) -> Gaussian
     """
     tensors = read_tensors(file)
     basis = [f"basis_{k}" for k in range(len(tensors) - 2)]
-    if tensors.keys() != {"mean", "variance", *basis}:
-        raise ValueError(f"{file} must hold mean, variance, basis_0, ...; it holds {', '.join(sorted(tensors))}")
-    reference = GaussianReference(tensors["mean"], tensors["variance"], [tensors[name] for name in basis])
-    if event is not None:
-        reference.check_event(torch.zeros(1, *event))
-    return reference
+    with reading(file, "is not one of a reference"):
+        if tensors.keys() != {"mean", "variance", *basis}:
+            raise ValueError(f"it must hold mean, variance, basis_0, ...; it holds {', '.join(sorted(tensors))}")
+        reference = GaussianReference(tensors["mean"], tensors["variance"], [tensors[name] for name in basis])
+        if event is not None:
+            reference.check_event(torch.zeros(1, *event))
+        return reference
 
 
 def reference_on(reference: GaussianReference, device: torch.device | str) -> GaussianReference:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from sdesig._files import load_config, load_state, save_module
+from sdesig._files import WEIGHTS, FileError, load_config, load_module, load_state, read_tensors, save_module
 from sdesig.generator.networks import Kinds, Network, make_network, network_config
 from sdesig.sde import EDM, CanonicalDenoiser
 from sdesig.sde.denoisers import EDMDenoiser
@@ -57,17 +57,19 @@ class ModelDenoiser(CanonicalDenoiser):
         """Read what `save` wrote, in evaluation mode: a denoiser of this class, or of `ModelDenoiser` of any kind.
 
         Raises:
-            FileNotFoundError, TypeError, ValueError: see `sdesig._files.load_state`; a configuration that is not one;
-                a denoiser of another class.
+            FileNotFoundError, ValueError: see `sdesig._files.load_module`; a denoiser of another class.
         """
         config = load_config(Path(folder), "denoiser")
-        with torch.random.fork_rng(devices=[]):  # what it is initialized with is overwritten
-            network = make_network(config.get("network", {}))
         described = {key: value for key, value in config.items() if key not in ("type", "network")}
-        denoiser = make_denoiser(network, {"kind": "edm", **described})  # older ones have no kind
+
+        def make() -> ModelDenoiser:
+            return make_denoiser(make_network(config["network"]), {"kind": "edm", **described})  # older ones: no kind
+
+        tensors = read_tensors(Path(folder) / WEIGHTS)
+        denoiser = load_module(Path(folder), make, tensors, part=lambda made: made.network)
         if not isinstance(denoiser, cls):
-            raise ValueError(f"{folder} must hold a {cls.__name__}; it holds a {type(denoiser).__name__}")
-        load_state(Path(folder), denoiser.network)
+            raise FileError(f"{folder} must hold a {cls.__name__}; it holds a {type(denoiser).__name__}")
+        load_state(Path(folder), denoiser.network, tensors)
         return denoiser.to(device).eval()
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdesig._checks import check_integer
-from sdesig._files import read_json, write_json
+from sdesig._checks import check_integer, check_real
+from sdesig._files import read_json, reading, write_json
 from sdesig.brownian import BrownianPath
 
 
@@ -68,5 +68,13 @@ class StepGrid:
 
     @classmethod
     def load(cls, file: str | Path) -> StepGrid:
-        """Read what `save` wrote."""
-        return cls(tuple(read_json(Path(file)).get("quantiles", ())))
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError, ValueError: no such file, or not one of quantiles.
+        """
+        quantiles = read_json(Path(file)).get("quantiles", [])
+        with reading(file):
+            if not isinstance(quantiles, list):
+                raise TypeError(f"quantiles must be a list of numbers; got {quantiles!r}")
+            return cls(tuple(check_real(f"quantiles[{k}]", value) for k, value in enumerate(quantiles)))

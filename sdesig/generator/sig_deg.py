@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import zipfile
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,20 @@ from torch import Tensor, nn
 
 from sdesig._checks import check_choice, check_integer, check_real
 from sdesig._evaluating import evaluating
-from sdesig._files import load_config, load_state, replacing, save_module
+from sdesig._files import (
+    CONFIG,
+    WEIGHTS,
+    FileError,
+    load_config,
+    load_module,
+    load_state,
+    open_arrays,
+    read_tensors,
+    reading,
+    replacing,
+    save_module,
+    take_array,
+)
 from sdesig.brownian import BrownianPath
 from sdesig.generator.cells import (
     CONDITIONS,
@@ -53,6 +64,10 @@ CONFIG_KEYS = {
     ),
     *("path_depth", "grid", "mean", "variance", "basis"),
 }
+OLDER_LACK = {"denoiser", "rank"}
+"""Keys that older files do not have."""
+MOST = 2**16
+"""Largest depth or rank that is read: what is beyond belongs to a damaged file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,17 +107,21 @@ class Samples:
         Raises:
             FileNotFoundError, ValueError: no such file, or not one of samples.
         """
-        if not Path(file).is_file():
-            raise FileNotFoundError(f"{file} does not exist")
-        try:
-            with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-                identity = dict(json.loads(str(arrays["identity"])))
-                samples = cls(torch.from_numpy(arrays["values"]), int(arrays["steps"]), identity)
-                if len(samples.seeds) != len(samples.values):
-                    raise ValueError(f"{len(samples.values)} values of {len(samples.seeds)} seeds")
-                return samples
-        except (KeyError, ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise ValueError(f"{file} is not a file of samples: {error!r}") from None
+        with open_arrays(Path(file), "is not a file of samples") as arrays:
+            values, steps = take_array(arrays, "values"), take_array(arrays, "steps")
+            if not np.issubdtype(values.dtype, np.floating) or values.ndim < 2:
+                raise ValueError(f"values must be floats of shape (n, *event); got {values.dtype} {values.shape}")
+            if steps.ndim or not np.issubdtype(steps.dtype, np.integer):
+                raise ValueError(f"steps must be an integer; got {steps.dtype} of shape {steps.shape}")
+            identity = json.loads(str(take_array(arrays, "identity")))
+            seeds = identity.get("seeds") if isinstance(identity, dict) else None
+            if not isinstance(seeds, list):
+                raise ValueError("identity must be a JSON object with a list of seeds")
+            for k, seed in enumerate(seeds):
+                check_integer(f"seeds[{k}]", seed, 0)
+            if len(seeds) != len(values):
+                raise ValueError(f"{len(values)} values of {len(seeds)} seeds")
+            return cls(torch.from_numpy(values), check_integer("steps", int(steps), 1), identity)
 
 
 class SigDEG(nn.Module):
@@ -365,18 +384,19 @@ class SigDEG(nn.Module):
         if denoiser is not None:
             check_snr_denoiser("denoiser", denoiser)
         folder = Path(folder)
-        config = load_config(folder, "sig_deg")
-        unknown = sorted(config.keys() - CONFIG_KEYS)
-        if unknown:
-            raise ValueError(f"{folder}/config.json must have the keys {CONFIG_KEYS}; it also has {unknown}")
-        try:
-            check_choice("cell", config["cell"], tuple(CELLS))
-            kind, depth, sigma_data = config["cell"], config["depth"], config["sigma_data"]
-            with torch.random.fork_rng(devices=[]):  # what it is initialized with is overwritten
-                network = make_network(config["network"])
-            if config["corrects_a_denoiser"] != (denoiser is not None):
-                needed = "must" if config["corrects_a_denoiser"] else "must not"
-                raise ValueError(f"denoiser {needed} be given for the generator in {folder}")
+        config, tensors = load_config(folder, "sig_deg"), read_tensors(folder / WEIGHTS)
+        with reading(folder / CONFIG, "is not one of a generator"):
+            _check_config(folder, config, tensors)
+            basis = [tensors[f"basis_{k}"] for k in range(len(config["basis"]))]
+            reference = GaussianReference(tensors["mean"], tensors["variance"], basis)
+            grid = StepGrid(tuple(config["grid"]))
+        if config["corrects_a_denoiser"] != (denoiser is not None):
+            needed = "must" if config["corrects_a_denoiser"] else "must not"
+            raise ValueError(f"denoiser {needed} be given for the generator in {folder}")
+        kind, depth, sigma_data = config["cell"], config["depth"], config["sigma_data"]
+
+        def make_cell() -> Cell:
+            network = make_network(config["network"])
             student: Student
             if denoiser is not None:
                 student = CorrectedDenoiser(denoiser, network, sigma_data)
@@ -384,12 +404,10 @@ class SigDEG(nn.Module):
                 described = config.get("denoiser", {"kind": "edm", "sigma_data": sigma_data})  # older ones have none
                 wide = make_denoiser(network, described)
                 student = StudentDenoiser(wide, depth + 1, config.get("rank")) if kind == "solver" else wide
-            cell = CELLS[kind](student, depth, sigma_data)
-            reference = GaussianReference(
-                torch.zeros(config["mean"]),
-                torch.zeros(config["variance"]),
-                [torch.eye(size) for size in config["basis"]],
-            )
+            return CELLS[kind](student, depth, sigma_data)
+
+        cell = load_module(folder, make_cell, tensors, prefix="cell.")
+        with reading(folder / CONFIG, "is not one of a generator"):
             made = cls(
                 cell,
                 reference,
@@ -397,13 +415,40 @@ class SigDEG(nn.Module):
                 snr=tuple(config["snr"]),
                 levels=config["levels"],
                 path_depth=config["path_depth"],
-                grid=StepGrid(tuple(config["grid"])),
+                grid=grid,
             )
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{folder}/config.json is not one of a generator: {error!r}") from None
-        load_state(folder, made)
-        made.reference.check_event(torch.zeros(1, *made.event))
+        load_state(folder, made, tensors)
         return made.to(device).eval()
+
+
+def _check_config(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Raise TypeError or ValueError, which names the key, unless a generator may have a configuration and tensors."""
+    if unknown := sorted(config.keys() - CONFIG_KEYS):
+        raise ValueError(f"its keys must be {sorted(CONFIG_KEYS)}; it also has {unknown}")
+    if missing := sorted(CONFIG_KEYS - OLDER_LACK - config.keys()):
+        raise ValueError(f"it must have the keys {missing}")
+    check_choice("cell", config["cell"], tuple(CELLS))
+    check_choice("corrects_a_denoiser", config["corrects_a_denoiser"], (False, True))
+    check_integer("depth", config["depth"], 1, MOST)
+    check_integer("path_depth", config["path_depth"], 1, MOST)
+    check_real("sigma_data", config["sigma_data"], minimum=0.0, strict=True)
+    if config.get("rank") is not None:
+        check_integer("rank", config["rank"], 1, MOST)
+    for name in ("event", "snr", "grid", "mean", "variance", "basis"):
+        if not isinstance(config[name], list):
+            raise TypeError(f"{name} must be a list; got {config[name]!r}")
+    for name in ("snr", "grid"):
+        for k, value in enumerate(config[name]):
+            check_real(f"{name}[{k}]", value)
+    if len(config["snr"]) != 2:
+        raise ValueError(f"snr must be (first, last); got {config['snr']}")
+    wanted = {"mean": config["mean"], "variance": config["variance"]}
+    wanted |= {f"basis_{k}": [size, size] for k, size in enumerate(config["basis"])}
+    for name, shape in wanted.items():
+        if name not in tensors:
+            raise FileError(f"{folder / WEIGHTS} does not fit its config.json; missing: {name}")
+        if shape != (found := list(tensors[name].shape)):
+            raise ValueError(f"{name} must be as in {WEIGHTS}, of shape {found}; got {shape}")
 
 
 def _ask_the_cell(y: Tensor, snr: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from sdesig._checks import check_choice, check_real
-from sdesig._files import read_tensors
+from sdesig._files import FileError, read_tensors, reading
 from sdesig.generator.denoiser import DENOISERS, ModelDenoiser, NetworkDenoiser
 from sdesig.images.song_blocks import Pyramid, SongBlock
 from sdesig.images.song_unet import SongUNet
@@ -225,8 +225,8 @@ def _made(config: Mapping[str, Any]) -> SongUNet:
 def _read(file: str | Path) -> dict[str, Tensor]:
     try:
         return read_tensors(Path(file))
-    except ValueError as error:
-        raise ValueError(
+    except FileError as error:
+        raise FileError(
             f"{error}, since they can run any code; the documentation of sdesig.images.checkpoints has the lines that "
             "write safetensors where you trust one"
         ) from None
@@ -234,13 +234,11 @@ def _read(file: str | Path) -> dict[str, Tensor]:
 
 def _filled(network: SongUNet, tensors: Mapping[str, Tensor], file: str | Path) -> SongUNet:
     """The network with these weights."""
-    try:
-        network.load_state_dict(tensors)
-    except RuntimeError as error:  # names all that is missing, unexpected or of another shape
-        raise ValueError(f"{file} does not fit the configuration {network.config}: {error}") from None
+    with reading(file, f"does not fit the configuration {network.config}"):
+        network.load_state_dict(tensors)  # names all that is missing, unexpected or of another shape
     for name, value in network.state_dict().items():
         if not bool(value.isfinite().all()):
-            raise ValueError(f"{file}: {name} is not finite")
+            raise FileError(f"{file}: {name} is not finite")
     return network.eval()
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from huggingface_hub import HfApi, ModelCard
 
 from sdesig._checks import check_choice
-from sdesig._files import read_json, replacing, write_json
+from sdesig._files import read_json, reading, replacing, write_json
 from sdesig.distillation.report import Row
 from sdesig.generator import SigDEG
 from sdesig.generator.cells import CorrectedDenoiser
@@ -76,12 +76,15 @@ def read_pipeline(source: str | Path, kind: str, **hub: Any) -> Parts:
     index = read_json(folder / INDEX)
     check_choice(f"_class_name in {folder / INDEX}", index.get("_class_name"), (kind,))
     generator = SigDEG.load(folder / GENERATOR)
-    vae = load_model(folder / VAE, KINDS).eval() if any(index.get(VAE) or ()) else None
+    with reading(folder / INDEX):
+        has_vae = any(index.get(VAE) or ())
+    vae = load_model(folder / VAE, KINDS).eval() if has_vae else None
     report = folder / REPORT
-    try:
-        return Parts(generator, vae, json.loads(report.read_text()) if report.is_file() else [])
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{report} is not JSON: {error}") from None
+    with reading(report):
+        rows = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else []
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise TypeError("it must hold a JSON list of objects")
+    return Parts(generator, vae, rows)
 
 
 def _check_saved(generator: SigDEG) -> None:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import lzma
 import re
 import tarfile
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from io import BytesIO
@@ -17,6 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
+
+from sdesig._files import open_arrays, reading, take_array
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 TARS = (".tar", ".tar.xz", ".tar.gz", ".tgz", ".txz")
@@ -104,22 +103,19 @@ def _tar_entries(path: Path) -> Iterator[Entry]:
     Raises:
         ValueError: an archive that is broken or ends too early.
     """
-    try:
-        with tarfile.open(path, "r:*") as archive:
-            for member in archive:
-                name = member.name.removeprefix("./")
-                if member.isfile() and _is_image(name.rpartition("/")[2]):
-                    file = archive.extractfile(member)
-                    assert file is not None  # it is a regular file
-                    yield name, partial(_decode, file.read())
-            # after the block of zeros that ended the loop comes another one, unless the archive was cut between files
-            rest = archive.fileobj
-            if rest is None or rest.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                raise ValueError("it ends too early")
-            while rest.read(2**20):  # to the checksum of the compression
-                pass
-    except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError, ValueError) as error:
-        raise ValueError(f"{path} is not a complete archive: {error}") from None
+    with reading(path, "is not a complete archive"), tarfile.open(path, "r:*") as archive:
+        for member in archive:
+            name = member.name.removeprefix("./")
+            if member.isfile() and _is_image(name.rpartition("/")[2]):
+                file = archive.extractfile(member)
+                assert file is not None  # it is a regular file
+                yield name, partial(_decode, file.read())
+        # after the block of zeros that ended the loop comes another one, unless the archive was cut between files
+        rest = archive.fileobj
+        if rest is None or rest.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise ValueError("it ends too early")
+        while rest.read(2**20):  # to the checksum of the compression
+            pass
 
 
 def _array_entries(path: Path, array: str | None) -> Iterator[Entry]:
@@ -128,23 +124,19 @@ def _array_entries(path: Path, array: str | None) -> Iterator[Entry]:
     Raises:
         ValueError: not a complete .npz file, no such array, several to choose from, another dtype or shape.
     """
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is not a complete .npz file")
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            name = array or _only_images(arrays)
-            if name not in arrays:
-                raise ValueError(f"it has no array {name!r}, but {', '.join(arrays) or 'none'}")
-            values = _pixels_last(name, arrays[name])
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path} cannot be used: {error}") from None
+    with open_arrays(path) as arrays:
+        name = array or _only_images(arrays)
+        if name not in arrays:
+            raise ValueError(f"it has no array {name!r}, but {', '.join(arrays) or 'none'}")
+        values = _pixels_last(name, take_array(arrays, name))
     for k, image in enumerate(values):
         yield f"{name}[{k:08d}]", partial(Image.fromarray, image)
 
 
 def _only_images(arrays: np.lib.npyio.NpzFile) -> str:
     """Name of the only array that can be images."""
-    found = [name for name in arrays if arrays[name].dtype == np.uint8 and arrays[name].ndim in (3, 4)]
+    shapes = {name: take_array(arrays, name) for name in arrays}
+    found = [name for name, value in shapes.items() if value.dtype == np.uint8 and value.ndim in (3, 4)]
     if len(found) != 1:
         raise ValueError(
             f"it must have one array of uint8 images, or say which, as in FILE.npz:{found[0] if found else 'ARRAY'}; "

@@ -108,8 +108,8 @@ def test_a_stopped_run_goes_on_to_the_same_end(tmp_path, problem, monkeypatch, f
         patch.setattr(torch.nn.utils, "clip_grad_norm_", interrupted)
         message = fails(*command, "--out", tmp_path / "a", status=130)
         assert message == (
-            f"interrupted; all iterations that were completed are kept in {tmp_path / 'a'}: the same command goes on from "
-            "there"
+            f"interrupted; all iterations that were completed are kept in {tmp_path / 'a'}: the same command goes on "
+            "from there"
         )
     assert not (tmp_path / "a" / "student").exists()
     main([*command, "--out", str(tmp_path / "a")])
