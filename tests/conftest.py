@@ -3,8 +3,10 @@
 import hypothesis
 import pytest
 import torch
+from virtual_device import unavailable
 
 torch.set_num_threads(1)
+unavailable()  # registers the device: torch's autograd has threads for the devices that there are at its first backward
 hypothesis.settings.register_profile("sdesig", deadline=None, derandomize=True, max_examples=50, print_blob=True)
 hypothesis.settings.load_profile("sdesig")
 

@@ -71,7 +71,8 @@ class GaussianReference:
     """N(mean, variance): the Gaussian that the data are compared with. The module's docstring has the formulas.
 
     y, D and the mean are in the coordinates of the data; u, v, Q and the variance in those of the basis. Tensors given
-    here should have the states' dtype and device.
+    here should have the states' dtype and device. An SNR is one number, on the CPU, which mixes with states of any
+    device, or (batch,) on any; v, which has the axes of the variance, is where the variance is.
 
     Args:
         mean: mu, a float or a tensor that broadcasts against an event.
@@ -220,9 +221,11 @@ class GaussianReference:
         return self.mean + self.from_basis((drift + slope * centred) / growth)
 
     def _outer(self, name: str, snr: Tensor | float) -> Tensor:
-        """The SNR with one trailing axis per axis of the variance."""
+        """The SNR with one trailing axis per axis of the variance, and then on its device: see the class."""
         tau = check_step(name, snr)
-        return tau.reshape(tau.shape + (1,) * self.variance.ndim)
+        return (
+            tau.reshape(tau.shape + (1,) * self.variance.ndim).to(self.variance.device) if self.variance.ndim else tau
+        )
 
     def _centred(self, y: Tensor, snr: Tensor | float, eta: float) -> tuple[Tensor, Tensor, Tensor]:
         """y - a mu in the basis, 1 + c tau and the slope c tau/a = c tau^((1 - eta^2)/2), shaped to multiply it."""
