@@ -64,13 +64,15 @@ def upload_pipeline(
         return str(api.upload_folder(repo_id=repo_id, folder_path=folder, **commit))
 
 
-def read_pipeline(source: str | Path, kind: str, **hub: Any) -> Parts:
+def read_pipeline(source: str | Path, kind: str, *, subfolder: str | None = None, **hub: Any) -> Parts:
     """What was written to a folder, or uploaded to the hub, by a pipeline class of this name; hub as in `find_model`.
+
+    subfolder: where it lies in the folder or repository.
 
     Raises:
         FileNotFoundError, TypeError, ValueError: files that are missing or broken, such as pickles, another kind.
     """
-    folder = find_model(source, **hub)
+    folder = find_model(source, **hub) / (subfolder or "")
     if not (folder / INDEX).is_file():
         raise FileNotFoundError(f"{folder} has no {INDEX}")
     index = read_json(folder / INDEX)
