@@ -46,8 +46,10 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
       or the first timestep that `step` gets) takes the latents as x_t of an evaluation point, goes from there to the
       end of its step in the same way, and follows the same law.
     - A list of generators gives one seed from each, so that an image does not depend on its batch; one generator gives
-      all. Where a pipeline hands on no generator (DiT's does not), the seed of an image is a hash of its latents: the
-      same latents give the same image, and what drew them decides.
+      all. Where a pipeline hands on no generator (DiT's and LDM's do not), the seed of an image is a hash of its
+      latents: the same latents give the same image, and what drew them decides.
+    - Timesteps are real numbers. A pipeline that looks up a table of its own by them cannot be run (of Kandinsky 2.1
+      the one from image to image), nor with any other scheduler that has such timesteps.
     - Computed in float32, or float64 for such samples, on the samples' device; returned in their dtype.
 
     `PathAverageScheduler.from_config(pipeline.scheduler.config)` takes the table and prediction type of any scheduler
