@@ -124,6 +124,7 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             TypeError, ValueError: a configuration of another kind, or one that the class does not take.
         """
+        config = kwargs.pop("pretrained_model_name_or_path", config)  # as it was called once
         if not isinstance(config, Mapping):
             raise TypeError(f"config must be a dictionary, a scheduler's configuration; got {config!r}")
         check_table_config("config", config, ("snr_shift_scale",))

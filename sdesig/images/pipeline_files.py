@@ -29,11 +29,13 @@ class Parts(NamedTuple):
         generator: it.
         vae: of latents, or None.
         results: rows of a report.json, or none.
+        card: the model card that it was read with.
     """
 
     generator: SigDEG
     vae: Any
     results: list[Row]
+    card: str | None = None
 
 
 def write_pipeline(folder: Path, parts: Parts, index: str) -> None:
@@ -43,8 +45,7 @@ def write_pipeline(folder: Path, parts: Parts, index: str) -> None:
         ValueError: a generator that corrects a denoiser.
     """
     _check_saved(parts.generator)
-    card = folder / CARD
-    _write(folder, parts, index, folder.resolve().name, ModelCard.load(card) if card.is_file() else None)
+    _write(folder, parts, index, folder.resolve().name, _card_in(folder) or parts.card)
 
 
 def upload_pipeline(
@@ -58,7 +59,9 @@ def upload_pipeline(
     _check_saved(parts.generator)
     api = HfApi(token=token)
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    previous = ModelCard.load(api.hf_hub_download(repo_id, CARD)) if api.file_exists(repo_id, CARD) else None
+    previous = parts.card
+    if api.file_exists(repo_id, CARD):
+        previous = Path(api.hf_hub_download(repo_id, CARD)).read_text(encoding="utf-8")
     with TemporaryDirectory() as folder:
         _write(Path(folder), parts, index, repo_id, previous)
         return str(api.upload_folder(repo_id=repo_id, folder_path=folder, **commit))
@@ -81,7 +84,7 @@ def read_pipeline(source: str | Path, kind: str, *, subfolder: str | None = None
     vae = load_model(folder / VAE, KINDS).eval() if any(index.get(VAE) or ()) else None
     report = folder / REPORT
     try:
-        return Parts(generator, vae, json.loads(report.read_text()) if report.is_file() else [])
+        return Parts(generator, vae, json.loads(report.read_text()) if report.is_file() else [], _card_in(folder))
     except json.JSONDecodeError as error:
         raise ValueError(f"{report} is not JSON: {error}") from None
 
@@ -91,7 +94,12 @@ def _check_saved(generator: SigDEG) -> None:
         raise ValueError("generator must be made of its teacher's network to be saved; this one corrects a denoiser")
 
 
-def _write(folder: Path, parts: Parts, index: str, name: str, previous: ModelCard | None) -> None:
+def _card_in(folder: Path) -> str | None:
+    return (folder / CARD).read_text(encoding="utf-8", errors="replace") if (folder / CARD).is_file() else None
+
+
+def _write(folder: Path, parts: Parts, index: str, name: str, card: str | None) -> None:
+    previous = None if card is None else ModelCard(card)
     card = model_card(parts.generator, parts.results, name=name, latent=parts.vae is not None, previous=previous)
     (folder / INDEX).unlink(missing_ok=True)
     parts.generator.save(folder / GENERATOR)

@@ -82,6 +82,7 @@ class SigDEGPipeline(DiffusionPipeline):
                 f"{generator.event}"
             )
         self.results = check_results(results)
+        self._card: str | None = None
         self.register_modules(generator=generator, vae=vae)
 
     @property
@@ -192,8 +193,8 @@ class SigDEGPipeline(DiffusionPipeline):
     ) -> None:
         """Write model_index.json, generator/, vae/ and report.json where there are such, and the model card, README.md.
 
-        Every file is written whole, model_index.json last. Of a model card that is there already the metadata stay, and
-        the text if it is somebody else's.
+        Every file is written whole, model_index.json last. Of a model card that is there already, else of the one that
+        the pipeline was loaded with, the metadata stay, such as the license, and the text if it is somebody else's.
 
         Args:
             save_directory: folder.
@@ -240,7 +241,14 @@ class SigDEGPipeline(DiffusionPipeline):
 
     @property
     def _parts(self) -> Parts:
-        return Parts(self.generator, self.vae, self.results)
+        return Parts(self.generator, self.vae, self.results, self._card)
+
+    @classmethod
+    def from_pipe(cls, pipeline: Any, **kwargs: Any) -> SigDEGPipeline:
+        """Of the same parts, as of every pipeline: results and model card of a `SigDEGPipeline` go along."""
+        made: SigDEGPipeline = super().from_pipe(pipeline, **{"results": getattr(pipeline, "results", None), **kwargs})
+        made._card = getattr(pipeline, "_card", None)
+        return made
 
     @classmethod
     def from_pretrained(
@@ -285,7 +293,10 @@ class SigDEGPipeline(DiffusionPipeline):
             local_files_only=bool(local_files_only),
             force_download=force_download,
         )
-        return cls(*parts._replace(**given)).to(dtype=dtype or torch_dtype)
+        generator, vae, results, card = parts._replace(**given)
+        made = cls(generator, vae, results)
+        made._card = card
+        return made.to(dtype=dtype or torch_dtype)
 
 
 def _check_supported(given: Mapping[str, object], supported: Mapping[str, tuple[object, ...]]) -> None:

@@ -357,6 +357,21 @@ def test_a_card_that_is_there_keeps_metadata_and_words(generator, text, kept, tm
     assert card.read_text() == before
 
 
+def test_a_license_goes_along(generator, tmp_path):
+    """From one folder to another, and from one pipeline to another."""
+    quiet(generator, results=results()).save_pretrained(tmp_path / "theirs")
+    card = tmp_path / "theirs" / "README.md"
+    card.write_text(card.read_text().replace("---\n", "---\nlicense: mit\n", 1))
+    loaded = SigDEGPipeline.from_pretrained(tmp_path / "theirs")
+    for k, pipe in enumerate((loaded, SigDEGPipeline.from_pipe(loaded))):
+        pipe.save_pretrained(tmp_path / str(k))
+        metadata, text = parts((tmp_path / str(k) / "README.md").read_text())
+        assert metadata["license"] == "mit"
+        assert f'from_pretrained("{k}")' in text
+        assert "No license is stated" not in text
+        assert pipe.results == results()
+
+
 # --- the hub ---------------------------------------------------------------------------------------------------------
 
 

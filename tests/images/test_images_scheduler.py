@@ -544,6 +544,10 @@ def test_defaults_of_the_other_class_count():
     assert PathAverageScheduler.from_config(config).config.beta_end == 0.012
     again = PathAverageScheduler.from_config(PathAverageScheduler.from_config(config, eta=0.5).config)
     assert (again.config.beta_end, again.config.eta) == (0.012, 0.5)
+    former, unused = PathAverageScheduler.from_config(
+        pretrained_model_name_or_path=config, return_unused_kwargs=True, another=3
+    )
+    assert (former.config.beta_end, unused["another"]) == (0.012, 3)
 
 
 ARGUMENTS = {
