@@ -29,10 +29,11 @@ _IGNORED = {"eta", "use_clipped_model_output"}
 
 
 class PathAverageScheduler(SchedulerMixin, ConfigMixin):
-    """Samples of a variance-preserving model by `sdesig.solvers.PathAverage`; the image of a seed is one for all steps.
+    """Samples of a variance-preserving model by `sdesig.solvers.PathAverage`; one path for a seed, at all step counts.
 
     The latents and one seed per image, drawn from the generators at the first step, fix a Brownian path. More steps
-    follow the same path more closely: 20 and 40 steps give almost the same image.
+    follow the same path more closely, and most images change little from 20 to 40 steps. Not all: a path that passes
+    between two images may end at either.
 
     - What a step returns is the next evaluation point u*, as x_t at the time `timesteps[i]` of tau*, and not the state,
       which stays inside. The last step returns the state: x_t at the first timestep of the table, with the little noise

@@ -45,7 +45,7 @@ StepCallback = Callable[[Any, int, Tensor, dict[str, Tensor]], Mapping[str, Tens
 
 
 class SigDEGPipeline(DiffusionPipeline):
-    """Images of a `SigDEG`, in few steps: the image of a seed is the same in every batch, nearly so at any steps.
+    """Images of a `SigDEG`, in few steps: a seed is one image in every batch, and one path at any number of steps.
 
     Load it by its own name: diffusers' `DiffusionPipeline.from_pretrained` knows classes outside diffusers only by
     running code that lies beside the weights, and here there is none. With `.to(torch.bfloat16)` the network computes
@@ -133,7 +133,7 @@ class SigDEGPipeline(DiffusionPipeline):
 
         Args:
             batch_size: default one per seed or generator, else 1.
-            seeds: in [0, 2^63), one per image, which is a function of it, to rounding, at every number of steps.
+            seeds: in [0, 2^63), one per image, which is a function of it, to rounding, and of the number of steps.
             generator: draws the seeds: one generator all of them, a list one each. Default: torch's global one.
             num_inference_steps: evaluations of the network, 1 to 2^levels.
             output_type: "pil", "np" (float32 in [0, 1], NHWC), "pt" (the same, NCHW), or "latent": what the generator
