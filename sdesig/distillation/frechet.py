@@ -119,15 +119,11 @@ class FeatureSums:
         if not bool(features.isfinite().all()):
             raise ValueError("features must be finite")
         values = features.to(self.total)
-        self.n += len(values)
-        self.total += values.sum(0)
-        self.products += values.T @ values
+        self._add(len(values), values.sum(0), values.T @ values)
 
     def merge(self, other: FeatureSums) -> None:
         """Add the sums of others."""
-        self.n += other.n
-        self.total += other.total
-        self.products += other.products
+        self._add(other.n, other.total, other.products)
 
     def statistics(self) -> FeatureStatistics:
         """Of all that was added; raise ValueError for n < 2."""
@@ -136,6 +132,10 @@ class FeatureSums:
         mean = self.total / self.n
         covariance = (self.products - self.n * torch.outer(mean, mean)) / (self.n - 1)
         return FeatureStatistics(mean.cpu(), covariance.cpu(), self.n)
+
+    def _add(self, n: int, total: Tensor, products: Tensor) -> None:
+        """Not in place: a shallow copy has the same tensors."""
+        self.n, self.total, self.products = self.n + n, self.total + total, self.products + products
 
 
 def extrapolated_distance(features: Tensor, real: FeatureStatistics, *, seed: int = 0) -> Estimate:

@@ -20,6 +20,8 @@ from sdesig.images.sources import SUFFIXES, Source, open_source
 _GREY = ("1", "L", "LA", "La")
 _NAMED = 5
 """Most names in a message."""
+_RULES = 2
+"""Another number whenever the same source is to give other pixels: a cache of other rules is not used."""
 
 
 def load_images(
@@ -33,13 +35,18 @@ def load_images(
 ) -> ImageSet:
     """Images of a source, sorted by name.
 
+    Files and folders whose names begin with a dot are none. An image is turned as its EXIF orientation says. Of an
+    animation the first image is taken. Images of more than 8 bits a channel are not cut to 8: they count as such that
+    cannot be read.
+
     Args:
         source: a folder, with the folders in it, or a .tar, .tar.xz or .tar.gz, of png, jpg, bmp and webp files; a .npz
             file with one array of uint8 images, (n, h, w), (n, h, w, 1 or 3) or (n, 1 or 3, h, w), or FILE.npz:ARRAY
             for one of several; or "hf:NAME" or "hf:NAME:SPLIT" (train), a data set of the Hugging Face hub.
         size: side to which the centred square of each image is resized (Lanczos, antialiased).
         crop: side of that square in the original, by default the largest; without `size` it is not resized.
-        channels: 1 for grey or 3 for RGB, by default what each image has. Transparency is dropped.
+        channels: 1 for grey or 3 for RGB, by default what each image has. Transparency is dropped, CMYK becomes RGB by
+            PIL's formula, without a colour profile.
         cache: a folder in which the decoded images are kept for the next time. What is there for a source that has
             changed since, or for other options, is not used; what is damaged is made again, with a warning.
         max_corrupt: so many images that cannot be read are skipped, with a warning that names them.
@@ -59,7 +66,7 @@ def load_images(
     if cache is None:
         images = make()
     else:
-        key = {**opened.identity, "size": size, "crop": crop, "channels": channels}
+        key = {**opened.identity, "rules": _RULES, "size": size, "crop": crop, "channels": channels}
         images = cached(cache, "images", key, make=make, write=_write, read=partial(_read, str(source)))
         _check_skipped(str(source), images.skipped, max_corrupt)
     if images.skipped:
@@ -88,7 +95,8 @@ def _decode(name: str, source: Source, fit: Callable[[str, Image.Image], np.ndar
             )
         found.append((entry, pixels))
     if not found:
-        raise ValueError(f"{name} has no images that can be read ({', '.join(SUFFIXES)})")
+        reasons = f": skipped {_listed(skipped)}" if skipped else ""
+        raise ValueError(f"{name} has no images that can be read ({', '.join(SUFFIXES)}){reasons}")
     found.sort(key=lambda pair: pair[0])
     stacked = torch.from_numpy(np.stack([pixels for _, pixels in found]))
     return ImageSet(stacked, pixel_digest(stacked), name, tuple(sorted(skipped)))

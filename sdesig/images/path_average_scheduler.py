@@ -29,10 +29,11 @@ _IGNORED = {"eta", "use_clipped_model_output"}
 
 
 class PathAverageScheduler(SchedulerMixin, ConfigMixin):
-    """Samples of a variance-preserving model by `sdesig.solvers.PathAverage`; the image of a seed is one for all steps.
+    """Samples of a variance-preserving model by `sdesig.solvers.PathAverage`; one path for a seed, at all step counts.
 
     The latents and one seed per image, drawn from the generators at the first step, fix a Brownian path. More steps
-    follow the same path more closely: 20 and 40 steps give almost the same image.
+    follow the same path more closely, and most images change little from 20 to 40 steps. Not all: a path that passes
+    between two images may end at either.
 
     - What a step returns is the next evaluation point u*, as x_t at the time `timesteps[i]` of tau*, and not the state,
       which stays inside. The last step returns the state: x_t at the first timestep of the table, with the little noise
@@ -46,8 +47,10 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
       or the first timestep that `step` gets) takes the latents as x_t of an evaluation point, goes from there to the
       end of its step in the same way, and follows the same law.
     - A list of generators gives one seed from each, so that an image does not depend on its batch; one generator gives
-      all. Where a pipeline hands on no generator (DiT's does not), the seed of an image is a hash of its latents: the
-      same latents give the same image, and what drew them decides.
+      all. Where a pipeline hands on no generator (DiT's and LDM's do not), the seed of an image is a hash of its
+      latents: the same latents give the same image, and what drew them decides.
+    - Timesteps are real numbers. A pipeline that looks up a table of its own by them cannot be run (of Kandinsky 2.1
+      the one from image to image), nor with any other scheduler that has such timesteps.
     - Computed in float32, or float64 for such samples, on the samples' device; returned in their dtype.
 
     `PathAverageScheduler.from_config(pipeline.scheduler.config)` takes the table and prediction type of any scheduler
@@ -122,6 +125,7 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             TypeError, ValueError: a configuration of another kind, or one that the class does not take.
         """
+        config = kwargs.pop("pretrained_model_name_or_path", config)  # as it was called once
         if not isinstance(config, Mapping):
             raise TypeError(f"config must be a dictionary, a scheduler's configuration; got {config!r}")
         check_table_config("config", config, ("snr_shift_scale",))

@@ -29,11 +29,13 @@ class Parts(NamedTuple):
         generator: it.
         vae: of latents, or None.
         results: rows of a report.json, or none.
+        card: the model card that it was read with.
     """
 
     generator: SigDEG
     vae: Any
     results: list[Row]
+    card: str | None = None
 
 
 def write_pipeline(folder: Path, parts: Parts, index: str) -> None:
@@ -43,8 +45,7 @@ def write_pipeline(folder: Path, parts: Parts, index: str) -> None:
         ValueError: a generator that corrects a denoiser.
     """
     _check_saved(parts.generator)
-    card = folder / CARD
-    _write(folder, parts, index, folder.resolve().name, ModelCard.load(card) if card.is_file() else None)
+    _write(folder, parts, index, folder.resolve().name, _card_in(folder) or parts.card)
 
 
 def upload_pipeline(
@@ -58,19 +59,23 @@ def upload_pipeline(
     _check_saved(parts.generator)
     api = HfApi(token=token)
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    previous = ModelCard.load(api.hf_hub_download(repo_id, CARD)) if api.file_exists(repo_id, CARD) else None
+    previous = parts.card
+    if api.file_exists(repo_id, CARD):
+        previous = Path(api.hf_hub_download(repo_id, CARD)).read_text(encoding="utf-8")
     with TemporaryDirectory() as folder:
         _write(Path(folder), parts, index, repo_id, previous)
         return str(api.upload_folder(repo_id=repo_id, folder_path=folder, **commit))
 
 
-def read_pipeline(source: str | Path, kind: str, **hub: Any) -> Parts:
+def read_pipeline(source: str | Path, kind: str, *, subfolder: str | None = None, **hub: Any) -> Parts:
     """What was written to a folder, or uploaded to the hub, by a pipeline class of this name; hub as in `find_model`.
+
+    subfolder: where it lies in the folder or repository.
 
     Raises:
         FileNotFoundError, TypeError, ValueError: files that are missing or broken, such as pickles, another kind.
     """
-    folder = find_model(source, **hub)
+    folder = find_model(source, **hub) / (subfolder or "")
     if not (folder / INDEX).is_file():
         raise FileNotFoundError(f"{folder} has no {INDEX}")
     index = read_json(folder / INDEX)
@@ -84,7 +89,7 @@ def read_pipeline(source: str | Path, kind: str, **hub: Any) -> Parts:
         rows = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else []
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise TypeError("it must hold a JSON list of objects")
-    return Parts(generator, vae, rows)
+    return Parts(generator, vae, rows, _card_in(folder))
 
 
 def _check_saved(generator: SigDEG) -> None:
@@ -92,7 +97,12 @@ def _check_saved(generator: SigDEG) -> None:
         raise ValueError("generator must be made of its teacher's network to be saved; this one corrects a denoiser")
 
 
-def _write(folder: Path, parts: Parts, index: str, name: str, previous: ModelCard | None) -> None:
+def _card_in(folder: Path) -> str | None:
+    return (folder / CARD).read_text(encoding="utf-8", errors="replace") if (folder / CARD).is_file() else None
+
+
+def _write(folder: Path, parts: Parts, index: str, name: str, card: str | None) -> None:
+    previous = None if card is None else ModelCard(card)
     card = model_card(parts.generator, parts.results, name=name, latent=parts.vae is not None, previous=previous)
     (folder / INDEX).unlink(missing_ok=True)
     parts.generator.save(folder / GENERATOR)

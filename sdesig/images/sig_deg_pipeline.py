@@ -25,13 +25,27 @@ from sdesig.images.seeds import draw_seeds
 
 OUTPUTS = ("pil", "np", "pt", "latent")
 DTYPES = (torch.float32, torch.bfloat16)
+SAVED = {"safe_serialization": (True,), "variant": (None,), "max_shard_size": (None,), "use_flashpack": (False,)}
+"""Arguments of diffusers' `save_pretrained`, and all of each that is supported: weights are one safetensors file."""
+LOADED: dict[str, tuple[object, ...]] = {
+    "use_safetensors": (None, True),
+    "variant": (None,),
+    **dict.fromkeys(("low_cpu_mem_usage", "trust_remote_code"), (None, False, True)),  # nothing here depends on them
+    **dict.fromkeys(("use_onnx", "use_flashpack", "disable_mmap", "load_connected_pipeline"), (None, False)),
+    **dict.fromkeys(("proxies", "device_map", "max_memory", "offload_folder", "offload_state_dict"), (None,)),
+    **dict.fromkeys(("custom_pipeline", "custom_revision", "quantization_config"), (None,)),
+    **dict.fromkeys(("provider", "sess_options", "provider_options"), (None,)),
+}
+"""Arguments of diffusers' `from_pretrained`, likewise."""
+HUB = ("repo_id", "commit_message", "private", "token", "create_pr")
+COMPONENTS = ("generator", "vae")
 
 DiffusionPipeline: Any = import_diffusers().DiffusionPipeline
 StepCallback = Callable[[Any, int, Tensor, dict[str, Tensor]], Mapping[str, Tensor] | None]
 
 
 class SigDEGPipeline(DiffusionPipeline):
-    """Images of a `SigDEG`, in few steps: the image of a seed is the same in every batch, nearly so at any steps.
+    """Images of a `SigDEG`, in few steps: a seed is one image in every batch, and one path at any number of steps.
 
     Load it by its own name: diffusers' `DiffusionPipeline.from_pretrained` knows classes outside diffusers only by
     running code that lies beside the weights, and here there is none. With `.to(torch.bfloat16)` the network computes
@@ -68,6 +82,7 @@ class SigDEGPipeline(DiffusionPipeline):
                 f"{generator.event}"
             )
         self.results = check_results(results)
+        self._card: str | None = None
         self.register_modules(generator=generator, vae=vae)
 
     @property
@@ -81,9 +96,15 @@ class SigDEGPipeline(DiffusionPipeline):
         return DTYPES[any(network.mixed_precision for network in networks_in(self.generator))]
 
     def to(
-        self, device: torch.device | str | int | torch.dtype | None = None, dtype: torch.dtype | None = None
+        self,
+        device: torch.device | str | int | torch.dtype | None = None,
+        dtype: torch.dtype | None = None,
+        silence_dtype_warnings: bool = False,
     ) -> SigDEGPipeline:
-        """Move to a device, or compute in float32 or bfloat16; raise ValueError for another dtype."""
+        """Move to a device, or compute in float32 or bfloat16; raise ValueError for another dtype.
+
+        silence_dtype_warnings: there are none.
+        """
         if isinstance(device, torch.dtype):
             device, dtype = None, device
         if dtype is not None:
@@ -112,7 +133,7 @@ class SigDEGPipeline(DiffusionPipeline):
 
         Args:
             batch_size: default one per seed or generator, else 1.
-            seeds: in [0, 2^63), one per image, which is a function of it, to rounding, at every number of steps.
+            seeds: in [0, 2^63), one per image, which is a function of it, to rounding, and of the number of steps.
             generator: draws the seeds: one generator all of them, a list one each. Default: torch's global one.
             num_inference_steps: evaluations of the network, 1 to 2^levels.
             output_type: "pil", "np" (float32 in [0, 1], NHWC), "pt" (the same, NCHW), or "latent": what the generator
@@ -160,21 +181,35 @@ class SigDEGPipeline(DiffusionPipeline):
         images = (values.clamp(-1, 1) + 1) / 2
         return images if output_type == "pt" else np.ascontiguousarray(images.permute(0, 2, 3, 1).cpu().numpy())
 
-    def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **hub: Any) -> None:
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        max_shard_size: int | str | None = None,
+        push_to_hub: bool = False,
+        use_flashpack: bool = False,
+        **hub: Any,
+    ) -> None:
         """Write model_index.json, generator/, vae/ and report.json where there are such, and the model card, README.md.
 
-        Every file is written whole, model_index.json last. Of a model card that is there already the metadata stay, and
-        the text if it is somebody else's.
+        Every file is written whole, model_index.json last. Of a model card that is there already, else of the one that
+        the pipeline was loaded with, the metadata stay, such as the license, and the text if it is somebody else's.
 
         Args:
             save_directory: folder.
+            safe_serialization, variant, max_shard_size, use_flashpack: of diffusers; only their defaults are supported.
             push_to_hub: whether to upload it, too.
             hub: see `push_to_hub`; default of repo_id is the folder's name.
 
         Raises:
-            TypeError, ValueError: options for the hub without push_to_hub; a generator that corrects a denoiser, which
-                is not saved.
+            TypeError, ValueError: options for the hub without push_to_hub, or unknown ones; what is not supported; a
+                generator that corrects a denoiser, which is not saved. Nothing is written then.
         """
+        given = (safe_serialization, variant, max_shard_size, use_flashpack)
+        _check_supported(dict(zip(SAVED, given, strict=True)), SAVED)
+        if unknown := hub.keys() - {*HUB}:
+            raise TypeError(f"save_pretrained takes no {', '.join(sorted(unknown))}")
         if hub and not push_to_hub:
             raise TypeError(f"push_to_hub must be True for the options {', '.join(hub)}")
         write_pipeline(Path(save_directory), self._parts, self.to_json_string())
@@ -184,22 +219,36 @@ class SigDEGPipeline(DiffusionPipeline):
     def push_to_hub(
         self,
         repo_id: str,
-        commit_message: str = "Upload SigDEGPipeline",
+        commit_message: str | None = None,
         private: bool | None = None,
         token: str | bool | None = None,
         create_pr: bool = False,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        subfolder: str | None = None,
     ) -> str:
         """Upload what `save_pretrained` writes to a repository of the hub, made if missing; return the address.
 
+        safe_serialization, variant, subfolder: of diffusers; only their defaults are supported.
+
         Raises:
-            ValueError: a generator that corrects a denoiser, which is not saved.
+            ValueError: what is not supported; a generator that corrects a denoiser, which is not saved.
         """
-        commit = {"commit_message": commit_message, "create_pr": create_pr}
+        given = {"safe_serialization": safe_serialization, "variant": variant, "subfolder": subfolder}
+        _check_supported(given, {**SAVED, "subfolder": (None,)})
+        commit = {"commit_message": commit_message or f"Upload {type(self).__name__}", "create_pr": create_pr}
         return upload_pipeline(self._parts, self.to_json_string(), repo_id, private=private, token=token, **commit)
 
     @property
     def _parts(self) -> Parts:
-        return Parts(self.generator, self.vae, self.results)
+        return Parts(self.generator, self.vae, self.results, self._card)
+
+    @classmethod
+    def from_pipe(cls, pipeline: Any, **kwargs: Any) -> SigDEGPipeline:
+        """Of the same parts, as of every pipeline: results and model card of a `SigDEGPipeline` go along."""
+        made: SigDEGPipeline = super().from_pipe(pipeline, **{"results": getattr(pipeline, "results", None), **kwargs})
+        made._card = getattr(pipeline, "_card", None)
+        return made
 
     @classmethod
     def from_pretrained(
@@ -211,27 +260,53 @@ class SigDEGPipeline(DiffusionPipeline):
         revision: str | None = None,
         token: str | bool | None = None,
         cache_dir: str | Path | None = None,
-        local_files_only: bool = False,
+        local_files_only: bool | None = False,
+        force_download: bool = False,
+        subfolder: str | None = None,
+        **others: Any,
     ) -> SigDEGPipeline:
         """Read what `save_pretrained` wrote: safetensors and JSON, never a pickle.
 
         Args:
             pretrained_model_name_or_path: a folder, or the id of a model on the hub, "owner/name".
             dtype: float32 or bfloat16, see `to`; diffusers called it torch_dtype.
-            revision, token, cache_dir, local_files_only: of the hub, as everywhere in diffusers.
+            revision, token, cache_dir, local_files_only, force_download: of the hub, as everywhere in diffusers.
+            subfolder: of the folder or repository, where the pipeline lies.
+            others: generator or vae, to take the place of what was saved (None for no vae); and diffusers' other
+                options, of which no more than their defaults is supported.
 
         Raises:
-            FileNotFoundError, TypeError, ValueError: files that are missing or broken, another kind of model.
+            FileNotFoundError, TypeError, ValueError: files that are missing or broken, another kind of model, options
+                that are unknown or not supported.
         """
+        given = {name: others.pop(name) for name in COMPONENTS if name in others}
+        if unknown := others.keys() - LOADED.keys():
+            raise TypeError(f"from_pretrained takes no {', '.join(sorted(unknown))}")
+        _check_supported(others, LOADED)
         parts = read_pipeline(
             pretrained_model_name_or_path,
             cls.__name__,
+            subfolder=subfolder,
             revision=revision,
             token=token,
             cache_dir=cache_dir,
-            local_files_only=local_files_only,
+            local_files_only=bool(local_files_only),
+            force_download=force_download,
         )
-        return cls(*parts).to(dtype=dtype or torch_dtype)
+        generator, vae, results, card = parts._replace(**given)
+        made = cls(generator, vae, results)
+        made._card = card
+        return made.to(dtype=dtype or torch_dtype)
+
+
+def _check_supported(given: Mapping[str, object], supported: Mapping[str, tuple[object, ...]]) -> None:
+    for name, value in given.items():
+        if not any(value is each for each in supported[name]):
+            allowed = " or ".join(map(repr, supported[name]))
+            raise ValueError(
+                f"{name} must be {allowed}: more of it is not supported by a SigDEGPipeline, whose weights are one "
+                f"safetensors file in float32; got {value!r}"
+            )
 
 
 def _seeds(

@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from sdesig._files import open_arrays, reading, take_array
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 TARS = (".tar", ".tar.xz", ".tar.gz", ".tgz", ".txz")
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
+_PNG_DEPTH = 24
+"""Where a PNG file says how many bits a channel has."""
 _ARRAY = re.compile(r"(?P<path>.+\.npz):(?P<name>[^:/\\]+)")
 _HUB = re.compile(r"hf:(?P<name>[^:]+)(?::(?P<split>.+))?")
 
@@ -73,7 +75,9 @@ def _file(path: Path, more: dict[str, object], entries: Callable[[Path], Iterato
 
 
 def _folder(folder: Path) -> Source:
-    files = sorted(path for path in folder.rglob("*") if _is_image(path.name) and path.is_file())
+    files = sorted(
+        path for path in folder.rglob("*") if _is_image(path.relative_to(folder).as_posix()) and path.is_file()
+    )
     digest = hashlib.sha256()
     for path in files:
         status = path.stat()
@@ -87,14 +91,22 @@ def _folder(folder: Path) -> Source:
 
 
 def _is_image(name: str) -> bool:
-    """By its suffix; hidden files, such as the ones that macOS adds to archives, are none."""
-    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+    """By the suffix of a name with its folders; nothing hidden or in a hidden folder is one (macOS adds such files)."""
+    hidden = any(part.startswith(".") and part not in (".", "..") for part in name.split("/"))
+    return name.lower().endswith(SUFFIXES) and not hidden
 
 
 def _decode(data: bytes) -> Image.Image:
+    """The image, the first one of an animation, turned as its EXIF orientation says.
+
+    Raises:
+        ValueError: more than 8 bits a channel, which PIL cuts to 8 for colours.
+    """
     with Image.open(BytesIO(data), formats=_FORMATS) as image:
+        if image.format == "PNG" and data[_PNG_DEPTH] > 8:
+            raise ValueError(f"{data[_PNG_DEPTH]} bits a channel: more than 8 bits")
         image.load()
-        return image
+        return ImageOps.exif_transpose(image)
 
 
 def _tar_entries(path: Path) -> Iterator[Entry]:
@@ -106,7 +118,7 @@ def _tar_entries(path: Path) -> Iterator[Entry]:
     with reading(path, "is not a complete archive"), tarfile.open(path, "r:*") as archive:
         for member in archive:
             name = member.name.removeprefix("./")
-            if member.isfile() and _is_image(name.rpartition("/")[2]):
+            if member.isfile() and _is_image(name):
                 file = archive.extractfile(member)
                 assert file is not None  # it is a regular file
                 yield name, partial(_decode, file.read())
@@ -177,7 +189,7 @@ def _hub_entries(name: str, split: str) -> Iterator[Entry]:
         raise ValueError(f"hf:{name}:{split} has no column of images, but {', '.join(data.features)}")
 
     def read(k: int) -> Image.Image:
-        return data[k][columns[0]]
+        return ImageOps.exif_transpose(data[k][columns[0]])
 
     for k in range(len(data)):
         yield f"{split}[{k:08d}]", partial(read, k)

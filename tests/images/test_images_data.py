@@ -3,10 +3,12 @@
 import io
 import json
 import os
+import struct
 import subprocess
 import sys
 import tarfile
 import types
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +52,14 @@ def write_tar(file, files, mode="w"):
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
     return file
+
+
+def write_archive(folder, files):
+    folder.mkdir(exist_ok=True)
+    return write_tar(folder / "x.tar", files)
+
+
+every_container = pytest.mark.parametrize("make", [write_folder, write_archive], ids=["folder", "archive"])
 
 
 def by_pil(files, mode="RGB"):
@@ -176,6 +186,14 @@ def test_a_hub_without_its_package_or_without_images(monkeypatch):
         load_images("hf:someone/x")
 
 
+@every_container
+def test_hidden_files_and_what_lies_in_hidden_folders(tmp_path, make):
+    """Wherever the dot is in the name; the source itself may lie in a hidden folder."""
+    hidden = (".ipynb_checkpoints/0-checkpoint.png", "b/.thumbs/deep/1.png", "b/._1.png", ".0.png")
+    source = make(tmp_path / ".mine", {**FILES, **dict.fromkeys(hidden, encoded(random_image(9), "x.png"))})
+    np.testing.assert_array_equal(load_images(source).pixels, by_pil(FILES))
+
+
 # --- shapes ----------------------------------------------------------------------------------------------------------
 
 
@@ -191,6 +209,66 @@ def test_modes_become_grey_or_colour(tmp_path, mode):
         expected = np.asarray(stored.convert("L" if (channels or own) == 1 else "RGB"))
         expected = expected[None] if expected.ndim == 2 else expected.transpose(2, 0, 1)
         np.testing.assert_array_equal(load_images(tmp_path, channels=channels).pixels[0], expected)
+
+
+TURNS = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: np.rot90(a, 2).transpose(1, 0, 2),
+    8: lambda a: np.rot90(a),
+}
+"""Rows and columns as the EXIF standard has them: how the stored image is to be shown."""
+
+
+@every_container
+@pytest.mark.parametrize("tag", TURNS)
+def test_images_are_turned_as_their_orientation_says(tmp_path, make, tag):
+    stored = random_image(tag, size=(16, 24))
+    exif = Image.Exif()
+    exif[0x112] = tag
+    files = {}
+    for kind, options in (("JPEG", {}), ("PNG", {}), ("WEBP", {"lossless": True})):
+        buffer = io.BytesIO()
+        stored.save(buffer, kind, exif=exif, **options)
+        name = f"{kind}.{kind.lower()}"
+        files[name] = buffer.getvalue()
+        if kind == "JPEG":
+            lossy = np.asarray(Image.open(io.BytesIO(buffer.getvalue())))
+    found = load_images(make(tmp_path / "x", files)).pixels.permute(0, 2, 3, 1).numpy()
+    assert found.shape[1:3] == ((24, 16) if tag < 5 else (16, 24))
+    for pixels, values in zip(found, (lossy, *[np.asarray(stored)] * 2), strict=True):
+        np.testing.assert_array_equal(pixels, TURNS[tag](values))
+
+
+def test_images_of_a_hub_are_turned_too(monkeypatch):
+    image = random_image(0, size=(16, 24))
+    image.getexif()[0x112] = 6
+    fake_hub(monkeypatch, [image])
+    pixels = load_images("hf:x").pixels[0].permute(1, 2, 0).numpy()
+    np.testing.assert_array_equal(pixels, np.rot90(np.asarray(image), -1))
+
+
+@every_container
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_the_first_image_of_an_animation(tmp_path, make, kind):
+    buffer, frames = io.BytesIO(), [random_image(k) for k in range(3)]
+    options = {"lossless": True} if kind == "WEBP" else {}
+    frames[0].save(buffer, kind, save_all=True, append_images=frames[1:], duration=50, **options)
+    assert Image.open(buffer).n_frames == 3
+    found = load_images(make(tmp_path / "x", {f"a.{kind.lower()}": buffer.getvalue()}))
+    np.testing.assert_array_equal(found.pixels[0].permute(1, 2, 0), np.asarray(frames[0]))
+
+
+def test_cmyk_becomes_rgb_by_the_plain_formula(tmp_path):
+    """(255 - C)(255 - K)/255, without a colour profile."""
+    write_folder(tmp_path, {"a.jpg": encoded(Image.new("CMYK", (8, 8), (10, 200, 30, 50)), "a.jpg")})
+    stored = np.asarray(Image.open(tmp_path / "a.jpg"))[0, 0].astype(float)
+    expected = (255 - stored[:3]) * (255 - stored[3]) / 255
+    assert np.abs(load_images(tmp_path).pixels[0, :, 0, 0].numpy() - expected).max() <= 1
 
 
 @pytest.mark.parametrize(
@@ -241,7 +319,7 @@ def broken(files, names):
     return {name: content[: len(content) // 2] if name in names else content for name, content in files.items()}
 
 
-@pytest.mark.parametrize("make", [write_folder, lambda path, files: write_tar(path / "x.tar", files)])
+@every_container
 def test_broken_images_are_named_and_skipped(tmp_path, make):
     source = make(tmp_path, {**broken(FILES, ["b/1.png", "c.JPEG"]), "z.png": b"", "y.jpg": b"GIF89a no image"})
     with pytest.warns(UserWarning, match=r"skipped 4 images, b/1\.png \(.+\), c\.JPEG \(.+\), y\.jpg \(.+\), z\.png"):
@@ -261,11 +339,34 @@ def test_more_broken_images_than_allowed(tmp_path):
         load_images(tmp_path, max_corrupt=0)
 
 
-def test_images_of_sixteen_bits_are_not_cut_to_eight(tmp_path):
-    deep = Image.fromarray(np.arange(48, dtype=np.uint16).reshape(6, 8) * 1000)
-    write_folder(tmp_path, {**FILES, "deep.png": encoded(deep, "deep.png")})
-    with pytest.warns(UserWarning, match=r"deep\.png \(mode I;16: more than 8 bits\)"):
-        assert len(load_images(tmp_path)) == 6
+def deep_png(kind, channels):
+    """A PNG file of 16 bits a channel; PIL writes none with colours."""
+    values = np.random.default_rng(0).integers(0, 2**16, (6, 8, channels)).astype(">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in values)
+
+    def chunk(name, content):
+        body = name + content
+        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", 8, 6, 16, kind, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@every_container
+@pytest.mark.parametrize("kind, channels", [(0, 1), (2, 3), (4, 2), (6, 4)], ids=["grey", "RGB", "LA", "RGBA"])
+def test_images_of_sixteen_bits_are_not_cut_to_eight(tmp_path, make, kind, channels):
+    source = make(tmp_path / "all", {**FILES, "deep.png": deep_png(kind, channels)})
+    with pytest.warns(UserWarning, match=r"deep\.png \(16 bits a channel: more than 8 bits\)"):
+        assert len(load_images(source)) == 6
+    alone = make(tmp_path / "alone", {"deep.png": deep_png(kind, channels)})
+    with pytest.raises(ValueError, match=r"no images that can be read .*: skipped 1 image, deep\.png \(16 bits a chan"):
+        load_images(alone)
+
+
+def test_deep_images_of_a_hub(monkeypatch):
+    fake_hub(monkeypatch, [Image.fromarray(np.zeros((6, 8), dtype=np.uint16)), random_image(1)])
+    with pytest.warns(UserWarning, match=r"train\[00000000\] \(mode I;16: more than 8 bits\)"):
+        assert len(load_images("hf:x")) == 1
 
 
 def test_only_formats_that_are_named_are_decoded(tmp_path):
@@ -375,6 +476,13 @@ def decoded(monkeypatch):
     calls, real = [], data._decode
     monkeypatch.setattr(data, "_decode", lambda *args: calls.append(1) or real(*args))
     return calls
+
+
+def test_a_cache_of_other_rules_is_not_used(folder, cache, decoded, monkeypatch):
+    load_images(folder, cache=cache)
+    monkeypatch.setattr(data, "_RULES", data._RULES + 1)
+    load_images(folder, cache=cache)
+    assert len(decoded) == 2
 
 
 def test_images_are_decoded_once(folder, cache, decoded):

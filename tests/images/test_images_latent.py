@@ -25,10 +25,10 @@ def gaussian(**changes):
     )
 
 
-def quantized():
+def quantized(**changes):
     torch.manual_seed(0)
     options = {"latent_channels": 4, "num_vq_embeddings": 20, "vq_embed_dim": 3, "scaling_factor": 0.6}
-    return seeded(diffusers.VQModel(**SIZES, **options), scale=0.1)
+    return seeded(diffusers.VQModel(**SIZES, **{**options, **changes}), scale=0.1)
 
 
 def saved(folder, model, name="vae"):

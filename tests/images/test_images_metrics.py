@@ -1,5 +1,6 @@
 """Distances of samples to data against torchmetrics, scipy, brute force and closed forms; reference statistics."""
 
+import copy
 import itertools
 import json
 import math
@@ -195,6 +196,18 @@ def test_an_average_of_covariances_is_something_else():
     whole = FeatureStatistics.of(features).covariance
     average = torch.stack([FeatureStatistics.of(part).covariance for part in features.split(5)]).mean(0)
     assert (average - whole).abs().max() > 0.01
+
+
+def test_a_copy_of_sums_is_on_its_own():
+    features = [torch.arange(12, dtype=torch.float64).reshape(6, 2) ** k for k in (1, 2, 3)]
+    sums = FeatureSums(2)
+    sums.update(features[0])
+    other = copy.copy(sums)
+    sums.update(features[1])
+    other.update(features[2])
+    for each, parts in ((sums, features[:2]), (other, features[::2])):
+        expected = FeatureStatistics.of(torch.cat(parts))
+        torch.testing.assert_close(each.statistics().covariance, expected.covariance, rtol=1e-9, atol=1e-9)
 
 
 def test_sums_of_float32_are_in_float64():

@@ -1,5 +1,6 @@
 """`SigDEGPipeline`: images are the generator's own, files come back to the bit, the card says what was measured."""
 
+import inspect
 import json
 import shutil
 from dataclasses import asdict
@@ -15,7 +16,7 @@ from test_images_latent import gaussian
 from test_images_student import diffusers_denoiser, our_unet, song, student_of
 
 from sdesig.generator import SigDEG
-from sdesig.images import SigDEGPipeline, pipeline_files
+from sdesig.images import PathAverageScheduler, SigDEGPipeline, pipeline_files
 from sdesig.images.metrics import Measured
 from sdesig.images.pixels import to_uint8
 from sdesig.sde import GaussianReference, SNRDenoiser
@@ -356,6 +357,21 @@ def test_a_card_that_is_there_keeps_metadata_and_words(generator, text, kept, tm
     assert card.read_text() == before
 
 
+def test_a_license_goes_along(generator, tmp_path):
+    """From one folder to another, and from one pipeline to another."""
+    quiet(generator, results=results()).save_pretrained(tmp_path / "theirs")
+    card = tmp_path / "theirs" / "README.md"
+    card.write_text(card.read_text().replace("---\n", "---\nlicense: mit\n", 1))
+    loaded = SigDEGPipeline.from_pretrained(tmp_path / "theirs")
+    for k, pipe in enumerate((loaded, SigDEGPipeline.from_pipe(loaded))):
+        pipe.save_pretrained(tmp_path / str(k))
+        metadata, text = parts((tmp_path / str(k) / "README.md").read_text())
+        assert metadata["license"] == "mit"
+        assert f'from_pretrained("{k}")' in text
+        assert "No license is stated" not in text
+        assert pipe.results == results()
+
+
 # --- the hub ---------------------------------------------------------------------------------------------------------
 
 
@@ -420,6 +436,87 @@ def test_options_of_the_hub(hub, pipe, monkeypatch):
     SigDEGPipeline.from_pretrained("owner/name", **options)
     assert asked.items() >= options.items()
     assert "*.safetensors" in asked["allow_patterns"]
+
+
+def test_options_of_diffusers_work(hub, generator, pipe, tmp_path):
+    """All that `DiffusionPipeline` takes, at what it stands for here."""
+    pipe.save_pretrained(tmp_path / "a" / "in", True, None, None, False, False)
+    pipe.save_pretrained(tmp_path / "b", safe_serialization=True, variant=None, max_shard_size=None)
+    pipe.push_to_hub("owner/name", None, None, None, False, True, None, None)
+    neutral = {"use_safetensors": True, "variant": None, "force_download": True, "low_cpu_mem_usage": True}
+    neutral |= {"device_map": None, "proxies": None, "trust_remote_code": False, "local_files_only": None}
+    for source, options in (
+        (tmp_path / "a", {"subfolder": "in"}),
+        (tmp_path / "b", neutral),
+        ("owner/name", neutral),
+    ):
+        loaded = SigDEGPipeline.from_pretrained(source, **options)
+        assert torch.equal(loaded.generator.sample(SEEDS, 2).values, generator.sample(SEEDS, 2).values)
+    assert pipe.to("cpu", torch.float32, silence_dtype_warnings=True) is pipe
+    other = seeded(KINDS["plain"](), scale=0.02)
+    assert SigDEGPipeline.from_pretrained(tmp_path / "b", generator=other).generator is other
+    quiet(latent(), gaussian()).save_pretrained(tmp_path / "c")
+    vae = gaussian()
+    assert SigDEGPipeline.from_pretrained(tmp_path / "c", vae=vae).vae is vae
+    with pytest.raises(ValueError, match="or a vae"):
+        SigDEGPipeline.from_pretrained(tmp_path / "c", vae=None)
+
+
+def test_force_download_reaches_the_hub(hub, pipe, monkeypatch):
+    pipe.push_to_hub("owner/name")
+    asked = {}
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download", lambda name, **options: asked.update(options) or str(hub.folder / name)
+    )
+    SigDEGPipeline.from_pretrained("owner/name", force_download=True)
+    assert asked["force_download"] is True
+
+
+def narrower(kind):
+    """Methods of a class that lack a parameter which the overridden one has, or have them in another order."""
+    for name, function in vars(kind).items():
+        function = getattr(function, "__func__", function)
+        base = next((vars(c)[name] for c in kind.__mro__[1:] if name in vars(c) and c is not object), None)
+        base = getattr(base, "__func__", base)
+        if name == "__init__" or not inspect.isfunction(function) or not inspect.isfunction(base):
+            continue
+        own, wanted = (inspect.signature(each).parameters.values() for each in (function, base))
+        named = [p.name for p in own if p.kind is not p.KEYWORD_ONLY]
+        by_place = [p.name for p in wanted if p.kind is p.POSITIONAL_OR_KEYWORD]
+        if named[: len(by_place)] != by_place or (
+            any(p.kind is p.VAR_KEYWORD for p in wanted)
+            and not any(p.kind is p.VAR_KEYWORD for p in own)
+            and not any(p.kind is p.VAR_POSITIONAL for p in wanted)
+        ):
+            yield name
+
+
+def test_no_signature_is_narrower_than_the_one_it_overrides():
+    assert not [*narrower(SigDEGPipeline)]
+    assert not [*narrower(PathAverageScheduler)]
+
+
+@pytest.mark.parametrize(
+    "call, error, match",
+    [
+        (lambda p, f: p.save_pretrained(f, False), ValueError, "safe_serialization must be True: .*; got False"),
+        (lambda p, f: p.save_pretrained(f, variant="fp16"), ValueError, "variant must be None: .*; got 'fp16'"),
+        (lambda p, f: p.save_pretrained(f, max_shard_size="1GB"), ValueError, "max_shard_size must be None: .*'1GB'"),
+        (lambda p, f: p.save_pretrained(f, use_flashpack=True), ValueError, "use_flashpack must be False: .*True"),
+        (lambda p, f: p.save_pretrained(f, shards=2), TypeError, "save_pretrained takes no shards"),
+        (lambda p, f: p.save_pretrained(f, push_to_hub=True, shards=2), TypeError, "save_pretrained takes no shards"),
+        (lambda p, f: p.push_to_hub("a/b", variant="fp16"), ValueError, "variant must be None: .*; got 'fp16'"),
+        (lambda p, f: p.push_to_hub("a/b", subfolder="x"), ValueError, "subfolder must be None: .*; got 'x'"),
+        (lambda p, f: p.from_pretrained(f, use_safetensors=False), ValueError, "use_safetensors must be None or True"),
+        (lambda p, f: p.from_pretrained(f, variant="fp16"), ValueError, "variant must be None: .*; got 'fp16'"),
+        (lambda p, f: p.from_pretrained(f, device_map="auto"), ValueError, "device_map must be None: .*'auto'"),
+        (lambda p, f: p.from_pretrained(f, shards=2), TypeError, "from_pretrained takes no shards"),
+    ],
+)
+def test_options_of_diffusers_that_are_not_supported(call, error, match, pipe, tmp_path):
+    with pytest.raises(error, match=match):
+        call(pipe, tmp_path / "new")
+    assert not [*tmp_path.iterdir()]
 
 
 def test_save_and_push(hub, pipe, tmp_path):

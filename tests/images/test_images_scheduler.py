@@ -1,16 +1,21 @@
 """The path-average scheme as a scheduler of diffusers: what it computes, on which paths, and how pipelines call it."""
 
 import copy
+import importlib
 import inspect
 import pickle
 import sys
 from itertools import pairwise
 
 import diffusers
+import numpy as np
 import pytest
 import torch
 from images_tiny import TINY, normal, tiny_unet
+from images_tiny import seeded as seeded_weights
+from PIL import Image
 from safetensors.torch import save_file
+from test_images_latent import gaussian, quantized
 
 import sdesig.images
 from sdesig.brownian import BrownianPath, SNRClock
@@ -440,6 +445,55 @@ def test_the_class_must_be_imported_before_such_a_pipeline_is_loaded(tmp_path, m
     assert loaded.scheduler.config.eta == 0.9
 
 
+def check_that_generators_decide(draw):
+    """An image alone is that of a batch, to rounding of the networks, and another generator gives another one."""
+    both, alone = draw([0, 1]), draw([1])
+    assert np.isfinite(both).all()
+    assert np.abs(both[1:] - alone).max() < 1e-4
+    assert np.abs(both[1] - both[0]).max() > 0.1
+    torch.manual_seed(4)  # nothing is drawn from torch's own generator
+    assert (draw([0, 1]) == both).all()
+
+
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+def test_dit_hands_on_no_generator(guidance):
+    torch.manual_seed(0)
+    transformer = diffusers.DiTTransformer2DModel(
+        num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=1, sample_size=8
+    )
+    pipe = quiet(diffusers.DiTPipeline(seeded_weights(transformer), gaussian(), diffusers.DDIMScheduler()))
+    pipe.scheduler = PathAverageScheduler.from_config(pipe.scheduler.config, reference_variance=1.0)
+    options = {"guidance_scale": guidance, "num_inference_steps": 4, "output_type": "np"}
+    check_that_generators_decide(
+        lambda seeds: pipe([3 + k for k in seeds], generator=[*map(seeded, seeds)], **options).images
+    )
+
+
+def test_kandinsky_from_image_to_image():
+    """Version 2.2, which asks the scheduler for the noise; its class needs no text encoder."""
+    name = "diffusers.pipelines.kandinsky2_2.pipeline_kandinsky2_2_img2img"
+    torch.manual_seed(0)
+    unet = diffusers.UNet2DConditionModel(
+        **{"in_channels": 4, "out_channels": 8, "sample_size": 8, "block_out_channels": (8, 16)},
+        **{"layers_per_block": 1, "norm_num_groups": 4, "cross_attention_dim": 8, "attention_head_dim": 4},
+        **{"down_block_types": ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D")},
+        **{"up_block_types": ("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D")},
+        **{"mid_block_type": "UNetMidBlock2DSimpleCrossAttn", "resnet_time_scale_shift": "scale_shift"},
+        **{"addition_embed_type": "image", "encoder_hid_dim": 8, "encoder_hid_dim_type": "image_proj"},
+    )
+    kind = importlib.import_module(name).KandinskyV22Img2ImgPipeline
+    pipe = quiet(kind(unet=seeded_weights(unet), scheduler=diffusers.DDPMScheduler(), movq=quantized(vq_embed_dim=4)))
+    pipe.scheduler = PathAverageScheduler.from_config(pipe.scheduler.config, reference_variance=1.0)
+    images, embeds = [Image.new("RGB", (32, 32), name) for name in ("red", "navy")], normal(2, 8)
+
+    def draw(seeds):
+        given = {"image_embeds": embeds[seeds], "negative_image_embeds": 0 * embeds[seeds], "strength": 0.6}
+        given |= {"height": 32, "width": 32, "num_inference_steps": 5, "output_type": "np"}
+        return pipe(image=[images[k] for k in seeds], generator=[*map(seeded, seeds)], **given).images
+
+    check_that_generators_decide(draw)
+
+
 def test_latents_with_guidance():
     """The loop of StableDiffusionPipeline, whose model is asked for two predictions in half precision."""
     law, other = model_of(Gaussian(1.0)), model_of(Gaussian(0.5))
@@ -490,6 +544,10 @@ def test_defaults_of_the_other_class_count():
     assert PathAverageScheduler.from_config(config).config.beta_end == 0.012
     again = PathAverageScheduler.from_config(PathAverageScheduler.from_config(config, eta=0.5).config)
     assert (again.config.beta_end, again.config.eta) == (0.012, 0.5)
+    former, unused = PathAverageScheduler.from_config(
+        pretrained_model_name_or_path=config, return_unused_kwargs=True, another=3
+    )
+    assert (former.config.beta_end, unused["another"]) == (0.012, 3)
 
 
 ARGUMENTS = {
