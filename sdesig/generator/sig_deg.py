@@ -297,7 +297,7 @@ class SigDEG(nn.Module):
             part = self.path(path.seeds[first : first + batch])
             sde, times = self.sde, (grid or self.grid).times(part, steps)
             start = sde.start(part.initial_noise(), times[0])
-            last = solve(sde, start, times, scheme=self.cell, path=part, callback=callback)[-1]
+            last = solve(sde, start, times, scheme=self.cell, path=part, callback=callback, save="last")
             values.append(sde.noisy_data(last, times[-1]))
         return Samples(torch.cat(values), steps, path.identity)
 
