@@ -540,3 +540,17 @@ def test_training_that_diverges_is_an_error(tmp_path):
         student.cell.denoiser.network.final.bias.fill_(math.inf)
     with pytest.raises(FloatingPointError, match="at iteration 0; the last checkpoint"):
         train_on(student, tmp_path, iterations=3)
+
+
+@pytest.mark.parametrize("pairs", ["rollout", "local"])
+def test_data_in_small_units_are_learned_too(pairs, tmp_path):
+    """Mean squares of 1e-16 are no rounding errors where the data are of size 1e-7."""
+    unit = 2.0**-24
+    law = Mixture(LAW.weights, unit * LAW.means, unit**2 * LAW.covariances)
+    reference = GaussianReference(unit * SCALAR.mean, unit**2 * SCALAR.variance)
+    snr = (LOW / unit**2, HIGH / unit**2)
+    student = make(teacher=law.denoise_y, reference=reference, snr=snr, sigma_data=unit)
+    before = [value.clone() for value in student.parameters()]
+    changes = {"pairs": pairs, "paths": 0, "iterations": 2, "warmup": 1, "data": unit * data(), "out": tmp_path}
+    train_on(student, teacher=law.denoise_y, **changes)
+    assert any(not torch.equal(one, other) for one, other in zip(before, student.parameters(), strict=True))
