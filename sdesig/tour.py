@@ -153,7 +153,8 @@ def _path_average_samples(seeds: range, steps: int) -> Tensor:
     low, high = (DIFFUSION.snr(t).item() for t in (DIFFUSION.t_max, DIFFUSION.t_min))
     path = BrownianPath(low, high, (len(seeds), 2), seeds=seeds, clock=sde.clock, dtype=torch.float64)
     start = sde.start(path.initial_noise(), low)
-    return sde.noisy_data(solve(sde, start, path.grid(steps), scheme="path_average", path=path)[-1], high)
+    last = solve(sde, start, path.grid(steps), scheme="path_average", path=path, save="last")
+    return sde.noisy_data(last, high)
 
 
 def _rms(difference: Tensor) -> float:

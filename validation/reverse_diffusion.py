@@ -126,7 +126,7 @@ def pathwise_errors(case: Case, paths: int) -> dict[Method, Tensor]:
 def _end(sde: CanonicalSDE, path: BrownianPath, scheme: str, steps: int) -> Tensor:
     """x = y/tau at the last SNR."""
     start = sde.start(path.initial_noise(), LOW)
-    return sde.noisy_data(solve(sde, start, path.grid(steps), scheme=scheme, path=path)[-1], HIGH)
+    return sde.noisy_data(solve(sde, start, path.grid(steps), scheme=scheme, path=path, save="last"), HIGH)
 
 
 def ratio_interval(ours: Tensor, theirs: Tensor) -> tuple[float, float, float]:

@@ -196,7 +196,9 @@ def nested_paths(problem: Problem, t1: float, finest: int, count: int) -> Iterat
 def end(problem: Problem, path: BrownianPath, scheme: str | Scheme, steps: int) -> Tensor:
     """Y(t1), (paths, dim)."""
     with torch.no_grad():
-        return solve(problem, problem.y0(path.shape[0], path.dtype), path.grid(steps), scheme=scheme, path=path)[-1]
+        return solve(
+            problem, problem.y0(path.shape[0], path.dtype), path.grid(steps), scheme=scheme, path=path, save="last"
+        )
 
 
 def exact_end(problem: Problem, path: BrownianPath) -> Tensor:

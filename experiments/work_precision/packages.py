@@ -126,7 +126,7 @@ class Ours:
 
     def _solve(self, path: BrownianPath, scheme: str, steps: int) -> Tensor:
         sde = self.sdes[self._chosen(scheme).sde_type]
-        return self.read(solve(sde, self.start(path), path.grid(steps), scheme=scheme, path=path)[-1])
+        return self.read(solve(sde, self.start(path), path.grid(steps), scheme=scheme, path=path, save="last"))
 
 
 @dataclass(frozen=True, eq=False)

@@ -126,7 +126,7 @@ class Study:
 
     def _solve(self, path: BrownianPath, start: Tensor, scheme: Scheme, steps: int) -> Tensor:
         with torch.no_grad():
-            return solve(self._sde, start, path.grid(steps), scheme=scheme, path=path)[-1]
+            return solve(self._sde, start, path.grid(steps), scheme=scheme, path=path, save="last")
 
     def _path(self, first: int, rows: int) -> NestedPath:
         seeds = range(self._first_seed + first, self._first_seed + first + rows)

@@ -70,7 +70,7 @@ def choose_grid(
     shape, scheme = (paths, *event), teacher_scheme("path_average", sde)
     start = sde.start(torch.randn(shape, generator=generator, device=device), times[0])
     fine = draw_signature(sde, times, shape, 2, generator, start.dtype)
-    truth = sde.noisy_data(teacher_states(scheme, sde, start, times, fine)[-1], times[-1])
+    truth = sde.noisy_data(teacher_states(scheme, sde, start, times, fine, save="last"), times[-1])
     rounding = NEGLIGIBLE * truth.square().mean().sqrt().item()
     shares = []
     for k in range(cells):
@@ -81,7 +81,7 @@ def choose_grid(
             torch.cat([fine.h[:first], single.h, fine.h[last:]]),
             torch.cat([fine.coefficients[:, :first], single.coefficients, fine.coefficients[:, last:]], 1),
         )
-        end = sde.noisy_data(teacher_states(scheme, sde, start, times[kept], steps)[-1], times[-1])
+        end = sde.noisy_data(teacher_states(scheme, sde, start, times[kept], steps, save="last"), times[-1])
         shares.append(max(rounding, (end - truth).square().mean().sqrt().item()))
         if progress is not None:
             progress(k + 1)

@@ -26,7 +26,7 @@ from sdesig.sde.canonical_sde import CanonicalSDE
 from sdesig.sde.contracts import SNRDenoiser, check_snr_denoiser
 
 ROUNDING = 1e-12
-"""Mean squares below this are rounding errors, of data of unit scale."""
+"""Mean squares below this are rounding errors, in units of the variance of the data."""
 
 LOCAL_STEPS = 8
 """Steps of a grid, drawn at random, that a local iteration trains."""
@@ -145,7 +145,7 @@ def distill(
             assert data is not None
             rows = options.evaluations // min(steps, LOCAL_STEPS)
             error = local_loss(student, sde, data, steps, rows, options.teacher, generator, recompute=options.recompute)
-            return _log(error), options.evaluations
+            return _log(error, student), options.evaluations
         rows = max(2, options.evaluations // steps)
         if paths is None:
             drawn = draw_for(student, sde, options.teacher, rows, generator)
@@ -156,7 +156,7 @@ def distill(
             first = int(torch.randint(steps - window + 1, (1,), generator=generator, device=generator.device))
         coarse = drawn.coarse(steps)
         error = rollout_loss(student, sde, coarse, first=first, window=window, recompute=options.recompute)
-        return _log(error), drawn.states.shape[1] * steps
+        return _log(error, student), drawn.states.shape[1] * steps
 
     student.train()
     described = {
@@ -249,9 +249,9 @@ def _move(student: SigDEG, recompute: bool, *step: Any) -> tuple[Tensor, Any]:
     return student.cell.move(*step)
 
 
-def _log(error: Tensor) -> Tensor:
+def _log(error: Tensor, student: SigDEG) -> Tensor:
     """Constant below rounding: a student that is its teacher has nothing to learn."""
-    return error.clamp(min=ROUNDING).log()
+    return error.clamp(min=ROUNDING * student.cell.sigma_data**2).log()
 
 
 def _error(sde: CanonicalSDE, u: Tensor, target: Tensor, end: Tensor) -> Tensor:

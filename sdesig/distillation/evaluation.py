@@ -215,9 +215,9 @@ class Comparison:
                 progress(min(len(seeds), first + self.batch))
         converged, *sets = map(torch.cat, made)
         spread, outcomes = standard_deviation(converged), []
-        for (sampler, steps), samples in zip(pairs, sets, strict=True):
-            errors, seconds = sampler.errors(samples, converged), self.seconds_per_1000(sampler, steps)
-            outcomes.append(Outcome(sampler, steps, samples, errors, seconds, share_apart(errors, spread)))
+        for (sampler, steps), drawn in zip(pairs, sets, strict=True):
+            errors, seconds = sampler.errors(drawn, converged), self.seconds_per_1000(sampler, steps)
+            outcomes.append(Outcome(sampler, steps, drawn, errors, seconds, share_apart(errors, spread)))
         return converged, outcomes
 
     @property

@@ -138,7 +138,7 @@ def information_floor(
                 )
         other = _agreeing(other, one, matrix.to(one.coefficients))
         start = sde.start(noise, times[0])
-        ends = [teacher_states(scheme, sde, start, fine_times, signature)[-1] for signature in (one, other)]
+        ends = (teacher_states(scheme, sde, start, fine_times, signature, save="last") for signature in (one, other))
         x, y = (sde.noisy_data(end, times[-1]) for end in ends)
         differences.append((x - y).flatten(1).double().norm(dim=1) / math.sqrt(2 * math.prod(event)))
     errors = torch.cat(differences)

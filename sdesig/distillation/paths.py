@@ -16,7 +16,7 @@ from sdesig.generator.grid import StepGrid
 from sdesig.sde.canonical_sde import CanonicalSDE
 from sdesig.signature.partial_signature import PartialSignature, join_steps
 from sdesig.solvers.base import Scheme
-from sdesig.solvers.driver import run_steps, scheme_named
+from sdesig.solvers.driver import Save, run_steps, scheme_named
 
 TEACHER_SCHEMES = {"path_average": "path_average", "euler": "dpm_solver_1", "dpm_solver_2m": "dpm_solver_2m"}
 
@@ -101,13 +101,15 @@ def teacher_scheme(name: str, sde: CanonicalSDE) -> Scheme:
 
 
 @torch.no_grad()
-def teacher_states(scheme: Scheme, sde: CanonicalSDE, u: Tensor, times: Tensor, steps: PartialSignature) -> Tensor:
-    """Solve from u along partial signatures at hand: states at all times, (len(times), *u.shape).
+def teacher_states(
+    scheme: Scheme, sde: CanonicalSDE, u: Tensor, times: Tensor, steps: PartialSignature, *, save: Save
+) -> Tensor:
+    """Solve from u along partial signatures at hand; the states that are to be saved, see `solve`.
 
     The denoiser is in evaluation mode meanwhile.
     """
     with evaluating(sde.denoiser):
-        return run_steps(scheme, sde, "additive", u, times, [steps])
+        return run_steps(scheme, sde, "additive", u, times, [steps], save=save)
 
 
 @torch.no_grad()
@@ -137,10 +139,10 @@ def draw_paths(
     noise = torch.randn((rows, *event), generator=generator, dtype=dtype, device=generator.device)
     fine = draw_signature(sde, times, (rows, *event), max(2, depth), generator, dtype)
     start = sde.start(noise, times[0])
-    states = teacher_states(teacher_scheme(options.scheme, sde), sde, start, times, fine)
     ends = range(0, options.steps + 1, options.steps // options.cells)
+    states = teacher_states(teacher_scheme(options.scheme, sde), sde, start, times, fine, save=times[list(ends)])
     cells = join_steps(fine, ends).truncate(depth) if options.cells < options.steps else fine.truncate(depth)
-    return TeacherPaths(times[list(ends)], cells, states[list(ends)])
+    return TeacherPaths(times[list(ends)], cells, states)
 
 
 @torch.no_grad()
@@ -165,6 +167,6 @@ def draw_local(
     u = sde.reference.to_reference(tau * clean + tau**0.5 * eps, start)[0]
     times = snr_times((tau, end.item()), StepGrid(), options.steps)
     fine = draw_signature(sde, times, tuple(clean.shape), max(2, depth), generator, clean.dtype)
-    states = teacher_states(teacher_scheme(options.scheme, sde), sde, u, times, fine)
+    states = teacher_states(teacher_scheme(options.scheme, sde), sde, u, times, fine, save=times[[0, -1]])
     whole = join_steps(fine, (0, options.steps)).truncate(depth)
-    return TeacherPaths(times[[0, -1]], whole, states[[0, -1]])
+    return TeacherPaths(times[[0, -1]], whole, states)

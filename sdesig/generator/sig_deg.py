@@ -337,7 +337,7 @@ class SigDEG(nn.Module):
             sde, times = self.sde, (grid or self.grid).times(part, steps)
             start = sde.start(part.initial_noise(), times[0])
             with evaluating(self):
-                last = solve(sde, start, times, scheme=self.cell, path=part, callback=callback)[-1]
+                last = solve(sde, start, times, scheme=self.cell, path=part, callback=callback, save="last")
             values.append(sde.noisy_data(last, times[-1]))
         return Samples(torch.cat(values), steps, path.identity)
 

@@ -49,8 +49,8 @@ def solve_adaptive(
     times: Tensor,
     *,
     path: BrownianPath,
+    atol: float,
     rtol: float = 1e-3,
-    atol: float = 1e-4,
 ) -> AdaptiveSolution:
     """Solve dY = f dt + g dW, additive noise, from Y(times[0]) = y0 with steps of `ShARK` whose local error is bounded.
 
@@ -78,8 +78,9 @@ def solve_adaptive(
             it has one. Steps end there exactly.
         path: as in `solve`, of depth >= 2. Steps end at cells of its master grid; from a generator without areas at any
             time, but no step is shorter than 2^-30 of the path in its clock.
+        atol: > 0, absolute tolerance of one step. It has the units of Y and so no default: take rtol times a size that
+            is small for Y. Scaled with Y it leaves the steps as they are.
         rtol: >= 0, relative tolerance of one step.
-        atol: > 0, absolute tolerance of one step.
 
     Returns:
         An `AdaptiveSolution`; its states are differentiable as those of `solve`, the steps taken as given.

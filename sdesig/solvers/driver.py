@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -44,6 +45,7 @@ SCHEMES: dict[str, type[Scheme]] = {
 }
 
 Callback = Callable[[int, Tensor, Tensor], None]
+Save = Literal["all", "last"] | Tensor
 
 _CHUNK = 2**22  # numbers of the path that are held at once
 _CHECK_EVERY = 16  # steps between looks for infinities and NaN
@@ -58,6 +60,7 @@ def solve(
     scheme: str | Scheme,
     path: BrownianPath,
     callback: Callback | None = None,
+    save: Save = "all",
 ) -> Tensor:
     """Solve dY = f dt + g dW from Y(times[0]) = y0 along a Brownian path, one step between any two successive times.
 
@@ -74,18 +77,21 @@ def solve(
         scheme: a `Scheme`, or a name: one of `SCHEMES`, or "torchsde:<method>".
         path: of shape (batch, noise_dim), of y0's shape for diagonal noise, with y0's dtype and device.
         callback: called after every step with the number of steps done, the time and the state.
+        save: which states are wanted: "all", "last", or some of the times, increasing, float64, (n,). No others are
+            held, but for the 16 last ones.
 
     Returns:
-        (steps + 1, *y0.shape), differentiable in y0 and the parameters of the SDE.
+        (steps + 1, *y0.shape), (*y0.shape,) or (n, *y0.shape), differentiable in y0 and the parameters of the SDE.
 
     Raises:
         TypeError, ValueError: arguments that do not fit each other, see `Scheme.check`; times that do not increase or
-            do not lie on the path; an unknown scheme; f or g that return what they should not.
+            do not lie on the path, or to be saved that are none of them; an unknown scheme; f or g that return what
+            they should not.
         FloatingPointError: a state that is not finite; names the step and the rows.
     """
     chosen = scheme_named(scheme, sde)
     grid, sde, structure = check_arguments(chosen, sde, y0, times, path)
-    return run_steps(chosen, sde, structure, y0, grid, chunks(path, grid), callback)
+    return run_steps(chosen, sde, structure, y0, grid, chunks(path, grid), callback, save)
 
 
 def run_steps(
@@ -96,31 +102,41 @@ def run_steps(
     times: Tensor,
     signatures: Iterable[PartialSignature],
     callback: Callback | None = None,
+    save: Save = "all",
 ) -> Tensor:
     """The loop of `solve`, on partial signatures that are at hand, and without its checks of arguments.
 
     Args:
-        scheme, sde, y0, times, callback: as in `solve`; the SDE in the scheme's calculus, the times on the CPU.
+        scheme, sde, y0, times, callback, save: as in `solve`; the SDE in the scheme's calculus, the times on the CPU.
         structure: what the scheme may exploit of the noise, from `Scheme.check`.
         signatures: stacks of steps, one after the other, len(times) - 1 steps in all.
 
     Returns, raises: as `solve`.
     """
-    starts, lengths = times[:-1].unbind(), times.diff().unbind()
-    y, memory = y0, scheme.start(sde, starts[0], y0)
-    states = [y0]
+    kept = _kept(save, times)
+    starts, lengths, saved = times[:-1].unbind(), times.diff().unbind(), {*kept}
+    y, memory, done = y0, scheme.start(sde, starts[0], y0), 0
+    states, unseen = [y0] if 0 in saved else [], []
     for steps in signatures:
         for noise in zip(*(values.unbind() for values in scheme.noise(structure, steps)), strict=True):
-            done = len(states)
-            y, memory = scheme.advance(sde, starts[done - 1], lengths[done - 1], y, memory, noise)
-            states.append(y)
-            if done % _CHECK_EVERY == 0 and not all_finite(y):
-                _raise_not_finite(torch.stack(states[-_CHECK_EVERY:]), done + 1 - _CHECK_EVERY, times)
+            y, memory = scheme.advance(sde, starts[done], lengths[done], y, memory, noise)
+            done += 1
+            unseen.append(y)
+            if done in saved:
+                states.append(y)
+            if len(unseen) == _CHECK_EVERY:
+                if not all_finite(y):
+                    _raise_not_finite(torch.stack(unseen), range(done + 1 - len(unseen), done + 1), times)
+                unseen.clear()
             if callback is not None:
                 callback(done, times[done], y)
+    if unseen and not all_finite(y):
+        _raise_not_finite(torch.stack(unseen), range(done + 1 - len(unseen), done + 1), times)
+    if save == "last":
+        return y
     solution = torch.stack(states)
     if not all_finite(solution):
-        _raise_not_finite(solution, 0, times)
+        _raise_not_finite(solution, kept, times)
     return solution
 
 
@@ -166,6 +182,24 @@ def _check_times(times: Tensor, path: BrownianPath) -> Tensor:
     return times
 
 
+def _kept(save: Save, times: Tensor) -> Sequence[int]:
+    """Numbers of steps after which states are wanted, increasing."""
+    if isinstance(save, str):
+        check_choice("save", save, ("all", "last"))
+        return range(len(times)) if save == "all" else [len(times) - 1]
+    if not isinstance(save, Tensor) or save.dtype != torch.float64 or save.ndim != 1 or len(save) == 0:
+        got = f"{save.dtype}, {tuple(save.shape)}" if isinstance(save, Tensor) else repr(save)
+        raise TypeError(f"save must be 'all', 'last' or a float64 tensor of shape (n >= 1,); got {got}")
+    save = save.detach().cpu().contiguous()
+    indices = torch.searchsorted(times.contiguous(), save).clamp(max=len(times) - 1)
+    strange = times[indices] != save
+    if bool(strange.any()):
+        raise ValueError(f"save must be some of the times; {save[strange][0].item()} is none of them")
+    if not bool((indices.diff() > 0).all()):
+        raise ValueError(f"save must be increasing; got {save.tolist()}")
+    return [int(index) for index in indices]
+
+
 def chunks(path: BrownianPath, times: Tensor) -> Iterator[PartialSignature]:
     """The path's partial signatures on all steps, as many at once as memory is meant to hold."""
     numbers = math.prod(path.shape) * (path.depth + (path.shape[-1] if path.area else 0))
@@ -174,11 +208,11 @@ def chunks(path: BrownianPath, times: Tensor) -> Iterator[PartialSignature]:
         yield path.partial_signatures(times[first : first + size + 1])
 
 
-def _raise_not_finite(states: Tensor, first: int, times: Tensor) -> None:
-    """Name the first of the states (after `first` steps and on) that is not finite, and its rows that are not."""
+def _raise_not_finite(states: Tensor, numbers: Sequence[int], times: Tensor) -> None:
+    """Name the first of the states, after these numbers of steps, that is not finite, and its rows that are not."""
     broken = states.isfinite().flatten(2).all(2).logical_not()
     index = int(broken.any(1).nonzero()[0])
-    rows, step = broken[index].nonzero().flatten().tolist(), first + index
+    rows, step = broken[index].nonzero().flatten().tolist(), numbers[index]
     named = ", ".join(map(str, rows[:_ROWS_NAMED])) + (", ..." if len(rows) > _ROWS_NAMED else "")
     h = (times[step] - times[step - 1]).item()
     raise FloatingPointError(

@@ -4,6 +4,8 @@ An order passes by `supports` (95 % interval above theory - .15, half-width at m
 the noise is so far below .15 that false alarms are rarer than 1e-5 each. Each order has a control that fails it.
 """
 
+import weakref
+
 import pytest
 import torch
 
@@ -15,9 +17,11 @@ from sdesig.sde.problems import (
     FadingNoise,
     GeometricBrownianMotion,
     LinearSDE,
+    OrnsteinUhlenbeck,
     SinhDiffusion,
     TanhDiffusion,
 )
+from sdesig.solvers import Euler
 
 F64 = torch.float64
 
@@ -173,3 +177,20 @@ def test_other_refusals():
         order(SinhDiffusion(), "euler", steps=8)
     with pytest.raises(TypeError, match=r"y0 must be a torch\.Tensor"):
         strong_order(SinhDiffusion(), [1.0, 2.0], scheme="euler")
+
+
+def test_levels_and_reference_keep_no_history():
+    """Living states of a scheme that takes note of them."""
+    references, most = [], []
+
+    class Noted(Euler):
+        def step(self, *arguments):
+            y = super().step(*arguments)
+            references.append(weakref.ref(y))
+            most.append(sum(reference() is not None for reference in references))
+            return y
+
+    problem = OrnsteinUhlenbeck()
+    strong_order(problem, problem.initial, scheme=Noted(), steps=(16, 32), paths=10, reference=1024)
+    assert len(references) == 16 + 32 + 512 + 1024
+    assert max(most) <= 24

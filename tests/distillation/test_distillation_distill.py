@@ -560,16 +560,16 @@ class Forgetful(torch.nn.Module):
 
 
 def holders():
-    """Modules in functions, methods and other things that are a denoiser."""
+    """Modules in functions, methods and other things that a denoiser is made of."""
     module = Forgetful().train()
-    default = lambda y, snr, module=module: module(y, snr)  # noqa: E731
-    return {
-        "module": (module, module),
-        "method": (module, module.forward),
-        "closure": (module, lambda y, snr: module(y, snr)),
-        "default": (module, default),
-        "partial": (module, partial(lambda module, y, snr: module(y, snr), module)),
+    of = {
+        "module": module,
+        "method": module.forward,
+        "closure": lambda y, snr: module(y, snr),
+        "default": lambda y, snr, module=module: module(y, snr),
+        "partial": partial(lambda module, y, snr: module(y, snr), module),
     }
+    return {kind: (module, SNRDenoiser(denoiser)) for kind, denoiser in of.items()}
 
 
 @pytest.mark.parametrize("kind", holders())
@@ -598,7 +598,7 @@ def test_a_teacher_is_given_back_after_an_error(tmp_path):
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        train_on(make(), tmp_path, teacher=broken, pairs="local", iterations=1)
+        train_on(make(), tmp_path, teacher=SNRDenoiser(broken), pairs="local", iterations=1)
     assert (module.training, module.dropout.training) == (True, False)
     assert not any(module.modes)
 
@@ -648,3 +648,17 @@ def test_a_distillation_is_prolonged(tmp_path):
     train_on(make(), tmp_path, iterations=2)
     train_on(make(), tmp_path, iterations=3)
     assert json.loads((tmp_path / "options.json").read_text())["training"]["iterations"] == 3
+
+
+@pytest.mark.parametrize("pairs", ["rollout", "local"])
+def test_data_in_small_units_are_learned_too(pairs, tmp_path):
+    """Mean squares of 1e-16 are no rounding errors where the data are of size 1e-7."""
+    unit = 2.0**-24
+    law = Mixture(LAW.weights, unit * LAW.means, unit**2 * LAW.covariances)
+    reference = GaussianReference(unit * SCALAR.mean, unit**2 * SCALAR.variance)
+    snr = (LOW / unit**2, HIGH / unit**2)
+    student = make(teacher=law.denoise_y, reference=reference, snr=snr, sigma_data=unit)
+    before = [value.clone() for value in student.parameters()]
+    changes = {"pairs": pairs, "paths": 0, "iterations": 2, "warmup": 1, "data": unit * data(), "out": tmp_path}
+    train_on(student, teacher=law.denoise_y, **changes)
+    assert any(not torch.equal(one, other) for one, other in zip(before, student.parameters(), strict=True))

@@ -5,6 +5,7 @@ import json
 import math
 import subprocess
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from sdesig.brownian import BrownianPath
 from sdesig.convergence import fit_strong
 from sdesig.generator import MLP, NetworkDenoiser, PlainCell, Samples, SigDEG, SolverCell, StepGrid, UNet
 from sdesig.sde import CanonicalSDE, GaussianReference, Mixture, SNRDenoiser
@@ -521,3 +523,30 @@ def test_default_networks_fit():
     assert isinstance(from_teacher(network_teacher()).cell, SolverCell)
     assert from_teacher(network_teacher()).cell.sigma_data == 0.7
     assert from_teacher().cell.sigma_data == pytest.approx(SCALAR.variance.sqrt().item())
+
+
+@pytest.mark.parametrize("cell", ["solver", "plain"])
+def test_sampling_keeps_no_states_and_no_path(cell, monkeypatch):
+    """Beside the 16 among which a broken one is looked for, and of the path one chunk and the next."""
+    generator, states, chunks, most = make(cell=cell), [], [], [0, 0]
+    drawn = BrownianPath.partial_signatures
+
+    def alive(references):
+        return sum(reference() is not None for reference in references)
+
+    def draw(path, times):
+        steps = drawn(path, times)
+        chunks.append(weakref.ref(steps.coefficients))
+        most[1] = max(most[1], alive(chunks))
+        return steps
+
+    def see(number, t, u):
+        states.append(weakref.ref(u))
+        most[0] = max(most[0], alive(states))
+
+    monkeypatch.setattr("sdesig.solvers.driver._CHUNK", 4 * generator.path_depth * 5 * 2)
+    monkeypatch.setattr(BrownianPath, "partial_signatures", draw)
+    assert generator.sample(5, 128, callback=see).values.isfinite().all()
+    assert (len(states), len(chunks)) == (128, 32)
+    assert most[0] <= 20
+    assert most[1] <= 3

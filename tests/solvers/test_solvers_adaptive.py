@@ -171,8 +171,8 @@ def test_what_is_returned(source, eager):
 def test_a_step_is_as_short_as_the_worst_row_needs():
     problem, path = DoubleWell(), brownian((2, 1), levels=14)
     y0 = times(1.0, 5.0)[:, None]
-    both = solve_adaptive(problem, y0, times(0.0, 1 / 16), path=path)
-    calm = solve_adaptive(problem, y0[:1], times(0.0, 1 / 16), path=brownian((1, 1), levels=14))
+    both = solve_adaptive(problem, y0, times(0.0, 1 / 16), path=path, atol=1e-4)
+    calm = solve_adaptive(problem, y0[:1], times(0.0, 1 / 16), path=brownian((1, 1), levels=14), atol=1e-4)
     assert len(both.steps) > 5 * len(calm.steps)
     torch.testing.assert_close(both.states[:, :1], calm.states, rtol=1e-3, atol=1e-3)
 
@@ -180,7 +180,7 @@ def test_a_step_is_as_short_as_the_worst_row_needs():
 def test_without_drift_steps_grow_and_are_exact():
     problem = OrnsteinUhlenbeck(rate=0.0, level=0.0, volatility=0.5)
     path = brownian((4, 1))
-    solution = solve_adaptive(problem, problem.y0(4, torch.float64), times(0.0, 1.0), path=path)
+    solution = solve_adaptive(problem, problem.y0(4, torch.float64), times(0.0, 1.0), path=path, atol=1e-4)
     assert len(solution.steps) < 6
     assert solution.rejected == 0
     torch.testing.assert_close(solution.states[-1], 1 + 0.5 * path(0.0, 1.0), rtol=1e-12, atol=1e-12)
@@ -222,7 +222,7 @@ def test_refuses():
     def refuse(error, match, sde=problem, y0=y0, outputs=None, path=path, **tolerances):
         outputs = times(0.0, 1.0) if outputs is None else outputs
         with pytest.raises(error, match=match):
-            solve_adaptive(sde, y0, outputs, path=path, **tolerances)
+            solve_adaptive(sde, y0, outputs, path=path, **{"atol": 1e-4} | tolerances)
 
     refuse(ValueError, "rtol must be a finite number >= 0; got -1", rtol=-1)
     refuse(ValueError, "atol must be a finite number > 0; got 0", atol=0)
@@ -240,3 +240,40 @@ def test_a_step_that_cannot_be_shortened_is_an_error(kwargs, h):
     problem, path = OrnsteinUhlenbeck(), brownian(**kwargs)
     with pytest.raises(RuntimeError, match=rf"t = 0.0 \(h = {h}\) has .* rtol = 0 and atol = 1e-20 .* more levels, or"):
         solve_adaptive(problem, problem.y0(4, torch.float64), times(0.0, 1.0), path=path, rtol=0.0, atol=1e-20)
+
+
+class Scaled(SDE):
+    """Y = size X(t/span) of dX = -4 X^3 dt + .5 dW."""
+
+    def __init__(self, size, span):
+        super().__init__("diagonal", "ito", dim=None, noise_structure="additive")
+        self.size, self.span = size, span
+
+    def f(self, t, y):
+        return -4 * y**3 / (self.size**2 * self.span)
+
+    def g(self, t, y):
+        return torch.full_like(y, 0.5 * self.size / self.span**0.5)
+
+
+def test_steps_do_not_depend_on_units():
+    """By powers of two (of four, in time), so that all is the same to the last bit; atol has the units of Y."""
+    found = []
+    for size, span in ((1.0, 1.0), (2.0**40, 1.0), (2.0**-40, 4.0**15), (1.0, 4.0**-20)):
+        path = BrownianPath(0.0, span, (4, 2), seeds=range(4), levels=10, dtype=torch.float64)
+        y0 = size * torch.linspace(-2, 2, 8, dtype=torch.float64).reshape(4, 2)
+        ends = span * times(0.0, 0.25, 1.0)
+        solution = solve_adaptive(Scaled(size, span), y0, ends, path=path, rtol=1e-2, atol=1e-2 * size)
+        found.append((solution.steps / span, solution.states / size, solution.rejected))
+    assert len(found[0][0]) > 10
+    for steps, states, rejected in found[1:]:
+        assert torch.equal(steps, found[0][0])
+        torch.testing.assert_close(states, found[0][1], rtol=1e-12, atol=1e-12)
+        assert rejected == found[0][2]
+
+
+def test_an_absolute_tolerance_has_no_default():
+    """It would have units: 1e-4 of what?"""
+    problem = OrnsteinUhlenbeck()
+    with pytest.raises(TypeError, match="atol"):
+        solve_adaptive(problem, problem.y0(4, torch.float64), times(0.0, 1.0), path=brownian())

@@ -1,5 +1,6 @@
 """The driver: what it returns, refuses and reports."""
 
+import weakref
 from itertools import pairwise
 
 import pytest
@@ -314,3 +315,109 @@ def test_finite_values_whose_sum_is_not_are_finite():
     for value in (torch.inf, -torch.inf, torch.nan):
         assert not driver.all_finite(torch.cat([large, torch.tensor([value])]))
     assert not driver.all_finite(torch.tensor([torch.inf, -torch.inf]))
+
+
+def test_saved_states_are_those_of_the_whole_solution():
+    problem, path = OrnsteinUhlenbeck(), make_path()
+    grid = path.grid(40)
+    whole = solve(problem, start(problem), grid, scheme="shark", path=path)
+    last = solve(problem, start(problem), grid, scheme="shark", path=path, save="last")
+    assert torch.equal(last, whole[-1])
+    for chosen in ([0, 1, 39, 40], [16], [3, 17, 18], [0]):
+        found = solve(problem, start(problem), grid, scheme="shark", path=path, save=grid[chosen])
+        assert torch.equal(found, whole[chosen])
+
+
+def test_what_is_saved_is_differentiable():
+    problem, path, gradients = OrnsteinUhlenbeck(), make_path(), []
+    for save, end in (("all", -1), ("last", ...), (times(0.5, 1.0), -1)):
+        y0 = start(problem).requires_grad_()
+        solve(problem, y0, path.grid(8), scheme="euler", path=path, save=save)[end].sum().backward()
+        gradients.append(y0.grad)
+    assert torch.equal(gradients[0], gradients[1])
+    assert torch.equal(gradients[0], gradients[2])
+
+
+class Living:
+    """A callback that counts the states which are still there."""
+
+    def __init__(self):
+        self.references, self.most = [], 0
+
+    def __call__(self, number, t, y):
+        self.references.append(weakref.ref(y))
+        self.most = max(self.most, sum(reference() is not None for reference in self.references))
+
+
+@pytest.mark.parametrize("scheme", ["euler", "milstein", "torchsde:reversible_heun"])
+def test_no_more_states_live_than_are_saved(scheme):
+    """Beside the 16 among which a broken one is looked for, and the scheme's own."""
+    most = []
+    for steps in (64, 512):
+        problem, path, living = SinhDiffusion(), make_path(levels=9), Living()
+        with torch.no_grad():
+            solve(problem, start(problem), path.grid(steps), scheme=scheme, path=path, callback=living, save="last")
+        assert len(living.references) == steps
+        most.append(living.most)
+    assert most[0] == most[1] <= 20
+    living = Living()
+    with torch.no_grad():
+        solution = solve(
+            problem, start(problem), path.grid(512), scheme=scheme, path=path, callback=living, save=path.grid(8)
+        )
+    assert len(solution) == 9
+    assert living.most <= 20 + 9
+
+
+@pytest.mark.parametrize("steps", [64, 70])
+@pytest.mark.parametrize("save", ["last", "all", "times"])
+def test_the_step_that_breaks_is_named_whatever_is_saved(save, steps):
+    """Within a window of 16 steps, and in the steps after the last whole one."""
+    problem = DoubleWell()
+    path = BrownianPath(0.0, 70.0, (4, 1), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y0 = problem.y0(4, torch.float64)
+    grid = torch.arange(steps + 1, dtype=torch.float64)
+    for first in (0, 13, 16, 31, 50, 63, 66):
+        if first + 6 > steps:
+            continue
+
+        class Breaking(Euler):
+            def step(self, sde, t, h, y, *noise, first=first):
+                y = 0 * y + 1
+                y[2] = torch.inf if t >= first else 1.0
+                return y
+
+        wanted = grid[::3] if save == "times" else save
+        with pytest.raises(
+            FloatingPointError, match=f"not finite after step {first + 1} of {steps}, .* in 1 of 4 rows: 2"
+        ):
+            solve(problem, y0, grid, scheme=Breaking(), path=path, save=wanted)
+
+
+@pytest.mark.parametrize(
+    "save, error, match",
+    [
+        ("first", ValueError, "save must be one of 'all', 'last'; got 'first'"),
+        (times(0.0, 0.3), ValueError, "save must be some of the times; 0.3 is none of them"),
+        (times(2.0), ValueError, "2.0 is none of them"),
+        (times(0.5, 0.25), ValueError, "save must be increasing"),
+        (times(0.5, 0.5), ValueError, "save must be increasing"),
+        (times(), TypeError, "save must be 'all', 'last' or a float64 tensor"),
+        (torch.tensor([0.5]), TypeError, "float64 tensor of shape"),
+        ([0.5], TypeError, "float64 tensor of shape"),
+        (None, TypeError, "float64 tensor of shape"),
+    ],
+)
+def test_refuses_what_cannot_be_saved(save, error, match):
+    problem, path, calls = OrnsteinUhlenbeck(), make_path(), []
+    with pytest.raises(error, match=match):
+        solve(
+            problem,
+            start(problem),
+            path.grid(4),
+            scheme="euler",
+            path=path,
+            save=save,
+            callback=lambda *call: calls.append(call),
+        )
+    assert calls == []
