@@ -220,7 +220,7 @@ def without_names(value: Any) -> Any:
 
 def _flat(value: Mapping[str, Any]) -> dict[str, Any]:
     """A nested dictionary as one, with the keys "outer.inner"."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, part in value.items():
         inner = _flat(part) if isinstance(part, dict) and part else {}
         flat |= {f"{key}.{name}": of_it for name, of_it in inner.items()} or {key: part}

@@ -7,6 +7,7 @@ import math
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from reprlib import Repr
 from typing import Any, NamedTuple, Protocol
@@ -31,6 +32,8 @@ WEIGHTS_OF_DIFFUSERS = ("*.safetensors", "*.json", "unet/*.safetensors", "unet/*
 SNR = (1 / 80**2, 1 / 0.05**2)
 """Range for teachers that are not ours: noise of standard deviation 80 to .05, as usual for data of unit scale."""
 
+GRID_CELLS = "grid-cells.safetensors"
+"""In the folder of a run: what was measured to choose its grid."""
 Identity = dict[str, str]
 """Name and sha256 of a file: what a run with another one must not go on from."""
 
@@ -135,12 +138,21 @@ class Setting(Protocol):
     def grid(self) -> str: ...
 
 
-def step_grid(flags: Setting, sde: CanonicalSDE, event: tuple[int, ...], snr: tuple[float, float]) -> StepGrid:
-    """The grid of --grid; "chosen" is the shipped one if this is its setting, else measured."""
+def step_grid(
+    flags: Setting,
+    sde: CanonicalSDE,
+    event: tuple[int, ...],
+    snr: tuple[float, float],
+    teacher: Identity,
+    kept: Path | None = None,
+) -> StepGrid:
+    """The grid of --grid; "chosen" is the shipped one if this is its setting, else measured: see `choose_grid`."""
     if (flags.grid, flags.teacher, flags.data, flags.reference, flags.snr) == ("chosen", DIGITS, DIGITS, "pca", None):
         return digits.load_grid()
     device = sde.reference.mean.device
-    return named_grid(flags.grid, lambda: choose_grid(sde, event=event, snr=snr, device=device))
+    recorded = {"teacher": teacher}
+    choose = partial(choose_grid, sde, event=event, snr=snr, device=device, kept=kept, recorded=recorded)
+    return named_grid(flags.grid, choose)
 
 
 def named_grid(name: str, choose: Callable[[], StepGrid]) -> StepGrid:

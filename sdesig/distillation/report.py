@@ -38,9 +38,9 @@ def report_rows(
     Returns:
         Rows whose missing values are None: JSON-serializable.
     """
-    known = {} if real is None else features or {}
+    known = features or {}
     with evaluating(*known.values()):
-        statistics = {name: FeatureStatistics.of(of(real)) for name, of in known.items()}
+        statistics = {name: FeatureStatistics.of(of(real)) for name, of in known.items() if real is not None}
     rows = []
     for outcome in outcomes:
         sampler = outcome.sampler

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from sdesig._checks import check_integer
 from sdesig._files import file_digest
 from sdesig._random import generator_for
-from sdesig.commands.inputs import Teacher, load_teacher, named_grid
+from sdesig.commands.inputs import GRID_CELLS, Teacher, load_teacher, named_grid
 from sdesig.distillation import choose_grid
 from sdesig.distillation.choose_grid import FOR_IMAGES
 from sdesig.distillation.data import Data, check_data, take_rows
@@ -212,6 +212,8 @@ class SettingFlags:
                     least=FOR_IMAGES,
                     device=device,
                     progress=lambda done: bar.update(done - bar.n),
+                    kept=folder / GRID_CELLS,
+                    recorded={"teacher": teacher.identity},
                 )
 
         def choose() -> StepGrid:
