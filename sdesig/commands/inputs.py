@@ -112,10 +112,15 @@ def load_teacher(teacher: str, device: torch.device | str = "cpu", label: int | 
         if label is not None:
             raise ValueError(f"label must be None for a denoiser without classes; got {label}")
         return Teacher(ModelDenoiser.load(folder, device), _identity(teacher, folder / WEIGHTS), True)
-    files = [file for pattern in WEIGHTS_OF_DIFFUSERS for file in sorted(folder.glob(pattern))]
-    digest = hashlib.sha256("".join(map(file_digest, files)).encode()).hexdigest()
-    identity = {"name": teacher, "sha256": digest, **({} if label is None else {"label": str(label)})}
+    identity = identity_of_files(teacher, folder, WEIGHTS_OF_DIFFUSERS)
+    identity |= {} if label is None else {"label": str(label)}
     return Teacher(teachers.load_teacher(folder, label=label, device=device), identity, None)
+
+
+def identity_of_files(name: str, folder: Path, patterns: Sequence[str]) -> Identity:
+    """A name and a hash of some files in a folder."""
+    files = [file for pattern in patterns for file in sorted(folder.glob(pattern))]
+    return {"name": name, "sha256": hashlib.sha256("".join(map(file_digest, files)).encode()).hexdigest()}
 
 
 def fitted_reference(kind: str, data: Tensor, name: str) -> GaussianReference:

@@ -95,11 +95,11 @@ def choose_grid(
     fine = draw_signature(sde, times, shape, 2, generator, start.dtype)
     scheme = teacher_scheme("path_average", sde)
     with nullcontext() if kept is None else keeping(f"the cells that were measured for the grid are kept in {kept}"):
-        if measured.truth is None and len(measured.shares) < cells:
+        if measured.truth is None:
             measured.truth = sde.noisy_data(teacher_states(scheme, sde, start, times, fine)[-1], times[-1]).cpu()
+        truth = measured.truth.to(start)
+        rounding = NEGLIGIBLE * truth.square().mean().sqrt().item()
         for k in range(len(measured.shares), cells):
-            truth = measured.truth.to(start)
-            rounding = NEGLIGIBLE * truth.square().mean().sqrt().item()
             first, last = k * fine_per_cell, (k + 1) * fine_per_cell
             left = [*range(first + 1), *range(last, len(times))]
             single = join_steps(fine, (first, last))
@@ -135,13 +135,12 @@ class _Measured:
         text = json.dumps(without_names(description), sort_keys=True).encode()
         self._key = torch.tensor(list(hashlib.sha256(text).digest()), dtype=torch.uint8)
         found = {} if file is None or not file.exists() else read_tensors(file)
-        if {"key", "shares"} <= found.keys() and torch.equal(found["key"], self._key):
-            self.truth, self.shares = found.get("truth"), found["shares"].tolist()
+        if found.keys() == {"key", "shares", "truth"} and torch.equal(found["key"], self._key):
+            self.truth, self.shares = found["truth"], found["shares"].tolist()
 
     def add(self, share: float) -> None:
         """Keep the share of the next cell."""
         self.shares.append(share)
-        if self._file is not None:
-            known = {} if self.truth is None else {"truth": self.truth}
+        if self._file is not None and self.truth is not None:
             shares = torch.tensor(self.shares, dtype=torch.float64)
-            write_tensors(self._file, {"key": self._key, "shares": shares, **known})
+            write_tensors(self._file, {"key": self._key, "shares": shares, "truth": self.truth})

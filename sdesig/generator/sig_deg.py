@@ -262,8 +262,9 @@ class SigDEG(nn.Module):
         before = [value.clone() for value in (mean, variance, *basis)]
         super()._load_from_state_dict(*arguments)
         mean, variance, basis = self._reference_tensors()
-        same = self._reference is not None and all(map(torch.equal, before, (mean, variance, *basis)))
-        self._reference = self._reference.with_tensors(mean, variance, basis) if same else None
+        if self._reference is not None:
+            same = all(map(torch.equal, before, (mean, variance, *basis)))
+            self._reference = self._reference.with_tensors(mean, variance, basis) if same else None
 
     @property
     def sde(self) -> CanonicalSDE:
