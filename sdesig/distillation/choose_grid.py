@@ -82,6 +82,7 @@ def choose_grid(
         raise ValueError(f"least must be in (0, 1]; got {least}")
     times = snr_times(snr, StepGrid(), cells * fine_per_cell)
     generator = generator_for("grid", check_integer("seed", seed, 0), device=device)
+    shape, scheme = (paths, *event), teacher_scheme("path_average", sde)
     measured = _Measured(
         None if kept is None else Path(kept),
         {
@@ -90,10 +91,8 @@ def choose_grid(
             "numbers": [sde.eta, cells, fine_per_cell, paths, seed, *snr, *event],
         },
     )
-    shape = (paths, *event)
     start = sde.start(torch.randn(shape, generator=generator, device=device), times[0])
     fine = draw_signature(sde, times, shape, 2, generator, start.dtype)
-    scheme = teacher_scheme("path_average", sde)
     with nullcontext() if kept is None else keeping(f"the cells that were measured for the grid are kept in {kept}"):
         if measured.truth is None:
             measured.truth = sde.noisy_data(teacher_states(scheme, sde, start, times, fine)[-1], times[-1]).cpu()

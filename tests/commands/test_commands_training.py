@@ -111,8 +111,10 @@ def test_a_stopped_run_goes_on_to_the_same_end(tmp_path, problem, monkeypatch, f
     with monkeypatch.context() as patch:
         patch.setattr(torch.nn.utils, "clip_grad_norm_", interrupted)
         message = fails(*command, "--out", tmp_path / "a", status=130)
-        kept = f"all iterations that were completed are kept in {tmp_path / 'a'}: the same command goes on from there"
-        assert message == f"interrupted; {kept}"
+        assert message == (
+            f"interrupted; all iterations that were completed are kept in {tmp_path / 'a'}: the same command goes on "
+            "from there"
+        )
     assert not (tmp_path / "a" / "student").exists()
     main([*command, "--out", str(tmp_path / "a")])
     main([*command, "--out", str(tmp_path / "b")])
