@@ -86,7 +86,7 @@ def test_module_has_help():
         ("distill", ["--teacher-scheme STR", "(default: path_average)", "--steps INT INT", "(default: 4 32)"]),
         (
             "distill",
-            ["--only-coefficients, --no-only-coefficients", "a run that was shorter goes on. (default: 10000)"],
+            ["--only-coefficients, --no-only-coefficients", "a shorter run goes on. (default: 10000)"],
         ),
         ("distill", ["1/400 and 400", "1/6400", "--cell {solver,plain}", "--reference {pca,scalar,coordinates,none}"]),
         ("sample", ["--model PATH", "(required)", "(default: samples.npz)", "(default: 1024)"]),

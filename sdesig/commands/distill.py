@@ -9,7 +9,7 @@ from typing import Literal
 import tyro
 
 from sdesig._random import seeded
-from sdesig.commands.inputs import fitted_reference, load_problem, snr_range, step_grid
+from sdesig.commands.inputs import GRID_CELLS, fitted_reference, load_problem, snr_range, step_grid
 from sdesig.commands.options import CutPathFlags, DistillFlags, MachineFlags, Reference, announce, checked
 from sdesig.distillation import DistillOptions, TrainingOptions, distill
 from sdesig.distillation.reference import reference_on
@@ -55,7 +55,7 @@ class Distill:
         teacher, data, identity = load_problem(self.teacher, self.data, device)
         gaussian, snr = fitted_reference(self.reference, data, self.data), snr_range(self.snr, self.teacher)
         sde = CanonicalSDE(teacher, reference=reference_on(gaussian, device))
-        grid = step_grid(self, sde, teacher.event, snr)
+        grid = step_grid(self, sde, teacher.event, snr, identity["teacher"], self.out / GRID_CELLS)
         with seeded(training.seed):
             student = SigDEG.from_teacher(
                 teacher,

@@ -45,7 +45,7 @@ class Floor:
         teacher, data, identity = load_problem(self.teacher, self.data)
         snr, paths = snr_range(self.snr, self.teacher), self.teacher_paths.teacher_options()
         sde = CanonicalSDE(teacher, reference=fitted_reference(self.reference, data, self.data))
-        grid = step_grid(self, sde, teacher.event, snr)
+        grid = step_grid(self, sde, teacher.event, snr, identity["teacher"])
         options = {
             **identity,
             "reference": self.reference,

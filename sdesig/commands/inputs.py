@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from reprlib import Repr
 from typing import Any, NamedTuple, Protocol
@@ -29,6 +30,8 @@ WEIGHTS_OF_DIFFUSERS = ("*.safetensors", "*.json", "unet/*.safetensors", "unet/*
 SNR = (1 / 80**2, 1 / 0.05**2)
 """Range for teachers that are not ours: noise of standard deviation 80 to .05, as usual for data of unit scale."""
 
+GRID_CELLS = "grid-cells.safetensors"
+"""In the folder of a run: what was measured to choose its grid."""
 Identity = dict[str, str]
 """Name and sha256 of a file: what a run with another one must not go on from."""
 
@@ -102,10 +105,15 @@ def load_teacher(teacher: str, device: torch.device | str = "cpu", label: int | 
         if label is not None:
             raise ValueError(f"label must be None for a denoiser without classes; got {label}")
         return Teacher(ModelDenoiser.load(folder, device), _identity(teacher, folder / WEIGHTS), True)
-    files = [file for pattern in WEIGHTS_OF_DIFFUSERS for file in sorted(folder.glob(pattern))]
-    digest = hashlib.sha256("".join(map(file_digest, files)).encode()).hexdigest()
-    identity = {"name": teacher, "sha256": digest, **({} if label is None else {"label": str(label)})}
+    identity = identity_of_files(teacher, folder, WEIGHTS_OF_DIFFUSERS)
+    identity |= {} if label is None else {"label": str(label)}
     return Teacher(teachers.load_teacher(folder, label=label, device=device), identity, None)
+
+
+def identity_of_files(name: str, folder: Path, patterns: Sequence[str]) -> Identity:
+    """A name and a hash of some files in a folder."""
+    files = [file for pattern in patterns for file in sorted(folder.glob(pattern))]
+    return {"name": name, "sha256": hashlib.sha256("".join(map(file_digest, files)).encode()).hexdigest()}
 
 
 def fitted_reference(kind: str, data: Tensor, name: str) -> GaussianReference:
@@ -128,12 +136,21 @@ class Setting(Protocol):
     def grid(self) -> str: ...
 
 
-def step_grid(flags: Setting, sde: CanonicalSDE, event: tuple[int, ...], snr: tuple[float, float]) -> StepGrid:
-    """The grid of --grid; "chosen" is the shipped one if this is its setting, else measured."""
+def step_grid(
+    flags: Setting,
+    sde: CanonicalSDE,
+    event: tuple[int, ...],
+    snr: tuple[float, float],
+    teacher: Identity,
+    kept: Path | None = None,
+) -> StepGrid:
+    """The grid of --grid; "chosen" is the shipped one if this is its setting, else measured: see `choose_grid`."""
     if (flags.grid, flags.teacher, flags.data, flags.reference, flags.snr) == ("chosen", DIGITS, DIGITS, "pca", None):
         return digits.load_grid()
     device = sde.reference.mean.device
-    return named_grid(flags.grid, lambda: choose_grid(sde, event=event, snr=snr, device=device))
+    recorded = {"teacher": teacher}
+    choose = partial(choose_grid, sde, event=event, snr=snr, device=device, kept=kept, recorded=recorded)
+    return named_grid(flags.grid, choose)
 
 
 def named_grid(name: str, choose: Callable[[], StepGrid]) -> StepGrid:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from sdesig import _processes as processes
 from sdesig._checks import check_integer
 from sdesig._files import read_tensors, record_options, write_tensors
+from sdesig._interrupts import Interrupted, keeping, stop_requests
 from sdesig._random import generator_for
 from sdesig.distillation.paths import TeacherOptions, TeacherPaths, draw_paths
 from sdesig.distillation.reference import reference_digest
@@ -52,6 +53,8 @@ def shard_rows(student: SigDEG, options: TeacherOptions) -> int:
 class PathCache:
     """Teacher paths in a folder. Shard k is drawn from a generator that is seeded with (seed, k); processes share them.
 
+    Ctrl-C and SIGTERM stop the drawing after the shard that they meet, and a second Ctrl-C at once.
+
     Args:
         folder: made if missing; whole shards that are there are kept.
         paths: number of paths, a multiple of those in a shard (see `shard_rows`), or fewer than that.
@@ -64,6 +67,7 @@ class PathCache:
 
     Raises:
         ValueError: a folder with paths of other options; a shard that is not a complete file of the right shapes.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; its text says what is kept.
     """
 
     def __init__(
@@ -103,11 +107,16 @@ class PathCache:
         device = student.get_buffer("mean").device
         missing = [k for k in processes.mine(self.shards) if not self._file(k).exists()]
         hidden = not progress or not missing or processes.number() > 0
-        for k in tqdm(missing, desc="teacher paths", unit="shard", disable=hidden):
-            generator = generator_for("teacher paths", seed, k, device=device)
-            drawn = draw_for(student, sde, options, self.rows, generator)
-            tensors = {"times": drawn.times, "h": drawn.signature.h, "states": drawn.states}
-            write_tensors(self._file(k), {**tensors, "coefficients": drawn.signature.coefficients})
+        kept = f"all paths that were drawn are kept in {folder}: the same command goes on from there"
+        with keeping(kept), stop_requests() as requests:
+            for k in tqdm(missing, desc="teacher paths", unit="shard", disable=hidden):
+                generator = generator_for("teacher paths", seed, k, device=device)
+                with requests.at_once():
+                    drawn = draw_for(student, sde, options, self.rows, generator)
+                tensors = {"times": drawn.times, "h": drawn.signature.h, "states": drawn.states}
+                write_tensors(self._file(k), {**tensors, "coefficients": drawn.signature.coefficients})
+                if requests.number is not None:
+                    raise Interrupted(kept, requests.number)
         processes.wait()
         self._shape = (student.path_depth, options.cells, self.rows, *student.event)
         self._device = device

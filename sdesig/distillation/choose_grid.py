@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from sdesig._checks import check_integer, check_real
+from sdesig._files import read_tensors, without_names, write_tensors
+from sdesig._interrupts import keeping
 from sdesig._random import generator_for
 from sdesig.distillation.paths import draw_signature, snr_times, teacher_scheme, teacher_states
+from sdesig.distillation.reference import reference_digest
 from sdesig.generator.grid import StepGrid
 from sdesig.sde.canonical_sde import CanonicalSDE
 from sdesig.signature.partial_signature import PartialSignature, join_steps
@@ -38,6 +47,8 @@ def choose_grid(
     seed: int = 0,
     device: torch.device | str = "cpu",
     progress: Callable[[int], None] | None = None,
+    kept: str | Path | None = None,
+    recorded: Mapping[str, Any] | None = None,
 ) -> StepGrid:
     """A grid from measured errors of the path-average scheme, in proportion to what they do to the sample.
 
@@ -56,9 +67,13 @@ def choose_grid(
         least: the density is nowhere less than this share of its mean, in (0, 1]; for images, `FOR_IMAGES`.
         seed: of everything random.
         progress: called with the number of cells done.
+        kept: safetensors file in which every cell is kept once it is measured. A choice that was stopped goes on from
+            there; that of another choice is overwritten.
+        recorded: what makes it another choice beside the arguments and the reference, such as which teacher it is.
 
     Raises:
-        TypeError, ValueError: arguments out of range.
+        TypeError, ValueError: arguments out of range, a file that is not a complete safetensors file.
+        KeyboardInterrupt: Ctrl-C; its text says what is kept.
     """
     check_integer("cells", cells, 2)
     check_integer("fine_per_cell", fine_per_cell, 2)
@@ -68,23 +83,65 @@ def choose_grid(
     times = snr_times(snr, StepGrid(), cells * fine_per_cell)
     generator = generator_for("grid", check_integer("seed", seed, 0), device=device)
     shape, scheme = (paths, *event), teacher_scheme("path_average", sde)
+    measured = _Measured(
+        None if kept is None else Path(kept),
+        {
+            **(recorded or {}),
+            "reference": reference_digest(sde.reference),
+            "numbers": [sde.eta, cells, fine_per_cell, paths, seed, *snr, *event],
+        },
+    )
     start = sde.start(torch.randn(shape, generator=generator, device=device), times[0])
     fine = draw_signature(sde, times, shape, 2, generator, start.dtype)
-    truth = sde.noisy_data(teacher_states(scheme, sde, start, times, fine, save="last"), times[-1])
-    rounding = NEGLIGIBLE * truth.square().mean().sqrt().item()
-    shares = []
-    for k in range(cells):
-        first, last = k * fine_per_cell, (k + 1) * fine_per_cell
-        kept = [*range(first + 1), *range(last, len(times))]
-        single = join_steps(fine, (first, last))
-        steps = PartialSignature(
-            torch.cat([fine.h[:first], single.h, fine.h[last:]]),
-            torch.cat([fine.coefficients[:, :first], single.coefficients, fine.coefficients[:, last:]], 1),
-        )
-        end = sde.noisy_data(teacher_states(scheme, sde, start, times[kept], steps, save="last"), times[-1])
-        shares.append(max(rounding, (end - truth).square().mean().sqrt().item()))
-        if progress is not None:
-            progress(k + 1)
-    density = np.asarray(shares) ** (2 / (2 * LOCAL_ORDER - 1))
+    with nullcontext() if kept is None else keeping(f"the cells that were measured for the grid are kept in {kept}"):
+        if measured.truth is None:
+            measured.truth = sde.noisy_data(
+                teacher_states(scheme, sde, start, times, fine, save="last"), times[-1]
+            ).cpu()
+        truth = measured.truth.to(start)
+        rounding = NEGLIGIBLE * truth.square().mean().sqrt().item()
+        for k in range(len(measured.shares), cells):
+            first, last = k * fine_per_cell, (k + 1) * fine_per_cell
+            left = [*range(first + 1), *range(last, len(times))]
+            single = join_steps(fine, (first, last))
+            steps = PartialSignature(
+                torch.cat([fine.h[:first], single.h, fine.h[last:]]),
+                torch.cat([fine.coefficients[:, :first], single.coefficients, fine.coefficients[:, last:]], 1),
+            )
+            end = sde.noisy_data(teacher_states(scheme, sde, start, times[left], steps, save="last"), times[-1])
+            measured.add(max(rounding, (end - truth).square().mean().sqrt().item()))
+            if progress is not None:
+                progress(k + 1)
+    density = np.asarray(measured.shares) ** (2 / (2 * LOCAL_ORDER - 1))
     smooth = np.convolve(np.pad(density, 1, mode="edge"), [0.25, 0.5, 0.25], mode="valid")
     return StepGrid.from_density(np.maximum(smooth, least * smooth.mean()), knots=max(64, 2 * cells))
+
+
+class _Measured:
+    """What was measured of a choice, in a file if there is one.
+
+    Args:
+        file: which.
+        description: of the choice, JSON-serializable.
+
+    Attributes:
+        truth: ends of the paths on the fine grid, on the CPU; None if they are not known.
+        shares: of the cells that are done.
+    """
+
+    def __init__(self, file: Path | None, description: Mapping[str, Any]) -> None:
+        self.truth: Tensor | None = None
+        self.shares: list[float] = []
+        self._file = file
+        text = json.dumps(without_names(description), sort_keys=True).encode()
+        self._key = torch.tensor(list(hashlib.sha256(text).digest()), dtype=torch.uint8)
+        found = {} if file is None or not file.exists() else read_tensors(file)
+        if found.keys() == {"key", "shares", "truth"} and torch.equal(found["key"], self._key):
+            self.truth, self.shares = found["truth"], found["shares"].tolist()
+
+    def add(self, share: float) -> None:
+        """Keep the share of the next cell."""
+        self.shares.append(share)
+        if self._file is not None and self.truth is not None:
+            shares = torch.tensor(self.shares, dtype=torch.float64)
+            write_tensors(self._file, {"key": self._key, "shares": shares, "truth": self.truth})

@@ -41,7 +41,7 @@ class TrainingOptions:
     """How to train."""
 
     iterations: int = 10_000
-    """Optimizer steps; given more, a run that was shorter goes on."""
+    """Optimizer steps; given more, a shorter run goes on."""
     learning_rate: float = 1e-3
     """Of AdamW, at its peak; cosine decay to zero."""
     weight_decay: float = 0.0

@@ -260,7 +260,7 @@ class SigDEG(nn.Module):
 
     @property
     def reference(self) -> GaussianReference:
-        """The Gaussian reference, on the device of the generator; one that was loaded is proved at the first access."""
+        """The Gaussian reference, on the device of the generator; one of other weights is proved when first asked."""
         if self._reference is None:
             self._reference = GaussianReference(*self._reference_tensors())
         return self._reference
@@ -278,9 +278,14 @@ class SigDEG(nn.Module):
         return self
 
     def _load_from_state_dict(self, *arguments: Any) -> None:
-        """Of `Module`: the reference is another one."""
+        """Of `Module`: the reference may be another one."""
+        mean, variance, basis = self._reference_tensors()
+        before = [value.clone() for value in (mean, variance, *basis)]
         super()._load_from_state_dict(*arguments)
-        self._reference = None
+        mean, variance, basis = self._reference_tensors()
+        if self._reference is not None:
+            same = all(map(torch.equal, before, (mean, variance, *basis)))
+            self._reference = self._reference.with_tensors(mean, variance, basis) if same else None
 
     @property
     def sde(self) -> CanonicalSDE:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from sdesig import _processes as processes
 from sdesig._evaluating import evaluating
 from sdesig._files import read_json, read_tensors, record_options, write_json, write_tensors
+from sdesig._interrupts import keeping
 from sdesig.distillation.evaluation import AnySampler, Comparison, Sampler, share_apart, standard_deviation
 from sdesig.distillation.reference import reference_digest
 from sdesig.generator.grid import StepGrid
@@ -109,7 +110,8 @@ class SampleFiles:
             OSError: a full disk; complete files stay valid.
         """
         blocks = self._blocks()
-        with tqdm(total=len(self.seeds), unit="seed", disable=not progress or processes.number() > 0) as bar:
+        kept = keeping(f"all blocks of {self.comparison.batch} seeds that were drawn are kept in {self.folder}")
+        with kept, tqdm(total=len(self.seeds), unit="seed", disable=not progress or processes.number() > 0) as bar:
             for k in processes.mine(len(blocks)):
                 self._make(blocks[k])
                 bar.update(sum(map(len, blocks[k : k + processes.count()])))

@@ -1,7 +1,11 @@
 """`sdesig train-teacher` and `sdesig distill`: what they train, what they record, --config, and what they refuse."""
 
 import hashlib
+import importlib
 import json
+import os
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +21,7 @@ from sdesig.commands.options import CutPathFlags
 from sdesig.commands.train_teacher import TrainTeacher
 from sdesig.digits import SNR as DIGITS_SNR
 from sdesig.digits import load_digits
-from sdesig.distillation import DistillOptions, TrainingOptions, train_teacher
+from sdesig.distillation import DistillOptions, TrainingOptions, choose_grid, train_teacher
 from sdesig.generator import MLP, NetworkDenoiser, SigDEG, UNet
 
 TEACHER = ["--width", "16", "--blocks", "1", "--batch", "32", "--iterations", "6"]
@@ -115,6 +119,23 @@ def test_a_stopped_run_goes_on_to_the_same_end(tmp_path, problem, monkeypatch, f
     main([*command, "--out", str(tmp_path / "a")])
     main([*command, "--out", str(tmp_path / "b")])
     assert same(SigDEG.load(tmp_path / "a" / "student"), SigDEG.load(tmp_path / "b" / "student"))
+
+
+def test_a_run_goes_on_with_more_iterations_and_another_spelling_of_its_data(tmp_path, problem, monkeypatch, options):
+    """Neither data nor teacher are others, and the grid that was chosen is not measured again."""
+    out = tmp_path / "run"
+    flags = [*STUDENT[:2], *STUDENT[4:], "--grid", "chosen", "--out", str(out)]
+    monkeypatch.chdir(tmp_path)
+    other = [os.path.relpath(value) if Path(value).exists() else value for value in problem.flags]
+    assert other != [*problem.flags]
+    small = partial(choose_grid, paths=8, cells=2, fine_per_cell=2)
+    monkeypatch.setattr("sdesig.commands.inputs.choose_grid", small)
+    main(["distill", *problem.flags, *flags, "--iterations", "2"])
+    monkeypatch.setattr(importlib.import_module("sdesig.distillation.choose_grid"), "teacher_states", None)
+    main(["distill", *other, *flags, "--iterations", "4"])
+    assert options(out)["training"]["iterations"] == 4
+    lines = (out / "stats.jsonl").read_text().splitlines()
+    assert [json.loads(line)["iteration"] for line in lines] == [2, 4]
 
 
 def test_flags_of_the_papers_teacher(tmp_path, problem, options):

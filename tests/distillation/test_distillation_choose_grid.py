@@ -11,7 +11,7 @@ from sdesig.distillation import choose_grid
 from sdesig.distillation.paths import TeacherOptions, draw_paths, teacher_scheme, teacher_states
 from sdesig.distillation.statistics import paired_ratio
 from sdesig.generator import StepGrid
-from sdesig.sde import CanonicalSDE, GaussianReference, Mixture, SNRDenoiser
+from sdesig.sde import EDM, CanonicalDenoiser, CanonicalSDE, GaussianReference, Mixture, SNRDenoiser
 from sdesig.signature.partial_signature import join_steps
 
 LAW = Mixture.circle(1.5, 0.1, dtype=torch.float32)
@@ -146,3 +146,47 @@ def test_a_least_density_is_a_share(value):
 def test_other_types_are_refused(name, value):
     with pytest.raises(TypeError, match=f"{name} must be an integer; got"):
         choose_grid(SDE, **SMALL | {name: value})
+
+
+class Counting:
+    """D(x, sigma) of the mixture; it is interrupted when it was asked so often."""
+
+    def __init__(self, most=10**9):
+        self.asked, self.most = 0, most
+
+    def __call__(self, x, sigma):
+        self.asked += 1
+        if self.asked > self.most:
+            raise KeyboardInterrupt
+        return LAW.denoiser(EDM())(x, sigma)
+
+
+def choose(counting, file, **changes):
+    sde = CanonicalSDE(CanonicalDenoiser(counting, EDM()), reference=SDE.reference)
+    return choose_grid(sde, **SMALL | changes, kept=file, recorded={"teacher": {"name": "a", "sha256": "1"}})
+
+
+def test_a_choice_that_was_stopped_goes_on(tmp_path):
+    """What was measured is not measured again; nor is anything, when it is done."""
+    file, whole, stopped, rest, done = tmp_path / "cells.safetensors", *(Counting() for _ in range(4))
+    grid = choose(whole, tmp_path / "whole.safetensors")
+    stopped.most = whole.asked // 2
+    with pytest.raises(KeyboardInterrupt, match=r"the cells that were measured for the grid are kept in .*cells.safe"):
+        choose(stopped, file)
+    assert choose(rest, file) == grid
+    assert whole.asked < stopped.asked + rest.asked < whole.asked + whole.asked // 2
+    assert choose(done, file) == grid
+    assert done.asked == 0
+
+
+@pytest.mark.parametrize("change", ["seed", "paths", "reference", "teacher"])
+def test_another_choice_is_made_anew(tmp_path, change):
+    file, again = tmp_path / "cells.safetensors", Counting()
+    choose(Counting(), file)
+    teacher = {"name": "b", "sha256": "2" if change == "teacher" else "1"}
+    reference = GaussianReference(0.1, 0.7) if change == "reference" else SDE.reference
+    sde = CanonicalSDE(CanonicalDenoiser(again, EDM()), reference=reference)
+    changed = SMALL | {"seed": {"seed": 1}, "paths": {"paths": SMALL["paths"] + 1}}.get(change, {})
+    grid = choose_grid(sde, **changed, kept=file, recorded={"teacher": teacher})
+    assert again.asked > 0
+    assert grid == choose_grid(sde, **changed)

@@ -13,7 +13,7 @@ import torch
 from sdesig.distillation import DistillOptions, TeacherOptions, TrainingOptions, distill, draw_paths
 from sdesig.distillation.distill import coarse_times, local_loss, rollout_loss
 from sdesig.generator import MLP, NetworkDenoiser, SigDEG, StepGrid, UNet
-from sdesig.sde import CanonicalSDE, GaussianReference, Mixture, SNRDenoiser
+from sdesig.sde import EDM, CanonicalDenoiser, CanonicalSDE, GaussianReference, Mixture, SNRDenoiser
 from sdesig.solvers.driver import run_steps
 from sdesig.testing.memory import saved_bytes
 
@@ -547,29 +547,29 @@ def test_training_that_diverges_is_an_error(tmp_path):
 
 
 class Forgetful(torch.nn.Module):
-    """The circle's denoiser where it is told to be evaluated, with dropout where it is not."""
+    """The circle's denoiser D(x, sigma) where it is told to be evaluated, with dropout where it is not."""
 
     def __init__(self):
         super().__init__()
         self.dropout = torch.nn.Dropout(0.3)
         self.modes = []
 
-    def forward(self, y, snr):
+    def forward(self, x, sigma):
         self.modes.append(self.training or self.dropout.training)
-        return self.dropout(LAW.denoise_y(y, snr))
+        return self.dropout(LAW.denoiser(EDM())(x, sigma))
 
 
 def holders():
-    """Modules in functions, methods and other things that a denoiser is made of."""
+    """Modules in functions, methods and other things that are a denoiser."""
     module = Forgetful().train()
-    of = {
-        "module": module,
-        "method": module.forward,
-        "closure": lambda y, snr: module(y, snr),
-        "default": lambda y, snr, module=module: module(y, snr),
-        "partial": partial(lambda module, y, snr: module(y, snr), module),
+    default = lambda x, sigma, module=module: module(x, sigma)  # noqa: E731
+    return {
+        "module": (module, module),
+        "method": (module, module.forward),
+        "closure": (module, lambda x, sigma: module(x, sigma)),
+        "default": (module, default),
+        "partial": (module, partial(lambda module, x, sigma: module(x, sigma), module)),
     }
-    return {kind: (module, SNRDenoiser(denoiser)) for kind, denoiser in of.items()}
 
 
 @pytest.mark.parametrize("kind", holders())
@@ -577,14 +577,16 @@ def holders():
 def test_a_teacher_is_in_evaluation_mode_while_it_is_used(kind, pairs, tmp_path):
     """Targets, paths and the student's correction are those of the teacher without dropout; it is given back as it was,
     one part in training mode and one not."""
-    module, teacher = holders()[kind]
+    module, holder = holders()[kind]
+    teacher = CanonicalDenoiser(holder, EDM())
     changes = {"iterations": 3, "pairs": pairs, "evaluations": 40, "paths": 16, "ema": 0.0}
     found = train_on(make(teacher=teacher), tmp_path / "training", teacher=teacher, **changes)
     assert module.modes
     assert not any(module.modes)
     assert module.training
     assert module.dropout.training
-    expected = train_on(make(), tmp_path / "evaluation", **changes)
+    evaluated = CanonicalDenoiser(Forgetful().eval(), EDM())
+    expected = train_on(make(teacher=evaluated), tmp_path / "evaluation", teacher=evaluated, **changes)
     for one, other in zip(found.parameters(), expected.parameters(), strict=True):
         assert torch.equal(one, other)
 
@@ -593,12 +595,12 @@ def test_a_teacher_is_given_back_after_an_error(tmp_path):
     module = Forgetful().train()
     module.dropout.eval()
 
-    def broken(y, snr):
-        module(y, snr)
+    def broken(x, sigma):
+        module(x, sigma)
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        train_on(make(), tmp_path, teacher=SNRDenoiser(broken), pairs="local", iterations=1)
+        train_on(make(), tmp_path, teacher=CanonicalDenoiser(broken, EDM()), pairs="local", iterations=1)
     assert (module.training, module.dropout.training) == (True, False)
     assert not any(module.modes)
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import signal
 from itertools import pairwise
 
 import pytest
@@ -10,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from sdesig.brownian import BrownianPath
 from sdesig.distillation import TeacherOptions, TeacherPaths, draw_paths
+from sdesig.distillation import cache as cache_module
 from sdesig.distillation.cache import PathCache
 from sdesig.distillation.paths import coarse_ends, draw_local, draw_signature, snr_times
 from sdesig.generator import MLP, SigDEG, StepGrid
@@ -346,6 +348,27 @@ def test_draws_are_functions_of_the_generator(tmp_path):
     assert not torch.equal(*drawn)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_is_drawn_when_a_signal_comes_is_kept(number, tmp_path, monkeypatch):
+    """Of four files the second is completed, and the rest drawn the next time; handlers are those of before."""
+    monkeypatch.setattr("sdesig.distillation.cache.SHARD", 10)
+    drawn, draw, before = [], cache_module.draw_for, signal.getsignal(number)
+
+    def signalled(*arguments):
+        drawn.append(None)
+        if len(drawn) == 2:
+            signal.raise_signal(number)
+        return draw(*arguments)
+
+    monkeypatch.setattr("sdesig.distillation.cache.draw_for", signalled)
+    with pytest.raises(KeyboardInterrupt, match=r"all paths that were drawn are kept in .*: the same command goes on"):
+        make_cache(tmp_path, 40)
+    assert signal.getsignal(number) is before
+    assert len(shards(tmp_path)) == 2
+    make_cache(tmp_path, 40)
+    assert len(shards(tmp_path)) == len(drawn) == 4
+
+
 def test_drawn_paths_are_paths_of_the_teacher(tmp_path):
     """For the Euler scheme on cells of one step: by hand from what the cache returns, in single precision."""
     cache = make_cache(tmp_path, 40, options=TeacherOptions("euler", 8, 8))
@@ -379,7 +402,7 @@ def test_students_of_several_depths_share_a_cache(tmp_path):
         ({"options": TeacherOptions("euler", 4, 4)}, "cells: 2, now 4"),
         ({"depth": 3, "path_depth": 3}, "depth: 2, now 3"),
         ({"snr": (LOW, 30.0)}, "snr: .*, now .*30.0"),
-        ({"reference": GaussianReference(0.0, 0.5)}, "clock: .*now .*'variance': 0.5"),
+        ({"reference": GaussianReference(0.0, 0.5)}, "clock.variance: .*, now 0.5"),
         ({"grid": SKEWED}, "grid: "),
         ({"recorded": {"teacher": "b"}}, "teacher: 'a', now 'b'"),
         ({"recorded": {}}, "teacher: 'a', now None"),

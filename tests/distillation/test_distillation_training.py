@@ -747,9 +747,7 @@ def test_gradients_of_processes_are_added_up(monkeypatch):
     one, two, three = (nn.Parameter(torch.ones(2, k + 1)) for k in range(3))
     one.grad, two.grad = torch.full((2, 1), 3.0), None
 
-    def other_process(
-        tensor,
-    ):  # has gradients of 5 of the second, none of the others, says yes, no, and has a loss of 7
+    def other_process(tensor):  # has gradients of 5 of the second, none of the others, says yes, no, has a loss of 7
         told = torch.tensor([0.0, 1.0, 0.0, 1.0, 0.0, 7.0])
         tensor += torch.cat([told, torch.zeros(2), 5 * torch.ones(4), torch.zeros(6)])
 

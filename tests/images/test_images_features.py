@@ -269,3 +269,26 @@ def test_a_batch_that_does_not_fit_into_memory():
         PerceptualDistance("x", "0", exhausted)(pixels(), pixels())
     with pytest.raises(ValueError, match="batch must be >= 1; got 0"):
         extract(load_extractor("pixels"), pixels(), 0)
+
+
+class Dropping(nn.Module):
+    """Features, or a distance, that dropout would spoil."""
+
+    def __init__(self):
+        super().__init__()
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, images, others=None):
+        values = self.dropout(images.float() + 1).flatten(1)
+        return values if others is None else values.mean(1)
+
+
+def test_networks_are_in_evaluation_mode_while_they_are_used():
+    module = Dropping().train()
+    for network in (module, lambda images: module(images)):
+        found = FeatureExtractor("dropping", "1", network)(pixels())
+        assert torch.equal(found, pixels().float().flatten(1) + 1)
+    distance = PerceptualDistance("dropping", "1", module)
+    assert torch.equal(distance(pixels(), pixels()), distance(pixels(), pixels()))
+    assert module.training
+    assert module.dropout.training

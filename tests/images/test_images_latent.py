@@ -7,6 +7,7 @@ from images_tiny import change_json, change_weights, normal, save_pipeline, seed
 
 from sdesig.generator import SigDEG
 from sdesig.images import load_autoencoder, load_teacher
+from sdesig.images.latent import Autoencoder
 from sdesig.sde import GaussianReference
 
 SIZES = {
@@ -147,3 +148,17 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 def test_refusals(call, error, match, tmp_path):
     with pytest.raises(error, match=match):
         call(tmp_path)
+
+
+def test_autoencoders_are_in_evaluation_mode_while_they_are_used():
+    """The middle block of an encoder has dropout where a configuration asks for it: here it is put in."""
+    autoencoder = Autoencoder(gaussian())
+    for part in (autoencoder.model.encoder, autoencoder.model.decoder):
+        part.mid_block.resnets[0].dropout.p = 0.5
+    images = normal(2, 3, 16, 16)
+    evaluated = autoencoder.eval().encode(images)
+    rebuilt = autoencoder.decode(evaluated)
+    autoencoder.train()
+    assert torch.equal(autoencoder.encode(images), evaluated)
+    assert torch.equal(autoencoder.decode(evaluated), rebuilt)
+    assert autoencoder.model.encoder.mid_block.resnets[0].dropout.training

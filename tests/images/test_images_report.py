@@ -148,7 +148,7 @@ def test_a_stopped_run_keeps_its_blocks(teacher, tmp_path):
         return y / SNR[0]
 
     other = Method(OtherSampler("other", broken), (2,))
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="all blocks of 15 seeds that were drawn are kept in "):
         SampleFiles(tmp_path, made, [other], seeds=range(32)).make(progress=False)
     teacher.shown = 0
     SampleFiles(tmp_path, made, [other], seeds=range(32)).make(progress=False)

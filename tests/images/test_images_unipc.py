@@ -12,7 +12,7 @@ from scipy.integrate import solve_ivp
 
 from sdesig.images import load_teacher
 from sdesig.images.unipc import PEERS, peer_samples
-from sdesig.sde import CanonicalSDE, Mixture, SNRDenoiser
+from sdesig.sde import EDM, CanonicalDenoiser, CanonicalSDE, Mixture, SNRDenoiser
 from sdesig.solvers import DPMSolver2M
 
 SNR = (math.exp(-5), math.exp(5))
@@ -142,3 +142,11 @@ def test_refusals(changes, error, match):
     arguments = {"y": start(), "steps": 4, "snr": SNR, "scheduler": "unipc"} | changes
     with pytest.raises(error, match=match):
         peer_samples(MIXTURE.denoise_y, arguments.pop("y"), arguments.pop("steps"), **arguments)
+
+
+def test_the_teacher_is_in_evaluation_mode_while_it_is_asked():
+    exact, dropout = MIXTURE.denoiser(EDM()), torch.nn.Dropout(0.5)
+    dropping = CanonicalDenoiser(lambda x, sigma: dropout(exact(x, sigma)), EDM())
+    expected = peer_samples(CanonicalDenoiser(exact, EDM()), start(), 3, snr=SNR)
+    assert torch.equal(peer_samples(dropping.train(), start(), 3, snr=SNR), expected)
+    assert dropout.training

@@ -99,7 +99,7 @@ class EvaluateImages:
                 "perceptual": {distance.name: distance.digest for distance in perceptual},
                 "floor_groups": self.floor_groups,
                 "batch": comparison.batch,
-                "decoder": self.teacher.decoder,
+                "decoder": self.teacher.decoder_identity(),
                 "device": str(device),
                 "threads": self.machine.threads,
             }
@@ -116,7 +116,7 @@ class EvaluateImages:
                 floor_groups=self.floor_groups,
                 ema=teacher.ema,
                 decode=None if decoder is None else decoder.decode,
-                recorded={"teacher": teacher.identity},
+                recorded={"teacher": teacher.identity, **({} if decoder is None else {"decoder": options["decoder"]})},
                 cache=self.images.cache,
             )
         processes.once(lambda: write_json(self.out / "options.json", options))
@@ -133,7 +133,7 @@ class EvaluateImages:
             return replace(Comparison.of(teacher.denoiser, models[0]), batch=batch), models[0].grid
         snr = self.setting.range(teacher.denoiser)
         data = self.teacher.training_data(images, teacher.denoiser, device)
-        reference, _ = self.setting.fitted(teacher, images, data, snr, self.out)
+        reference, _ = self.setting.fitted(teacher, images, data, snr, self.out, self.teacher.decoder_identity())
         grid = self.setting.step_grid(teacher, reference, snr, self.out)
         on_device = reference_on(reference, device)
         return Comparison(teacher.denoiser, on_device, teacher.denoiser.event, snr, batch=batch), grid

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from sdesig._checks import check_integer
 from sdesig._files import file_digest
 from sdesig._random import generator_for
-from sdesig.commands.inputs import Teacher, load_teacher, named_grid
+from sdesig.commands.inputs import GRID_CELLS, Identity, Teacher, identity_of_files, load_teacher, named_grid
 from sdesig.distillation import choose_grid
 from sdesig.distillation.choose_grid import FOR_IMAGES
 from sdesig.distillation.data import Data, check_data, take_rows
@@ -110,6 +110,16 @@ class TeacherFlags:
 
         return load_autoencoder(self.decoder, device=device)
 
+    def decoder_identity(self) -> Identity | None:
+        """Which autoencoder it is."""
+        if self.decoder is None:
+            return None
+        from sdesig.images.latent import FOLDERS
+        from sdesig.images.teachers import find_model
+
+        patterns = [f"{name}/*.{kind}" for name in FOLDERS for kind in ("safetensors", "json")]
+        return identity_of_files(self.decoder, find_model(self.decoder), patterns)
+
     def training_data(self, images: ImageSet | None, teacher: ModelDenoiser, device: torch.device) -> Data | None:
         """Images in the memory of the device, as uint8, or the latents that the autoencoder draws of them.
 
@@ -160,9 +170,18 @@ class SettingFlags:
         return low, high
 
     def fitted(
-        self, teacher: Teacher, images: ImageSet | None, data: Data | None, snr: tuple[float, float], folder: Path
+        self,
+        teacher: Teacher,
+        images: ImageSet | None,
+        data: Data | None,
+        snr: tuple[float, float],
+        folder: Path,
+        decoder: Identity | None = None,
     ) -> tuple[GaussianReference, dict[str, Any]]:
-        """The reference, on the CPU, and what it is, for options.json; kept in the folder for the next time."""
+        """The reference, on the CPU, and what it is, for options.json; kept in the folder for the next time.
+
+        `decoder` is of latents, which the data are then.
+        """
         event = teacher.denoiser.event
         if self.reference_file is not None:
             described: dict[str, Any] = {"file": str(self.reference_file), "sha256": file_digest(self.reference_file)}
@@ -191,6 +210,7 @@ class SettingFlags:
             return read_reference(stem.with_suffix(".safetensors"), event)
 
         key = {**described, "teacher": teacher.identity, "data": described_images(images), "snr": snr}
+        key |= {} if decoder is None else {"decoder": decoder}
         return cached(folder, "reference", key, make=make, write=write, read=read), described
 
     def step_grid(
@@ -212,6 +232,8 @@ class SettingFlags:
                     least=FOR_IMAGES,
                     device=device,
                     progress=lambda done: bar.update(done - bar.n),
+                    kept=folder / GRID_CELLS,
+                    recorded={"teacher": teacher.identity},
                 )
 
         def choose() -> StepGrid:

@@ -51,7 +51,8 @@ def prepare(
     snr = setting.range(denoiser)
     pictures = images.load()
     data = teacher.training_data(pictures, denoiser, device)
-    reference, described = setting.fitted(loaded, pictures, data, snr, folder)
+    decoder = teacher.decoder_identity()
+    reference, described = setting.fitted(loaded, pictures, data, snr, folder, decoder)
     with seeded(seed):
         student = SigDEG.from_teacher(
             denoiser,
@@ -69,7 +70,7 @@ def prepare(
         "reference": described,
         "snr": student.snr,
         "grid": student.grid.quantiles,
-        **({} if teacher.decoder is None else {"decoder": teacher.decoder}),
+        **({} if decoder is None else {"decoder": decoder}),
         **({} if rank is None else {"rank": rank}),
     }
     return Prepared(denoiser, data, student, recorded)
