@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,8 +21,26 @@ from sdesig._checks import (
     check_step,
 )
 from sdesig.signature import legendre
-from sdesig.signature.areas import chen_area, levy_area
+from sdesig.signature.areas import chen_area, levy_area, plan_area
 from sdesig.signature.words import Word
+
+
+class _AreaField:
+    """The attribute `levy_area`: a tensor, None, or a function that draws the tensor when it is first asked for."""
+
+    def __get__(self, owner: PartialSignature | None, kind: type | None = None) -> Tensor | None:
+        if owner is None:
+            return None  # the default of the dataclass
+        area = owner.__dict__["_area"]
+        if area is not None and not isinstance(area, Tensor):
+            area = owner.__dict__["_area"] = area()
+        return area
+
+    def __set__(self, owner: PartialSignature, area: Area) -> None:
+        owner.__dict__["_area"] = area
+
+
+Area = Tensor | Callable[[], Tensor] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +53,9 @@ class PartialSignature:
         coefficients: (depth, *shape), the Legendre coefficients xi_0, ..., xi_{depth-1} of dW
             (`sdesig.signature.legendre`), iid N(0, 1).
         levy_area: None or (*shape, d), d = shape[-1] the noise dimension:
-            A_ij = 1/2 int (W_i dW_j - W_j dW_i) over the step, antisymmetric, unnormalized (of order h).
+            A_ij = 1/2 int (W_i dW_j - W_j dW_i) over the step, antisymmetric, unnormalized (of order h). May be given
+            as a function without arguments that draws it: called once, when the area is first read, here or of what is
+            made from this value (rows, combinations, ...). The values of a path do so.
 
     Iterated integrals are written I_w (Ito) and J_w (Stratonovich), first letter innermost, letter 0 for time. Values
     of a path may share memory with it: do not change their tensors in place.
@@ -45,7 +66,7 @@ class PartialSignature:
 
     h: Tensor
     coefficients: Tensor
-    levy_area: Tensor | None = None
+    levy_area: _AreaField = _AreaField()
 
     def __post_init__(self) -> None:
         check_floating("coefficients", self.coefficients)
@@ -54,17 +75,20 @@ class PartialSignature:
                 f"coefficients must have shape (depth >= 1, *shape); got shape {tuple(self.coefficients.shape)}"
             )
         object.__setattr__(self, "h", fit_step(check_step("h", self.h), self.shape, self.dtype, self.device))
-        if self.levy_area is None:
+        area = self._area
+        if area is None:
             return
-        area = check_floating("levy_area", self.levy_area)
-        if not self.shape or area.shape != (*self.shape, self.shape[-1]):
-            raise ValueError(
-                f"levy_area must have shape (*shape, d) for values of shape {self.shape}; got {area.shape}"
-            )
-        if area.dtype != self.dtype or area.device != self.device:
-            raise TypeError(
-                f"levy_area must be {self.dtype} on {self.device} as the coefficients; got {area.dtype}, {area.device}"
-            )
+        if not callable(area):
+            check_floating("levy_area", area)
+            if not self.shape or area.shape != (*self.shape, self.shape[-1]):
+                raise ValueError(
+                    f"levy_area must have shape (*shape, d) for values of shape {self.shape}; got {area.shape}"
+                )
+            if area.dtype != self.dtype or area.device != self.device:
+                raise TypeError(
+                    f"levy_area must be {self.dtype} on {self.device} as the coefficients; "
+                    f"got {area.dtype}, {area.device}"
+                )
         if self.h.ndim and self.h.shape[-1] != 1:
             raise ValueError(
                 f"h must be the same for all coordinates beside a levy_area; got shape {tuple(self.h.shape)}"
@@ -158,7 +182,7 @@ class PartialSignature:
     def truncate(self, depth: int) -> PartialSignature:
         """The same step, with the first `depth` coefficients only."""
         self._require(check_integer("depth", depth, 1), "truncate")
-        return replace(self, coefficients=self.coefficients[:depth])
+        return PartialSignature(self.h, self.coefficients[:depth], self._map_area(lambda area: area))
 
     def without_area(self) -> PartialSignature:
         """The same step, its Levy area forgotten."""
@@ -177,18 +201,17 @@ class PartialSignature:
             raise ValueError(f"later must have the shape {self.shape} of the earlier step; got {later.shape}")
         if later.dtype != self.dtype or later.device != self.device:
             raise TypeError(f"later must be {self.dtype} on {self.device}; got {later.dtype} on {later.device}")
-        if (self.levy_area is None) != (later.levy_area is None):
+        if (self._area is None) != (later._area is None):
             raise ValueError("later must have a levy_area exactly if the earlier step has one; see without_area")
         depth = min(self.depth, later.depth)
         h = self.h + later.h
         parts = torch.cat([self.coefficients[:depth], later.coefficients[:depth]])
         coefficients = legendre.apply(legendre.halves_to_whole(self.h, later.h, depth), parts)
-        area = None
-        if self.levy_area is not None and later.levy_area is not None:
-            area = chen_area(
-                torch.stack([self.levy_area, later.levy_area]), torch.stack([self.increment, later.increment])
-            )
-        return PartialSignature(h, coefficients, area)
+
+        def join(*areas: Tensor) -> Tensor:
+            return chen_area(torch.stack(areas), torch.stack([self.increment, later.increment]))
+
+        return PartialSignature(h, coefficients, self._map_area(join, later))
 
     def split(self, at: float | Tensor, *, generator: torch.Generator) -> tuple[PartialSignature, PartialSignature]:
         """Values on [s, s + at] and [s + at, s + h], drawn from their exact conditional law given this one.
@@ -200,7 +223,7 @@ class PartialSignature:
                 their Chen product is known; use a path with a leaf grid).
         """
         check_generator(generator)
-        if self.levy_area is not None:
+        if self._area is not None:
             raise ValueError(
                 "split is not possible on a value with a levy_area; use without_area or a path's leaf grid"
             )
@@ -218,8 +241,8 @@ class PartialSignature:
         (The group inverse of the signature is another operation: it also reverses time's own letter.)
         """
         signs = self.coefficients.new_tensor([-1.0 if k % 2 == 0 else 1.0 for k in range(self.depth)])
-        area = None if self.levy_area is None else -self.levy_area
-        return replace(self, coefficients=self.coefficients * signs.view(-1, *[1] * len(self.shape)), levy_area=area)
+        coefficients = self.coefficients * signs.view(-1, *[1] * len(self.shape))
+        return PartialSignature(self.h, coefficients, self._map_area(torch.neg))
 
     def __len__(self) -> int:
         if not self.shape:
@@ -233,8 +256,27 @@ class PartialSignature:
         h = self.h
         if h.ndim:
             h = h[index] if len(h) > 1 else (h[0] if isinstance(index, int) else h)
-        area = None if self.levy_area is None else self.levy_area[index]
-        return PartialSignature(h, self.coefficients[:, index], area)
+        return PartialSignature(h, self.coefficients[:, index], self._map_area(lambda area: area[index]))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles hold the area itself."""
+        return {"h": self.h, "coefficients": self.coefficients, "_area": self.levy_area}
+
+    @property
+    def _area(self) -> Area:
+        """The Levy area, or how it will be drawn."""
+        return self.__dict__["_area"]
+
+    def _map_area(self, function: Callable[..., Tensor], *others: PartialSignature) -> Area:
+        """`function` of this area and those of others; None without areas, drawn later if one of them is."""
+        if self._area is None:
+            return None
+        values = (self, *others)
+
+        def area() -> Tensor:
+            return function(*(value.levy_area for value in values))
+
+        return area if any(callable(value._area) for value in values) else area()
 
     def _power(self, exponent: float) -> Tensor:
         """h^exponent in the dtype of the values."""
@@ -255,7 +297,7 @@ def join_steps(steps: PartialSignature, ends: Sequence[int]) -> PartialSignature
     Raises:
         ValueError: areas, or ends that do not increase or are out of range.
     """
-    if steps.levy_area is not None:
+    if steps._area is not None:
         raise ValueError("steps must have no levy_area; see without_area")
     bounds = [check_integer(f"ends[{k}]", end, 0, len(steps)) for k, end in enumerate(ends)]
     if len(bounds) < 2 or any(a >= b for a, b in pairwise(bounds)):
@@ -288,12 +330,24 @@ def fit_step(h: Tensor, shape: tuple[int, ...], dtype: torch.dtype, device: torc
     return h.reshape(*[1] * (len(shape) - h.ndim), *h.shape).to(torch.promote_types(dtype, torch.float32))
 
 
+def check_root(name: str, h: float | Tensor, dtype: torch.dtype) -> None:
+    """Raise ValueError where increments of variance h are all 0, or may be infinite, in the dtype."""
+    if isinstance(h, Tensor) and h.numel() == 0:
+        return
+    low, high = (end.item() for end in torch.aminmax(h.detach())) if isinstance(h, Tensor) else (h, h)
+    limits = torch.finfo(dtype)
+    if not (low**0.5 >= limits.tiny * limits.eps and high**0.5 <= limits.max / 10):
+        raise ValueError(f"{name} must have a square root within the range of {dtype}; got {low:.3g} to {high:.3g}")
+
+
 def sample_partial_signature(
     shape: int | Sequence[int],
     h: float | Tensor,
     depth: int,
     *,
     area: str | None = None,
+    terms: int | None = None,
+    tolerance: float | None = None,
     generator: torch.Generator,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
@@ -306,21 +360,29 @@ def sample_partial_signature(
         depth: number of Legendre coefficients; depth m gives all words (0^a, i, 0^b) with a + b < m.
         area: None, or the `method` of `levy_area` that draws the Levy area given the coefficients ("auto" for the
             default). At depth >= 2 it must be jointly right with them.
+        terms, tolerance: of the area, see `levy_area`; its law is right to far below what 10^5 samples tell by default.
         generator: source of the depth * prod(shape) normals, and of the area's.
 
     Raises:
-        TypeError, ValueError: an argument of the wrong type or range; see `levy_area` for the area's.
+        TypeError, ValueError: an argument of the wrong type or range, h whose square root is none of the dtype; see
+            `levy_area` for the area's.
     """
     shape = check_shape("shape", shape)
     check_integer("depth", depth, 1)
     device = check_device(device, check_generator(generator).device)
     dtype = check_dtype(dtype)
+    if area is None and not (terms is None and tolerance is None):
+        raise ValueError(f"terms and tolerance are those of an area; got area=None, {terms=}, {tolerance=}")
     h = fit_step(check_step("h", h), shape, dtype, device)
+    check_root("h", h, dtype)
+    if area is not None:
+        if not shape:
+            raise ValueError("shape must have a last axis, the noise dimension, for an area; got ()")
+        plan_area(max(1, shape[-1]), depth, h, method=area, terms=terms, tolerance=tolerance)
     coefficients = torch.randn((depth, *shape), generator=generator, dtype=dtype, device=device)
     value = PartialSignature(h, coefficients)
     if area is None:
         return value
-    if not shape:
-        raise ValueError("shape must have a last axis, the noise dimension, for an area; got ()")
     given = coefficients if depth > 1 else None
-    return replace(value, levy_area=levy_area(value.increment, h, coefficients=given, method=area, generator=generator))
+    options: dict[str, Any] = {"method": area, "terms": terms, "tolerance": tolerance, "generator": generator}
+    return replace(value, levy_area=levy_area(value.increment, h, coefficients=given, **options))

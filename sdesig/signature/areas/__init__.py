@@ -2,18 +2,40 @@
 
 from sdesig.signature.areas.chen import chen_area
 from sdesig.signature.areas.legendre import legendre_area
-from sdesig.signature.areas.sampling import JOINT_METHODS, METHODS, check_memory, iterated_integrals, levy_area
-from sdesig.signature.areas.truncation import NORMS, STRONG_METHODS, terms_needed
+from sdesig.signature.areas.sampling import (
+    JOINT_METHODS,
+    METHODS,
+    check_memory,
+    check_range,
+    iterated_integrals,
+    levy_area,
+    plan_area,
+    strong_area,
+)
+from sdesig.signature.areas.truncation import (
+    NORMS,
+    RELATIVE_TOLERANCE,
+    STRONG_METHODS,
+    affordable_terms,
+    choose_method,
+    terms_needed,
+)
 
 __all__ = [
     "JOINT_METHODS",
     "METHODS",
     "NORMS",
+    "RELATIVE_TOLERANCE",
     "STRONG_METHODS",
+    "affordable_terms",
     "check_memory",
+    "check_range",
     "chen_area",
+    "choose_method",
     "iterated_integrals",
     "legendre_area",
     "levy_area",
+    "plan_area",
+    "strong_area",
     "terms_needed",
 ]

@@ -1,4 +1,4 @@
-"""What the algorithms share: the source of normals, antisymmetric matrices, the number of terms held at once."""
+"""What the algorithms share: the source of normals, antisymmetric matrices."""
 
 from __future__ import annotations
 
@@ -9,9 +9,6 @@ from torch import Tensor
 
 Draw = Callable[[tuple[int, ...]], Tensor]
 """draw(shape): new iid N(0, 1) numbers; the leading axes of `shape` are the batch, the last one is a row's numbers."""
-
-CHUNK = 16
-"""Terms of a series held in memory at once. Fixed, so that the order of summation does not depend on the batch."""
 
 
 def pair_count(dim: int) -> int:

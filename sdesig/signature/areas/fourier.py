@@ -8,7 +8,7 @@ import torch
 from scipy.special import polygamma
 from torch import Tensor
 
-from sdesig.signature.areas._draws import CHUNK, Draw, antisymmetric, pair_count
+from sdesig.signature.areas._draws import Draw, antisymmetric, pair_count
 
 
 def fourier_sums(w: Tensor, terms: int, draw: Draw) -> tuple[Tensor, Tensor]:
@@ -21,19 +21,14 @@ def fourier_sums(w: Tensor, terms: int, draw: Draw) -> tuple[Tensor, Tensor]:
     Returns:
         (batch, d, d) and (batch, d), the leading axes of `w` flattened.
     """
-    shape = (*w.shape[:-1], 2 * w.shape[-1])
-    flat = w.reshape(-1, w.shape[-1])
-    batch, dim = flat.shape
-    matrix, vector = flat.new_zeros(batch, dim, dim), flat.new_zeros(batch, dim)
-    for first in range(1, terms + 1, CHUNK):
-        weights = torch.arange(first, min(first + CHUNK, terms + 1), dtype=w.dtype, device=w.device).rsqrt()
-        numbers = flat.new_empty(len(weights), batch, 2 * dim)
-        for row, weight in zip(numbers, weights, strict=True):
-            torch.mul(draw(shape).reshape(batch, 2 * dim), weight, out=row)
-        x, y = numbers.split(dim, -1)
-        matrix.baddbmm_(y.permute(1, 2, 0), x.permute(1, 0, 2))
-        vector += torch.tensordot(weights, x, 1)
-    return matrix, vector
+    batch, dim = w.shape[:-1], w.shape[-1]
+    # One coordinate after the other and term by term: rounding does not depend on the batch size.
+    matrix, vector = w.new_zeros(dim, dim, batch.numel()), w.new_zeros(dim, batch.numel())
+    for k in range(1, terms + 1):
+        x, y = draw((*batch, 2 * dim)).reshape(-1, 2 * dim).T.contiguous().split(dim)
+        matrix.addcmul_(y.unsqueeze(1), x.unsqueeze(0), value=1 / k)
+        vector.add_(x, alpha=1 / k)
+    return matrix.permute(2, 0, 1), vector.T
 
 
 def fourier_area(method: str, increment: Tensor, h: Tensor, terms: int, draw: Draw) -> Tensor:
@@ -77,6 +72,6 @@ def fourier_area(method: str, increment: Tensor, h: Tensor, terms: int, draw: Dr
     if method == "wiktorsson":
         right = -torch.einsum("bij,bj->bi", tail, w) / (1 + (1 + w.square().sum(-1, keepdim=True)).sqrt())
     matrix, vector = fourier_sums(increment, terms, draw)
-    matrix = torch.baddbmm(matrix, w.unsqueeze(-1), (right - math.sqrt(2) * vector).unsqueeze(-2))
+    matrix = matrix + w.unsqueeze(-1) * (right - math.sqrt(2) * vector).unsqueeze(-2)
     area = (matrix - matrix.mT + tail).reshape(*batch, dim, dim)
     return h.unsqueeze(-1) / (2 * math.pi) * area

@@ -11,11 +11,18 @@ import torch
 from torch import Tensor
 
 from sdesig._checks import check_choice, check_floating, check_generator, check_integer, check_real, check_step
-from sdesig.signature.areas._draws import CHUNK
+from sdesig.signature.areas._draws import Draw
 from sdesig.signature.areas.exact2d import exact2d_area
 from sdesig.signature.areas.fourier import fourier_area
 from sdesig.signature.areas.legendre import legendre_area
-from sdesig.signature.areas.truncation import NORMS, STRONG_METHODS, choose_method, terms_needed
+from sdesig.signature.areas.truncation import (
+    MAX_TERMS,
+    NORMS,
+    STRONG_METHODS,
+    affordable_terms,
+    choose_method,
+    reached,
+)
 from sdesig.signature.areas.weak import davie_area, foster_area, four_moment_area
 
 JOINT_METHODS = ("legendre", "davie", "foster", "four_moment")
@@ -44,7 +51,8 @@ def levy_area(
     coefficients beyond xi_0 are given, otherwise the strong method with the least work for the tolerance ("exact2d" at
     d = 2).
 
-    With equal seeds, truncations at n and 2n terms share their first n terms and the numbers of the tail.
+    With equal seeds, truncations at n and 2n terms share their first n terms and the numbers of the tail. With equal
+    seeds and terms, the area of a step scales: A(W, h) = h A(W/sqrt(h), 1).
     Differentiable in `increment`, `h` and `coefficients`. One-dimensional areas are zero and draw nothing.
 
     Args:
@@ -53,10 +61,11 @@ def levy_area(
         coefficients: xi_0..xi_{m-1}, (m, ..., d), m >= 1, iid N(0, Id), with increment = sqrt(h) xi_0. For m >= 2 the
             method must be one of `JOINT_METHODS`; "four_moment" takes m <= 3.
         method: one of `METHODS`, or "auto".
-        terms: number of terms >= 1 of an explicitly named strong method; excludes `tolerance`. "legendre" uses at least
-            m - 1.
-        tolerance: bound > 0 on the error of every area of the batch in the sense of `terms_needed`. Default: h^{3/2},
-            for each h of the batch.
+        terms: number of terms, 1 to `MAX_TERMS`, of an explicitly named strong method; excludes `tolerance`. "legendre"
+            uses at least m - 1.
+        tolerance: bound > 0 on the error of every area of the batch in the sense of `terms_needed`. Default: 1e-2 h for
+            each h of the batch, so with the same terms at every h. Over a time T in steps of length h, h^{3/2}/T^{1/2}
+            keeps strong order 1.
         norm: "max_l2" or "frobenius_l2", in which the tolerance holds.
         generator: source of all random numbers, on the device of `increment`.
 
@@ -64,36 +73,50 @@ def levy_area(
         A, (..., d, d), antisymmetric.
 
     Raises:
-        TypeError, ValueError: bad arguments, before any number is drawn.
+        TypeError, ValueError: bad arguments, h too small or large for the dtype of the increment, more than `MAX_TERMS`
+            terms for a tolerance; before any number is drawn.
         MemoryError: the areas do not fit into memory.
     """
     increment, step = _check_increment(increment, h)
-    check_choice("method", method, (*METHODS, "auto"))
-    check_choice("norm", norm, NORMS)
     check_generator(generator)
     depth = 1 if coefficients is None else _check_coefficients(coefficients, increment, step)
     dim = increment.shape[-1]
-    _check_options(method, terms, tolerance, depth, dim)
+    method, count = plan_area(dim, depth, step, method=method, terms=terms, tolerance=tolerance, norm=norm)
     if dim == 1 or increment.numel() == 0:
         return increment.new_zeros(*increment.shape, dim)
-    check_memory(increment.shape, increment.dtype, increment.device)
-    xi = (increment / step.sqrt()).unsqueeze(0) if coefficients is None else coefficients
+    # Sums of many terms: half precision is for the result alone.
+    wide = step.dtype
+    check_memory(increment.shape, wide, increment.device)
+    xi = (increment.to(wide) / step.sqrt()).unsqueeze(0) if coefficients is None else coefficients.to(wide)
 
     def draw(shape: tuple[int, ...]) -> Tensor:
-        return torch.randn(shape, generator=generator, dtype=increment.dtype, device=increment.device)
+        return torch.randn(shape, generator=generator, dtype=wide, device=increment.device)
 
     if method == "davie":
-        return davie_area(xi, step, draw)
-    if method == "foster":
-        return foster_area(xi, step, draw)
-    if method == "four_moment":
-        return four_moment_area(xi, step, draw, generator)
-    method, count = _truncate(method, terms, tolerance, norm, depth, dim, step)
+        area = davie_area(xi, step, draw)
+    elif method == "foster":
+        area = foster_area(xi, step, draw)
+    elif method == "four_moment":
+        area = four_moment_area(xi, step, draw, generator)
+    else:
+        area = strong_area(method, xi, step, count, draw)
+    return area.to(increment.dtype)
+
+
+def strong_area(method: str, coefficients: Tensor, h: Tensor, terms: int, draw: Draw) -> Tensor:
+    """The Levy area by one of `STRONG_METHODS`, for callers with their own source of normals; checks nothing.
+
+    Args:
+        coefficients: xi_0..xi_{m-1}, (m, ..., d), d >= 2; "legendre" uses all of them, the others xi_0 = W/sqrt(h).
+        h: step lengths, broadcastable to (..., 1).
+        draw: see the method's own function.
+    """
     if method == "legendre":
-        return legendre_area(xi, step, count, draw)
+        return legendre_area(coefficients, h, terms, draw)
+    increment = h.sqrt() * coefficients[0]
     if method == "exact2d":
-        return exact2d_area(increment, step, count, draw)
-    return fourier_area(method, increment, step, count, draw)
+        return exact2d_area(increment, h, terms, draw)
+    return fourier_area(method, increment, h, terms, draw)
 
 
 def iterated_integrals(
@@ -125,13 +148,14 @@ def iterated_integrals(
     elif check_floating("area", area).shape != (*increment.shape, dim):
         raise ValueError(f"area must have shape {(*increment.shape, dim)}; got {tuple(area.shape)}")
     product = increment.unsqueeze(-1) * increment.unsqueeze(-2)
+    step = step.to(increment)
     if ito:
         product = product - step.unsqueeze(-1) * torch.eye(dim, dtype=increment.dtype, device=increment.device)
     return product / 2 + area
 
 
 def _check_increment(increment: Tensor, h: float | Tensor) -> tuple[Tensor, Tensor]:
-    """Return the increment and h with its dtype and device, expanded to (..., 1)."""
+    """Return the increment and h with its dtype (but at least float32) and device, expanded to (..., 1)."""
     check_floating("increment", increment)
     if increment.ndim == 0 or increment.shape[-1] == 0:
         raise ValueError(f"increment must have shape (..., d) with d >= 1; got {tuple(increment.shape)}")
@@ -141,7 +165,20 @@ def _check_increment(increment: Tensor, h: float | Tensor) -> tuple[Tensor, Tens
         size not in (1, wanted) for size, wanted in zip(step.shape[::-1], target[::-1], strict=False)
     ):
         raise ValueError(f"h must be broadcastable to {target}, one step per area; got shape {tuple(step.shape)}")
-    return increment, step.to(increment).expand(target)
+    if step.numel():
+        low, high = torch.aminmax(step.detach())
+        check_range("h", low.item(), high.item(), increment.dtype)
+    return increment, step.to(increment.device, torch.promote_types(increment.dtype, torch.float32)).expand(target)
+
+
+def check_range(name: str, low: float, high: float, dtype: torch.dtype) -> None:
+    """Raise ValueError unless W W^T and A, of order h and up to some hundred times as large, fit into the dtype."""
+    limits = torch.finfo(dtype)
+    for h in (low, high):
+        if not limits.tiny <= h <= limits.max / 1000:
+            raise ValueError(
+                f"{name} must lie in [{limits.tiny:.3g}, {limits.max / 1000:.3g}] for areas in {dtype}; got {h:.3g}"
+            )
 
 
 def _check_coefficients(coefficients: Tensor, increment: Tensor, step: Tensor) -> int:
@@ -164,7 +201,22 @@ def _check_coefficients(coefficients: Tensor, increment: Tensor, step: Tensor) -
     return len(coefficients)
 
 
-def _check_options(method: str, terms: int | None, tolerance: float | None, depth: int, dim: int) -> None:
+def plan_area(
+    dim: int,
+    depth: int,
+    h: Tensor,
+    *,
+    method: str,
+    terms: int | None = None,
+    tolerance: float | None = None,
+    norm: str = "max_l2",
+) -> tuple[str, int]:
+    """The method and number of terms that `levy_area` takes (0 for a weak method); raise its errors of these arguments.
+
+    Errors of an area grow like h, and so does the default tolerance.
+    """
+    check_choice("method", method, (*METHODS, "auto"))
+    check_choice("norm", norm, NORMS)
     if terms is not None:
         check_integer("terms", terms, 1)
     if tolerance is not None:
@@ -184,25 +236,25 @@ def _check_options(method: str, terms: int | None, tolerance: float | None, dept
         )
     if depth > 3 and method == "four_moment":
         raise ValueError(f"method 'four_moment' takes coefficients of depth <= 3; got {depth}")
-
-
-def _truncate(
-    method: str, terms: int | None, tolerance: float | None, norm: str, depth: int, dim: int, step: Tensor
-) -> tuple[str, int]:
-    """Strong method and number of terms; errors grow like h, the default tolerance like h^{3/2}."""
+    if method not in (*STRONG_METHODS, "auto") or dim == 1 or h.numel() == 0:
+        return method, 0
+    longest = h.detach().max().item()
+    if terms is not None and terms > MAX_TERMS:
+        error = reached(dim, longest, method, norm)
+        raise ValueError(
+            f"terms must be <= {MAX_TERMS}, which reach a tolerance of {error:.3g} (h = {longest:g}); got {terms}"
+        )
     if terms is not None:
         return method, terms
-    steps = step.detach()
-    h = float(steps.min() if tolerance is None else steps.max())
     if method == "auto":
-        method = "legendre" if depth >= 2 else choose_method(dim, h, tolerance, norm)
-    return method, terms_needed(dim, h, tolerance, method=method, norm=norm)
+        method = "legendre" if depth >= 2 else choose_method(dim, longest, tolerance, norm)
+    return method, affordable_terms(dim, longest, tolerance, method=method, norm=norm)
 
 
 def check_memory(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> None:
-    """Raise MemoryError if areas for increments of this shape, three temporaries and a chunk of terms do not fit."""
+    """Raise MemoryError if areas for increments of this shape, three temporaries and a term do not fit."""
     dim = shape[-1]
-    needed = dtype.itemsize * math.prod(shape) * (4 * dim + 2 * (CHUNK + 2))
+    needed = dtype.itemsize * math.prod(shape) * (4 * dim + 8)
     if needed < 2**28:  # not worth the system call
         return
     available = _available_bytes(device)

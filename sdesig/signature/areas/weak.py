@@ -19,7 +19,7 @@ def _complete(coefficients: Tensor, depth: int, draw: Draw) -> Tensor:
 
 def _conditional_mean(xi: Tensor) -> Tensor:
     """E[A | xi_0..xi_{m-1}]/h, (..., d, d), for xi of shape (m, ..., d)."""
-    matrix = legendre_series(xi.reshape(len(xi), -1, xi.shape[-1]), 1)
+    matrix = legendre_series(xi.reshape(len(xi), -1, xi.shape[-1]))
     return ((matrix - matrix.mT) / 2).reshape(*xi.shape[1:], xi.shape[-1])
 
 
