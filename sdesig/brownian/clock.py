@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -102,9 +103,11 @@ class SNRClock:
         return not isinstance(self.variance, Tensor) and self.variance == 0.0
 
     def check(self, t0: float, t1: float) -> None:
-        """Raise ValueError unless 0 < t0."""
+        """Raise ValueError unless 0 < t0 and t1/t0 is finite."""
         if t0 <= 0:
             raise ValueError(f"t0 must be > 0 for an SNRClock (its grid is uniform in log t); got {t0}")
+        if t1 / t0 == math.inf:
+            raise ValueError(f"t1/t0 must be a finite number for an SNRClock; got {t1} and {t0}")
 
     def position(self, t: np.ndarray | float, t0: float, t1: float) -> np.ndarray:
         """log(t/t0) / log(t1/t0)."""

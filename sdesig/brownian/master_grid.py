@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections import OrderedDict
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import Iterable, Iterator
+from itertools import groupby, pairwise
 
 import numpy as np
 import torch
@@ -14,13 +13,23 @@ from torch import Tensor
 
 from sdesig._checks import check_integer
 from sdesig.brownian.clock import Clock
+from sdesig.brownian.lock import Lock
 from sdesig.brownian.philox import normals
 from sdesig.signature import legendre
-from sdesig.signature.areas import check_memory, chen_area, legendre_area, terms_needed
+from sdesig.signature.areas import (
+    RELATIVE_TOLERANCE,
+    affordable_terms,
+    check_memory,
+    check_range,
+    chen_area,
+    choose_method,
+    strong_area,
+)
 
 _COEFFICIENTS, _INITIAL, _AREA = 0, 1, 2  # streams of the generator; the draws of an area take _AREA, _AREA + 1, ...
 _CHUNK = 1 << 21  # values worked on at a time: bounds the memory, and keeps much of it in the cache
 _FEWEST = 16  # below so many intervals at a time they are walked one by one, which bisects no cell twice
+_LOOKED_AT = 1 << 12  # cells of a grid whose lengths are looked at to find the longest
 
 
 class MasterGrid:
@@ -28,7 +37,12 @@ class MasterGrid:
 
     Cells are bisected from the whole interval down by the exact conditional law. Cell `index` of `level` is numbered
     2^level + index, and the normals of its bisection are keyed by (seed, number). So a row depends on its seed alone,
-    not on the queries, and only the cells that a query needs are drawn.
+    not on the queries, and only the cells that a query needs are drawn. Values are of the dtype, but at least float32.
+    Threads may share a grid.
+
+    Attributes:
+        area_tolerance: of the areas of the cells, None without areas.
+        area_method, area_terms: by which they are drawn.
     """
 
     def __init__(
@@ -40,19 +54,26 @@ class MasterGrid:
         clock: Clock,
         seeds: Tensor,
         levels: int,
-        area_tolerance: float | None,
         dtype: torch.dtype,
+        *,
+        area: bool = False,
+        area_tolerance: float | None = None,
     ) -> None:
         self._shape = shape
         self._depth = depth
         self._clock = clock
         self._seeds = seeds
         self._levels = levels
-        self._area_tolerance = area_tolerance
         self._interval = (t0, t1)
-        self._dtype = dtype
-        self._shared_matrices: dict[int, Tensor] = {}
+        # Half precision would round differently from one batch size to another.
+        self._dtype = torch.promote_types(dtype, torch.float32)
+        self._lock = Lock()
+        self._shared_matrices: dict[int, Tensor] = {}  # whichever thread computes one, it is the same
         self._recent: OrderedDict[int, Tensor] = OrderedDict()
+        self._recent_areas: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
+        self.area_tolerance: float | None = None
+        if area:
+            self._choose_area(area_tolerance, dtype)
 
     def locate(self, times: np.ndarray) -> np.ndarray:
         """Grid indices of query times.
@@ -104,6 +125,7 @@ class MasterGrid:
         shape = (self._depth, len(ends) - 1, *self._shape)
         out = torch.zeros(shape, dtype=self._dtype, device=self._seeds.device)
         cover = self._cover(ends)
+        values: Iterable[tuple[int, Tensor]]
         values = self._recent_cells(cover) if len(ends) == 2 else self._cells([cells for cells, _ in cover])
         pieces = []
         for level, cell_values in values:
@@ -125,11 +147,34 @@ class MasterGrid:
         return out
 
     def levy_areas(self, ends: np.ndarray) -> Tensor:
-        """(n, *shape, d) on the n intervals between n + 1 increasing grid indices: Chen sums over their leaves."""
+        """(n, *shape, d) on the n intervals between n + 1 increasing grid indices: Chen sums over their leaves.
+
+        Those of intervals asked for not long ago are not drawn again.
+        """
         check_memory((len(ends) - 1, *self._shape), self._dtype, self._seeds.device)
         if self._shape[-1] <= 1:
             shape = (len(ends) - 1, *self._shape, self._shape[-1])
             return torch.zeros(shape, dtype=self._dtype, device=self._seeds.device)
+        intervals = list(pairwise(ends.tolist()))
+        with self._lock:
+            found = {interval: self._recent_areas[interval] for interval in intervals if interval in self._recent_areas}
+            for known, run in groupby(intervals, key=found.__contains__):
+                if not known:
+                    missing = list(run)
+                    drawn = self._sum_leaves(np.array([missing[0][0], *(stop for _, stop in missing)]))
+                    found |= zip(missing, drawn, strict=True)
+            # As many as are a chunk of numbers stay; as copies, for a part of a tensor would keep all of it.
+            most = max(1, _CHUNK // max(1, math.prod(self._shape) * self._shape[-1]))
+            for interval in intervals[-most:]:
+                if interval not in self._recent_areas:
+                    self._recent_areas[interval] = found[interval].clone()
+                self._recent_areas.move_to_end(interval)
+            while len(self._recent_areas) > most:
+                self._recent_areas.popitem(last=False)
+        return torch.stack([found[interval] for interval in intervals])
+
+    def _sum_leaves(self, ends: np.ndarray) -> Tensor:
+        """(n, *shape, d) on the n intervals between the ends."""
         step = max(1, _CHUNK // max(1, math.prod(self._shape) * max(self._shape[-1], 2 * self._depth)))
         sums = []
         block = ends[:1]
@@ -148,12 +193,18 @@ class MasterGrid:
         sums.append(self._leaf_areas(block)[0])
         return torch.cat(sums)
 
-    @functools.cached_property
-    def _area_terms(self) -> int:
-        longest = self.lengths(np.arange(2**self._levels + 1)).max().item()
-        whole = self._length(np.array([0]), np.array([2**self._levels])).item()
-        tolerance = longest * math.sqrt(longest / whole) if self._area_tolerance is None else self._area_tolerance
-        return terms_needed(self._shape[-1], longest, tolerance, method="legendre")
+    def _choose_area(self, tolerance: float | None, dtype: torch.dtype) -> None:
+        """Set how areas are drawn; raise ValueError for a tolerance that takes too many terms, or too short cells."""
+        cells = np.unique(np.linspace(0, 2**self._levels - 1, _LOOKED_AT).astype(np.int64))
+        lengths, whole = self._length(cells, cells + 1), self._length(np.array([0]), np.array([2**self._levels])).item()
+        check_range("h of a cell", lengths.min().item(), whole, dtype)
+        longest = lengths.max().item()
+        if tolerance is None:
+            tolerance = longest * min(RELATIVE_TOLERANCE, math.sqrt(longest / whole))
+        self.area_tolerance, dim = tolerance, max(1, self._shape[-1])
+        # Of the increments alone the cheapest method will do; beside further coefficients it must know them.
+        method = choose_method(dim, longest, tolerance) if self._depth == 1 else "legendre"
+        self.area_method, self.area_terms = method, affordable_terms(dim, longest, tolerance, method=method)
 
     def _leaf_areas(self, ends: np.ndarray) -> tuple[Tensor, Tensor]:
         """Areas (n, *shape, d) and increments (n, *shape) on the n >= 0 intervals between the ends."""
@@ -173,7 +224,7 @@ class MasterGrid:
             stream += 1
             return self._normals(2**self._levels + leaves, stream, shape[2:])
 
-        leaf_areas = legendre_area(coefficients, h, self._area_terms, draw)
+        leaf_areas = strong_area(self.area_method, coefficients, h, self.area_terms, draw)
         leaf_increments = h.sqrt() * coefficients[0]
         for k, (start, stop) in enumerate(pairwise((ends - ends[0]).tolist())):
             areas[k] = chen_area(leaf_areas[start:stop], leaf_increments[start:stop])
@@ -212,8 +263,12 @@ class MasterGrid:
             if len(wanted[level]):
                 yield level, values[:, np.searchsorted(cells, wanted[level])]
 
-    def _recent_cells(self, cover: list[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[int, Tensor]]:
+    def _recent_cells(self, cover: list[tuple[np.ndarray, np.ndarray]]) -> list[tuple[int, Tensor]]:
         """The same for a single interval, keeping the cells on its way: the next step is likely to start from them."""
+        with self._lock:
+            return self._walk(cover)
+
+    def _walk(self, cover: list[tuple[np.ndarray, np.ndarray]]) -> list[tuple[int, Tensor]]:
         wanted = [(level, (2**level + cells).tolist()) for level, (cells, _) in enumerate(cover) if len(cells)]
         missing = set()
         for _, numbers in wanted:
@@ -230,10 +285,10 @@ class MasterGrid:
             self._recent.move_to_end(parent)
             halves = self._bisect(level, np.array([parent - 2**level]), self._recent[parent], normals_of[:, k : k + 1])
             self._recent[2 * parent], self._recent[2 * parent + 1] = halves
-        for level, numbers in wanted:
-            yield level, torch.cat([self._recent[number] for number in numbers], dim=1)
+        values = [(level, torch.cat([self._recent[number] for number in numbers], dim=1)) for level, numbers in wanted]
         while len(self._recent) > 6 * self._levels + 1:
             self._recent.popitem(last=False)
+        return values
 
     def _whole(self) -> Tensor:
         """(depth, 1, *shape) on the whole interval. Its number, 0, is that of no bisected cell."""

@@ -17,7 +17,7 @@ from sdesig.brownian.master_grid import MasterGrid
 from sdesig.brownian.philox import GENERATOR_VERSION, check_seeds
 from sdesig.brownian.tree import ConditionalTree
 from sdesig.signature.areas import check_memory
-from sdesig.signature.partial_signature import PartialSignature
+from sdesig.signature.partial_signature import PartialSignature, check_root
 
 Times = Sequence[float] | np.ndarray | Tensor
 
@@ -39,9 +39,12 @@ class BrownianPath(torchsde.BaseBrownian):
     - `generator`: any query times, drawn when they are first asked for. Consistent, but not the same for other batch
       sizes or orders of queries.
 
-    With `area` the Levy areas of the cells of the master grid are drawn once, jointly with their coefficients, and
-    those of longer steps are Chen products. Query times must then lie on the grid also with a generator (which is used
-    once, for a seed).
+    With `area` the cells of the master grid have Levy areas, jointly right with their coefficients, drawn when an area
+    is read; those of longer steps are Chen products. Query times must then lie on the grid also with a generator (which
+    is used once, for a seed).
+
+    Threads may share a path: it answers each as it would answer one alone. (Do not copy a path from a generator while
+    another thread asks it, nor draw from its generator.)
 
     Args:
         t0, t1: first and last time; increments have variance `clock.length`, t - s by default.
@@ -52,9 +55,11 @@ class BrownianPath(torchsde.BaseBrownian):
         clock: `UniformClock()` (default) or `SNRClock(variance)`.
         levels: the master grid has 2^levels cells.
         area: whether steps have a Levy area.
-        area_tolerance: bound on the root-mean-square error of an entry of a cell's area, for the longest cell; default
-            h^(3/2) / T^(1/2) for a cell of length h of a path of length T, which keeps strong order 1.
-        dtype, device: of the values; default torch's default dtype, and the generator's device or the CPU.
+        area_tolerance: bound on the error of an entry of a cell's area in the sense of `terms_needed`, for the longest
+            cell; default the smaller one of 1e-2 h and h^(3/2) / T^(1/2), for a cell of length h of a path of length T:
+            the first keeps the law, the second strong order 1.
+        dtype, device: of the values; default torch's default dtype, and the generator's device or the CPU. What is of
+            half precision is computed in float32.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type or range, more than one or no source of randomness.
@@ -98,13 +103,14 @@ class BrownianPath(torchsde.BaseBrownian):
             row_seeds = check_seeds(seeds, device)
             if not shape or len(row_seeds) != shape[0]:
                 raise ValueError(f"seeds must be one per row of shape {shape}; got {len(row_seeds)} seeds")
+        check_root("the variance over [t0, t1]", clock.length(t0, t1), dtype)
         if area:
             _check_area(t0, t1, shape, clock, area_tolerance, dtype, device)
         elif area_tolerance is not None:
             raise ValueError("area_tolerance is given without area=True")
 
         self.t0, self.t1, self.depth, self.clock, self.levels, self.area = t0, t1, depth, clock, levels, area
-        self.area_tolerance = area_tolerance
+        self.area_tolerance: float | None = None
         self.seeds = None if seeds is None else tuple(row_seeds.tolist())
         self._shape, self._dtype, self._device = shape, dtype, device
         inside = clock.time(np.array([_INSIDE, 1.0 - _INSIDE]), t0, t1).tolist()
@@ -120,7 +126,10 @@ class BrownianPath(torchsde.BaseBrownian):
             # With areas a generator's path is a single row of the master grid, whose seed it draws.
             row_seeds = torch.randint(2**62, (1,), generator=generator, device=device)
             shape = (1, *shape)
-        self._source = MasterGrid(t0, t1, shape, depth, clock, row_seeds, levels, area_tolerance, dtype)
+        grid = MasterGrid(
+            t0, t1, shape, depth, clock, row_seeds, levels, dtype, area=area, area_tolerance=area_tolerance
+        )
+        self._source, self.area_tolerance = grid, grid.area_tolerance
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -156,6 +165,8 @@ class BrownianPath(torchsde.BaseBrownian):
         """
         if self.seeds is None:
             raise ValueError("a path from a generator has no identity; give seeds")
+        assert isinstance(self._source, MasterGrid)
+        of_areas = {"area_method": self._source.area_method, "area_terms": self._source.area_terms} if self.area else {}
         return {
             "seeds": list(self.seeds),
             "generator_version": GENERATOR_VERSION,
@@ -168,6 +179,7 @@ class BrownianPath(torchsde.BaseBrownian):
             "area": self.area,
             "area_tolerance": self.area_tolerance,
             "reflected": self._reflected,
+            **of_areas,
         }
 
     def grid(self, steps: int) -> Tensor:
@@ -192,7 +204,7 @@ class BrownianPath(torchsde.BaseBrownian):
 
     def initial_noise(self) -> Tensor:
         """N(0, I) of the path's shape, independent of its increments: a diffusion's start. Always the same."""
-        noise = self._source.initial_noise().reshape(self._shape)
+        noise = self._source.initial_noise().reshape(self._shape).to(self._dtype)
         return -noise if self._reflected else noise
 
     def reflected(self) -> BrownianPath:
@@ -284,25 +296,26 @@ class BrownianPath(torchsde.BaseBrownian):
             f"clock={self.clock}, levels={self.levels}, area={self.area}, dtype={self._dtype}, device={self._device})"
         )
 
-    def _values(self, ends: np.ndarray) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Lengths, coefficients (depth, n, *shape) and areas on the n steps between the ends."""
+    def _values(self, ends: np.ndarray) -> tuple[Tensor, Tensor, Callable[[], Tensor] | None]:
+        """Lengths, coefficients (depth, n, *shape) and, to be drawn, areas on the n steps between the ends."""
         h = self._source.lengths(ends)
         h = h.reshape(len(h), *[1] * (len(self._shape) + 1 - h.ndim), *h.shape[1:]).to(self._device)
-        coefficients = self._source.coefficients(ends).reshape(self.depth, len(h), *self._shape)
+        coefficients = self._source.coefficients(ends).reshape(self.depth, len(h), *self._shape).to(self._dtype)
         if self._reflected:
             coefficients = -coefficients
-        area = None
-        if isinstance(self._source, MasterGrid) and self.area:
-            area = self._source.levy_areas(ends).reshape(len(h), *self._shape, self._shape[-1])
-        return h, coefficients, area
+        source = self._source
+        if not (isinstance(source, MasterGrid) and self.area):
+            return h, coefficients, None
+        shape, dtype = (len(h), *self._shape, self._shape[-1]), self._dtype
+        return h, coefficients, lambda: source.levy_areas(ends).reshape(shape).to(dtype)
 
     def _single_step(self, ends: np.ndarray) -> PartialSignature:
-        if self._prefetched is not None:
-            number = self._prefetched[0].get((ends[0], ends[1]))
+        prefetched = self._prefetched  # another thread may replace it
+        if prefetched is not None:
+            number = prefetched[0].get((ends[0], ends[1]))
             if number is not None:
-                return self._prefetched[1][number]
-        h, coefficients, area = self._values(ends)
-        return PartialSignature(h[0], coefficients[:, 0], None if area is None else area[0])
+                return prefetched[1][number]
+        return PartialSignature(*self._values(ends))[0]
 
     def _check_inside(self, times: list[float]) -> np.ndarray:
         """The times as an array, those that rounding put outside [t0, t1] moved to its ends."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sdesig.brownian.clock import Clock
+from sdesig.brownian.lock import Lock
 from sdesig.signature import legendre
 
 _ROUNDING = 1e-12  # positions in the clock that are as close as this are one time
@@ -33,6 +34,7 @@ class ConditionalTree:
     The leaves of a binary tree hold the coefficients between neighbouring times queried so far. A new time splits one
     leaf by its conditional law given the leaf (white noise is independent elsewhere); an interval is joined from
     O(log n) nodes in one batch. Unbalanced subtrees are rebuilt, so the cost per query stays O(log n) for any order.
+    Values are of the dtype, but at least float32. Threads may share a tree.
     """
 
     def __init__(
@@ -54,8 +56,9 @@ class ConditionalTree:
         self._depth = depth
         self._clock = clock
         self._generator = generator
-        self._dtype = dtype
+        self._dtype = torch.promote_types(dtype, torch.float32)
         self._device = device
+        self._lock = Lock()
 
     def grid(self, steps: int) -> np.ndarray:
         """Times of `steps` steps that are even in the clock."""
@@ -64,7 +67,8 @@ class ConditionalTree:
     def locate(self, times: np.ndarray) -> np.ndarray:
         """The times themselves, or times known already where they differ by rounding only."""
         positions = self._clock.position(times, self._root.start, self._root.stop).tolist()
-        return np.array([self._known(*pair) for pair in zip(times.tolist(), positions, strict=True)])
+        with self._lock:
+            return np.array([self._known(*pair) for pair in zip(times.tolist(), positions, strict=True)])
 
     def _known(self, time: float, position: float) -> float:
         at = bisect.bisect(self._positions, position)
@@ -81,13 +85,17 @@ class ConditionalTree:
 
     def initial_noise(self) -> Tensor:
         """N(0, I), drawn once."""
-        if self._initial is None:
-            self._initial = torch.randn(self._shape, generator=self._generator, dtype=self._dtype, device=self._device)
-        return self._initial
+        with self._lock:
+            if self._initial is None:
+                self._initial = self._normals(1)[0]
+            return self._initial
 
     def coefficients(self, ends: np.ndarray) -> Tensor:
         """(depth, n, *shape) on the n intervals between n + 1 increasing times in [t0, t1]."""
-        times = ends.tolist()
+        with self._lock:
+            return self._ask(ends.tolist())
+
+    def _ask(self, times: list[float]) -> Tensor:
         root = self._root
         if root.parts is None and root.coefficients is None:
             # Nothing is known yet: the intervals of a grid given in advance are independent leaves, one draw for all.
