@@ -42,7 +42,7 @@ def toy(name, *verdicts):
 
 
 @pytest.mark.parametrize(
-    "study, rows", [(signature_laws.STUDY, 18), (levy_area.STUDY, 36)], ids=["signature_laws", "levy_area"]
+    "study, rows", [(signature_laws.STUDY, 18), (levy_area.STUDY, 38)], ids=["signature_laws", "levy_area"]
 )
 def test_studies_agree_with_theory_and_write_their_results(study, rows, tmp_path, monkeypatch):
     monkeypatch.setattr(levy_area, "DIMENSIONS", (2,))
@@ -73,7 +73,7 @@ def of_method(squares, method):
     return {point: values for point, values in squares.items() if getattr(point, "method", point) == method}
 
 
-@pytest.mark.parametrize("method", ["fourier", "milstein", "legendre"])
+@pytest.mark.parametrize("method", ["fourier", "milstein"])
 def test_a_wrong_constant_fails(squares, method, monkeypatch):
     right = levy_area.exact_error
     for factor, expected in ((1.0, True), (1.15, False), (1 / 1.15, False)):
@@ -93,18 +93,19 @@ def test_a_wrong_order_fails(squares, method, monkeypatch):
     assert not levy_area.order_row(3, method, values).passed
 
 
-@pytest.mark.parametrize("method", ["wiktorsson", "mronroe"])
+@pytest.mark.parametrize("method", ["wiktorsson", "mronroe", "legendre"])
 def test_a_tail_that_is_not_coupled_exceeds_the_tolerance(method, monkeypatch):
     """The numbers of the tail drawn anew, with the law that the coupled ones have: right in law, far from the path."""
-    coupled = levy_area._coupled_tail
+    name = "_coupled_legendre_tail" if method == "legendre" else "_coupled_tail"
+    coupled = getattr(levy_area, name)
 
-    def independent(method, w, terms, numbers, m, g):
-        tail = coupled(method, w, terms, numbers, m, g)
+    def independent(*arguments):
+        tail = coupled(*arguments)
         return tuple(torch.randn(value.shape, generator=seeded(2), dtype=value.dtype) for value in tail)
 
     point = levy_area.Point(method, terms_needed(3, 1.0, 0.025, method=method), 0.025)
     for tail, expected in ((coupled, True), (independent, False)):
-        monkeypatch.setattr(levy_area, "_coupled_tail", tail)
+        monkeypatch.setattr(levy_area, name, tail)
         squares = levy_area.squared_errors(3, [point], 400, seeded(3))
         assert levy_area.error_row(3, point, squares[point]).passed is expected
 
@@ -119,6 +120,17 @@ def test_coupled_tails_are_standard_normal_and_independent_of_the_terms_kept(met
         tail = levy_area._coupled_tail(method, w, terms, numbers, m, g)
     joint = torch.cat([*tail, w, *numbers[:terms]], -1)
     assert tail[-1].shape == (rows, pair_count(dim))
+    identity = torch.eye(joint.shape[1], dtype=torch.float64)
+    signature_laws.check_gaussian(joint, identity, false_alarm_rate=1e-5).assert_passed()
+
+
+@pytest.mark.parametrize("terms", [3, 4])
+def test_the_coupled_tail_of_legendre_is_standard_normal_and_independent_of_the_coefficients_kept(terms):
+    dim, rows = 3, 4000
+    xi = torch.randn(41, rows, dim, generator=seeded(8), dtype=torch.float64)
+    g = torch.randn(rows, pair_count(dim), generator=seeded(9), dtype=torch.float64)
+    tail = levy_area._coupled_legendre_tail(terms, xi, g)
+    joint = torch.cat([*tail, *xi[: terms + 1]], -1)
     identity = torch.eye(joint.shape[1], dtype=torch.float64)
     signature_laws.check_gaussian(joint, identity, false_alarm_rate=1e-5).assert_passed()
 

@@ -3,11 +3,12 @@
 Errors are root mean squares per entry in units of h (all entries have one law), between the area of an algorithm and
 the area of the same path, a long Fourier or Legendre expansion with a Gaussian tail of the exact covariance:
 
-- "fourier", "milstein", "legendre" (its series alone: the Gaussian tail it adds corrects the law only) share the first
-  n terms with the path; "milstein" is given the M of the path. Theory gives the error exactly.
-- "wiktorsson" and "mronroe" replace the tail by Gaussian numbers. Their error is that of the coupling behind their
-  bounds: the tail R is Gaussian with a random covariance C given the Y_k (wiktorsson) or the X_k (mronroe) of the
-  neglected terms, so G = C^{-1/2} R is the Gaussian vector that they are given. Theory bounds the error.
+- "fourier" and "milstein" share the first n terms with the path; "milstein" is given the M of the path. Theory gives
+  the error exactly.
+- "wiktorsson", "mronroe" and "legendre" replace the tail by Gaussian numbers. Their error is that of the coupling
+  behind their bounds: the tail R is Gaussian with a random covariance C given the Y_k (wiktorsson), the X_k (mronroe)
+  or every other coefficient (legendre) of the neglected terms, so G = C^{-1/2} R is the Gaussian vector that they are
+  given. Theory bounds the error.
 - "davie", "foster" and "four_moment" share W, H (and K) with the path. What they add is independent of it, so their
   error is sqrt(2 Var[A | W, H, (K)]), and they have no truncation.
 - "exact2d" is an algorithm for the law: it is held against the characteristic function of the area given W. Its error
@@ -43,8 +44,8 @@ RATE = 8e-6
 LONG = 1024  # terms of the long expansions
 CHUNK = 200  # paths whose long expansions are in memory at once
 SLOW, FAST = (0.2, 0.1, 0.05, 0.025), (0.1, 0.05, 0.025, 0.0125, 0.00625, 0.003125)  # tolerances, in units of h
-TOLERANCES = {"fourier": SLOW, "milstein": SLOW, "legendre": SLOW, "wiktorsson": FAST, "mronroe": FAST}
-ORDERS = {"fourier": 0.5, "milstein": 0.5, "legendre": 0.5, "wiktorsson": 1.0, "mronroe": 1.0}
+TOLERANCES = {"fourier": SLOW, "milstein": SLOW, "legendre": FAST, "wiktorsson": FAST, "mronroe": FAST}
+ORDERS = {"fourier": 0.5, "milstein": 0.5, "legendre": 1.0, "wiktorsson": 1.0, "mronroe": 1.0}
 ASYMPTOTIC = 5  # terms from which orders are fitted
 MARGIN = 0.1  # of orders
 WEAK = {"davie": 2, "foster": 2, "four_moment": 3}  # the depth of the coefficients that they are given
@@ -64,14 +65,12 @@ class Point(NamedTuple):
 def exact_error(method: str, terms: int) -> float | None:
     """RMS error per entry in units of h; None for methods for which theory has only a bound.
 
-    The Fourier methods: Kloeden, Platen, Wright, Stoch. Anal. Appl. 10 (1992). The Legendre series: its neglected terms
-    have variance (1/4) sum_{k>n} 2/(4 k^2 - 1) = 1/(4 (2n + 1)), a telescoping sum.
+    Kloeden, Platen, Wright, Stoch. Anal. Appl. 10 (1992).
     """
     psi = float(polygamma(1, terms + 1))
     return {
         "fourier": math.sqrt(6 * psi) / (2 * math.pi),
         "milstein": math.sqrt(2 * psi) / (2 * math.pi),
-        "legendre": math.sqrt(1 / (2 * terms + 1)) / 2,
     }.get(method)
 
 
@@ -130,8 +129,9 @@ def _errors_of_chunk(dim: int, wanted: list[Point], rows: int, generator: torch.
     path = legendre_area(xi[:1], H, LONG, _replay(g, *xi[1:]))
     for point in wanted:
         if point.method == "legendre":
-            series = legendre_area(xi[:1], H, point.terms, _replay(torch.zeros_like(g), *xi[1:]))
-            errors[point] = mean_square(series - path)
+            tail = _coupled_legendre_tail(point.terms, xi, g)
+            area = legendre_area(xi[:1], H, point.terms, _replay(*tail, *xi[1:]))
+            errors[point] = mean_square(area - path)
     for method, depth in WEAK.items():
         area = levy_area(increment, H, coefficients=xi[:depth], method=method, generator=generator)
         errors[method] = mean_square(area - path)
@@ -169,10 +169,34 @@ def _coupled_tail(method: str, w: Tensor, terms: int, numbers: Tensor, m: Tensor
         outer = 2 * w.unsqueeze(-1) * w.unsqueeze(-2)
         given = torch.einsum("kbi,kbj->bij", b, b) + rest * (torch.eye(dim, dtype=w.dtype) + outer)
     i, j = torch.triu_indices(dim, dim, 1)
-    remainder = (product - product.mT)[:, i, j] + math.sqrt(2 * rest) * g
-    values, vectors = torch.linalg.eigh(_pair_covariance(given))
+    whitened = _whitened((product - product.mT)[:, i, j] + math.sqrt(2 * rest) * g, given)
+    return (coupled_m, whitened) if method == "mronroe" else (whitened,)
+
+
+def _coupled_legendre_tail(terms: int, xi: Tensor, g: Tensor) -> tuple[Tensor, ...]:
+    """The same for `legendre_area`, from the coefficients xi_0, ... of the path beyond `terms`.
+
+    With c_k = (4 k^2 - 1)^{-1/2}, what is neglected is (h/2) sum_l B_l xi_l^T - xi_l B_l^T over l = n+1, n+3, ...,
+    B_l = c_l xi_{l-1} - c_{l+1} xi_{l+1}, and the path's own tail.
+    """
+    dim, last = xi.shape[-1], len(xi) - 1
+    k = torch.arange(last + 2, dtype=xi.dtype).reshape(-1, 1, 1)
+    c = (4 * k.square() - 1).abs().rsqrt()
+    free = torch.arange(terms + 1, last + 1, 2)
+    beyond = torch.cat([xi, torch.zeros_like(xi[:1])])
+    b = c[free] * beyond[free - 1] - c[free + 1] * beyond[free + 1]
+    product = torch.einsum("kbi,kbj->bij", b, beyond[free])
+    rest = 1 / (2 * last + 1)
+    given = torch.einsum("kbi,kbj->bij", b, b) + rest / 2 * torch.eye(dim, dtype=xi.dtype)
+    i, j = torch.triu_indices(dim, dim, 1)
+    return (_whitened((product - product.mT)[:, i, j] + math.sqrt(rest) * g, given),)
+
+
+def _whitened(remainder: Tensor, second_moment: Tensor) -> Tensor:
+    """C^{-1/2} R for a remainder R, its entries i < j, of covariance C = `_pair_covariance(second_moment)`."""
+    values, vectors = torch.linalg.eigh(_pair_covariance(second_moment))
     whitened = vectors @ ((vectors.mT @ remainder.unsqueeze(-1)) / values.sqrt().unsqueeze(-1))
-    return (coupled_m, whitened.squeeze(-1)) if method == "mronroe" else (whitened.squeeze(-1),)
+    return whitened.squeeze(-1)
 
 
 def _pair_covariance(second_moment: Tensor) -> Tensor:

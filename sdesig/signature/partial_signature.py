@@ -21,7 +21,7 @@ from sdesig._checks import (
     check_step,
 )
 from sdesig.signature import legendre
-from sdesig.signature.areas import chen_area, levy_area
+from sdesig.signature.areas import chen_area, levy_area, plan_area
 from sdesig.signature.words import Word
 
 
@@ -375,12 +375,14 @@ def sample_partial_signature(
         raise ValueError(f"terms and tolerance are those of an area; got area=None, {terms=}, {tolerance=}")
     h = fit_step(check_step("h", h), shape, dtype, device)
     check_root("h", h, dtype)
+    if area is not None:
+        if not shape:
+            raise ValueError("shape must have a last axis, the noise dimension, for an area; got ()")
+        plan_area(max(1, shape[-1]), depth, h, method=area, terms=terms, tolerance=tolerance)
     coefficients = torch.randn((depth, *shape), generator=generator, dtype=dtype, device=device)
     value = PartialSignature(h, coefficients)
     if area is None:
         return value
-    if not shape:
-        raise ValueError("shape must have a last axis, the noise dimension, for an area; got ()")
     given = coefficients if depth > 1 else None
     options: dict[str, Any] = {"method": area, "terms": terms, "tolerance": tolerance, "generator": generator}
     return replace(value, levy_area=levy_area(value.increment, h, coefficients=given, **options))

@@ -1,8 +1,10 @@
 """Partial signatures against quadrature of the definition, closed forms and exact conditional laws.
 
-Statistical tests compare z-scores with 5.5 (two-sided 4e-8 each, about 400 statistics: below 2e-5 per run in all).
+Statistical tests compare z-scores with 5.5 (two-sided 4e-8 each, about 400 statistics) or check a law at 1e-6 (three):
+below 2e-5 per run in all.
 """
 
+import copy
 import math
 
 import pytest
@@ -16,6 +18,7 @@ from sdesig.signature import (
     gaussian_word_covariance,
     sample_partial_signature,
 )
+from sdesig.testing import check_brownian_step
 
 F64 = torch.float64
 
@@ -247,6 +250,46 @@ def test_sampled_areas_have_the_joint_law(depth: int, area: str):
     assert max(abs(score) for score in z) < 5.5
 
 
+@pytest.mark.parametrize("h, dim, depth", [(0.1, 2, 2), (1.0, 3, 1), (1e-15, 3, 3)])
+def test_areas_have_the_law_by_default(h: float, dim: int, depth: int):
+    """At n = 10^5, which told areas with the tolerance h^{3/2} from true ones at a tenth of that."""
+    value = sample_partial_signature((100_000, dim), h, depth, area="auto", generator=generator(31), dtype=F64)
+    words = {name: getattr(value, name) for name in ("space_time_area", "space_time_time_area")[: depth - 1]}
+    check_brownian_step(h, increment=value.increment, levy_area=value.levy_area, **words).assert_passed()
+
+
+def test_terms_and_tolerance_are_those_of_the_area():
+    def sample(**options):
+        return sample_partial_signature((4, 3), 0.3, 2, area="legendre", generator=generator(32), dtype=F64, **options)
+
+    assert torch.equal(sample(tolerance=0.03).levy_area, sample(terms=5).levy_area)
+    assert torch.equal(sample().levy_area, sample(terms=44).levy_area)
+    assert not torch.equal(sample().levy_area, sample(terms=43).levy_area)
+
+
+def test_an_area_may_be_drawn_later():
+    """By a function, called once, and not before the area of a value that comes from it is read."""
+    drawn = []
+    plain = sample_partial_signature((2, 3), torch.tensor([[0.1], [0.2]]), 2, area="auto", generator=generator(33))
+
+    def draw():
+        drawn.append(1)
+        return plain.levy_area
+
+    later = PartialSignature(plain.h, plain.coefficients, draw)
+    values = [(v.truncate(1), v[1], v[:1], v.reverse(), v.combine(v), v.combine(plain)) for v in (later, plain)]
+    assert later.without_area().levy_area is None
+    with pytest.raises(ValueError, match="split is not possible"):
+        later.split(0.05, generator=generator(0))
+    with pytest.raises(ValueError, match="levy_area exactly if"):
+        later.combine(plain.without_area())
+    assert not drawn
+    for mine, theirs in zip(*values, strict=True):
+        assert torch.equal(mine.levy_area, theirs.levy_area)
+    assert torch.equal(copy.deepcopy(later).levy_area, plain.levy_area)
+    assert drawn == [1]
+
+
 def test_step_lengths_broadcast_and_are_differentiable():
     h = torch.tensor([0.1, 1.0, 4.0], dtype=F64, requires_grad=True)
 
@@ -322,6 +365,20 @@ def test_bad_arguments():
         sample_partial_signature((2, 3), 0.1, 1, area="exact2d", generator=g)
     with pytest.raises(ValueError, match="h must"):
         sample_partial_signature((2, 2), torch.tensor([0.1, 0.2]), 2, area="legendre", generator=g)
+    for options, match in (
+        ({"terms": 3}, "terms and tolerance are those of an area"),
+        ({"tolerance": 0.1}, "terms and tolerance are those of an area"),
+        ({"area": "auto", "terms": 3}, "terms needs method"),
+        ({"area": "legendre", "tolerance": 1e-9}, "tolerance must be >= 3.56e-07"),
+        ({"area": "legendre", "terms": 10**6}, "terms must be <= 100000"),
+        ({"h": 1e-300}, "h must have a square root within the range of torch.float32; got 1e-300"),
+        ({"h": 1e300}, "h must have a square root"),
+        ({"h": torch.tensor([[1.0], [1e-300]], dtype=F64)}, "h must have a square root"),
+    ):
+        state = g.get_state()
+        with pytest.raises(ValueError, match=match):
+            sample_partial_signature(**{"shape": (2, 2), "h": 0.1, "depth": 2, "generator": g, **options})
+        assert torch.equal(g.get_state(), state)
     value = sample_partial_signature((2, 2), 0.1, 2, area="legendre", generator=g)
     with pytest.raises(ValueError, match="split is not possible on a value with a levy_area"):
         value.split(0.05, generator=g)

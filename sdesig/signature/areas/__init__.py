@@ -9,6 +9,7 @@ from sdesig.signature.areas.sampling import (
     check_range,
     iterated_integrals,
     levy_area,
+    plan_area,
     strong_area,
 )
 from sdesig.signature.areas.truncation import (
@@ -34,6 +35,7 @@ __all__ = [
     "iterated_integrals",
     "legendre_area",
     "levy_area",
+    "plan_area",
     "strong_area",
     "terms_needed",
 ]

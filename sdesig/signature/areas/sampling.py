@@ -78,12 +78,10 @@ def levy_area(
         MemoryError: the areas do not fit into memory.
     """
     increment, step = _check_increment(increment, h)
-    check_choice("method", method, (*METHODS, "auto"))
-    check_choice("norm", norm, NORMS)
     check_generator(generator)
     depth = 1 if coefficients is None else _check_coefficients(coefficients, increment, step)
     dim = increment.shape[-1]
-    _check_options(method, terms, tolerance, depth, dim)
+    method, count = plan_area(dim, depth, step, method=method, terms=terms, tolerance=tolerance, norm=norm)
     if dim == 1 or increment.numel() == 0:
         return increment.new_zeros(*increment.shape, dim)
     # Sums of many terms: half precision is for the result alone.
@@ -101,7 +99,6 @@ def levy_area(
     elif method == "four_moment":
         area = four_moment_area(xi, step, draw, generator)
     else:
-        method, count = _truncate(method, terms, tolerance, norm, depth, dim, step)
         area = strong_area(method, xi, step, count, draw)
     return area.to(increment.dtype)
 
@@ -204,7 +201,22 @@ def _check_coefficients(coefficients: Tensor, increment: Tensor, step: Tensor) -
     return len(coefficients)
 
 
-def _check_options(method: str, terms: int | None, tolerance: float | None, depth: int, dim: int) -> None:
+def plan_area(
+    dim: int,
+    depth: int,
+    h: Tensor,
+    *,
+    method: str,
+    terms: int | None = None,
+    tolerance: float | None = None,
+    norm: str = "max_l2",
+) -> tuple[str, int]:
+    """The method and number of terms that `levy_area` takes (0 for a weak method); raise its errors of these arguments.
+
+    Errors of an area grow like h, and so does the default tolerance.
+    """
+    check_choice("method", method, (*METHODS, "auto"))
+    check_choice("norm", norm, NORMS)
     if terms is not None:
         check_integer("terms", terms, 1)
     if tolerance is not None:
@@ -224,23 +236,19 @@ def _check_options(method: str, terms: int | None, tolerance: float | None, dept
         )
     if depth > 3 and method == "four_moment":
         raise ValueError(f"method 'four_moment' takes coefficients of depth <= 3; got {depth}")
-
-
-def _truncate(
-    method: str, terms: int | None, tolerance: float | None, norm: str, depth: int, dim: int, step: Tensor
-) -> tuple[str, int]:
-    """Strong method and number of terms; errors grow like h, and so does the default tolerance."""
-    h = float(step.detach().max())
+    if method not in (*STRONG_METHODS, "auto") or dim == 1 or h.numel() == 0:
+        return method, 0
+    longest = h.detach().max().item()
     if terms is not None and terms > MAX_TERMS:
-        error = reached(dim, h, method, norm)
+        error = reached(dim, longest, method, norm)
         raise ValueError(
-            f"terms must be <= {MAX_TERMS}, which reach a tolerance of {error:.3g} (h = {h:g}); got {terms}"
+            f"terms must be <= {MAX_TERMS}, which reach a tolerance of {error:.3g} (h = {longest:g}); got {terms}"
         )
     if terms is not None:
         return method, terms
     if method == "auto":
-        method = "legendre" if depth >= 2 else choose_method(dim, h, tolerance, norm)
-    return method, affordable_terms(dim, h, tolerance, method=method, norm=norm)
+        method = "legendre" if depth >= 2 else choose_method(dim, longest, tolerance, norm)
+    return method, affordable_terms(dim, longest, tolerance, method=method, norm=norm)
 
 
 def check_memory(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> None:
