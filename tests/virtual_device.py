@@ -179,13 +179,16 @@ def _register() -> None:
     everything = torch.library.Library("_", "IMPL")
     everything.fallback(_operation, "PrivateUse1")
     everything.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
-    convolutions = torch.library.Library("aten", "IMPL", "PrivateUse1")
-    convolutions.impl("convolution_overrideable", functools.partial(_operation, torch.ops.aten.convolution.default))
-    convolutions.impl("convolution_backward_overrideable", _convolution_backward)
+    # what torch does for any backend in another way than the CPU's
+    networks = torch.library.Library("aten", "IMPL", "PrivateUse1")
+    networks.impl("convolution_overrideable", functools.partial(_operation, torch.ops.aten.convolution.default))
+    networks.impl("convolution_backward_overrideable", _convolution_backward)
+    for name in ("native_layer_norm", "native_group_norm"):
+        networks.impl(name, functools.partial(_operation, getattr(torch.ops.aten, name).default))
     autocast = torch.library.Library("aten", "IMPL", "AutocastPrivateUse1")
     for name in _LOWER_PRECISION:
         autocast.impl(name, functools.partial(_lowered, getattr(torch.ops.aten, name).default))
-    _LIBRARIES.extend([everything, convolutions, autocast])
+    _LIBRARIES.extend([everything, networks, autocast])
 
 
 def _operation(op: Any, *args: Any, **kwargs: Any) -> Any:
