@@ -237,10 +237,12 @@ class SigDEG(nn.Module):
 
     @property
     def reference(self) -> GaussianReference:
-        """The Gaussian reference, on the device of the generator."""
+        """The Gaussian reference, on the device of the generator; a scalar variance on the CPU."""
         basis = [self.get_buffer(f"basis_{k}") for k in range(self._axes)]
         variance = self.get_buffer("variance")
-        return GaussianReference(self.get_buffer("mean"), variance.double() if variance.ndim == 0 else variance, basis)
+        return GaussianReference(
+            self.get_buffer("mean"), variance.double().cpu() if variance.ndim == 0 else variance, basis
+        )
 
     @property
     def sde(self) -> CanonicalSDE:
