@@ -21,7 +21,7 @@ A dispatcher fallback for torch's PrivateUse1 key. It hands an operation the sam
 DLPack, whose capsules say the device), and what comes back under its own. This is private API of torch, written for
 2.13: `unavailable` says what is missing in another one.
 
-As a script it runs the command line on the device, also under torchrun: python virtual_device.py images sample ...
+Sums over processes go through the CPU's, so gloo serves it in processes that torchrun starts.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from __future__ import annotations
 import copy
 import ctypes
 import functools
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -179,13 +180,20 @@ def _register() -> None:
     everything = torch.library.Library("_", "IMPL")
     everything.fallback(_operation, "PrivateUse1")
     everything.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
-    convolutions = torch.library.Library("aten", "IMPL", "PrivateUse1")
-    convolutions.impl("convolution_overrideable", functools.partial(_operation, torch.ops.aten.convolution.default))
-    convolutions.impl("convolution_backward_overrideable", _convolution_backward)
+    # what torch does for any backend in another way than the CPU's
+    networks = torch.library.Library("aten", "IMPL", "PrivateUse1")
+    networks.impl("convolution_overrideable", functools.partial(_operation, torch.ops.aten.convolution.default))
+    networks.impl("convolution_backward_overrideable", _convolution_backward)
+    for name in ("native_layer_norm", "native_group_norm"):
+        networks.impl(name, functools.partial(_operation, getattr(torch.ops.aten, name).default))
+    processes = torch.library.Library("c10d", "IMPL", "PrivateUse1")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch has a kernel there, which asks for a backend of the device's own
+        processes.impl("allreduce_", _sum_over_processes)
     autocast = torch.library.Library("aten", "IMPL", "AutocastPrivateUse1")
     for name in _LOWER_PRECISION:
         autocast.impl(name, functools.partial(_lowered, getattr(torch.ops.aten, name).default))
-    _LIBRARIES.extend([everything, convolutions, autocast])
+    _LIBRARIES.extend([everything, networks, processes, autocast])
 
 
 def _operation(op: Any, *args: Any, **kwargs: Any) -> Any:
@@ -215,6 +223,11 @@ def _operation(op: Any, *args: Any, **kwargs: Any) -> Any:
 def _convolution_backward(gradient: Tensor, values: Tensor, weight: Tensor, *rest: Any) -> Any:
     op, biases = torch.ops.aten.convolution_backward.default, [gradient.shape[1]]
     return _operation(op, gradient, values, weight, biases, *rest)
+
+
+def _sum_over_processes(tensors: list[Tensor], *rest: Any) -> Any:
+    _, work = torch.ops.c10d.allreduce_.default(_on_cpu(tensors), *rest)
+    return tensors, work
 
 
 def _check(op: Any, args: Any, kwargs: Any, written: Mapping[str, Tensor]) -> None:
@@ -331,10 +344,3 @@ def _relabelled(tensor: Tensor, kind: int) -> Tensor:
     address = _pointer(capsule, b"dltensor")
     ctypes.c_int32.from_address(address + _DEVICE_OFFSET).value = kind
     return torch._C._from_dlpack(capsule)
-
-
-if __name__ == "__main__":
-    from sdesig.cli import main
-
-    with virtual_device():
-        main()

@@ -177,7 +177,7 @@ class SolverCell(Cell):
         conditions = step_conditions(start, end)
         fraction, numbers = self.coefficients(conditions.to(u.device))
         before, now, again, *weights = numbers.to(u)
-        time = evaluation_snr(sde, start, end, fraction)
+        time = evaluation_snr(sde, start, end, fraction.cpu())  # as every SNR of a whole batch
         point = u + before * sde.drift_length(start, time).to(u) * drift
         point = point + root * torch.tensordot(torch.stack(weights), coefficients, 1)
         y = sde.reference.from_reference(point, time)

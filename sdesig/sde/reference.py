@@ -18,6 +18,7 @@ c tau |D|, which step lengths of order 1/(c tau) make harmless in u.
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Sequence
 
@@ -25,7 +26,7 @@ import torch
 from torch import Tensor
 
 from sdesig._checks import check_choice, check_floating, check_real, check_step
-from sdesig.sde.canonical import drift_clock, drift_power
+from sdesig.sde.canonical import drift_power
 from sdesig.sde.diffusions import per_sample
 
 REFERENCES = ("none", "scalar", "coordinates", "pca", "dct")
@@ -145,6 +146,11 @@ class GaussianReference:
         moved.mean, moved.variance, moved.basis = mean, variance, tuple(basis)
         return moved
 
+    @functools.cached_property
+    def mean_variance(self) -> float:
+        """The mean of c over the coordinates; read once, for an accelerator is waited for."""
+        return self.variance.double().mean().item()
+
     def check_event(self, u: Tensor) -> None:
         """Raise unless mean, variance and basis fit the events of u, (batch, *event): its shape, dtype and device."""
         event = tuple(u.shape[1:])
@@ -207,8 +213,8 @@ class GaussianReference:
 
     def from_reference(self, u: Tensor, snr: Tensor | float, eta: float = 1.0) -> Tensor:
         """y from u and the SNR (v may differ between coordinates, so it is no argument): inverse of `to_reference`."""
-        tau = per_sample(check_step("snr", snr), check_floating("u", u))
-        return self.from_basis(u * (1 + self.variance * tau) ** drift_power(eta)) + drift_clock(tau, eta) * self.mean
+        tau, power = per_sample(check_step("snr", snr), check_floating("u", u)), drift_power(eta)
+        return self.from_basis(u * (1 + self.variance * tau) ** power) + tau**power * self.mean
 
     def drift(self, denoised: Tensor, y: Tensor, snr: Tensor | float, eta: float = 1.0) -> Tensor:
         """Q = (1 + c tau)(D - mu) - c tau^((1 - eta^2)/2) (y - a mu), shape (batch, *event), from D and y."""
@@ -230,7 +236,7 @@ class GaussianReference:
     def _centred(self, y: Tensor, snr: Tensor | float, eta: float) -> tuple[Tensor, Tensor, Tensor]:
         """y - a mu in the basis, 1 + c tau and the slope c tau/a = c tau^((1 - eta^2)/2), shaped to multiply it."""
         tau = per_sample(check_step("snr", snr), check_floating("y", y))
-        a = drift_clock(tau, eta)
+        a = tau ** drift_power(eta)
         return self.to_basis(y - a * self.mean), 1 + self.variance * tau, self.variance * tau / a
 
     def _rotate(self, x: Tensor, matrices: Sequence[Tensor]) -> Tensor:

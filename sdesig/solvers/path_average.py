@@ -104,7 +104,7 @@ def check_eta(eta: float) -> None:
 
 def evaluation_snr(sde: CanonicalSDE, start: Tensor, end: Tensor, fraction: float) -> Tensor:
     """The SNR at which the drift clock of the reference's mean variance has passed a fraction of the step, float64."""
-    mean = GaussianReference(0.0, sde.reference.variance.double().mean().item())
+    mean = GaussianReference(0.0, sde.reference.mean_variance)
     power = drift_power(sde.eta)
     v, step = mean.clock(start), mean.step_length(start, end)
     # b = v^power: the fraction of the step in b as a step in v, without cancellation

@@ -1,0 +1,112 @@
+"""The command line with --device, in one process and in two: what it writes is what it writes on the CPU."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from device_job import run
+from images_problem import make_pictures
+from safetensors.torch import load_file
+from virtual_device import unavailable
+
+from sdesig.cli import main
+from sdesig.generator import MLP, NetworkDenoiser, Samples, SigDEG
+from sdesig.sde import GaussianReference
+
+JOB = Path(__file__).with_name("device_job.py")
+
+
+@pytest.fixture(scope="module")
+def problem(tmp_path_factory):
+    """Data, a teacher and a generator of two coordinates, in files."""
+    folder = tmp_path_factory.mktemp("problem")
+    data = np.random.default_rng(0).normal(size=(40, 2)) * [1.0, 0.3]
+    np.savez(folder / "data.npz", data=data)
+    torch.manual_seed(0)
+    teacher = NetworkDenoiser(MLP(2, width=8, blocks=1), 0.7)
+    teacher.save(folder / "teacher")
+    reference = GaussianReference.fit(torch.from_numpy(data).float(), "pca")
+    made = {"event": (2,), "snr": (0.01, 100.0), "depth": 2, "levels": 3}
+    SigDEG.from_teacher(teacher, reference=reference, **made).save(folder / "student")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return make_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+def weights(folder):
+    return load_file(folder / "weights.safetensors")
+
+
+def commands(problem, out):
+    files = ["--teacher", str(problem / "teacher"), "--data", str(problem / "data.npz")]
+    short = ["--iterations", "2", "--warmup", "1"]
+    plain = ["--pairs", "local", "--grid", "even", "--snr", "0.01", "100"]
+    fine = ["--teacher-steps", "8", "--teacher-cells", "4"]
+    yield (
+        ["train-teacher", "--data", files[3], "--width", "8", "--blocks", "1", "--batch", "8", *short],
+        out / "teacher",
+    )
+    yield (
+        ["distill", *files, *fine, *short, "--evaluations", "8", "--depth", "2", "--steps", "2", "4", *plain],
+        out / "student",
+    )
+    yield ["sample", "--model", str(problem / "student"), "--n", "3", "--steps", "2"], out / "samples.npz"
+
+
+def test_commands(agrees, problem, tmp_path):
+    def compute(device):
+        out = tmp_path / device
+        out.mkdir()
+        for command, file in commands(problem, out):
+            main([*command, "--device", device, "--out", str(file)])
+        trained = [weights(out / "teacher" / "teacher"), weights(out / "student" / "student")]
+        return [*trained, Samples.load(out / "samples.npz")]
+
+    agrees(compute, rtol=1e-2, atol=2e-3, draws=True, stays=False)
+
+
+def results(folder):
+    rows = json.loads((folder / "report" / "report.json").read_text())
+    numbers = [number["value"] for row in rows for number in row["measured"]]
+    numbers += [row["pathwise_rmse"] for row in rows if row["pathwise_rmse"]]
+    trained = [weights(folder / name / name) for name in ("teacher", "student")]
+    values = [value for network in trained for _, value in sorted(network.items())]
+    return [*values, Samples.load(folder / "images.npz").values, torch.tensor(numbers)]
+
+
+@pytest.fixture(scope="module")
+def on_cpu(pictures):
+    """What one process makes on the CPU."""
+    folder = pictures.data.parent / "cpu"
+    run("cpu", folder, pictures.data, pictures.teacher)
+    return results(folder)
+
+
+def test_commands_for_images(agrees, on_cpu, pictures, tmp_path):
+    def compute(device):
+        if device == "cpu":
+            return on_cpu
+        run(device, tmp_path, pictures.data, pictures.teacher)
+        return results(tmp_path)
+
+    agrees(compute, rtol=1e-2, atol=2e-2, draws=True, stays=False)
+
+
+@pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))
+def test_two_processes(on_cpu, pictures, tmp_path):
+    """As torchrun starts them, on the virtual device."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(JOB)]
+    command += ["virt", str(tmp_path), str(pictures.data), str(pictures.teacher)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for two, one in zip(results(tmp_path), on_cpu, strict=True):
+        torch.testing.assert_close(two, one, rtol=1e-2, atol=2e-2)

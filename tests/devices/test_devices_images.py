@@ -1,0 +1,232 @@
+"""Image models on a device: teachers, the scheduler, the pipeline, latents, features and what is measured with them."""
+
+import diffusers
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sdesig.distillation import Comparison
+from sdesig.distillation.evaluation import Sampler
+from sdesig.distillation.reference import reference_on, write_reference
+from sdesig.generator import NetworkDenoiser, SigDEG, UNet
+from sdesig.images import PathAverageScheduler, SigDEGPipeline, load_autoencoder, load_teacher, peer_samples
+from sdesig.images.features import extract, load_extractor, load_perceptual
+from sdesig.images.metrics import kernel_distance, pair_distances, precision_recall
+from sdesig.images.pixels import ImageSet, pixel_digest
+from sdesig.images.report import Method, evaluate_images
+from sdesig.sde import GaussianReference
+from sdesig.solvers import DPMSolver1, PathAverage
+
+EVENT, SNR = (1, 8, 8), (0.02, 50.0)
+BLOCKS = {"block_out_channels": (8,), "norm_num_groups": 4, "layers_per_block": 1}
+
+
+def values(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def pixels(n=6, channels=1, size=8):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(256, (n, channels, size, size), generator=generator).to(torch.uint8)
+
+
+def diffusers_unet(channels=1):
+    torch.manual_seed(0)
+    kinds = {"down_block_types": ("AttnDownBlock2D",), "up_block_types": ("AttnUpBlock2D",), "attention_head_dim": 4}
+    return diffusers.UNet2DModel(sample_size=8, in_channels=channels, out_channels=channels, **BLOCKS, **kinds).eval()
+
+
+@pytest.fixture(scope="module")
+def latent_model(tmp_path_factory):
+    """Images (3, 8, 8), latents (4, 8, 8)."""
+    folder = tmp_path_factory.mktemp("latent")
+    torch.manual_seed(0)
+    diffusers.AutoencoderKL(in_channels=3, out_channels=3, latent_channels=4, **BLOCKS).save_pretrained(folder / "vae")
+    diffusers_unet(4).save_pretrained(folder / "unet")
+    diffusers.DDPMScheduler().save_pretrained(folder / "scheduler")
+    return folder
+
+
+def teacher_on(device):
+    torch.manual_seed(0)
+    return NetworkDenoiser(UNet(1, 8, widths=(8,)), 0.6).to(device)
+
+
+def reference_of(kind, device):
+    return reference_on(GaussianReference.fit(0.5 * values(30, *EVENT), kind), device)
+
+
+def student_of(teacher, event=EVENT, kind="coordinates", **options):
+    torch.manual_seed(1)
+    reference = GaussianReference.fit(0.5 * values(30, *event), kind)
+    settings = {"event": event, "snr": SNR, "depth": 2, "levels": 4, "sigma_data": 0.6} | options
+    return SigDEG.from_teacher(teacher, reference=reference, **settings)
+
+
+# --- teachers and latents --------------------------------------------------------------------------------------------
+
+
+def test_a_model_of_diffusers(agrees, latent_model):
+    def compute(device):
+        teacher = load_teacher(latent_model, device=device)
+        student = student_of(teacher, (4, 8, 8)).to(device)
+        y = 3 * values(2, 4, 8, 8).to(device)
+        snrs = torch.tensor(1.0, dtype=torch.float64), torch.tensor([0.5, 2.0], device=device)
+        return [teacher(y, snr) for snr in snrs] + [student.sample(range(2), 2)]
+
+    agrees(compute, rtol=1e-3, atol=1e-4)
+
+
+def test_latents(agrees, latent_model):
+    def compute(device):
+        autoencoder = load_autoencoder(latent_model, device=device)
+        images = values(3, 3, 8, 8).to(device)
+        drawn = autoencoder.encode(images, torch.Generator(device).manual_seed(0), batch=2)
+        return autoencoder.encode(images), autoencoder.decode(values(3, 4, 8, 8).to(device), batch=2), drawn
+
+    agrees(compute, rtol=1e-3, atol=1e-4, draws=True)
+
+
+# --- scheduler and pipelines -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_the_scheduler(agrees, eta, prediction):
+    def compute(device):
+        scheduler = PathAverageScheduler(eta=eta, prediction_type=prediction)
+        scheduler.set_timesteps(3, device=device)
+        x, generator = values(2, *EVENT).to(device), torch.Generator(device).manual_seed(0)
+        for t in scheduler.timesteps:
+            x = scheduler.step((0.1 * x).tanh(), t, x, generator=generator).prev_sample
+        return x, scheduler.add_noise(x, x, torch.tensor([10, 500], device=device))
+
+    agrees(compute, rtol=1e-3, atol=1e-4, draws=True)
+
+
+@pytest.mark.parametrize("kind", ["scalar", "coordinates", "dct"])
+def test_the_scheduler_with_a_reference(agrees, tmp_path, kind):
+    write_reference(tmp_path / "reference.safetensors", reference_of(kind, "cpu"))
+
+    def compute(device):
+        scheduler = PathAverageScheduler(reference_file=str(tmp_path / "reference.safetensors"))
+        scheduler.set_timesteps(3, device=device)
+        x, generators = values(2, *EVENT).to(device), [torch.Generator(device).manual_seed(k) for k in (0, 1)]
+        for t in scheduler.timesteps:
+            x = scheduler.step((0.1 * x).tanh(), t, x, generator=generators).prev_sample
+        return x
+
+    agrees(compute, rtol=1e-3, atol=1e-4, draws=True)
+
+
+def test_a_pipeline_of_diffusers_with_the_scheduler(agrees):
+    def compute(device):
+        pipe = diffusers.DDPMPipeline(diffusers_unet(), PathAverageScheduler()).to(device)
+        pipe.set_progress_bar_config(disable=True)
+        seeds = torch.Generator("cpu").manual_seed(0)
+        images = pipe(2, generator=seeds, num_inference_steps=2, output_type="np").images
+        return torch.from_numpy(images)
+
+    agrees(compute, rtol=1e-3, atol=1e-3, stays=False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_pipeline(agrees, dtype):
+    def compute(device):
+        pipe = SigDEGPipeline(student_of(teacher_on("cpu"))).to(device, dtype)
+        pipe.set_progress_bar_config(disable=True)
+        assert pipe.device.type == device
+        run = {"num_inference_steps": 2}
+        seen = []
+
+        def look(pipe, step, t, tensors):
+            seen.append(tensors["latents"])
+
+        found = [pipe(seeds=[3, 4], output_type="pt", callback_on_step_end=look, **run).images, *seen]
+        drawn = pipe(2, generator=torch.Generator(device).manual_seed(0), output_type="latent", **run).images
+        assert pipe(seeds=[3], **run).images[0].size == (8, 8)
+        assert pipe(seeds=[3], output_type="np", **run).images.shape == (1, 8, 8, 1)
+        return [*found, drawn]
+
+    tolerance = 1e-4 if dtype == torch.float32 else 2e-2
+    agrees(compute, rtol=tolerance, atol=10 * tolerance, draws=True)
+
+
+def test_the_pipeline_of_a_latent_model(agrees, latent_model, tmp_path):
+    def compute(device):
+        vae = load_autoencoder(latent_model).model
+        student = student_of(load_teacher(latent_model), (4, 8, 8))
+        SigDEGPipeline(student, vae=vae).save_pretrained(tmp_path / device)
+        pipe = SigDEGPipeline.from_pretrained(tmp_path / device).to(device)
+        pipe.set_progress_bar_config(disable=True)
+        return pipe(seeds=[3, 4], num_inference_steps=2, output_type="pt").images
+
+    agrees(compute, rtol=1e-3, atol=1e-3)
+
+
+def test_samples_of_other_samplers(agrees):
+    def compute(device):
+        y = 0.1 * values(2, *EVENT).to(device)
+        return peer_samples(teacher_on(device), y, 3, snr=SNR)
+
+    agrees(compute, rtol=1e-3, atol=1e-3)
+
+
+# --- features and reports --------------------------------------------------------------------------------------------
+
+
+class Moments(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        parts = images.float().reshape(len(images), 2, -1) / 255
+        return torch.cat([parts.mean(2), (parts * parts).mean(2)], 1)
+
+
+class Difference(nn.Module):
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return (a - b).abs().mean((1, 2, 3))
+
+
+@pytest.fixture(scope="module")
+def scripts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scripts")
+    for name, module in (("moments", Moments()), ("difference", Difference())):
+        torch.jit.script(module).save(folder / f"{name}.pt")
+    return folder
+
+
+def test_features(agrees, scripts):
+    """And distances; images on either device, numbers that are compared on the CPU."""
+
+    def compute(device):
+        extractor, pixel = load_extractor(str(scripts / "moments.pt"), device), load_extractor("pixels", device)
+        distance = load_perceptual(str(scripts / "difference.pt"), device)
+        images = pixels(24).to(device)
+        one, other = extract(extractor, images, batch=5), extract(extractor, pixels(24), batch=7)
+        numbers = [*precision_recall(one[:12], one[12:]), *kernel_distance(one, other.flip(0), parts=3)]
+        pairs = pair_distances(distance, images, pixels(24).flip(0), batch=9)
+        return [one.cpu(), extract(pixel, images).cpu(), pairs, torch.tensor(numbers)]
+
+    agrees(compute, rtol=1e-5, atol=1e-6, stays=False)
+
+
+def test_a_report(agrees, scripts, tmp_path):
+    data = ImageSet(pixels(24), pixel_digest(pixels(24)), "made")
+
+    def compute(device):
+        comparison = Comparison(
+            teacher_on(device), reference_of("coordinates", device), EVENT, SNR, 3, depth=2, truth_steps=8, batch=11
+        )
+        student = student_of(teacher_on("cpu"), levels=3).to(device)
+        methods = [
+            Method(Sampler("ours", student.cell, referenced=True, depth=2), (2,)),
+            Method(Sampler("Euler", DPMSolver1()), (2,)),
+            Method(Sampler("path average", PathAverage(), referenced=True), (2,)),
+        ]
+        extractors = [load_extractor(str(scripts / "moments.pt"), device)]
+        perceptual = [load_perceptual(str(scripts / "difference.pt"), device)]
+        options = {"n": 22, "extractors": extractors, "perceptual": perceptual, "progress": False}
+        report = evaluate_images(comparison, methods, data.to(device), tmp_path / device, **options)
+        rows = [[row["pathwise_rmse"], *(number["value"] for number in row["measured"])] for row in report.rows]
+        return [torch.tensor([number for number in row if number is not None]) for row in rows]
+
+    agrees(compute, rtol=2e-2, atol=1e-2, stays=False)
