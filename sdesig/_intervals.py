@@ -2,7 +2,7 @@
 
 Errors of an SDE with multiplicative noise, and their squares more so, have heavy tails: the sum over n samples is made
 by a few of them, whose variance is known no better than from a few, and whose skewness no normal law has. So the
-quantile is Student's with as many degrees of freedom as samples make the variance, `effective_number`, and the mean has
+quantile is Student's with as many degrees of freedom as samples make the variance, `effective_number`, and a mean has
 P. Hall's correction for skewness. `validation.coverage` counts how often these intervals hold.
 """
 
@@ -35,7 +35,7 @@ def standard_error(influence: Tensor) -> Tensor:
     `NORMAL` times it is half the length of Student's interval.
     """
     n = influence.shape[-1]
-    return (influence.square().sum(-1) / (n * (n - 1))).sqrt() * _student(influence) / NORMAL
+    return (influence.square().sum(-1) / (n * (n - 1))).sqrt() * _student(effective_number(influence)) / NORMAL
 
 
 def mean_interval(samples: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,7 +46,7 @@ def mean_interval(samples: Tensor) -> tuple[Tensor, Tensor]:
     scale = torch.where(deviation > 0, deviation, 1.0)
     error = deviation / math.sqrt(samples.shape[-1])
     g = (centred / scale[..., None]).pow(3).mean(-1) / math.sqrt(samples.shape[-1])
-    quantile = _student(centred)
+    quantile = _student(effective_number(centred) - 1)  # one for the mean
     return mean - error * hall(g, quantile), mean - error * hall(g, -quantile)
 
 
@@ -78,7 +78,7 @@ def hall(g: Tensor, quantile: Tensor) -> Tensor:
     return 3 * target / (root.square() + root + 1)
 
 
-def _student(influence: Tensor) -> Tensor:
-    """Quantile of Student's law with the effective number as its degrees of freedom, (..., n) to (...)."""
-    degrees = effective_number(influence).cpu().double().numpy()
-    return torch.as_tensor(stdtrit(degrees, (1 + LEVEL) / 2)).to(influence)
+def _student(degrees: Tensor) -> Tensor:
+    """Quantile of Student's law with degrees of freedom, not below 1/2."""
+    quantile = stdtrit(degrees.clamp_min(0.5).cpu().double().numpy(), (1 + LEVEL) / 2)
+    return torch.as_tensor(quantile).to(degrees)

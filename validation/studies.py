@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from sdesig._checks import check_choice
-from validation import levy_area, reverse_diffusion, signature_laws, strong_orders, weak_orders
+from validation import coverage, levy_area, reverse_diffusion, signature_laws, strong_orders, weak_orders
 from validation.report import run_study, write_summary
 
 STUDIES = {
@@ -16,6 +16,7 @@ STUDIES = {
     for study in (
         signature_laws.STUDY,
         levy_area.STUDY,
+        coverage.STUDY,
         strong_orders.STUDY,
         weak_orders.STUDY,
         reverse_diffusion.STUDY,

@@ -28,6 +28,9 @@ def strong_order(
     seed: int = 0,
     reference: Reference | int | None = None,
     reference_scheme: str | Scheme | None = None,
+    levels: int | None = None,
+    depth: int | None = None,
+    area: bool = False,
     clock: Clock | None = None,
     row_shape: Sequence[int] | None = None,
 ) -> OrderEstimate:
@@ -50,6 +53,8 @@ def strong_order(
         reference: a callable (path, y0) -> Y(t1) of y0's shape; or the number of steps of a numeric reference; default
             the SDE's own solution `exact`, if it has one (`HasExactSolution`).
         reference_scheme: scheme of a numeric reference, default `scheme`.
+        levels, depth, area: what a callable reference needs of the path beside what the schemes do: a master grid of at
+            least 2^levels cells, at least this depth, Levy areas.
         clock: of the path (`BrownianPath`).
         row_shape: shape of W per path, where neither y0 nor the SDE tell it.
 
@@ -71,6 +76,9 @@ def strong_order(
         seed=seed,
         reference=reference,
         reference_scheme=reference_scheme,
+        levels=levels,
+        depth=depth,
+        area=area,
         clock=clock,
         row_shape=row_shape,
     )

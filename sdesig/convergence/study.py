@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,8 +34,8 @@ class Study:
     Path k of a seed has the path seed `seed * 2^32 + k`: more paths extend the sample, whatever the chunks.
 
     Args:
-        y0, scheme, steps, t0, t1, seed, reference, reference_scheme, clock, row_shape: as in `strong_order`, all of its
-            checks are here.
+        y0, scheme, steps, t0, t1, seed, reference, reference_scheme, levels, depth, area, clock, row_shape: as in
+            `strong_order`, all of its checks are here.
         doubled: whether `ends` also holds the scheme's solutions at twice the steps of each level.
     """
 
@@ -51,6 +52,9 @@ class Study:
         seed: int,
         reference: Reference | int | None,
         reference_scheme: str | Scheme | None,
+        levels: int | None,
+        depth: int | None,
+        area: bool,
         clock: Clock | None,
         row_shape: Sequence[int] | None,
         doubled: bool = False,
@@ -72,6 +76,8 @@ class Study:
         for n in (*self.steps, finest):
             if n & (n - 1):
                 raise ValueError(f"steps and reference must be powers of two, on which one seed is one path; got {n}")
+        if not isinstance(area, bool):
+            raise TypeError(f"area must be True or False; got {area!r}")
         self._y0 = y0 if callable(y0) else _check_start(sde, y0)
         self._row_shape = _row_shape(sde, self._y0, t0, row_shape)
         structure = noise_structure(sde, self._row_shape[-1] if self._row_shape else 1)
@@ -81,15 +87,17 @@ class Study:
         self._options: dict[str, Any] = {
             "t0": t0,
             "t1": t1,
-            "depth": max(1, legendre_depth(words)),
-            "area": needs_levy_area(words),
+            "depth": max(1, legendre_depth(words), 1 if depth is None else check_integer("depth", depth, 1)),
+            "area": needs_levy_area(words) or area,
             "clock": clock,
-            "levels": finest.bit_length() - 1,
+            "levels": max(finest.bit_length() - 1, 0 if levels is None else check_integer("levels", levels, 0, 30)),
             "dtype": torch.float64,
         }
         one = self._path(0, 1)
         for s in schemes:
             s.check(sde, self.start(one), one)
+        if callable(reference):
+            self._truth(reference, one, self.start(one))
 
     def paths(self, count: int) -> Iterator[NestedPath]:
         """The first `count` paths, in chunks that bound the memory."""
@@ -118,11 +126,19 @@ class Study:
             return ends, self._solve(path, start, self._reference_scheme, self._reference), coarse
         if self._reference is None:
             return ends, None, None
-        truth = self._reference(path, start)
-        if not isinstance(truth, Tensor) or truth.shape != start.shape:
-            got = tuple(truth.shape) if isinstance(truth, Tensor) else repr(truth)
-            raise ValueError(f"reference(path, y0) must have the shape {tuple(start.shape)} of y0; got {got}")
-        return ends, truth, None
+        return ends, self._truth(self._reference, path, start), None
+
+    @staticmethod
+    def _truth(reference: Reference, path: BrownianPath, start: Tensor) -> Tensor:
+        truth = reference(path, start)
+        if not isinstance(truth, Tensor) or truth.shape != start.shape or not truth.is_floating_point():
+            got = f"{truth.dtype}, {tuple(truth.shape)}" if isinstance(truth, Tensor) else repr(truth)
+            raise ValueError(
+                f"reference(path, y0) must be floating-point of the shape {tuple(start.shape)} of y0; got {got}"
+            )
+        if not bool(truth.isfinite().all()):
+            raise ValueError("reference(path, y0) must be finite")
+        return truth.double()
 
     def _solve(self, path: BrownianPath, start: Tensor, scheme: Scheme, steps: int) -> Tensor:
         with torch.no_grad():
@@ -136,7 +152,7 @@ class Study:
 class NestedPath(BrownianPath):
     """A seeded path that draws the steps of its master grid once and joins them to the coarser ones: areas are dear.
 
-    `partial_signatures` is for consecutive steps of `grid(2^k)` only.
+    Other steps than consecutive ones of `grid(2^k)` are drawn as by `BrownianPath`: the same path.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -145,9 +161,13 @@ class NestedPath(BrownianPath):
 
     def partial_signatures(self, times: Any) -> PartialSignature:
         """As `BrownianPath.partial_signatures`."""
+        if len(times) < 2:
+            return super().partial_signatures(times)
         ends = self._locate([float(time) for time in times])
-        width = int(ends[1] - ends[0])
-        return self._stack(width)[int(ends[0]) // width : int(ends[-1]) // width]
+        first, last, width = int(ends[0]), int(ends[-1]), int(ends[1] - ends[0])
+        if width & (width - 1) or first % width or (np.diff(ends) != width).any():
+            return super().partial_signatures(times)
+        return self._stack(width)[first // width : last // width]
 
     def reflected(self) -> NestedPath:
         """As `BrownianPath.reflected`; what is drawn serves both."""

@@ -29,6 +29,9 @@ def weak_order(
     seed: int = 0,
     reference: Reference | int | float | Tensor | None = None,
     reference_scheme: str | Scheme | None = None,
+    levels: int | None = None,
+    depth: int | None = None,
+    area: bool = False,
     antithetic: bool = True,
     clock: Clock | None = None,
     row_shape: Sequence[int] | None = None,
@@ -46,7 +49,8 @@ def weak_order(
             or the number of steps of a numeric reference, on the same path; or, as a float or tensor, the number
             E phi(Y(t1)), () or (k,), with more noise.
         antithetic: every second path is the reflection -W of the one before it: odd functions of W cancel.
-        sde, y0, scheme, t0, t1, steps, paths, seed, reference_scheme, clock, row_shape: as in `strong_order`.
+        sde, y0, scheme, t0, t1, steps, paths, seed, reference_scheme, levels, depth, area, clock, row_shape: as in
+            `strong_order`.
 
     Raises:
         TypeError, ValueError, FloatingPointError: as `strong_order`; paths odd with `antithetic`; a functional that
@@ -64,6 +68,9 @@ def weak_order(
         seed=seed,
         reference=None if isinstance(reference, float | Tensor) else reference,
         reference_scheme=reference_scheme,
+        levels=levels,
+        depth=depth,
+        area=area,
         clock=clock,
         row_shape=row_shape,
         doubled=reference is None,

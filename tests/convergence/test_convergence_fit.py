@@ -168,3 +168,43 @@ def test_refusals():
         fit_strong(good * math.inf, STEPS)
     with pytest.raises(TypeError, match="theory must be a real number"):
         fit_strong(good, STEPS).supports("1")
+
+
+def test_misfit_widens_the_interval():
+    """So that it holds the slopes in the middle of a bent line; a slight bend, within 2 %, leaves it as it is."""
+    bent = fit_strong((N**-1 + 20 * N**-2) * pathwise(0.0, generator(7), 0.1), STEPS)
+    straight = fit_strong(N**-1 * pathwise(0.0, generator(7), 0.1), STEPS)
+    assert bent.half_width > 10 * straight.half_width
+    assert bent.ci_low < bent.slopes[2] < bent.slopes[1] < bent.ci_high
+    slight = fit_strong((N**-1 * (1 + 0.02 / N)) * pathwise(0.0, generator(7), 0.1), STEPS)
+    assert slight.half_width == pytest.approx(straight.half_width, rel=0.02)
+
+
+def test_the_text_says_every_reason_for_doubt():
+    errors = pathwise(1.0, generator(9), 0.1)
+    plain = fit_strong(errors, STEPS)
+    assert str(plain) == f"strong order {plain.order:.2f} [{plain.ci_low:.2f}, {plain.ci_high:.2f}]"
+    bent = fit_strong(errors * (1 + 20 / N), STEPS)
+    masked = fit_strong(errors, STEPS, floors=[0.0, 0.0, 1.0, 1.0, 1.0])
+    few = fit_strong(torch.where(torch.arange(1000) == 0, 1e3, 1.0) * errors, STEPS)
+    two = fit_strong(errors[:2], STEPS[:2])
+    for estimate, words in (
+        (bent, f"not straight (p = {bent.p_value:.0e})"),
+        (masked, "2 of 5 levels"),
+        (two, "2 levels"),
+        (few, "too few effective paths (1.0)"),
+    ):
+        assert str(estimate).endswith(f"], {words}")
+        assert str(estimate) in repr(estimate)
+    assert "32: " in repr(masked)
+    assert repr(masked).count("masked") == 3
+    assert few.few
+    assert not few.supports(1.0)
+
+
+def test_json_of_before_effective_paths_is_read():
+    values = json.loads(fit_strong(pathwise(1.0, generator(9)), STEPS).to_json())
+    assert values.pop("effective_paths") > 10
+    old = OrderEstimate.from_json(json.dumps(values))
+    assert math.isnan(old.effective_paths)
+    assert not old.few

@@ -95,10 +95,10 @@ def test_results_do_not_depend_on_the_chunks(monkeypatch):
 
 
 def test_a_callable_start_and_reference():
-    problem = GeometricBrownianMotion()
+    problem = GeometricBrownianMotion(volatility=(0.2, 0.3))
     given = strong_order(
         problem,
-        lambda path: path.initial_noise().exp(),
+        lambda path: (0.3 * path.initial_noise()).exp(),
         scheme="milstein",
         paths=1000,
         reference=lambda path, y0: problem.exact(1.0, path(0.0, 1.0), y0),
@@ -171,7 +171,7 @@ def test_refusals(change, message):
 def test_other_refusals():
     with pytest.raises(ValueError, match="reference must be given for t0 != 0"):
         order(FadingNoise(), "euler", t0=0.5)
-    with pytest.raises(ValueError, match=r"reference\(path, y0\) must have the shape \(10, 2\) of y0; got \(10,\)"):
+    with pytest.raises(ValueError, match=r"must be floating-point of the shape \(1, 2\) of y0; got torch.float64"):
         order(SinhDiffusion(), "euler", paths=10, reference=lambda path, y0: y0[:, 0])
     with pytest.raises(TypeError, match="steps must be a sequence of integers"):
         order(SinhDiffusion(), "euler", steps=8)
@@ -194,3 +194,87 @@ def test_levels_and_reference_keep_no_history():
     strong_order(problem, problem.initial, scheme=Noted(), steps=(16, 32), paths=10, reference=1024)
     assert len(references) == 16 + 32 + 512 + 1024
     assert max(most) <= 24
+
+
+def test_a_reference_may_ask_the_path_for_any_steps():
+    problem = GeometricBrownianMotion()
+
+    def in_legs(path, y0):
+        legs = path.partial_signatures([0.0, 0.5, 0.75, 1.0])
+        for k in range(3):
+            y0 = problem.exact(legs[k].h.item(), legs[k].increment, y0)
+        return y0
+
+    options = {"steps": (4, 8, 16), "paths": 200}
+    assert order(problem, "milstein", reference=in_legs, **options).errors == pytest.approx(
+        order(problem, "milstein", **options).errors, rel=1e-9
+    )
+
+
+@pytest.mark.parametrize("times", [(0.0, 0.5, 0.75, 1.0), (0.0, 3 / 16, 6 / 16), (1 / 16, 3 / 16, 5 / 16), (0.0, 0.25)])
+@pytest.mark.parametrize("reflected", [False, True])
+def test_steps_of_a_nested_path_are_those_of_the_path(times, reflected):
+    options = {"shape": (5, 2), "seeds": range(5), "levels": 4, "area": True, "dtype": F64}
+    nested, plain = (kind(t0=0.0, t1=1.0, **options) for kind in (study.NestedPath, BrownianPath))
+    if reflected:
+        nested, plain = nested.reflected(), plain.reflected()
+    found, expected = nested.partial_signatures(times), plain.partial_signatures(times)
+    for name in ("h", "coefficients", "levy_area"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match="at least two times"):
+        nested.partial_signatures([0.5])
+
+
+def test_a_reference_may_ask_for_a_finer_and_deeper_path_with_areas():
+    problem, seen = LinearSDE(), []
+
+    def fine(path, y0):
+        seen.append((path.levels, path.depth, path.area))
+        return solve(problem, y0, path.grid(256), scheme="milstein", path=path)[-1]
+
+    options = {"steps": (4, 8), "paths": 100}
+    given = order(problem, "euler", reference=fine, levels=8, depth=3, area=True, **options)
+    assert set(seen) == {(8, 3, True)}
+    path = {"levels": 8, "depth": 3, "area": True}
+    same = order(problem, "euler", reference=256, reference_scheme="milstein", **path, **options)
+    assert given.errors == pytest.approx(same.errors, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "reference, message",
+    [
+        (lambda path, y0: y0 * torch.nan, "must be finite"),
+        (lambda path, y0: torch.ones(y0.shape, dtype=torch.int64), "must be floating-point .* got torch.int64"),
+        (lambda path, y0: None, "got None"),
+    ],
+)
+def test_a_bad_reference_is_refused_before_the_work(reference, message):
+    with pytest.raises(ValueError, match=message):
+        strong_order(Silent(), torch.ones(2), scheme="euler", steps=(8, 32), paths=10, reference=reference)
+
+
+def test_what_a_reference_asks_of_the_path_is_checked():
+    for name, value, kind in (("levels", 31, ValueError), ("depth", 0, ValueError), ("area", 1, TypeError)):
+        with pytest.raises(kind, match=name):
+            order(SinhDiffusion(), "euler", paths=10, **{name: value})
+
+
+class OwnSDE(SDE):
+    def __init__(self):
+        super().__init__("diagonal", "ito", dim=1)
+
+    def f(self, t, y):
+        return -y
+
+    def g(self, t, y):
+        return torch.cos(y) / 2
+
+
+def test_masked_levels_are_in_the_text():
+    """Order 1/2: the levels of 32 and 64 steps are within 8 times the change of the reference from half its steps."""
+    estimate = strong_order(
+        OwnSDE(), torch.tensor([0.3]), scheme="euler", steps=(8, 16, 32, 64), reference=512, paths=1000
+    )
+    assert estimate.used == (True, True, False, False)
+    assert str(estimate).endswith("], 2 of 4 levels")
+    assert str(estimate) in repr(estimate)

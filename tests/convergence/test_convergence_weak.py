@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sdesig import weak_order
+from sdesig.sde import SDE
 from sdesig.sde.problems import GeometricBrownianMotion, SinhDiffusion
 
 PROBLEM = GeometricBrownianMotion(drift=(1.0,), volatility=(0.3,))
@@ -125,3 +126,33 @@ def test_what_a_functional_returns_is_looked_at_before_the_work():
     assert seen in ([2], [2, 3])
     with pytest.raises(TypeError, match=r"functional\(Y\) must have a real floating-point dtype; got torch.bool"):
         order("euler", functional=lambda y: y[:, 0] > 1)
+
+
+class Intensity(SDE):
+    """The intensity of a diffusion like a Hawkes process: dY = 4 (1 - Y) dt + sqrt(Y)/2 dW."""
+
+    def __init__(self):
+        super().__init__("diagonal", "ito", dim=1)
+
+    def f(self, t, y):
+        return 4 * (1 - y)
+
+    def g(self, t, y):
+        return y.clamp_min(1e-6).sqrt() / 2
+
+
+def test_a_pre_asymptotic_order_is_not_sold_as_one():
+    """Platen's mean is (1 - 4h + 8h^2)^N: slopes 4.5, 3.3, 2.4 from 2 to 32 steps, where the order is 2."""
+    estimate = weak_order(
+        Intensity(),
+        torch.tensor([2.0]),
+        scheme="platen",
+        functional=lambda y: y[:, 0],
+        steps=(2, 4, 8, 16),
+        paths=4000,
+    )
+    assert estimate.order > 3.0
+    assert estimate.half_width > 0.5
+    assert not estimate.supports(2.0)
+    assert f"not straight (p = {estimate.p_value:.0e})" in str(estimate)
+    assert str(estimate) in repr(estimate)

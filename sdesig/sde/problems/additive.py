@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 
 import torch
-from scipy.integrate import quad
 from torch import Tensor
 
 from sdesig._checks import check_integer, check_real
@@ -196,6 +195,8 @@ class DoubleWell(Problem):
 
     def _weighted_integral(self, order: int) -> float:
         """int y^order exp(-2 V(y) / sigma^2) dy for an even order; the weight is below 1e-300 beyond the cut."""
+        from scipy.integrate import quad  # a tenth of a second, for this function alone
+
         cut = math.sqrt(1 + 38 * self.sigma)
 
         def weighted(y: float) -> float:
