@@ -15,11 +15,12 @@ import torch
 
 from experiments.digits.setting import distilled
 from experiments.digits.study import study
-from experiments.digits.table import full_table
+from experiments.digits.table import full_table, write_text
 from sdesig.digits import FOLDER
 
 RESULTS = Path(__file__).parent / "results"
 SHIPPED = ("plain", "depth-1", "depth-2")
+PARTS = "ship: copy students; text: report.md alone, from report.json"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--frechet-seeds", type=int, default=4000, help="for the targets of Frechet distances")
     parser.add_argument("--study-seeds", type=int, default=500)
     parser.add_argument("--groups", type=int, default=4000, help="pairs of paths of a floor")
-    parser.add_argument("--part", choices=("all", "table", "study", "ship"), default="all", help="ship: copy students")
+    parser.add_argument("--part", choices=("all", "table", "study", "ship", "text"), default="all", help=PARTS)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     if options.part == "ship":
@@ -39,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             distilled(name, options.runs)
             shutil.copytree(options.runs / name / "student", FOLDER / "students" / name, dirs_exist_ok=True)
         return
+    if options.part == "text":
+        write_text(options.out)
     if options.part in ("all", "table"):
         full_table(options.runs, options.seeds, options.frechet_seeds, options.groups, options.out)
     if options.part in ("all", "study"):

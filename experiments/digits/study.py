@@ -83,7 +83,7 @@ def study(runs: Path, seeds: int, groups: int, out: Path) -> None:
     floor_titles = {"clock": "clock", "depth": "depth", **{f"floor_{n}": f"floor, {n} steps" for n in steps}}
     text = (
         f"# What matters\n\nWritten by `python -m experiments.digits`. Short trainings (200 iterations) of equal "
-        f"length, {seeds} seeds; the variants of one question differ in it alone.\n\n"
+        f"length, {seeds} seeds; the variants of one question differ in it alone. +- is one standard error.\n\n"
         f"{markdown_table(lines, titles)}\n![study](study.png)\n\nInformation floors, {groups} pairs of paths each:\n\n"
         f"{markdown_table(table, floor_titles)}\n{REMARK}\n![floors](floors.png)\n"
     )

@@ -7,14 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from experiments.image_study.study import Study
-from experiments.image_study.table import table
+from experiments.image_study.table import table, write_text
 from sdesig import _processes as processes
 from sdesig.commands.options import MachineFlags
 
 HELP = """Train the teacher and its students, and write the table.
 
 Resumes where it was stopped, in the training as in the sampling; a piece of it may be as short as you like. --part does
-a part of it. Under torchrun, processes share the table, and trainings that have parts for them.
+a part of it; its "text" is report.md alone, from report.json and targets.json. Under torchrun, processes share the
+table, and trainings that have parts for them.
 """
 
 
@@ -36,7 +37,7 @@ def main(folder: str, studies: Mapping[str, Study], arguments: Sequence[str] | N
     parser.add_argument("--runs", type=Path, help=f"default runs/{name}, or runs/{name}-SCALE")
     parser.add_argument("--out", type=Path, help=f"default experiments/{name}/results, or results-SCALE")
     parser.add_argument("--seeds", type=int, help="samples of every row; more may be added later")
-    parser.add_argument("--part", choices=("all", "teacher", *runs, "table"), default="all")
+    parser.add_argument("--part", choices=("all", "teacher", *runs, "table", "text"), default="all")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=None)
     options = parser.parse_args(arguments)
@@ -48,6 +49,9 @@ def main(folder: str, studies: Mapping[str, Study], arguments: Sequence[str] | N
     options.device = MachineFlags(options.device, options.threads).use()
     with processes.first_one_first():
         data = study.images(options.data, options.runs / "data")
+    if options.part == "text":
+        processes.once(lambda: write_text(study, options.command, data, options.out))
+        return
     teacher = study.trained_teacher(data, options.runs, options.device)
     if options.part == "teacher":
         return

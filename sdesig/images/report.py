@@ -17,7 +17,16 @@ from sdesig._files import read_json, replacing, write_json
 from sdesig.distillation.evaluation import Comparison, OtherSampler
 from sdesig.distillation.floor import Floor, information_floor
 from sdesig.distillation.paths import TeacherOptions
-from sdesig.distillation.report import Row, error_figure, image_figure, markdown_table, row_of, save_figure
+from sdesig.distillation.report import (
+    FRECHET,
+    INTERVALS,
+    Row,
+    error_figure,
+    image_figure,
+    markdown_table,
+    row_of,
+    save_figure,
+)
 from sdesig.images.features import FeatureExtractor, PerceptualDistance
 from sdesig.images.metrics import Measured, measure_pairs, measure_samples
 from sdesig.images.pixels import ImageSet, pixel_digest, to_floats
@@ -122,7 +131,7 @@ def evaluate_images(
         measured = _measure(samples, method, steps, compared, perceptual, truth, ema)
         rows.append(_row(samples, method, steps, floors, measured))
     report = ImageReport(rows, floors, samples)
-    text = _text(rows, data, extractors, [distance.name for distance in perceptual])
+    text = report_text(rows, data)
     processes.once(lambda: _write(report, text, out))
     return report
 
@@ -212,35 +221,42 @@ def _row(
     }
 
 
-def _text(
-    rows: Sequence[Row], data: ImageSet, extractors: Sequence[FeatureExtractor], perceptual: Sequence[str]
-) -> str:
-    """report.md."""
-    flat = [{**row, **{number["metric"]: number["value"] for number in row["measured"]}} for row in rows]
+def report_text(rows: Sequence[Row], data: ImageSet) -> str:
+    """report.md, from the rows of report.json and the data that the samples were compared with."""
+    flat = [{**row, **_columns(row["measured"])} for row in rows]
+    metrics: dict[tuple[str, str], dict[str, None]] = {}
+    for row in rows:
+        for number in row["measured"]:
+            metrics.setdefault((number["extractor"], number["extractor_digest"]), {})[number["metric"]] = None
     columns = {"method": "method", "steps": "steps", "nfe": "evaluations", "pathwise_rmse": "pathwise RMSE"}
+    columns |= {"seeds_apart": "seeds apart"}
     columns |= {"floor": "floor"} if any(row["floor"] is not None for row in rows) else {}
-    names = [*(extractor.frechet_name for extractor in extractors), *perceptual]
-    columns |= {**{name: name for name in names}, "seconds_per_1000": "seconds per 1000"}
-    first = rows[0]
+    columns |= {name: name for name in (next(iter(names)) for names in metrics.values())}
+    columns |= {"seconds_per_1000": "seconds per 1000"}
     source = data.source if data.source.startswith("hf:") else Path(data.source).name
     lines = [
-        f"{first['n']} seeds, all methods on the same paths; images of 256 levels. Pathwise RMSE per coordinate, in "
-        "[-1, 1], and perceptual distances are to the converged path of the same seed, the first row; evaluations are "
-        f"those of the network per image. Data: {source}, {len(data)} images, sha256 {data.digest[:12]}.",
+        f"{rows[0]['n']} seeds, all methods on the same paths; images of 256 levels. Errors per coordinate, in "
+        "[-1, 1], and perceptual distances are to the converged path of the same seed, the first row; evaluations are those of "
+        f"the network per image. {INTERVALS} {FRECHET} Seconds are of one timing, beside whatever else the machine "
+        f"did. Data: {source}, {len(data)} images, sha256 {data.digest[:12]}.\n",
         markdown_table(flat, columns),
     ]
-    for extractor in extractors:
-        of_it = dict.fromkeys(
-            number["metric"] for row in rows for number in row["measured"] if number["extractor"] == extractor.name
-        )
-        lines += [
-            f"Features: {extractor.name}, sha256 {extractor.digest[:12]}.",
-            markdown_table(flat, {"method": "method", "steps": "steps", **{name: name for name in of_it}}),
-        ]
+    for (name, digest), names in metrics.items():
+        if len(names) > 1:  # of features; a perceptual distance is one number, which is in the first table
+            lines += [
+                f"Features: {name}, sha256 {digest[:12]}.\n",
+                markdown_table(flat, {"method": "method", "steps": "steps", **{metric: metric for metric in names}}),
+            ]
     if any(row["pathwise_rmse"] for row in rows):
         lines.append("![pathwise error against evaluations](errors.png)\n")
     lines += [f"![the same seeds](images-{steps}.png)" for steps in sorted({row["steps"] for row in rows[1:]})]
     return "\n".join(lines) + "\n"
+
+
+def _columns(measured: Sequence[Row]) -> Row:
+    """Values and standard errors by the names of the metrics."""
+    values = {number["metric"]: number["value"] for number in measured}
+    return {**values, **{f"{number['metric']}_se": number["standard_error"] for number in measured}}
 
 
 def _pictures(samples: SampleFiles, steps: int) -> Figure:
@@ -253,4 +269,4 @@ def _pictures(samples: SampleFiles, steps: int) -> Figure:
     )
 
 
-__all__ = ["ImageReport", "Method", "OtherSampler", "evaluate_images"]
+__all__ = ["ImageReport", "Method", "OtherSampler", "evaluate_images", "report_text"]
