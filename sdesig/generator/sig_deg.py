@@ -239,7 +239,10 @@ class SigDEG(nn.Module):
 
     @property
     def reference(self) -> GaussianReference:
-        """The Gaussian reference, on the device of the generator; one of other weights is proved when first asked."""
+        """The Gaussian reference, on the device of the generator, a scalar variance on the CPU.
+
+        One of other weights that were loaded is proved when it is first asked for.
+        """
         if self._reference is None:
             self._reference = GaussianReference(*self._reference_tensors())
         return self._reference
@@ -247,7 +250,7 @@ class SigDEG(nn.Module):
     def _reference_tensors(self) -> tuple[Tensor, Tensor, list[Tensor]]:
         variance = self.get_buffer("variance")
         basis = [self.get_buffer(f"basis_{k}") for k in range(self._axes)]
-        return self.get_buffer("mean"), variance.double() if variance.ndim == 0 else variance, basis
+        return self.get_buffer("mean"), variance.double().cpu() if variance.ndim == 0 else variance, basis
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SigDEG:
         """Of `Module`, called to move it or to change its dtype: the reference goes along."""
