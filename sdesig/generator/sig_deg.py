@@ -239,9 +239,9 @@ class SigDEG(nn.Module):
 
     @property
     def reference(self) -> GaussianReference:
-        """The Gaussian reference, on the device of the generator, a scalar variance on the CPU.
+        """The Gaussian reference, on the device of the generator (a scalar variance on the CPU).
 
-        One of other weights that were loaded is proved when it is first asked for.
+        The basis of other weights is proved orthogonal when it is first asked for.
         """
         if self._reference is None:
             self._reference = GaussianReference(*self._reference_tensors())
