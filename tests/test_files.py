@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 
 import pytest
@@ -14,32 +12,42 @@ from torch import nn
 
 from sdesig._files import load_state, replacing, save_module, write_json, write_tensors
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from sdesig._files import replacing
-with replacing(Path(sys.argv[1])) as temporary:
-    temporary.write_text("half")
-    if sys.argv[2] == "dies":
-        os.kill(os.getpid(), signal.SIGKILL)
-    print("writing", flush=True)
-    sys.stdin.readline()
-"""
-
 
 def temporaries(folder):
     return [file for file in folder.iterdir() if file.name.startswith(".")]
 
 
-def other_process(file, what):
-    command = [sys.executable, "-c", KILLED, str(file), what]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+@pytest.fixture
+def other_process():
+    """A process that writes a file in three parts: it begins, and goes on or is killed when it is told to."""
+    ends = []
+
+    def start(file):
+        (told, tell), (seen, show) = os.pipe(), os.pipe()
+        child = os.fork()
+        if not child:
+            try:
+                with replacing(file) as temporary:
+                    temporary.write_text("half")
+                    os.write(show, b"1")
+                    os.read(told, 1)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        assert os.read(seen, 1) == b"1"
+        ends.extend([told, tell, seen, show])
+        return child, lambda: os.write(tell, b"1")
+
+    yield start
+    for end in ends:
+        os.close(end)
 
 
-def test_what_killed_processes_left_is_removed_by_the_next_write(tmp_path):
+def test_what_killed_processes_left_is_removed_by_the_next_write(tmp_path, other_process):
     file = tmp_path / "state.json"
-    with other_process(file, "dies") as process:
-        assert process.wait(60) == -signal.SIGKILL
+    child, _ = other_process(file)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
     assert len(temporaries(tmp_path)) == 1
     write_json(tmp_path / "another.json", {})
     assert len(temporaries(tmp_path)) == 1
@@ -48,13 +56,13 @@ def test_what_killed_processes_left_is_removed_by_the_next_write(tmp_path):
     assert json.loads(file.read_text()) == {"whole": True}
 
 
-def test_what_another_process_writes_stays(tmp_path):
+def test_what_another_process_writes_stays(tmp_path, other_process):
     file = tmp_path / "state.json"
-    with other_process(file, "lives") as process:
-        assert process.stdout.readline() == "writing\n"
-        write_json(file, {})
-        assert len(temporaries(tmp_path)) == 1
-        process.communicate("go on\n", timeout=60)
+    child, go_on = other_process(file)
+    write_json(file, {})
+    assert len(temporaries(tmp_path)) == 1
+    go_on()
+    assert os.waitpid(child, 0)[1] == 0
     assert file.read_text() == "half"
     assert not temporaries(tmp_path)
 
