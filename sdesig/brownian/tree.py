@@ -14,7 +14,7 @@ from sdesig.brownian.clock import Clock
 from sdesig.brownian.lock import Lock
 from sdesig.signature import legendre
 
-_ROUNDING = 1e-12  # positions in the clock that are as close as this are one time
+_ROUNDING = 1e-12  # positions in the clock that are as close as this, or as four roundings of a time, are one time
 
 
 @dataclass(eq=False)
@@ -51,6 +51,8 @@ class ConditionalTree:
         self._root = _Node(t0, t1, None)
         self._times = [t0, t1]
         self._positions = [0.0, 1.0]
+        inner = clock.position(np.nextafter([t0, t1], [t1, t0]), t0, t1)
+        self._rounding = max(_ROUNDING, 4.0 * float(np.abs(inner - [0.0, 1.0]).max()))
         self._initial: Tensor | None = None
         self._shape = shape
         self._depth = depth
@@ -73,7 +75,7 @@ class ConditionalTree:
     def _known(self, time: float, position: float) -> float:
         at = bisect.bisect(self._positions, position)
         for k in (at - 1, at):
-            if 0 <= k < len(self._times) and abs(self._positions[k] - position) < _ROUNDING:
+            if 0 <= k < len(self._times) and abs(self._positions[k] - position) < self._rounding:
                 return self._times[k]
         self._positions.insert(at, position)
         self._times.insert(at, time)

@@ -253,6 +253,15 @@ def test_a_seed_is_the_same_path_in_every_unit_of_time(exponent: int):
 
 
 @pytest.mark.parametrize("source", SOURCES)
+def test_times_far_from_zero_agree_to_their_own_rounding(source: str):
+    """On [10^6, 10^6 + 1] times are multiples of 2^-33; neighbours are one time, as they are on [0, 1]."""
+    path = BrownianPath(1e6, 1e6 + 1, (2, 1), levels=4, dtype=F64, **SOURCES[source](2))
+    value = path(1e6, 1e6 + 0.5)
+    for ulps in (-2, 2):
+        assert torch.equal(path(1e6, 1e6 + 0.5 + ulps * 2.0**-33), value)
+
+
+@pytest.mark.parametrize("source", SOURCES)
 def test_lengths_that_a_dtype_does_not_hold_are_refused(source: str):
     for options, match in (
         ({"t1": 1e-300, "dtype": torch.float32}, "must have a square root within the range of torch.float32"),
