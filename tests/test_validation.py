@@ -10,12 +10,12 @@ import torch
 from matplotlib.figure import Figure
 from scipy.integrate import quad
 
-from sdesig.convergence import fit_weak
+from sdesig.convergence import fit_strong, fit_weak
 from sdesig.signature.areas._draws import pair_count
 from sdesig.signature.areas.truncation import terms_needed
 from sdesig.solvers import SRA1, Euler, Milstein, Taylor15
 from validation import levy_area, signature_laws, strong_orders, studies, weak_orders
-from validation.report import Row, Study, mean_interval, run_study, write_summary
+from validation.report import Row, Study, mean_interval, order_row, run_study, write_summary
 
 
 def seeded(seed):
@@ -264,6 +264,7 @@ def test_summary_keeps_the_rows_of_other_studies(tmp_path, monkeypatch, capsys):
         "ci_low": "0.5",
         "ci_high": "2",
         "passed": "False",
+        "note": "",
         "mode": "quick",
         "seconds": "",
         "k": "1",
@@ -283,6 +284,33 @@ def test_a_run_that_is_killed_keeps_what_was_finished(tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} == {"one.csv", "one.png", "summary.md"}
     write_summary(studies.STUDIES.values(), tmp_path)
     assert "| one |" in (tmp_path / "summary.md").read_text()
+
+
+def order_estimate(order):
+    """Of errors N^-order known to 1 %."""
+    noise = 1 + 0.01 * torch.randn(4, 100, generator=seeded(9), dtype=torch.float64)
+    return fit_strong(torch.tensor([8.0, 16.0, 32.0, 64.0])[:, None].double() ** -order * noise, (8, 16, 32, 64))
+
+
+def test_an_interval_below_theory_and_within_the_slack_is_noted(tmp_path, monkeypatch):
+    def run(samples, report):
+        for order in (1.1, 0.9, 0.8):
+            report(order_row("scheme", order_estimate(order), 1.0, {}))
+        report(order_row("scheme", order_estimate(0.8), 1.0, {}, control=True))
+        return Figure()
+
+    monkeypatch.setattr(studies, "STUDIES", {"one": Study("one", "Orders.", run, quick=1, full=1)})
+    assert not studies.run_studies(out=tmp_path)
+    assert [(row["passed"], row["note"]) for row in read(tmp_path / "one.csv")] == [
+        ("True", ""),
+        ("True", "interval below 1"),
+        ("False", ""),
+        ("True", ""),
+    ]
+    summary = (tmp_path / "summary.md").read_text()
+    assert "interval lies above theory - 0.15" in summary
+    assert "3 of 4 rows agree with theory, 1 within the slack." in summary
+    assert summary.count("| pass (interval below 1) |") == 1
 
 
 def test_unknown_study_stops_before_any_work(tmp_path):

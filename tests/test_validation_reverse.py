@@ -45,7 +45,20 @@ def test_ratio_interval_covers_the_ratio():
 def test_the_figure_has_a_panel_for_every_case(monkeypatch):
     small = tuple(case._replace(dim=2, steps=(4, 8, 16), fitted=None, reference_steps=32) for case in CASES)
     monkeypatch.setattr(reverse_diffusion, "CASES", small)
+    monkeypatch.setattr(reverse_diffusion, "WEAK_CASES", ())
     rows = []
     figure = reverse_diffusion.run(20, rows.append)
     assert [axis.get_title() for axis in figure.axes] == [*(case.title for case in small), ""]
     assert len(rows) == 2 * len(small)
+
+
+@pytest.mark.parametrize("case", reverse_diffusion.WEAK_CASES[::2], ids=lambda case: case.scheme)
+def test_weak_orders_agree_with_theory(case):
+    for order, passed in ((case.order, True), (case.order + 1, False)):
+        rows = []
+        reverse_diffusion.report_weak_order(case._replace(order=order, steps=(8, 16, 32)), 8000, rows.append)
+        assert rows[0].theory == f"weak order >= {order:g}"
+        assert rows[0].passed is passed, rows[0]
+        if case.scheme == "dpm_solver_1":
+            assert rows[1].theory == "control: weak order below 2"
+            assert rows[1].passed

@@ -11,7 +11,8 @@ reflected path (order 0).
 
 Problems have their default parameters, but for the Lorenz system: with little noise its drift makes the errors at any
 affordable step, so it gets all noise intensities 1. Where the drift is strong the time is short, so that the noise
-rules from the first step on: the Lorenz system is chaotic, and on the double well, whose drift is not Lipschitz,
+rules from the first step on, and so it is on the tanh diffusion and in Heston's model, where later a few paths make the
+errors of some schemes: the Lorenz system is chaotic, and on the double well, whose drift is not Lipschitz,
 torchsde's reversible_heun explodes at t = 1 in 16 steps. On the Heisenberg group schemes with areas are exact, which is
 shown instead of an order. In Heston's model g is not Lipschitz where the variance vanishes, and no theorem gives these
 orders; its default parameters keep the paths well above. torchsde's milstein is not run on the Kubo oscillator, where
@@ -54,7 +55,7 @@ from sdesig.solvers.base import strong_orders
 from sdesig.solvers.driver import scheme_named
 from sdesig.solvers.reverse import ReverseScheme
 from sdesig.solvers.torchsde_methods import STRONG_ORDERS
-from validation.report import Row, Study
+from validation.report import Row, Study, order_row
 
 NUMBERS_AT_ONCE = 2**21  # of the finest steps of one chunk of paths
 EXACT = 1e-12
@@ -80,15 +81,15 @@ CASES = (
     Case(OrnsteinUhlenbeck(), 0.5, (8, 16, 32, 64), 1.0, 512, "shark"),
     Case(FadingNoise(), 1.0, (8, 16, 32, 64)),
     Case(DoubleWell(), 0.5, (8, 16, 32, 64), 1 / 4, 512, "shark"),
-    Case(TanhDiffusion(), 1.0, (8, 16, 32, 64)),
+    Case(TanhDiffusion(), 2.0, (8, 16, 32, 64), 1 / 4),
     Case(KuboOscillator(), 1.0, (8, 16, 32, 64), 1 / 4),
     Case(GeometricBrownianMotion(), 2.0, (8, 16, 32, 64)),
-    Case(SinhDiffusion(), 2.0, (8, 16, 32, 64)),
+    Case(SinhDiffusion(), 4.0, (8, 16, 32, 64)),
     Case(StochasticLorenz(alpha=(1.0, 1.0, 1.0)), 0.25, (8, 16, 32, 64), 1 / 16, 512, "torchsde:srk"),
     Case(CommutativeLinearSDE(), 2.0, (8, 16, 32, 64)),
     Case(LinearSDE(), 0.25, (8, 16, 32, 64), 1.0, 1024, "platen"),
     Case(HeisenbergGroup(), 0.5, (4, 8, 16, 32)),
-    Case(Heston(), 0.25, (8, 16, 32, 64), 1 / 2, 1024, "platen"),
+    Case(Heston(), 0.25, (8, 16, 32, 64), 1 / 4, 1024, "platen"),
 )
 PANELS = ("DoubleWell", "TanhDiffusion", "SinhDiffusion", "CommutativeLinearSDE", "LinearSDE", "Heston")
 LINES = ("euler", "milstein without areas", "milstein", "log_ode", "platen", "taylor15", "shark", "torchsde:srk")
@@ -230,21 +231,18 @@ def pathwise_errors(case: Case, schemes: Mapping[str, Scheme], paths: int) -> tu
     return {name: torch.cat(values, 1) for name, values in errors.items()}, floors
 
 
-def order_row(what: str, estimate: OrderEstimate, order: float, paths: int, *, control: bool = False) -> Row:
-    """The row that shows an order, or that a control is below it."""
+def order_details(estimate: OrderEstimate, paths: int) -> dict[str, float]:
+    """Columns of the CSV about an order."""
     used = [level for level, flag in enumerate(estimate.used) if flag]
-    details = {
+    return {
         "paths": paths,
         "first_steps": estimate.steps[used[0]],
         "last_steps": estimate.steps[used[-1]],
         "first_error": estimate.errors[used[0]],
         "last_error": estimate.errors[used[-1]],
         "p_value": estimate.p_value,
+        "effective_paths": estimate.effective_paths,
     }
-    case = f"{what}, {estimate.steps[used[0]]} to {estimate.steps[used[-1]]} steps"
-    theory = f"control: {estimate.kind} order below {order:g}" if control else f"{estimate.kind} order >= {order:g}"
-    passed = estimate.refutes(order) if control else estimate.supports(order)
-    return Row(case, theory, estimate.order, estimate.ci_low, estimate.ci_high, passed, details)
 
 
 def exact_row(what: str, case: Case, errors: Tensor) -> Row:
@@ -257,6 +255,7 @@ def exact_row(what: str, case: Case, errors: Tensor) -> Row:
         "first_error": errors[0].amax().item(),
         "last_error": errors[-1].amax().item(),
         "p_value": float("nan"),
+        "effective_paths": float("nan"),
     }
     theory = f"exact: all errors below {EXACT:g}; here the largest, and the median"
     return Row(
@@ -280,7 +279,7 @@ def run(samples: int, report: Callable[[Row], None]) -> Figure:
         errors, floors = pathwise_errors(case, schemes, max(20, round(samples * case.share)))
         estimates = measure(case, structure, schemes, errors, floors, report)
         if case.name in axes:
-            draw(axes[case.name], f"{case.name} ({structure} noise)", estimates)
+            draw(axes[case.name], f"{case.name} ({structure} noise) at t = {case.t1:g}", estimates)
     return figure
 
 
@@ -302,10 +301,11 @@ def measure(
             report(exact_row(what, case, errors[name]))
             continue
         estimate = estimates[name] = fit_strong(errors[name], case.steps, floors=floors)
+        details = order_details(estimate, paths)
         if name not in NOT_SCHEMES:
-            report(order_row(what, estimate, order, paths))
+            report(order_row(what, estimate, order, details))
         if name in CONTROLS and order + 0.5 in shown:
-            report(order_row(what, estimate, order + 0.5, paths, control=True))
+            report(order_row(what, estimate, order + 0.5, details, control=True))
     return estimates
 
 
@@ -331,7 +331,7 @@ def draw(axis: Axes, title: str, estimates: Mapping[str, OrderEstimate]) -> None
 
 STUDY = Study(
     "strong_orders",
-    "strong orders of general schemes on all toy problems, by the rule of `OrderEstimate.supports` (95 % intervals).",
+    "strong orders of general schemes on all toy problems.",
     run,
     quick=4000,
     full=40_000,

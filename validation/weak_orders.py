@@ -42,7 +42,7 @@ from sdesig.sde.problems import (
 from sdesig.signature import PartialSignature
 from sdesig.solvers import Euler, PlatenWeak2, Scheme
 from sdesig.solvers.base import strong_orders
-from validation.report import Row, Study
+from validation.report import Row, Study, order_row
 from validation.strong_orders import (
     admitted,
     draw,
@@ -50,7 +50,7 @@ from validation.strong_orders import (
     exact_end,
     general_schemes,
     nested_paths,
-    order_row,
+    order_details,
 )
 
 FUNCTIONALS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -156,13 +156,14 @@ def run(samples: int, report: Callable[[Row], None]) -> Figure:
         estimates = {name: fit_weak(values, case.steps, floors=floors) for name, values in errors.items()}
         panels.setdefault((f"{case.name} ({structure} noise)", case.functional, case.t1), {}).update(estimates)
         for name, estimate in estimates.items():
+            details = order_details(estimate, paths)
             what = f"{name}, E of {case.functional} on {case.name} ({structure})"
             if name in CONTROLS:
-                report(order_row(what, estimate, CONTROLS[name][1], paths, control=True))
+                report(order_row(what, estimate, CONTROLS[name][1], details, control=True))
                 continue
-            report(order_row(what, estimate, schemes[name].weak_order, paths))
+            report(order_row(what, estimate, schemes[name].weak_order, details))
             if name in BELOW_TWO:
-                report(order_row(what, estimate, 2.0, paths, control=True))
+                report(order_row(what, estimate, 2.0, details, control=True))
     figure = Figure(figsize=(16, 8), layout="constrained")
     axes = iter(figure.subplots(2, 4).flat)
     for (problem, functional, t1), estimates in panels.items():
@@ -185,7 +186,7 @@ def schemes_of(case: Case) -> tuple[str, dict[str, Scheme]]:
 
 STUDY = Study(
     "weak_orders",
-    "weak orders of general schemes on toy problems, by the rule of `OrderEstimate.supports` (95 % intervals).",
+    "weak orders of general schemes on toy problems.",
     run,
     quick=100_000,
     full=1_000_000,
