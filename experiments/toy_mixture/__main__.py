@@ -106,8 +106,9 @@ def write_text(rows: list[Row], seeds: int, groups: int, out: Path) -> None:
     with replacing(out / "report.md") as file:
         file.write_text(
             f"# Sig-DEG on Mixture(1.5, .1)\n\nWritten by `python -m experiments.toy_mixture`. {seeds} seeds on the "
-            f"same paths; errors per coordinate of x = y/tau at log-SNR 8. {INTERVALS} +- is one standard error. Floors are "
-            f"from {groups} pairs of paths, in the clock of the scalar reference.\n\n{markdown_table(rows, COLUMNS)}\n"
+            f"same paths; errors per coordinate of x = y/tau at log-SNR 8. {INTERVALS} +- is one standard error. "
+            f"Floors are from {groups} pairs of paths, in the clock of the scalar reference.\n\n"
+            f"{markdown_table(rows, COLUMNS)}\n"
             f"{REMARKS}\n![errors](errors.png)\n\n![paths](paths.png)\n"
         )
 

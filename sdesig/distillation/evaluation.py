@@ -210,9 +210,9 @@ class Comparison:
                 progress(min(len(seeds), first + self.batch))
         converged, *sets = map(torch.cat, made)
         spread, outcomes = standard_deviation(converged), []
-        for (sampler, steps), samples in zip(pairs, sets, strict=True):
-            errors, seconds = sampler.errors(samples, converged), self.seconds_per_1000(sampler, steps)
-            outcomes.append(Outcome(sampler, steps, samples, errors, seconds, share_apart(errors, spread)))
+        for (sampler, steps), x in zip(pairs, sets, strict=True):
+            errors, seconds = sampler.errors(x, converged), self.seconds_per_1000(sampler, steps)
+            outcomes.append(Outcome(sampler, steps, x, errors, seconds, share_apart(errors, spread)))
         return converged, outcomes
 
     @property
