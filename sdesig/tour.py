@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sdesig._files import replacing
 from sdesig.brownian import BrownianPath
+from sdesig.distillation.evaluation import share_apart, standard_deviation
 from sdesig.sde import VP, CanonicalDenoiser, CanonicalSDE, GaussianReference, Mixture
 from sdesig.signature import PartialSignature, sample_partial_signature
 from sdesig.signature.legendre import gauss_legendre, orthonormal_legendre
@@ -111,7 +112,10 @@ def one_seed_at_every_step_count(seed: int) -> tuple[Figure, str]:
     """Reverse diffusion of a mixture of 8 Gaussians: torchsde's Euler scheme, and path-average with a reference."""
     rows = 400
     figure, axes = plt.subplots(2, 4, figsize=(13, 7), sharex=True, sharey=True, layout="constrained")
-    lines = ["Reverse diffusion on one path per seed, rms distance to the same seeds at the most steps:"]
+    lines = [
+        "Reverse diffusion on one path per seed, rms distance to the same seeds at the most steps, and the share of "
+        "seeds farther apart than half the standard deviation:"
+    ]
     for line, (name, sampler, counts) in zip(
         axes,
         (
@@ -129,7 +133,7 @@ def one_seed_at_every_step_count(seed: int) -> tuple[Figure, str]:
             axis.scatter(*points.T, c=mode, cmap="hsv", s=6)
             axis.set(title=f"{name}, {steps} steps", aspect="equal")
             if steps < counts[-1]:
-                distances.append(f"{_rms(points - reference):.3f} at {steps}")
+                distances.append(f"{_rms(points - reference):.3f} ({_apart(points, reference):.1%} apart) at {steps}")
         line[0].set_ylabel("coloured by the end point\nof the seed in the last panel")
         other = _rms(sampler(others, counts[-1]) - reference)
         lines.append(f"  {name}: {', '.join(distances)} steps (other seeds: {other:.3f})")
@@ -155,6 +159,11 @@ def _path_average_samples(seeds: range, steps: int) -> Tensor:
     start = sde.start(path.initial_noise(), low)
     last = solve(sde, start, path.grid(steps), scheme="path_average", path=path, save="last")
     return sde.noisy_data(last, high)
+
+
+def _apart(points: Tensor, reference: Tensor) -> float:
+    errors = (points - reference).norm(dim=1) / math.sqrt(points.shape[1])
+    return share_apart(errors, standard_deviation(reference)) or 0.0
 
 
 def _rms(difference: Tensor) -> float:

@@ -1,15 +1,22 @@
-"""Every Python example of the README runs, in order, and shows what it says."""
+"""Every Python example of the README runs, in order, and shows what it says; its numbers are those of the reports."""
 
+import json
 import re
 from pathlib import Path
 
 import diffusers
+import pytest
 import torch
 
+from sdesig.distillation import Comparison
+from sdesig.distillation.evaluation import baselines, generator_sampler
+from sdesig.distillation.report import cell
+from sdesig.distillation.statistics import paired_ratio
 from sdesig.generator import NetworkDenoiser, SigDEG, UNet
 from sdesig.sde import GaussianReference
 
 README = Path(__file__).parent.parent / "README.md"
+EXPERIMENTS = README.parent / "experiments"
 
 
 def image_models(folder):
@@ -26,6 +33,21 @@ def image_models(folder):
     return pipeline
 
 
+def check_that_it_learned(names):
+    """In 8 steps on 2000 seeds it is nearer to the converged paths than the untrained scheme, by an interval of 95 % on
+    the same paths, and by 4 % at least; nine seeds of ten end nearly the same in 8 and in 64 steps."""
+    generator = names["generator"]
+    made = Comparison.of(names["denoiser"], generator)
+    made.truth_steps, made.batch = 256, 1000
+    (untrained,) = [sampler for sampler in baselines() if sampler.name == "path-average, reference"]
+    _, (before, after) = made.run([(untrained, (8,)), (generator_sampler("trained", generator), (8,))], range(2000))
+    value, _, high = paired_ratio(after.errors, before.errors)
+    assert high < 1
+    assert value < 0.96
+    distance = (names["samples"].values - names["again"].values).norm(dim=1)
+    assert (distance < 0.3).sum() >= 85
+
+
 def test_examples_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
@@ -34,8 +56,7 @@ def test_examples_run(tmp_path, monkeypatch):
     for block in blocks:
         exec(compile(block, str(README), "exec"), names)
         if "distill(" in block:
-            difference = names["samples"].values - names["again"].values
-            assert difference.square().mean().sqrt() < 0.4 * names["again"].values.std()
+            check_that_it_learned(names)
     assert [image.size for image in names["images"]] == [(8, 8)] * 2
     step, again = names["step"], names["again"]
     assert (step.coefficients - again.coefficients).abs().max() < 1e-5
@@ -47,3 +68,122 @@ def test_examples_run(tmp_path, monkeypatch):
     assert estimate.refutes(1.5)
     radius = names["samples"].square().sum(-1).sqrt()
     assert abs(radius.mean() - 1.0) < 0.05
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------------
+
+
+def rows_of(file):
+    """The rows of a committed report.json by method and steps."""
+    report = json.loads((EXPERIMENTS / file).read_text())
+    rows = report["rows"] if isinstance(report, dict) else report
+    return {(row["method"], row["steps"]): row for row in rows}
+
+
+def tables():
+    """Tables of the README, by the titles of their columns."""
+    found = {}
+    for block in re.findall(r"(?:^\|.*\n)+", README.read_text(), flags=re.MULTILINE):
+        lines = [[text.strip() for text in line.strip("|").split("|")] for line in block.strip().splitlines()]
+        found[lines[0][0]] = [dict(zip(lines[0], line, strict=True)) for line in lines[2:]]
+    return found
+
+
+def test_the_table_of_the_digits_is_the_demos():
+    rows, table = rows_of("digits/demo/report.json"), tables()["method"]
+    assert len(table) > 12
+    for line in table:
+        row = rows[line["method"], int(line["evaluations"])]
+        assert line["pathwise RMSE (95 %)"] == cell(row, "pathwise_rmse", 3)
+        assert line["seeds apart"] == cell(row, "seeds_apart")
+        assert line["floor"] == ("-" if row["floor"] is None else f"{row['floor']:.3f}")
+        assert line["Frechet distance (classifier features)"] == cell(row, "frechet_distance")
+        assert line["seconds per 1000"] == f"{row['seconds_per_1000']:.2f}"
+
+
+def frechet(row):
+    return row["measured"][0]["value"]
+
+
+def test_the_table_of_mnist_is_the_studys():
+    rows, table = rows_of("mnist/results/report.json"), tables()["10 evaluations, MNIST"]
+    for line in table:
+        row = rows[line["10 evaluations, MNIST"], 10]
+        assert line["pathwise RMSE"] == ("-" if row["pathwise_rmse"] is None else f"{row['pathwise_rmse']:.3f}")
+        assert line["Frechet distance"] == f"{frechet(row):.2f}"
+
+
+AVERAGE, CHOSEN, OURS = "path-average, reference", "path-average, reference, chosen grid", "Sig-DEG, depth 4"
+TWO, EULER, PLAIN = "SDE-DPM-Solver++(2M)", "Euler = SDE-DPM-Solver++(1)", "plain Sig-DEG, depth 2"
+MNIST, CIFAR, CELEBA = "mnist/results", "cifar10/results-cpu", "celeba64/results-cpu"
+
+
+def short(number, digits):
+    """.117, as prose has it."""
+    return f"{number:.{digits}f}".removeprefix("0")
+
+
+def errors(*cells, digits=3):
+    """Pathwise errors of (study, method, steps), in the order of the sentence."""
+    return [
+        short(rows_of(f"{study}/report.json")[method, steps]["pathwise_rmse"], digits) for study, method, steps in cells
+    ]
+
+
+def distances(*cells, digits=1):
+    return [f"{frechet(rows_of(f'{study}/report.json')[method, steps]):.{digits}f}" for study, method, steps in cells]
+
+
+def worse(steps):
+    """How many times the student of CelebA is as far off as the untrained scheme on its grid."""
+    rows = rows_of(f"{CELEBA}/report.json")
+    return f"{rows[OURS, steps]['pathwise_rmse'] / rows[CHOSEN, steps]['pathwise_rmse']:.1f}"
+
+
+def target(study, k):
+    """Value and interval of a target, with two digits."""
+    measured = json.loads((EXPERIMENTS / study / "targets.json").read_text())[k]["measured"]
+    return [f"{float(number):.2f}" for number in re.findall(r"[\d.]+", measured)]
+
+
+CLAIMS = [
+    (r"it is ([\d.]+) and ([\d.]+) times as far off as that in 50 and 100", lambda: [worse(50), worse(100)]),
+    (r"its Frechet distance is higher on MNIST \((\S+) against (\S+)\)",
+     lambda: distances((MNIST, CHOSEN, 10), (MNIST, AVERAGE, 10), digits=2)),
+    (r"CIFAR-10 \((\S+) against (\S+)\)", lambda: distances((CIFAR, CHOSEN, 10), (CIFAR, AVERAGE, 10))),
+    (r"CelebA \((\S+) against (\S+)\)", lambda: distances((CELEBA, CHOSEN, 10), (CELEBA, AVERAGE, 10))),
+    (r"its pathwise error too \((\S+) against (\S+)\)", lambda: errors((CELEBA, CHOSEN, 10), (CELEBA, AVERAGE, 10))),
+    (r"(\d+) seconds per 1000 images in 8 steps, (\d+) in 10",
+     lambda: [f"{rows_of(f'{CELEBA}/report.json')[AVERAGE, n]['seconds_per_1000']:.0f}" for n in (8, 10)]),
+    (r"teacher's own, in 1000 steps, is ([\d.]+):", lambda: distances((MNIST, EULER, 1000), digits=2)),
+    (r"training takes (\S+) to (\S+), and repairs", lambda: errors((MNIST, CHOSEN, 10), (MNIST, OURS, 10))),
+    (r"Sig-DEG's is (\S+) \((\S+)-(\S+)\) times the teacher's", lambda: target(MNIST, 0)),
+    (r"perceptual distance to the teacher's images (\S+) times 2M's", lambda: [target(MNIST, 2)[0].removeprefix("0")]),
+    (r"the paper's claim, has (\S+) \((\S+)-(\S+)\) times", lambda: target(MNIST, 1)),
+    (r"and ends (\S+) off, 2M in 100 steps (\S+), the untrained scheme in 100 steps (\.\d+)",
+     lambda: errors((MNIST, PLAIN, 100), (MNIST, TWO, 100), (MNIST, CHOSEN, 100))),
+    (r"depth 4 in 10 steps ends (\S+) per pixel from the converged image, the untrained scheme (\S+), "
+     r"SDE-DPM-Solver\+\+\(2M\) (\S+), in 20 steps (\S+), (\S+) and (\.\d+)",
+     lambda: errors(*((CIFAR, method, n) for n in (10, 20) for method in (OURS, CHOSEN, TWO)))),
+    (r"lowest Frechet distance, (\S+) in 10 steps, 2M (\S+), Sig-DEG (\S+), the teacher (\d+\.\d)",
+     lambda: distances((CIFAR, "UniPC", 10), (CIFAR, TWO, 10), (CIFAR, OURS, 10), (CIFAR, EULER, 1000))),
+    (r"it is (\S+), (\S+) and (\S+) in 10 steps; in 20",
+     lambda: errors(*((CELEBA, method, 10) for method in (OURS, CHOSEN, TWO)))),
+    (r"in 20 steps (\S+) and \S+, but (\S+) untrained on the same grid",
+     lambda: errors((CELEBA, OURS, 20), (CELEBA, CHOSEN, 20), digits=4)),
+    (r"in 20 steps \S+ and (\S+), but", lambda: errors((CELEBA, TWO, 20))),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("pattern, numbers", CLAIMS, ids=[pattern[:30] for pattern, _ in CLAIMS])
+def test_numbers_of_the_prose_are_those_of_the_reports(pattern, numbers):
+    (found,) = re.findall(pattern, re.sub(r"\s+", " ", README.read_text()))
+    given = [found] if isinstance(found, str) else list(found)
+    assert [number.rstrip(",;.") for number in given] == numbers()
+
+
+def test_a_claim_about_the_flows_and_the_path():
+    """UniPC's Frechet distance is the lowest on CIFAR-10 in 10 steps, 2M's on MNIST."""
+    for study, best in ((CIFAR, "UniPC"), (MNIST, TWO)):
+        ten = {method: frechet(row) for (method, n), row in rows_of(f"{study}/report.json").items() if n == 10}
+        assert min(ten, key=ten.get) == best

@@ -49,7 +49,7 @@ that sets plain Sig-DEG in 100 steps against 2M in 10 compares ten times the eva
 
 Measured before such tables had intervals, seeds apart and standard errors of Frechet distances, and the samples are
 not kept: +- of a pathwise error is one standard error of normal theory. Seeds apart were not measured, nor standard
-errors of Frechet distances. Seconds were measured beside other work.
+errors of Frechet distances. Seconds are of the clock, beside other work.
 """
 CPU = replace(
     GPU,

@@ -31,7 +31,7 @@ and UniPC, have another limit.
 Measured before such tables had intervals, seeds apart and standard errors of Frechet distances, and the samples are
 not kept: +- of a pathwise error is one standard error of normal theory, which is too small where few seeds carry the
 mean square; the standard error of the limit for many samples is nearly that of the Frechet distance. Seeds apart were
-not measured. Seconds were measured beside other work.
+not measured. Seconds are of the clock, beside other work.
 """
 MNIST = Study(
     title="Sig-DEG on MNIST",

@@ -14,7 +14,7 @@ from sdesig._files import record_options, replacing, write_json
 from sdesig.commands.inputs import fitted_reference, load_models, load_problem, snr_range
 from sdesig.commands.options import Reference, announce
 from sdesig.distillation import Comparison, evaluate
-from sdesig.distillation.report import markdown_table
+from sdesig.distillation.report import FRECHET, INTERVALS, markdown_table
 from sdesig.generator import SigDEG
 from sdesig.generator.denoiser import ModelDenoiser
 
@@ -22,10 +22,12 @@ COLUMNS = {
     "method": "method",
     "steps": "steps",
     "pathwise_rmse": "pathwise RMSE",
+    "seeds_apart": "seeds apart",
     "floor": "floor",
     "frechet_distance": "Frechet distance",
     "seconds_per_1000": "seconds per 1000",
 }
+SAID = f"{INTERVALS} {FRECHET}"
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,9 @@ class Evaluate:
         write_json(self.out / "report.json", rows)
         table = markdown_table(rows, COLUMNS)
         with replacing(self.out / "report.md") as file:
-            file.write_text(f"{self.n} seeds from {self.first_seed} on, all methods on the same paths.\n\n{table}")
+            file.write_text(
+                f"{self.n} seeds from {self.first_seed} on, all methods on the same paths. {SAID}\n\n{table}"
+            )
         print(f"{table}-> {self.out / 'report.json'}")
 
     @property

@@ -114,7 +114,7 @@ class Outcome:
         sampler, steps: which.
         samples: x = y/tau at the last SNR, (n, *event).
         errors: |x - x_ref|/sqrt(d) per seed, (n,), against the converged path of the seed; None at eta = 0.
-        seconds_per_1000: of sampling 1000 seeds, the drawing of the path included.
+        seconds_per_1000: of sampling 1000 seeds, the drawing of the path included; on the CPU processor seconds.
         seeds_apart: share of the seeds whose error is more than `APART` standard deviations of the converged samples,
             per coordinate: where the mean square says how far off samples are, this says how many are others. Two
             independent samples are sqrt(2) standard deviations apart, root mean square. None at eta = 0.
@@ -215,9 +215,9 @@ class Comparison:
                 progress(min(len(seeds), first + self.batch))
         converged, *sets = map(torch.cat, made)
         spread, outcomes = standard_deviation(converged), []
-        for (sampler, steps), drawn in zip(pairs, sets, strict=True):
-            errors, seconds = sampler.errors(drawn, converged), self.seconds_per_1000(sampler, steps)
-            outcomes.append(Outcome(sampler, steps, drawn, errors, seconds, share_apart(errors, spread)))
+        for (sampler, steps), x in zip(pairs, sets, strict=True):
+            errors, seconds = sampler.errors(x, converged), self.seconds_per_1000(sampler, steps)
+            outcomes.append(Outcome(sampler, steps, x, errors, seconds, share_apart(errors, spread)))
         return converged, outcomes
 
     @property
@@ -287,7 +287,8 @@ class Comparison:
     def seconds_per_1000(self, sampler: AnySampler, steps: int) -> float:
         """Of a whole sampling in seeds mode: path, steps and solver.
 
-        On the CPU from 500 seeds, or fewer where steps or coordinates are many; elsewhere from a batch, as few seeds
+        On the CPU processor seconds, of all threads together, which other work on the machine changes little, from 500
+        seeds, or fewer where steps or coordinates are many; elsewhere those of the clock, from a batch, as few seeds
         would leave a GPU idle, and after a call that is not timed.
         """
         if self._device.type == "cpu":
@@ -296,9 +297,10 @@ class Comparison:
         else:
             seeds = range(self.batch)
             self._sampled(sampler, steps, seeds).cpu()
-        started = time.perf_counter()
+        clock = time.process_time if self._device.type == "cpu" else time.perf_counter
+        started = clock()
         self._sampled(sampler, steps, seeds).cpu()  # waits for an accelerator
-        return (time.perf_counter() - started) * 1000 / len(seeds)
+        return (clock() - started) * 1000 / len(seeds)
 
     def _sampled(self, sampler: AnySampler, steps: int, seeds: Sequence[int]) -> Tensor:
         """x of a sampler alone, of whose path no more is drawn than it needs."""

@@ -88,16 +88,17 @@ def _text(generator: SigDEG, results: Sequence[Row], name: str, latent: bool, li
 def _measurements(results: Sequence[Row], space: str) -> Iterator[str]:
     """The table, and what its numbers depend on."""
     flat = [{**row, **{number.metric: _value(number) for number in _measured(row)}} for row in results]
-    optional = {"floor": "floor", "frechet_distance": "Frechet distance"}
+    optional = {"seeds_apart": "seeds apart", "floor": "floor", "frechet_distance": "Frechet distance"}
     columns = {"method": "method", "steps": "steps", "nfe": "evaluations", "pathwise_rmse": "pathwise RMSE"}
     columns |= {key: title for key, title in optional.items() if any(row.get(key) is not None for row in flat)}
     columns |= {number.metric: number.metric for row in results for number in _measured(row)}
     yield markdown_table(flat, {**columns, "seconds_per_1000": "seconds per 1000", "n": "samples"})
     yield (
-        f"Pathwise RMSE (+- standard error): per coordinate of {space}, to the converged path of the same seed. Floor: "
-        "what no method can know that sees the path only through these partial signatures. Evaluations: of the network "
-        "per image. Seconds: of the machine that measured them. Numbers for other samples, features or data are not "
-        "comparable.\n"
+        f"Pathwise RMSE: per coordinate of {space}, to the converged path of the same seed, with an interval of 95 % "
+        "or +- one standard error. Seeds apart: the share farther from it than half the standard deviation of the "
+        "samples. Floor: what no method can know that sees the path only through these partial signatures. "
+        "Evaluations: of the network per image. Seconds: of the machine that measured them. Numbers for other samples, "
+        "features or data are not comparable.\n"
     )
     groups: dict[tuple[object, ...], dict[str, Any]] = {}
     for row in results:

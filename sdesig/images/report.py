@@ -236,9 +236,9 @@ def report_text(rows: Sequence[Row], data: ImageSet) -> str:
     source = data.source if data.source.startswith("hf:") else Path(data.source).name
     lines = [
         f"{rows[0]['n']} seeds, all methods on the same paths; images of 256 levels. Errors per coordinate, in "
-        "[-1, 1], and perceptual distances are to the converged path of the same seed, the first row; evaluations are those of "
-        f"the network per image. {INTERVALS} {FRECHET} Seconds are of one timing, beside whatever else the machine "
-        f"did. Data: {source}, {len(data)} images, sha256 {data.digest[:12]}.\n",
+        "[-1, 1], and perceptual distances are to the converged path of the same seed, the first row; evaluations are "
+        f"those of the network per image. {INTERVALS} {FRECHET} Seconds are of one timing, on a CPU processor seconds. "
+        f"Data: {source}, {len(data)} images, sha256 {data.digest[:12]}.\n",
         markdown_table(flat, columns),
     ]
     for (name, digest), names in metrics.items():

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -404,6 +405,14 @@ def test_learning_rates_are_a_linear_warm_up_and_half_a_cosine(tmp_path):
     torch.testing.assert_close(moves[:, 0], -torch.tensor(rates), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(moves[:, 1], torch.tensor(rates), rtol=1e-4, atol=1e-6)
     assert weights.frozen.item() == 7.0
+
+
+def test_the_default_warm_up_scales_with_the_iterations():
+    """A tenth of them, 200 at most: a short run is not all warm-up."""
+    found = {n: TrainingOptions(iterations=n).warmup_iterations for n in (1, 20, 400, 2000, 10_000)}
+    assert found == {1: 0, 20: 2, 400: 40, 2000: 200, 10_000: 200}
+    assert replace(TrainingOptions(), iterations=20).warmup_iterations == 2
+    assert TrainingOptions(iterations=20, warmup=7).warmup_iterations == 7
 
 
 def test_without_a_warm_up_the_cosine_starts_at_once(tmp_path):
