@@ -25,8 +25,7 @@ from sdesig.sde import CanonicalSDE, GaussianReference
 
 SNR = (0.02, 50.0)
 DATA = torch.tensor([1.0, 0.5]) * torch.randn(200, 2, generator=torch.Generator().manual_seed(0)).sign()
-SHORT = TrainingOptions(iterations=3, warmup=1)
-FINE = TeacherOptions(steps=8, cells=4)
+FINE = TeacherOptions(steps=4, cells=4)
 KINDS = ["none", "scalar", "coordinates", "pca"]
 
 
@@ -42,7 +41,7 @@ def reference_of(kind, device):
 def student_on(device, kind="coordinates", teacher=None, depth=2, **options):
     torch.manual_seed(1)
     teacher = teacher_on("cpu") if teacher is None else teacher
-    options = {"event": (2,), "snr": SNR, "depth": depth, "levels": 6} | options
+    options = {"event": (2,), "snr": SNR, "depth": depth, "levels": 4} | options
     return SigDEG.from_teacher(teacher, reference=reference_of(kind, "cpu"), **options).to(device)
 
 
@@ -187,14 +186,14 @@ class Shrinking(torch.nn.Module):
         return y / (1 + torch.as_tensor(snr).to(y).reshape(-1, 1))
 
 
-def distilled(device, out, name, *, iterations=3, teacher=None):
+def distilled(device, out, name, *, iterations=2, teacher=None, steps=(2, 4), checkpoint_every=2):
     settings = {"kind": "coordinates", "precision": "float32", "corrected": False, **RUNS[name]}
     made = {key: settings.pop(key) for key in ("cell", "rank") if key in settings}
     kind, precision = settings.pop("kind"), settings.pop("precision")
     own = canonical(Shrinking()) if settings.pop("corrected") else None
     student = student_on(device, kind, teacher=own, sigma_data=0.8, **made)
-    training = TrainingOptions(iterations=iterations, warmup=1, precision=precision, checkpoint_every=2)
-    options = DistillOptions(steps=(2, 4), evaluations=8, teacher=FINE, training=training, **settings)
+    training = TrainingOptions(iterations=iterations, warmup=1, precision=precision, checkpoint_every=checkpoint_every)
+    options = DistillOptions(steps=steps, evaluations=4, teacher=FINE, training=training, **settings)
     return distill(student, own or teacher or teacher_on(device), options, out, data=DATA, progress=False)
 
 
@@ -242,7 +241,7 @@ def test_images_are_distilled(agrees, tmp_path, kind):
         reference = reference_on(GaussianReference.fit(data, kind), device)
         event = {"event": (1, 8, 8), "snr": SNR, "depth": 2, "levels": 6}
         student = SigDEG.from_teacher(teacher, reference=reference, **event).to(device)
-        training = TrainingOptions(iterations=2, warmup=1)
+        training = TrainingOptions(iterations=1, warmup=1)
         options = DistillOptions(steps=(2, 4), evaluations=4, teacher=FINE, training=training)
         out = tmp_path / f"{kind}-{device}"
         return distill(student, teacher, options, out, data=data, progress=False).sample(range(2), 4)
@@ -263,7 +262,7 @@ def test_a_comparison(agrees, kind):
         comparison = Comparison(
             teacher_on(device), reference_of(kind, device), (2,), SNR, 3, depth=2, truth_steps=8, batch=8
         )
-        made = evaluate(comparison, generators, steps=[2], seeds=range(12), real=DATA)
+        made = evaluate(comparison, generators, steps=[2], seeds=range(8), real=DATA)
         errors = [outcome.errors for outcome in made.outcomes if outcome.errors is not None]
         assert paired_ratio(errors[0], errors[0])[0] == 1.0
         assert made.converged.device.type == device

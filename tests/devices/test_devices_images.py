@@ -214,9 +214,9 @@ def test_a_report(agrees, scripts, tmp_path):
 
     def compute(device):
         comparison = Comparison(
-            teacher_on(device), reference_of("coordinates", device), EVENT, SNR, 3, depth=2, truth_steps=8, batch=11
+            teacher_on(device), reference_of("coordinates", device), EVENT, SNR, 2, depth=2, truth_steps=4, batch=11
         )
-        student = student_of(teacher_on("cpu"), levels=3).to(device)
+        student = student_of(teacher_on("cpu"), levels=2).to(device)
         methods = [
             Method(Sampler("ours", student.cell, referenced=True, depth=2), (2,)),
             Method(Sampler("Euler", DPMSolver1()), (2,)),

@@ -69,7 +69,7 @@ def drawn(device, seed=0):
 
 
 def path_on(device, shape=(3, 2), t0=0.0, **options):
-    options = {"seeds": range(shape[0]), "levels": 4, "dtype": F64, "device": device} | options
+    options = {"seeds": range(shape[0]), "levels": 3, "dtype": F64, "device": device} | options
     if "generator" in options:
         del options["seeds"]
     return BrownianPath(t0, 1.0, shape, **options)
@@ -170,9 +170,9 @@ def test_series(agrees):
 # --- schemes ---------------------------------------------------------------------------------------------------------
 
 
-def solved(device, problem, scheme, steps=3, **options):
+def solved(device, problem, scheme, steps=3, area=True):
     sde = problem()
-    path = path_on(device, (3, sde.noise_dim), area=True, depth=3, **options)
+    path = path_on(device, (3, sde.noise_dim), area=area, depth=3)
     y0 = sde.y0(3, dtype=F64).to(device)
     return solve(sde, y0, path.grid(steps), scheme=scheme, path=path)
 
