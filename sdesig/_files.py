@@ -68,26 +68,34 @@ def reading(path: str | Path, what: str = "cannot be used") -> Iterator[None]:
         raise FileError(f"{path} {what}: {reason(error)}") from error
 
 
-def check_writable(name: str, path: Path) -> Path:
-    """Return a path to which a file, or a folder, can be written; leaves nothing behind.
+def check_output(name: str, path: Path, *, folder: bool = False) -> None:
+    """Find out before any work whether a file, or files in a folder, can be written; nothing is left behind.
 
     Args:
         name: of the argument.
-        path: of a folder, or of a file, which need not be there, nor the folders that it is in.
+        path: of it. Neither it need be there, nor the folders that it is in.
+        folder: whether it is a folder.
 
     Raises:
-        OSError: it cannot be written to, with the reason.
+        OSError: it cannot be written, and why.
     """
-    there = path
-    while not there.is_dir():
-        if there.exists() and there != path:
-            raise NotADirectoryError(f"{name} must be in a folder; {path} is not, since {there} is a file")
+    if path.exists() and path.is_dir() != folder:
+        kind = "folder" if folder else "file"
+        raise (NotADirectoryError if folder else IsADirectoryError)(f"{name} must be a {kind}; {path} is none")
+    there = path if folder else path.parent
+    while not there.exists():
         there = there.parent
     try:
         with tempfile.TemporaryFile(dir=there):
-            return path
+            pass
     except OSError as error:
-        raise type(error)(f"{name} cannot be written to, {path}: {error.strerror} in {there.resolve()}") from None
+        raise type(error)(f"{name} cannot be written: {path} ({error.strerror})") from error
+
+
+def forget_options(path: Path, results: str) -> None:
+    """Remove the options of a run that has no results in its folder yet, by a pattern: they bind no other run."""
+    if not any(path.parent.glob(results)):
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -98,6 +106,10 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        if error.filename == str(temporary):
+            error.filename, error.filename2 = str(path), None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

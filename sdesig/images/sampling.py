@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from sdesig import _processes as processes
 from sdesig._checks import check_integer
-from sdesig._files import read_json, read_tensors, record_options, write_json, write_tensors
+from sdesig._files import forget_options, read_json, read_tensors, record_options, write_json, write_tensors
 from sdesig.distillation.evaluation import Comparison, Sampler
 from sdesig.distillation.reference import reference_digest
 from sdesig.generator.grid import StepGrid
@@ -111,6 +111,7 @@ class SampleFiles:
             "truth_steps": comparison.truth_steps,
             "reference": reference_digest(comparison.reference),
         }
+        processes.once(lambda: forget_options(folder / "options.json", "seeds-*.safetensors"))
         record_options(folder / "options.json", described)
 
     @property
