@@ -22,6 +22,7 @@ CONFIG, WEIGHTS = "config.json", "weights.safetensors"
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 _NAMED = 12
 """Most names of tensors in a message."""
+_SLACK = 2**20
 _SHOWN = 400
 """Most characters of a reason in a message."""
 
@@ -193,35 +194,22 @@ def save_module(folder: Path, config: Mapping[str, object], module: nn.Module) -
     write_json(folder / CONFIG, config)
 
 
-def load_module(
-    folder: Path,
-    make: Callable[[], ModuleT],
-    tensors: Mapping[str, Tensor],
-    *,
-    prefix: str = "",
-    part: Callable[[ModuleT], nn.Module] = lambda made: made,
-) -> ModuleT:
-    """The module that a folder's config.json describes, not yet with its weights, which fit it.
+def make_within(tensors: Mapping[str, Tensor], make: Callable[[], ModuleT]) -> ModuleT:
+    """A module of a file that was read, just initialized; its weights, some of the tensors, are not loaded yet.
 
-    It is first made without memory, on the device "meta", and compared with the weights: what is not of their sizes is
-    found before anything is allocated.
-
-    Args:
-        folder: with config.json and weights.safetensors.
-        make: makes the module; may raise anything for a configuration of none.
-        tensors: all of the weights.
-        prefix: of the names of those that are the module's.
-        part: the part of the module whose weights they are.
+    It is first made without memory, on the device "meta": sizes in a damaged configuration cost nothing. torch's global
+    generator is left as it was.
 
     Raises:
-        FileError: a configuration of which no module can be made, or of one that the weights do not fit.
+        ValueError: a module with far more numbers than the tensors have; whatever `make` raises.
     """
-    own = {name: value for name, value in tensors.items() if name.startswith(prefix)}
-    with reading(folder / CONFIG, "does not fit"), torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):  # what it is initialized with is overwritten
         with torch.device("meta"):
-            outline = part(make()).state_dict(prefix=prefix)
-        _check_state(folder / WEIGHTS, own, outline)
-        return make()  # what it is initialized with is overwritten
+            numbers = sum(value.numel() for value in make().state_dict().values())
+        there = sum(value.numel() for value in tensors.values())
+        if numbers > 2 * there + _SLACK:  # else it fits into memory, and its names and shapes tell more
+            raise ValueError(f"its network has {numbers} numbers, {WEIGHTS} {there}")
+        return make()
 
 
 def load_state(folder: Path, module: nn.Module, tensors: Mapping[str, Tensor] | None = None) -> None:
