@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import tempfile
 import zipfile
@@ -22,7 +23,7 @@ CONFIG, WEIGHTS = "config.json", "weights.safetensors"
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 _NAMED = 12
 """Most names of tensors in a message."""
-_SLACK = 2**20
+_SLACK, _SHARE = 2**20, 64
 _SHOWN = 400
 """Most characters of a reason in a message."""
 
@@ -33,7 +34,7 @@ class FileError(ValueError):
 
 def reason(error: BaseException) -> str:
     """What an exception says, in one line; never an empty one."""
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).partition("Exception raised from")[0].split())  # there torch's C++ frames begin
     if isinstance(error, KeyError) and len(error.args) == 1:
         text = f"it has no {error.args[0]!r}"
     elif isinstance(error, RecursionError):
@@ -194,22 +195,37 @@ def save_module(folder: Path, config: Mapping[str, object], module: nn.Module) -
     write_json(folder / CONFIG, config)
 
 
-def make_within(tensors: Mapping[str, Tensor], make: Callable[[], ModuleT]) -> ModuleT:
+def make_within(tensors: Mapping[str, Tensor], make: Callable[[Any], ModuleT], config: Any) -> ModuleT:
     """A module of a file that was read, just initialized; its weights, some of the tensors, are not loaded yet.
 
-    It is first made without memory, on the device "meta": sizes in a damaged configuration cost nothing. torch's global
-    generator is left as it was.
+    One whose configuration has large numbers, for so few weights, is first made without memory, on the device "meta"
+    (whose first use takes seconds). torch's global generator is left as it was.
+
+    Args:
+        tensors: of the file.
+        make: makes the module of a configuration.
+        config: of the module, from JSON.
 
     Raises:
         ValueError: a module with far more numbers than the tensors have; whatever `make` raises.
     """
+    there = _SLACK + sum(value.numel() for value in tensors.values())
     with torch.random.fork_rng(devices=[]):  # what it is initialized with is overwritten
-        with torch.device("meta"):
-            numbers = sum(value.numel() for value in make().state_dict().values())
-        there = sum(value.numel() for value in tensors.values())
-        if numbers > 2 * there + _SLACK:  # else it fits into memory, and its names and shapes tell more
-            raise ValueError(f"its network has {numbers} numbers, {WEIGHTS} {there}")
-        return make()
+        if math.prod([*sorted(_integers(config))[-2:], max(_integers(config), default=0)]) > _SHARE * there:
+            with torch.device("meta"):
+                numbers = sum(value.numel() for value in make(config).state_dict().values())
+            if numbers > _SHARE * there:  # else it fits into memory, and its names and shapes tell more
+                raise ValueError(f"its network has {numbers} numbers, {WEIGHTS} {there - _SLACK}")
+        return make(config)
+
+
+def _integers(value: Any) -> Iterator[int]:
+    """All that are in a JSON value."""
+    if isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _integers(part)
+    elif isinstance(value, int):
+        yield abs(value)
 
 
 def load_state(folder: Path, module: nn.Module, tensors: Mapping[str, Tensor] | None = None) -> None:

@@ -75,7 +75,7 @@ class ModelDenoiser(CanonicalDenoiser):
 
         tensors = read_tensors(Path(folder) / WEIGHTS)
         with reading(Path(folder) / CONFIG, "is not one of a denoiser"):
-            network = make_within(tensors, lambda: make_network(config["network"]))
+            network = make_within(tensors, make_network, config["network"])
             denoiser = make_denoiser(network, {"kind": "edm", **described})  # older ones have no kind
         if not isinstance(denoiser, cls):
             raise FileError(f"{folder} must hold a {cls.__name__}; it holds a {type(denoiser).__name__}")

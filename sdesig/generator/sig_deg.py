@@ -366,10 +366,12 @@ class SigDEG(nn.Module):
             grid = StepGrid(tuple(config["grid"]))
         if config["corrects_a_denoiser"] != (denoiser is not None):
             needed = "must" if config["corrects_a_denoiser"] else "must not"
-            raise ValueError(f"denoiser {needed} be given for the generator in {folder}")
+            raise FileError(f"{folder / CONFIG}: denoiser {needed} be given, by corrects_a_denoiser")
         kind, depth, sigma_data = config["cell"], config["depth"], config["sigma_data"]
         with reading(folder / CONFIG, "is not one of a generator"):
-            network = make_within(tensors, lambda: make_network(config["network"]))
+            network = make_within(tensors, make_network, config["network"])
+            if config["event"] != list(network.event):
+                raise ValueError(f"event must be its network's, {list(network.event)}; got {config['event']}")
             student: Student
             if denoiser is not None:
                 student = CorrectedDenoiser(denoiser, network, sigma_data)
