@@ -18,15 +18,20 @@ GUARD = "\u2060"
 
 def option_names(kind: type) -> Iterator[str]:
     """Names of the flags of a dataclass and of the groups in it, which have no prefix, without the dashes in front."""
+    return (name for name, _ in _options(kind))
+
+
+def _options(kind: type) -> Iterator[tuple[str, object]]:
+    """Their names and defaults."""
     hints = get_type_hints(kind, include_extras=True)
     for field in fields(kind):
         markers = getattr(hints[field.name], "__metadata__", ())
         inner = get_type_hints(kind)[field.name]
         if is_dataclass(inner) and isinstance(inner, type):
             if tyro.conf.Fixed not in markers:
-                yield from option_names(inner)
+                yield from _options(inner)
         else:
-            yield field.name.replace("_", "-")
+            yield field.name.replace("_", "-"), field.default
 
 
 def with_config(command: type, arguments: Sequence[str]) -> list[str]:
@@ -45,14 +50,16 @@ def with_config(command: type, arguments: Sequence[str]) -> list[str]:
     file = parser.parse_known_args(arguments)[0].config
     if file is None:
         return list(arguments)
-    admissible = sorted({*option_names(command)} - {"config"})
+    defaults = dict(_options(command))
+    admissible = sorted(defaults.keys() - {"config"})
     given: list[str] = []
     for name, value in read_json(Path(file)).items():
         option = name.replace("_", "-")
         if option not in admissible:
             raise FileError(f"{file}: {name!r} is not an option; the options are {', '.join(admissible)}")
         if isinstance(value, bool):
-            given.append(f"--{option}" if value else f"--no-{option}")
+            if value is not defaults[option]:  # some flags have no --no-
+                given.append(f"--{option}" if value else f"--no-{option}")
             continue
         values = value if isinstance(value, list) else [value]
         if not all(isinstance(part, str | int | float | None) for part in values):

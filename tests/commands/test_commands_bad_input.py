@@ -193,8 +193,8 @@ def given(monkeypatch):
     seen = []
 
     def run(folder, command, config, *flags):
-        kind = {**COMMANDS, **IMAGE_COMMANDS}[command[-1]]
-        monkeypatch.setattr(kind, "run", seen.append)
+        kind = (IMAGE_COMMANDS if command[0] == "images" else COMMANDS)[command[-1]]
+        monkeypatch.setattr(kind, "run", lambda command: seen.append(command))
         (folder / "config.json").write_text(json.dumps(config))
         main([*command, "--config", str(folder / "config.json"), *flags])
         return seen.pop()
@@ -212,6 +212,10 @@ def test_values_of_a_file_are_values(tmp_path, given):
     assert command.models == (Path("Y"),)
     command = given(tmp_path, ["images", "distill"], {"teacher": "--label", "data": "-1", "out": "--no-recompute"})
     assert (command.teacher.teacher, command.images.data, command.out) == ("--label", "-1", Path("--no-recompute"))
+    command = given(tmp_path, ["images", "sample"], {"model": "-m", "force": False, "n": 2})
+    assert (command.model, command.force, command.n) == (Path("-m"), False, 2)
+    command = given(tmp_path, ["evaluate"], {"baselines": False})
+    assert command.baselines is False
     command = given(tmp_path, ["train-teacher"], {"log_sigma": [-1, "-2.5"]})
     assert command.log_sigma == (-1.0, -2.5)
 
