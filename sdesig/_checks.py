@@ -30,15 +30,21 @@ def check_integer(name: str, value: object, minimum: int, maximum: int | None = 
     return number
 
 
-def check_real(name: str, value: object, *, minimum: float = -math.inf, strict: bool = False) -> float:
-    """Return `value` as a finite float >= `minimum` (> if `strict`); raise TypeError or ValueError otherwise."""
+def check_real(
+    name: str, value: object, *, minimum: float = -math.inf, strict: bool = False, maximum: float = math.inf
+) -> float:
+    """Return `value` as a finite float >= `minimum` (> if `strict`) and <= `maximum`; raise TypeError or ValueError."""
     if isinstance(value, Tensor) and value.ndim == 0 and not value.is_complex():
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a real number; got {value!r}")
-    number = float(value)
-    if not math.isfinite(number) or number < minimum or (strict and number == minimum):
+    try:
+        number = float(value)
+    except OverflowError:  # of an int
+        number = math.inf
+    if not math.isfinite(number) or not minimum <= number <= maximum or (strict and number == minimum):
         bound = "" if minimum == -math.inf else f" {'>' if strict else '>='} {minimum:g}"
+        bound += "" if maximum == math.inf else f"{' and' if bound else ''} <= {maximum:g}"
         raise ValueError(f"{name} must be a finite number{bound}; got {number}")
     return number
 

@@ -35,6 +35,7 @@ _writing: set[str] = set()
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 _NAMED = 12
 """Most names of tensors in a message."""
+_SLACK, _SHARE = 2**20, 64
 _SHOWN = 400
 """Most characters of a reason in a message."""
 
@@ -45,7 +46,7 @@ class FileError(ValueError):
 
 def reason(error: BaseException) -> str:
     """What an exception says, in one line; never an empty one."""
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).partition("Exception raised from")[0].split())  # there torch's C++ frames begin
     if isinstance(error, KeyError) and len(error.args) == 1:
         text = f"it has no {error.args[0]!r}"
     elif isinstance(error, RecursionError):
@@ -81,26 +82,34 @@ def reading(path: str | Path, what: str = "cannot be used") -> Iterator[None]:
         raise FileError(f"{path} {what}: {reason(error)}") from error
 
 
-def check_writable(name: str, path: Path) -> Path:
-    """Return a path to which a file, or a folder, can be written; leaves nothing behind.
+def check_output(name: str, path: Path, *, folder: bool = False) -> None:
+    """Find out before any work whether a file, or files in a folder, can be written; nothing is left behind.
 
     Args:
         name: of the argument.
-        path: of a folder, or of a file, which need not be there, nor the folders that it is in.
+        path: of it. Neither it need be there, nor the folders that it is in.
+        folder: whether it is a folder.
 
     Raises:
-        OSError: it cannot be written to, with the reason.
+        OSError: it cannot be written, and why.
     """
-    there = path
-    while not there.is_dir():
-        if there.exists() and there != path:
-            raise NotADirectoryError(f"{name} must be in a folder; {path} is not, since {there} is a file")
+    if path.exists() and path.is_dir() != folder:
+        kind = "folder" if folder else "file"
+        raise (NotADirectoryError if folder else IsADirectoryError)(f"{name} must be a {kind}; {path} is none")
+    there = path if folder else path.parent
+    while not there.exists():
         there = there.parent
     try:
         with tempfile.TemporaryFile(dir=there):
-            return path
+            pass
     except OSError as error:
-        raise type(error)(f"{name} cannot be written to, {path}: {error.strerror} in {there.resolve()}") from None
+        raise type(error)(f"{name} cannot be written: {path} ({error.strerror})") from error
+
+
+def forget_options(path: Path, results: str) -> None:
+    """Remove the options of a run that has no results in its folder yet, by a pattern: they bind no other run."""
+    if not any(path.parent.glob(results)):
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -121,6 +130,10 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
         _sync_folder(path.parent)
+    except OSError as error:
+        if error.filename == str(temporary):
+            error.filename, error.filename2 = str(path), None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
         _writing.discard(temporary.name)
@@ -249,35 +262,37 @@ def save_module(folder: Path, config: Mapping[str, object], module: nn.Module) -
     write_json(folder / CONFIG, config)
 
 
-def load_module(
-    folder: Path,
-    make: Callable[[], ModuleT],
-    tensors: Mapping[str, Tensor],
-    *,
-    prefix: str = "",
-    part: Callable[[ModuleT], nn.Module] = lambda made: made,
-) -> ModuleT:
-    """The module that a folder's config.json describes, not yet with its weights, which fit it.
+def make_within(tensors: Mapping[str, Tensor], make: Callable[[Any], ModuleT], config: Any) -> ModuleT:
+    """A module of a file that was read, just initialized; its weights, some of the tensors, are not loaded yet.
 
-    It is first made without memory, on the device "meta", and compared with the weights: what is not of their sizes is
-    found before anything is allocated.
+    One whose configuration has large numbers, for so few weights, is first made without memory, on the device "meta"
+    (whose first use takes seconds). torch's global generator is left as it was.
 
     Args:
-        folder: with config.json and weights.safetensors.
-        make: makes the module; may raise anything for a configuration of none.
-        tensors: all of the weights.
-        prefix: of the names of those that are the module's.
-        part: the part of the module whose weights they are.
+        tensors: of the file.
+        make: makes the module of a configuration.
+        config: of the module, from JSON.
 
     Raises:
-        FileError: a configuration of which no module can be made, or of one that the weights do not fit.
+        ValueError: a module with far more numbers than the tensors have; whatever `make` raises.
     """
-    own = {name: value for name, value in tensors.items() if name.startswith(prefix)}
-    with reading(folder / CONFIG, "does not fit"), torch.random.fork_rng(devices=[]):
-        with torch.device("meta"):
-            outline = part(make()).state_dict(prefix=prefix)
-        _check_state(folder / WEIGHTS, own, outline)
-        return make()  # what it is initialized with is overwritten
+    there = _SLACK + sum(value.numel() for value in tensors.values())
+    with torch.random.fork_rng(devices=[]):  # what it is initialized with is overwritten
+        if math.prod([*sorted(_integers(config))[-2:], max(_integers(config), default=0)]) > _SHARE * there:
+            with torch.device("meta"):
+                numbers = sum(value.numel() for value in make(config).state_dict().values())
+            if numbers > _SHARE * there:  # else it fits into memory, and its names and shapes tell more
+                raise ValueError(f"its network has {numbers} numbers, {WEIGHTS} {there - _SLACK}")
+        return make(config)
+
+
+def _integers(value: Any) -> Iterator[int]:
+    """All that are in a JSON value."""
+    if isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _integers(part)
+    elif isinstance(value, int):
+        yield abs(value)
 
 
 def load_state(folder: Path, module: nn.Module, tensors: Mapping[str, Tensor] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The command line, `sdesig` or `python -m sdesig`."""
+"""The command line, `sdesig` or `python -m sdesig`. SDESIG_TRACEBACK=1 shows where an error comes from."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import io
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
 from typing import Any
 
 import tyro
 
-from sdesig.commands.config_file import with_config
+from sdesig._files import reason
+from sdesig.commands.config_file import unguarded, with_config
 from sdesig.commands.demo import Demo
 from sdesig.commands.distill import Distill
 from sdesig.commands.evaluate import Evaluate
@@ -36,10 +38,14 @@ COMMANDS: Mapping[str, Any] = {
     "validate": Validate,
 }
 IMAGE_PACKAGES = ("PIL", "diffusers", "torchmetrics", "accelerate")
+TRACEBACK = "SDESIG_TRACEBACK"
+"""Environment variable: if it is neither empty nor 0, tracebacks are shown."""
+EXPECTED = (ValueError, TypeError, OSError, FloatingPointError, MemoryError, ImportError)
+"""What bad input raises; of other exceptions the kind is named too."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point: what a user can get wrong is one line on standard error and exit status 2.
+    """Entry point: an error is one line on standard error and exit status 2.
 
     Interrupted, it says what is kept, if anything is: exit status 130, or 143 by SIGTERM.
     """
@@ -58,17 +64,26 @@ def _run(arguments: list[str]) -> tuple[int, str] | None:
         words, command = _command(arguments)
         if hasattr(command, "config"):
             arguments = [*arguments[:words], *with_config(command, arguments[words:])]
-        tyro.extras.subcommand_cli_from_dict(dict(COMMANDS), prog="sdesig", description=__doc__, args=arguments).run()
-    except (ValueError, TypeError, OSError, FloatingPointError, MemoryError) as error:
-        return 2, " ".join(str(error).splitlines())
-    except ImportError as error:
-        if error.name is not None and error.name.partition(".")[0] not in IMAGE_PACKAGES:
-            raise
-        missing = str(error) if error.name is None else f"{error.name} is not installed: pip install 'sdesig[images]'"
-        return 2, " ".join(missing.splitlines())
+        given = tyro.extras.subcommand_cli_from_dict(dict(COMMANDS), prog="sdesig", description=__doc__, args=arguments)
+        unguarded(given).run()
+    except Exception as error:
+        if os.environ.get(TRACEBACK, "0") not in ("", "0"):
+            traceback.print_exc()
+        return 2, _message(error)
     except KeyboardInterrupt as error:
         return 128 + getattr(error, "number", signal.SIGINT), f"interrupted; {error}" if str(error) else "interrupted"
     return None
+
+
+def _message(error: Exception) -> str:
+    """One line."""
+    if isinstance(error, ImportError) and error.name is not None:
+        if error.name.partition(".")[0] in IMAGE_PACKAGES:
+            return f"{error.name} is not installed: pip install 'sdesig[images]'"
+        return f"{reason(error)}; {TRACEBACK}=1 shows where"
+    if isinstance(error, EXPECTED):
+        return reason(error)
+    return f"{type(error).__name__}: {reason(error)}; {TRACEBACK}=1 shows where"
 
 
 def _command(arguments: list[str]) -> tuple[int, Any]:

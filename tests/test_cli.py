@@ -54,13 +54,84 @@ def test_exit_status(error, status, message, monkeypatch, capsys):
     assert capsys.readouterr().err == f"sdesig: {message}\n"
 
 
-def test_programming_errors_keep_their_traceback(monkeypatch):
+@pytest.mark.parametrize(
+    "error, message",
+    [
+        (RuntimeError("a\nbug"), "RuntimeError: a bug; SDESIG_TRACEBACK=1 shows where"),
+        (KeyError("seed"), "KeyError: it has no 'seed'; SDESIG_TRACEBACK=1 shows where"),
+        (ZeroDivisionError("division by zero"), "ZeroDivisionError: division by zero; SDESIG_TRACEBACK=1 shows where"),
+        (RecursionError("maximum"), "RecursionError: it is nested too deeply; SDESIG_TRACEBACK=1 shows where"),
+        (AssertionError(), "AssertionError: AssertionError; SDESIG_TRACEBACK=1 shows where"),
+        (ImportError("no part", name="sdesig.part"), "no part; SDESIG_TRACEBACK=1 shows where"),
+        (MemoryError(), "there is not enough memory for it"),
+    ],
+)
+@pytest.mark.parametrize("asked", ["", "0", "1"])
+def test_what_nobody_expected_is_one_line_and_the_traceback_is_there_if_asked_for(
+    error, message, asked, monkeypatch, capsys
+):
     def run(out, seed):
-        raise RuntimeError("a bug")
+        raise error
 
     monkeypatch.setattr(sdesig.tour, "run_tour", run)
-    with pytest.raises(RuntimeError, match="a bug"):
+    monkeypatch.setenv("SDESIG_TRACEBACK", asked)
+    with pytest.raises(SystemExit) as stop:
         main(["tour"])
+    assert stop.value.code == 2
+    shown = capsys.readouterr().err
+    assert shown.endswith(f"sdesig: {message}\n")
+    assert ("in run\n" in shown) == ("Traceback" in shown) == (asked == "1")
+
+
+def test_help_says_how_to_see_a_traceback(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "SDESIG_TRACEBACK=1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["demo"],
+        ["tour"],
+        ["validate"],
+        ["floor"],
+        ["distill"],
+        ["train-teacher"],
+        ["evaluate"],
+        ["sample", "--model", "m"],
+        ["images", "train-teacher"],
+        ["images", "cache", "--teacher", "t"],
+        ["images", "distill", "--teacher", "t"],
+        ["images", "evaluate", "--teacher", "t"],
+        ["images", "sample", "--model", "m"],
+    ],
+    ids=" ".join,
+)
+def test_outputs_that_cannot_be_written_are_found_before_the_work(arguments, tmp_path, monkeypatch, capsys):
+    """In a file, in a folder that may not be written to, and of the other kind; nothing is read before."""
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.npz").mkdir()
+
+    def read_only(*, dir):
+        raise PermissionError(13, "Permission denied", str(dir))
+
+    for out, error in (("file/new.npz", None), ("new.npz", read_only), (None, None)):
+        if out is None:
+            of_a_file = arguments[-1] == "m" or arguments == ["floor"]
+            out = "folder.npz" if of_a_file else "file"
+            arguments = [*arguments, *(["--force"] if arguments[-1] == "m" else [])]
+        with monkeypatch.context() as patch:
+            if error is not None:
+                patch.setattr("tempfile.TemporaryFile", error)
+            with pytest.raises(SystemExit) as stop:
+                main([*arguments, "--out", str(tmp_path / out)])
+        assert stop.value.code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("sdesig: ")
+        assert str(tmp_path / out) in line
+        assert "out" in line
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder.npz"]
 
 
 def test_demo_passes_on_its_options(tmp_path, monkeypatch):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import tyro
 
+from sdesig._files import check_output
+
 
 @tyro.conf.configure(tyro.conf.FlagCreatePairsOff)
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class Demo:
 
     def run(self) -> None:
         """Run the command."""
+        check_output("out", self.out, folder=True)
         from sdesig.demo import run_demo
 
         run_demo(self.out, seed=self.seed, quick=self.quick)

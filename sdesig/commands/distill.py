@@ -8,9 +8,18 @@ from typing import Literal
 
 import tyro
 
+from sdesig._files import check_output
 from sdesig._random import seeded
 from sdesig.commands.inputs import GRID_CELLS, fitted_reference, load_problem, snr_range, step_grid
-from sdesig.commands.options import CutPathFlags, DistillFlags, MachineFlags, Reference, announce, checked
+from sdesig.commands.options import (
+    CutPathFlags,
+    DistillFlags,
+    MachineFlags,
+    Reference,
+    announce,
+    checked,
+    naming_memory,
+)
 from sdesig.distillation import DistillOptions, TrainingOptions, distill
 from sdesig.distillation.reference import reference_on
 from sdesig.generator import SigDEG
@@ -48,6 +57,9 @@ class Distill:
 
     def run(self) -> None:
         """Run the command."""
+        check_output("out", self.out, folder=True)
+        if self.cache is not None:
+            check_output("cache", self.cache, folder=True)
         device = self.machine.use()
         training = checked(TrainingOptions, self.distillation.training)
         paths = self.teacher_paths.cut_options(self.distillation.steps[1])
@@ -86,5 +98,6 @@ class Distill:
             },
         )
         samples = data.to(device)
-        distill(student.to(device), teacher, options, self.out, data=samples, cache=self.cache, recorded=recorded)
+        with naming_memory(evaluations=options.evaluations, depth=self.depth, recompute=options.recompute):
+            distill(student.to(device), teacher, options, self.out, data=samples, cache=self.cache, recorded=recorded)
         print(f"-> {self.out / 'student'}")

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from torch import Tensor
 from tqdm import tqdm
 
-from sdesig._checks import check_integer
-from sdesig._files import record_options, replacing, write_json
+from sdesig._files import check_output, forget_options, record_options, replacing, write_json
 from sdesig.commands.inputs import fitted_reference, load_models, load_problem, snr_range
-from sdesig.commands.options import Reference, announce
+from sdesig.commands.options import COUNT, Reference, announce, check_sizes
 from sdesig.distillation import Comparison, evaluate
+from sdesig.distillation.evaluate import samplers
 from sdesig.distillation.report import FRECHET, INTERVALS, markdown_table
 from sdesig.generator import SigDEG
 from sdesig.generator.denoiser import ModelDenoiser
@@ -46,7 +47,7 @@ class Evaluate:
     """First and last signal-to-noise ratio where no generator sets it; default as for distill."""
     steps: tuple[int, ...] = (4, 8, 16, 32)
     """Numbers of steps."""
-    n: int = 2000
+    n: Annotated[int, COUNT] = 2000
     """Number of samples."""
     first_seed: int = 0
     """The seeds are this one and the next ones."""
@@ -61,14 +62,15 @@ class Evaluate:
 
     def run(self) -> None:
         """Run the command."""
-        check_integer("n", self.n, 2)
-        check_integer("first_seed", self.first_seed, 0)
-        check_integer("floor_groups", self.floor_groups, 0)
+        check_output("out", self.out, folder=True)
+        check_sizes(self.steps, self.n, self.first_seed, self.floor_groups)
         if not (self.models or self.baselines):
             raise ValueError("models must name a generator with --no-baselines")
         teacher, data, identity = load_problem(self.teacher, self.data)
         models, models_identity = load_models(self.models, teacher.event)
         comparison = self._comparison(teacher, data, models)
+        named = {str(name): model for name, model in zip(self.models, models, strict=True)}
+        comparison.check([(sampler, self.steps) for sampler in samplers(named, training_free=self.baselines)])
         options = {
             **identity,
             "models": models_identity,
@@ -81,11 +83,12 @@ class Evaluate:
             "floor_groups": self.floor_groups,
         }
         announce("evaluate", {**options, "out": self.out})
+        forget_options(self.out / "options.json", "report.json")
         record_options(self.out / "options.json", options)
         with tqdm(total=self.n, unit="seed") as bar:
             found = evaluate(
                 comparison,
-                {str(name): model for name, model in zip(self.models, models, strict=True)},
+                named,
                 steps=self.steps,
                 seeds=range(self.first_seed, self.first_seed + self.n),
                 real=data,

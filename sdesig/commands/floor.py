@@ -7,7 +7,8 @@ from pathlib import Path
 
 import tyro
 
-from sdesig._files import write_json
+from sdesig._checks import check_integer
+from sdesig._files import check_output, write_json
 from sdesig.commands.inputs import fitted_reference, load_problem, snr_range, step_grid
 from sdesig.commands.options import Reference, TeacherPathFlags, announce
 from sdesig.distillation import information_floor
@@ -42,6 +43,14 @@ class Floor:
         """Run the command."""
         if self.out is not None and self.out.exists():
             raise FileExistsError(f"{self.out} exists already; give another --out")
+        if self.out is not None:
+            check_output("out", self.out)
+        check_integer("steps", self.steps, 1)
+        check_integer("groups", self.groups, 2)
+        if not self.depth:
+            raise ValueError("depth must be one number or more; got none")
+        for depth in self.depth:
+            check_integer("depth", depth, 1)
         teacher, data, identity = load_problem(self.teacher, self.data)
         snr, paths = snr_range(self.snr, self.teacher), self.teacher_paths.teacher_options()
         sde = CanonicalSDE(teacher, reference=fitted_reference(self.reference, data, self.data))

@@ -30,6 +30,10 @@ WEIGHTS_OF_DIFFUSERS = ("*.safetensors", "*.json", "unet/*.safetensors", "unet/*
 SNR = (1 / 80**2, 1 / 0.05**2)
 """Range for teachers that are not ours: noise of standard deviation 80 to .05, as usual for data of unit scale."""
 
+LEAST_SNR, MOST_SNR, LEAST_RANGE = 1e-15, 1e15, 1e-6
+LARGEST, LEAST_STD = 1e9, 1e-9
+"""Of data: their squares are numbers in float32 with room to spare."""
+
 GRID_CELLS = "grid-cells.safetensors"
 """In the folder of a run: what was measured to choose its grid."""
 Identity = dict[str, str]
@@ -59,6 +63,12 @@ def load_data(data: str) -> tuple[Tensor, Identity]:
     tensor = torch.from_numpy(values.astype(np.float32))
     if not bool(tensor.isfinite().all()):
         raise ValueError(f"{path}: {name} must be finite in float32 everywhere")
+    largest, deviation = tensor.abs().max().item(), tensor.double().std().item()
+    if largest > LARGEST or deviation < LEAST_STD:
+        raise ValueError(
+            f"{path}: {name} must have no value beyond {LARGEST:g} and a standard deviation of {LEAST_STD:g} at least; "
+            f"they are {largest:g} and {deviation:g}: rescale it"
+        )
     return tensor, _identity(data, path)
 
 
@@ -222,9 +232,22 @@ def load_problem(teacher: str, data: str, device: torch.device | str = "cpu") ->
 
 def snr_range(snr: tuple[float, float] | None, teacher: str) -> tuple[float, float]:
     """First and last SNR: those given, or the default for the teacher; raise ValueError unless first < last."""
-    low, high = snr or (digits.SNR if teacher == DIGITS else SNR)
+    return check_snr(*(snr or (digits.SNR if teacher == DIGITS else SNR)))
+
+
+def check_snr(low: float, high: float) -> tuple[float, float]:
+    """First and last SNR.
+
+    Raises:
+        ValueError: unless 1e-15 <= first, last <= 1e15 and last >= (1 + 1e-6) first: steps between them are numbers.
+    """
     if not 0 < low < high < math.inf:
         raise ValueError(f"snr must be (first, last) with 0 < first < last; got {(low, high)}")
+    if low < LEAST_SNR or high > MOST_SNR or high / low < 1 + LEAST_RANGE:
+        raise ValueError(
+            f"snr must be (first, last) with {LEAST_SNR:g} <= first, (1 + {LEAST_RANGE:g}) first <= last <= "
+            f"{MOST_SNR:g}; got {(low, high)}"
+        )
     return low, high
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeVar
@@ -14,8 +14,13 @@ import tyro
 from sdesig import _processes as processes
 from sdesig._checks import check_device, check_integer
 from sdesig.distillation import DistillOptions, TeacherOptions, TrainingOptions
+from sdesig.distillation.paths import MOST_STEPS
 
 NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
+MOST_SAMPLES = 10_000_000
+"""Of one command."""
+COUNT = tyro.conf.arg(aliases=("--count",))
+"""Of --n, which torchrun takes for an abbreviation of its own options."""
 OptionsT = TypeVar("OptionsT", TrainingOptions, DistillOptions)
 Reference = Literal["pca", "scalar", "coordinates", "none"]
 
@@ -77,7 +82,7 @@ class CutPathFlags(TeacherPathFlags):
         """
         cells = self.teacher_cells
         if cells is None:
-            count = self.teacher_steps
+            count = check_integer("teacher_steps", self.teacher_steps, 1, MOST_STEPS)
             divisors = [k for k in range(max(1, most_steps), count + 1) if count % k == 0]
             if not divisors:
                 raise ValueError(f"teacher_steps must be at least {most_steps}, the most coarse steps; got {count}")
@@ -105,14 +110,27 @@ class MachineFlags:
         return processes.join(check_device(self.device))
 
 
+def check_sizes(steps: Sequence[int], n: int, first_seed: int, floor_groups: int, *, fewest: int = 2) -> None:
+    """Raise TypeError or ValueError unless an evaluation can have these sizes; what they depend on checks more."""
+    if not steps:
+        raise ValueError("steps must be one number or more; got none")
+    for count in steps:
+        check_integer("steps", count, 1)
+    check_integer("n", n, fewest, MOST_SAMPLES)
+    check_integer("first_seed", first_seed, 0, 2**63 - n)
+    if check_integer("floor_groups", floor_groups, 0) == 1:
+        raise ValueError("floor_groups must be 0 or >= 2; got 1")
+
+
 @contextmanager
 def naming_memory(**settings: object) -> Iterator[None]:
     """Turn torch's errors of too little memory into a MemoryError that names the settings which need it."""
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         reason = str(error).strip().partition("\n")[0]
-        if not (isinstance(error, torch.cuda.OutOfMemoryError) or any(text in reason for text in NO_MEMORY)):
+        known = isinstance(error, torch.cuda.OutOfMemoryError | MemoryError)
+        if not (known or any(text in reason for text in NO_MEMORY)):
             raise
         named = ", ".join(f"{name.replace('_', '-')} {value}" for name, value in settings.items())
         raise MemoryError(f"out of memory with {named}: choose less ({reason})") from None

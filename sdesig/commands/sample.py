@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import tyro
@@ -12,8 +13,9 @@ from torch import Tensor
 
 from sdesig import _processes as processes
 from sdesig._checks import check_integer
+from sdesig._files import check_output
 from sdesig.commands.inputs import check_same_paths
-from sdesig.commands.options import MachineFlags
+from sdesig.commands.options import COUNT, MOST_SAMPLES, MachineFlags
 from sdesig.generator import Samples, SigDEG
 
 
@@ -24,8 +26,8 @@ class Sample:
 
     model: Path
     """Folder with a generator, such as runs/distill/student."""
-    n: int | None = None
-    """Number of samples, of the seeds 0, ..., n - 1; default 64."""
+    n: Annotated[int | None, COUNT] = None
+    """Number of samples, of the seeds 0, ..., n - 1; default 64. Under torchrun only --count is known."""
     seeds: tuple[str, ...] = ()
     """Seeds instead: numbers, or ranges such as 0:64."""
     replay: Path | None = None
@@ -49,16 +51,18 @@ class Sample:
         for file in self._files():
             if file.exists() and not self.force:
                 raise FileExistsError(f"{file} exists already; give another --out, or --force to overwrite it")
+            check_output("out", file)
         check_integer("batch", self.batch, 1)
         model = SigDEG.load(self.model, device=self.machine.use())
         seeds = self._chosen(model)
-        self._begin(seeds)
+        model.grid.times(model.path(1), self.steps)  # checks the steps
+        pictures = self._begin(model, seeds)
         samples = self._drawn(model, range(seeds) if isinstance(seeds, int) else seeds)
         if processes.number() > 0:
             return
         samples.save(self.out)
         print(f"{len(samples.values)} samples in {samples.steps} steps -> {self.out}")
-        images = as_images(self._pictures(samples.values[:SHOWN]))
+        images = as_images(pictures(samples.values[:SHOWN]))
         if images is None:
             print(f"no picture: samples of shape {model.event} are not images")
         else:
@@ -77,12 +81,9 @@ class Sample:
         """What is written."""
         return self.out, self.out.with_suffix(".png")
 
-    def _begin(self, seeds: int | Sequence[int]) -> None:
-        """Before the first sample is drawn."""
-
-    def _pictures(self, values: Tensor) -> Tensor:
-        """What a picture shows of samples."""
-        return values
+    def _begin(self, model: SigDEG, seeds: int | Sequence[int]) -> Callable[[Tensor], Tensor]:
+        """Before the first sample is drawn; returns what makes of samples what a picture shows."""
+        return lambda values: values
 
     def _chosen(self, model: SigDEG) -> int | Sequence[int]:
         """Number of samples, or seeds."""
@@ -94,12 +95,14 @@ class Sample:
             check_same_paths(str(self.replay), earlier.identity, str(self.model), identity)
             return earlier.seeds
         if self.seeds:
-            return [seed for text in self.seeds for seed in parse_seeds(text)]
-        return 64 if self.n is None else check_integer("n", self.n, 1)
+            parts = [parse_seeds(text) for text in self.seeds]
+            check_integer("number of seeds", sum(part.stop - part.start for part in parts), 1, MOST_SAMPLES)
+            return parts[0] if len(parts) == 1 else [seed for part in parts for seed in part]
+        return 64 if self.n is None else check_integer("n", self.n, 1, MOST_SAMPLES)
 
 
-def parse_seeds(text: str) -> Sequence[int]:
-    """[a] of "a", or range(a, b) of "a:b".
+def parse_seeds(text: str) -> range:
+    """range(a, a + 1) of "a", or range(a, b) of "a:b".
 
     Raises:
         ValueError: anything else, an empty range.
@@ -109,6 +112,6 @@ def parse_seeds(text: str) -> Sequence[int]:
         seeds = range(int(first), int(stop) if colon else int(first) + 1)
     except ValueError:
         seeds = range(0)
-    if not seeds:
+    if seeds.start >= seeds.stop:
         raise ValueError(f"seeds must be numbers, or ranges a:b with a < b; got {text!r}")
     return seeds

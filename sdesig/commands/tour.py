@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from sdesig._files import check_output
+
 
 @dataclass(frozen=True)
 class Tour:
@@ -17,6 +19,7 @@ class Tour:
 
     def run(self) -> None:
         """Run the command."""
+        check_output("out", self.out, folder=True)
         from sdesig.tour import run_tour
 
         run_tour(self.out, self.seed)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import tyro
 
+from sdesig._files import check_output
 from sdesig._random import seeded
 from sdesig.commands.inputs import load_data
-from sdesig.commands.options import MachineFlags, TrainingFlags, announce, checked
+from sdesig.commands.options import MachineFlags, TrainingFlags, announce, checked, naming_memory
 from sdesig.distillation import TrainingOptions, train_teacher
 from sdesig.generator.networks import network_config, network_for
 
@@ -39,6 +40,7 @@ class TrainTeacher:
 
     def run(self) -> None:
         """Run the command."""
+        check_output("out", self.out, folder=True)
         device, training = self.machine.use(), checked(TrainingOptions, self.training)
         data, identity = load_data(self.data)
         event = tuple(data.shape[1:])
@@ -58,13 +60,14 @@ class TrainTeacher:
                 "threads": self.machine.threads,
             },
         )
-        train_teacher(
-            network.to(device),
-            data.to(device),
-            self.out,
-            training,
-            batch=self.batch,
-            log_sigma=self.log_sigma,
-            recorded={"data": identity},
-        )
+        with naming_memory(batch=self.batch, width=self.width, blocks=self.blocks, widths=self.widths):
+            train_teacher(
+                network.to(device),
+                data.to(device),
+                self.out,
+                training,
+                batch=self.batch,
+                log_sigma=self.log_sigma,
+                recorded={"data": identity},
+            )
         print(f"-> {self.out / 'teacher'}")

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import tyro
 
+from sdesig._files import check_output
+
 
 @tyro.conf.configure(tyro.conf.FlagCreatePairsOff)
 @dataclass(frozen=True)
@@ -35,5 +37,7 @@ class Validate:
             raise ValueError(
                 "the validation studies come with the source checkout of sdesig, not with the installed package"
             ) from None
-        if not run_studies(self.names, full=self.full, out=self.out or RESULTS):
+        out = self.out or RESULTS
+        check_output("out", out, folder=True)
+        if not run_studies(self.names, full=self.full, out=out):
             sys.exit(1)

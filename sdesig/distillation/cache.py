@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from sdesig import _processes as processes
 from sdesig._checks import check_integer
-from sdesig._files import read_tensors, record_options, write_tensors
+from sdesig._files import forget_options, read_tensors, record_options, write_tensors
 from sdesig._interrupts import Interrupted, keeping, stop_requests
 from sdesig._random import generator_for
 from sdesig.distillation.paths import TeacherOptions, TeacherPaths, draw_paths
@@ -102,6 +102,7 @@ class PathCache:
             "grid": list(student.grid.quantiles),
             "seed": seed,
         }
+        processes.once(lambda: forget_options(folder / "options.json", "paths-*.safetensors"))
         record_options(folder / "options.json", description)
         sde = CanonicalSDE(teacher, reference=student.reference)
         device = student.get_buffer("mean").device

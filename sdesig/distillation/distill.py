@@ -18,7 +18,7 @@ from sdesig._evaluating import evaluating
 from sdesig.distillation.cache import PathCache, draw_for
 from sdesig.distillation.data import Data, check_data, draw_rows
 from sdesig.distillation.paths import TeacherOptions, TeacherPaths, coarse_ends, draw_local, snr_times
-from sdesig.distillation.training import TrainingOptions, train
+from sdesig.distillation.training import MOST, TrainingOptions, train
 from sdesig.generator.cells import SolverCell
 from sdesig.generator.networks import in_precision
 from sdesig.generator.sig_deg import SigDEG
@@ -63,11 +63,11 @@ class DistillOptions:
         low, high = self.steps
         check_integer("steps[0]", low, 1)
         check_integer("steps[1]", high, low, self.teacher.cells)
-        check_integer("evaluations", self.evaluations, high)
+        check_integer("evaluations", self.evaluations, high, MOST)
         check_choice("pairs", self.pairs, ("local", "rollout", "both"))
         if not 0.0 <= check_real("local_share", self.local_share) <= 1.0:
             raise ValueError(f"local_share must be in [0, 1]; got {self.local_share}")
-        check_integer("paths", self.paths, 0)
+        check_integer("paths", self.paths, 0, MOST)
         check_integer("window", self.window, 0)
 
 

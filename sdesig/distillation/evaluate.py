@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sdesig._checks import check_integer
-from sdesig.distillation.evaluation import Comparison, Outcome, baselines, generator_sampler
+from sdesig.distillation.evaluation import Comparison, Outcome, Sampler, baselines, generator_sampler
 from sdesig.distillation.floor import Floor, information_floor
 from sdesig.distillation.report import Features, Row, report_rows
 from sdesig.generator.grid import StepGrid
@@ -65,10 +65,10 @@ def evaluate(
     check_integer("floor_groups", floor_groups, 0)
     if not (generators or training_free):
         raise ValueError("generators must not be empty with training_free=False")
-    grid = next((generator.grid for generator in generators.values()), StepGrid())
-    samplers = baselines(None if grid == StepGrid() else grid) if training_free else []
-    samplers += [generator_sampler(name, generator) for name, generator in generators.items()]
-    converged, outcomes = comparison.run([(sampler, steps) for sampler in samplers], seeds, progress)
+    if not steps:
+        raise ValueError("steps must not be empty")
+    plan = [(sampler, steps) for sampler in samplers(generators, training_free=training_free)]
+    converged, outcomes = comparison.run(plan, seeds, progress)
     floors = [
         information_floor(
             CanonicalSDE(comparison.teacher, reference=comparison.reference),
@@ -77,7 +77,7 @@ def evaluate(
             steps=n,
             depth=depth,
             groups=floor_groups,
-            grid=grid,
+            grid=_grid(generators),
             device=comparison.reference.mean.device,
         )
         for depth in sorted({generator.depth for generator in generators.values()} if floor_groups else ())
@@ -86,3 +86,15 @@ def evaluate(
     if features is None and real is not None and min(len(real), len(seeds)) > real[0].numel():
         features = {"pixels": lambda samples: samples.flatten(1)}
     return Evaluation(report_rows(outcomes, floors=floors, features=features, real=real), floors, outcomes, converged)
+
+
+def samplers(generators: Mapping[str, SigDEG], *, training_free: bool = True) -> list[Sampler]:
+    """Those that `evaluate` compares."""
+    grid = _grid(generators)
+    free = baselines(None if grid == StepGrid() else grid) if training_free else []
+    return [*free, *(generator_sampler(name, generator) for name, generator in generators.items())]
+
+
+def _grid(generators: Mapping[str, SigDEG]) -> StepGrid:
+    """That of all generators."""
+    return next((generator.grid for generator in generators.values()), StepGrid())

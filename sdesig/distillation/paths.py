@@ -20,6 +20,8 @@ from sdesig.solvers.driver import Save, run_steps, scheme_named
 
 TEACHER_SCHEMES = {"path_average": "path_average", "euler": "dpm_solver_1", "dpm_solver_2m": "dpm_solver_2m"}
 
+MOST_STEPS = 2**20
+
 
 @dataclass(frozen=True)
 class TeacherOptions:
@@ -36,7 +38,7 @@ class TeacherOptions:
     def __post_init__(self) -> None:
         check_choice("scheme", self.scheme, tuple(TEACHER_SCHEMES))
         check_integer("cells", self.cells, 1)
-        if check_integer("steps", self.steps, 1) % self.cells:
+        if check_integer("steps", self.steps, 1, MOST_STEPS) % self.cells:
             raise ValueError(f"steps must be a multiple of cells, {self.cells}; got {self.steps}")
 
 

@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 
 from sdesig import _processes as processes
-from sdesig._checks import check_integer
+from sdesig._checks import check_integer, check_real
 from sdesig.distillation.data import Data, check_data, draw_rows, standard_deviation
-from sdesig.distillation.training import TrainingOptions, train
+from sdesig.distillation.training import MOST, TrainingOptions, train
 from sdesig.generator.denoiser import NetworkDenoiser
 from sdesig.generator.networks import Network, network_config
+
+LARGEST = 40.0
+"""Of a logarithm of sigma, whose square then is no infinity in float32."""
 
 
 def train_teacher(
@@ -52,9 +55,11 @@ def train_teacher(
         ValueError: data that do not fit the network; see `train`.
     """
     check_data(data, network.event)
-    check_integer("batch", batch, 1)
+    check_integer("batch", batch, 1, MOST)
+    mean, std = check_real("log_sigma[0]", log_sigma[0]), check_real("log_sigma[1]", log_sigma[1], minimum=0.0)
+    if not abs(mean) + 8 * std <= LARGEST:
+        raise ValueError(f"log_sigma must be (mean, std) with |mean| + 8 std <= {LARGEST:g}; got {log_sigma}")
     denoiser = NetworkDenoiser(network, standard_deviation(data)).train()
-    mean, std = log_sigma
 
     def loss(iteration: int, generator: torch.Generator) -> tuple[Tensor, int]:
         clean = draw_rows(data, batch, generator)

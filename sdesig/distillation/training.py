@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from sdesig import _processes as processes
 from sdesig._checks import check_choice, check_integer, check_real
-from sdesig._files import read_tensors, record_options, replacing, write_tensors
+from sdesig._files import forget_options, read_tensors, reading, record_options, replacing, write_tensors
 from sdesig._interrupts import Interrupted, StopRequests, keeping, stop_requests
 from sdesig._random import generator_for, seed_for, seeded
 from sdesig.generator.networks import in_precision
@@ -33,6 +33,10 @@ CHECKPOINT, OPTIONS, STATS = "checkpoint.safetensors", "options.json", "stats.js
 CHECKPOINT_SECONDS = 300.0
 """Most time without a checkpoint, but for an iteration that takes longer."""
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+MOST = 2**30
+"""Largest number of iterations, of parts of one, or of rows in a batch."""
+LARGEST_RATE = 1e3
+"""AdamW moves every weight by about the learning rate, whatever the gradient."""
 Loss = Callable[[int, torch.Generator], tuple[Tensor, int]]
 
 
@@ -64,16 +68,17 @@ class TrainingOptions:
     else stay in float32."""
 
     def __post_init__(self) -> None:
-        check_integer("iterations", self.iterations, 1)
-        check_real("learning_rate", self.learning_rate, minimum=0.0, strict=True)
-        check_real("weight_decay", self.weight_decay, minimum=0.0)
+        check_integer("iterations", self.iterations, 1, MOST)
+        check_real("learning_rate", self.learning_rate, minimum=0.0, strict=True, maximum=LARGEST_RATE)
+        if not check_real("weight_decay", self.weight_decay, minimum=0.0) * self.learning_rate <= 1:
+            raise ValueError(f"weight_decay must be at most 1/learning_rate; got {self.weight_decay:g}")
         if self.warmup is not None:
             check_integer("warmup", self.warmup, 0)
         if not check_real("ema", self.ema, minimum=0.0) < 1:
             raise ValueError(f"ema must be in [0, 1); got {self.ema}")
         check_real("clip", self.clip, minimum=0.0, strict=True)
         check_integer("seed", self.seed, 0, 2**30)
-        check_integer("parts", self.parts, 1)
+        check_integer("parts", self.parts, 1, MOST)
         check_integer("checkpoint_every", self.checkpoint_every, 1)
         check_choice("precision", self.precision, ("float32", "bfloat16"))
 
@@ -127,6 +132,7 @@ def train(
         raise ValueError(f"parts must be {wanted}; got {options.parts}")
     average = copy.deepcopy(module).requires_grad_(False)
     optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate, weight_decay=options.weight_decay, fused=True)
+    processes.once(lambda: forget_options(out / OPTIONS, CHECKPOINT))
     record_options(out / OPTIONS, {**recorded, "training": asdict(options)}, may_grow=("training.iterations",))
     first = 0
     if (out / CHECKPOINT).exists():
@@ -350,10 +356,10 @@ def _forget_later_stats(path: Path, iteration: int) -> None:
 
 
 def _iteration(line: str) -> float:
-    """Of a line of the statistics; infinite for one that was cut off."""
+    """Of a line of the statistics; infinite for one that was cut off or is none."""
     try:
-        return json.loads(line)["iteration"]
-    except json.JSONDecodeError:
+        return float(json.loads(line)["iteration"])
+    except (ValueError, LookupError, TypeError, RecursionError):
         return math.inf
 
 
@@ -380,16 +386,30 @@ def _restore(
     optimizer: torch.optim.Optimizer,
     parameters: list[nn.Parameter],
 ) -> int:
-    tensors = read_tensors(path)
+    with reading(path, "is not a checkpoint of this run"):
+        return _take_over(read_tensors(path), module, average, optimizer, parameters)
+
+
+def _take_over(
+    tensors: Mapping[str, Tensor],
+    module: nn.Module,
+    average: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    parameters: list[nn.Parameter],
+) -> int:
     for prefix, target in (("module.", module), ("average.", average)):
         target.load_state_dict(
             {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
         )
     for k, parameter in enumerate(parameters):
         prefix = f"optimizer.{k}."
-        optimizer.state[parameter] = {
+        state = {
             name.removeprefix(prefix): value.to(parameter.device)
             for name, value in tensors.items()
             if name.startswith(prefix)
         }
-    return int(tensors["iteration"])
+        shapes = {name: value.shape for name, value in state.items()}
+        if shapes not in ({}, {"step": torch.Size(()), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}):
+            raise ValueError(f"optimizer.{k} must be of a weight of shape {tuple(parameter.shape)}; got {shapes}")
+        optimizer.state[parameter] = state
+    return check_integer("iteration", tensors["iteration"].item(), 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,17 @@ from typing import Any, TypeVar
 
 import torch
 
-from sdesig._files import WEIGHTS, FileError, load_config, load_module, load_state, read_tensors, save_module
+from sdesig._files import (
+    CONFIG,
+    WEIGHTS,
+    FileError,
+    load_config,
+    load_state,
+    make_within,
+    read_tensors,
+    reading,
+    save_module,
+)
 from sdesig.generator.networks import Kinds, Network, make_network, network_config
 from sdesig.sde import EDM, CanonicalDenoiser
 from sdesig.sde.denoisers import EDMDenoiser
@@ -57,16 +68,15 @@ class ModelDenoiser(CanonicalDenoiser):
         """Read what `save` wrote, in evaluation mode: a denoiser of this class, or of `ModelDenoiser` of any kind.
 
         Raises:
-            FileNotFoundError, ValueError: see `sdesig._files.load_module`; a denoiser of another class.
+            FileNotFoundError, ValueError: see `sdesig._files.load_state`; a denoiser of another class.
         """
         config = load_config(Path(folder), "denoiser")
         described = {key: value for key, value in config.items() if key not in ("type", "network")}
 
-        def make() -> ModelDenoiser:
-            return make_denoiser(make_network(config["network"]), {"kind": "edm", **described})  # older ones: no kind
-
         tensors = read_tensors(Path(folder) / WEIGHTS)
-        denoiser = load_module(Path(folder), make, tensors, part=lambda made: made.network)
+        with reading(Path(folder) / CONFIG, "is not one of a denoiser"):
+            network = make_within(tensors, make_network, config["network"])
+            denoiser = make_denoiser(network, {"kind": "edm", **described})  # older ones have no kind
         if not isinstance(denoiser, cls):
             raise FileError(f"{folder} must hold a {cls.__name__}; it holds a {type(denoiser).__name__}")
         load_state(Path(folder), denoiser.network, tensors)
@@ -115,5 +125,10 @@ def make_denoiser(network: Network, config: Mapping[str, Any]) -> ModelDenoiser:
     Raises:
         TypeError, ValueError: an unknown kind, arguments that are not those of its constructor.
     """
+    if not isinstance(config, Mapping):
+        raise TypeError(f"denoiser must be an object with its kind; got {config!r}")
     arguments: dict[str, Any] = dict(config)
-    return DENOISERS.find(arguments.pop("kind", None))(network, **arguments)
+    kind = DENOISERS.find(arguments.pop("kind", None))
+    if unknown := sorted(arguments.keys() - inspect.signature(kind).parameters.keys()):
+        raise TypeError(f"{kind.__name__} has no {', '.join(unknown)}")
+    return kind(network, **arguments)

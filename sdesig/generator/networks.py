@@ -8,6 +8,7 @@ teacher that is `widened` computes what it did before.
 
 from __future__ import annotations
 
+import inspect
 import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,10 @@ FREQUENCIES = 8
 FEATURES = 2 * FREQUENCIES + 1
 """Numbers that `FourierFeatures` makes of one."""
 EMBEDDING = 64
+MOST, MOST_BLOCKS = 2**20, 1000
+"""Largest numbers in a configuration: what is beyond belongs to a damaged file."""
+LISTS = {"widths", "multipliers", "attention"}
+"""Arguments of networks that are lists."""
 NetworkT = TypeVar("NetworkT", bound="Network")
 T = TypeVar("T")
 
@@ -165,7 +170,7 @@ class MLP(EmbeddedNetwork):
     def __init__(self, dim: int, *, width: int = 256, blocks: int = 3, conditions: int = 0, extra: int = 0) -> None:
         super().__init__(conditions, extra)
         self.event = (check_integer("dim", dim, 1),)
-        self.width, self.blocks = check_integer("width", width, 1), check_integer("blocks", blocks, 1)
+        self.width, self.blocks = check_integer("width", width, 1), check_integer("blocks", blocks, 1, MOST_BLOCKS)
         self.first = nn.Linear(dim, width)
         self.first_extra = zeros(nn.Linear(dim * extra, width, bias=False)) if extra else None
         self.modulate = nn.Linear(EMBEDDING, 2 * blocks * width)
@@ -349,10 +354,20 @@ def make_network(config: Mapping[str, Any]) -> Network:
     Raises:
         TypeError, ValueError: an unknown kind, arguments that are not those of its constructor.
     """
+    if not isinstance(config, Mapping):
+        raise TypeError(f"network must be an object with its kind; got {config!r}")
     arguments = dict(config)
     kind = NETWORKS.find(arguments.pop("kind", None))
-    if "widths" in arguments:
-        arguments["widths"] = tuple(arguments["widths"])
+    if unknown := sorted(arguments.keys() - inspect.signature(kind).parameters.keys()):
+        raise TypeError(f"{kind.__name__} has no {', '.join(unknown)}")
+    for name, value in arguments.items():
+        for number in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(number, int | float) and not abs(number) <= MOST:
+                raise ValueError(f"{name} must be at most {MOST}; got {value!r}")
+    for name in LISTS & arguments.keys():
+        if not isinstance(arguments[name], list | tuple):
+            raise TypeError(f"{name} must be a list; got {arguments[name]!r}")
+        arguments[name] = tuple(arguments[name])
     return kind(**arguments)
 
 

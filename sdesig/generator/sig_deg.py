@@ -19,8 +19,8 @@ from sdesig._files import (
     WEIGHTS,
     FileError,
     load_config,
-    load_module,
     load_state,
+    make_within,
     open_arrays,
     read_tensors,
     reading,
@@ -66,7 +66,7 @@ CONFIG_KEYS = {
 }
 OLDER_LACK = {"denoiser", "rank"}
 """Keys that older files do not have."""
-MOST = 2**16
+MOST = 4096
 """Largest depth or rank that is read: what is beyond belongs to a damaged file."""
 
 
@@ -400,11 +400,12 @@ class SigDEG(nn.Module):
             grid = StepGrid(tuple(config["grid"]))
         if config["corrects_a_denoiser"] != (denoiser is not None):
             needed = "must" if config["corrects_a_denoiser"] else "must not"
-            raise ValueError(f"denoiser {needed} be given for the generator in {folder}")
+            raise FileError(f"{folder / CONFIG}: denoiser {needed} be given, by corrects_a_denoiser")
         kind, depth, sigma_data = config["cell"], config["depth"], config["sigma_data"]
-
-        def make_cell() -> Cell:
-            network = make_network(config["network"])
+        with reading(folder / CONFIG, "is not one of a generator"):
+            network = make_within(tensors, make_network, config["network"])
+            if config["event"] != list(network.event):
+                raise ValueError(f"event must be its network's, {list(network.event)}; got {config['event']}")
             student: Student
             if denoiser is not None:
                 student = CorrectedDenoiser(denoiser, network, sigma_data)
@@ -412,12 +413,8 @@ class SigDEG(nn.Module):
                 described = config.get("denoiser", {"kind": "edm", "sigma_data": sigma_data})  # older ones have none
                 wide = make_denoiser(network, described)
                 student = StudentDenoiser(wide, depth + 1, config.get("rank")) if kind == "solver" else wide
-            return CELLS[kind](student, depth, sigma_data)
-
-        cell = load_module(folder, make_cell, tensors, prefix="cell.")
-        with reading(folder / CONFIG, "is not one of a generator"):
             made = cls(
-                cell,
+                CELLS[kind](student, depth, sigma_data),
                 reference,
                 event=config["event"],
                 snr=tuple(config["snr"]),

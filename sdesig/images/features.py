@@ -10,17 +10,18 @@ import importlib
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from types import ModuleType
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from sdesig import _processes as processes
 from sdesig._checks import check_integer
 from sdesig._evaluating import evaluating
-from sdesig._files import file_digest
+from sdesig._files import FileError, file_digest, reading
 from sdesig.images.pixels import check_pixels, to_floats
 
 INCEPTION_WEIGHTS = "pt_inception-2015-12-05-6726825d.pth"
@@ -114,15 +115,15 @@ def load_extractor(source: str | Path, device: torch.device | str = "cpu") -> Fe
 
     Raises:
         ModuleNotFoundError, FileNotFoundError: what is missing, and where to get it.
-        ValueError: not a TorchScript file.
+        ValueError: not a TorchScript file; weights that are not those that were published, by their sha256.
     """
     if source == "pixels":
         return FeatureExtractor("pixels", "pixels", lambda images: to_floats(images).flatten(1), device)
     if source == "inception":
-        _package("torch_fidelity", "torch-fidelity", "inception")
+        _package("torch_fidelity", "inception")
         weights = _installed_weights(INCEPTION_WEIGHTS, "inception")
         fid = importlib.import_module("torchmetrics.image.fid")
-        network = fid.NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights)).to(device)
+        network = fid.NoTrainInceptionV3("inception-v3-compat", ["2048"], _repacked(weights)).to(device)
 
         def features(images: Tensor) -> Tensor:
             return network(images.expand(-1, 3, -1, -1))
@@ -144,9 +145,11 @@ def load_perceptual(source: str | Path, device: torch.device | str = "cpu") -> P
         ModuleNotFoundError, FileNotFoundError, ValueError: as `load_extractor`.
     """
     if source == "lpips":
-        lpips = _package("lpips", "lpips", "lpips")
+        lpips = _package("lpips", "lpips")
         weights = _installed_weights(ALEXNET_WEIGHTS, "lpips")
-        network = lpips.LPIPS(net="alex", verbose=False).eval().to(device)
+        network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)  # its own linear layers, and no AlexNet yet
+        _fill_backbone(network.net, weights)
+        network = network.eval().to(device)
 
         def distance(a: Tensor, b: Tensor) -> Tensor:
             return network(a.expand(-1, 3, -1, -1), b.expand(-1, 3, -1, -1))
@@ -215,10 +218,12 @@ def _load_torchscript(path: Path, device: torch.device | str) -> Callable[..., T
             ) from None
 
 
-def _package(module: str, package: str, source: str) -> ModuleType:
+def _package(module: str, source: str) -> ModuleType:
     try:
         return importlib.import_module(module)
-    except ModuleNotFoundError:
+    except ModuleNotFoundError as error:
+        missing = (error.name or module).partition(".")[0]  # it, or what it needs itself, such as torchvision
+        package = missing.replace("_", "-")
         raise ModuleNotFoundError(
             f"{source!r} needs the package {package}, which is not installed: pip install {package}, or give a "
             "TorchScript file"
@@ -226,7 +231,40 @@ def _package(module: str, package: str, source: str) -> ModuleType:
 
 
 def _installed_weights(name: str, source: str) -> Path:
+    """The file of that name where torch keeps weights; its name ends in the first digits of its sha256.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or another one of its name.
+    """
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
     if not path.is_file():
         raise FileNotFoundError(f"{source!r} needs the weights {path}, which are not there; nothing is downloaded")
+    wanted, found = path.stem.rpartition("-")[2], file_digest(path)
+    if not found.startswith(wanted):
+        raise FileError(f"{path} is not the file that {source!r} needs: its sha256 is {found[:16]}..., not {wanted}...")
     return path
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    """Those of a file that `torch.save` wrote, read without running anything that a pickle may ask for."""
+    with reading(path):
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+            raise TypeError("it must hold a dictionary of tensors")
+    return state
+
+
+def _repacked(path: Path) -> BytesIO:
+    """A file in memory of the same tensors and nothing else, for a package that would unpickle all that is in it."""
+    file = BytesIO()
+    torch.save(_tensors(path), file)
+    file.seek(0)
+    return file
+
+
+def _fill_backbone(network: nn.Module, path: Path) -> None:
+    """Load the convolutions of torchvision's AlexNet into the slices, of the same numbers, that lpips makes of it."""
+    tensors = {name.removeprefix("features."): value for name, value in _tensors(path).items()}
+    state = network.state_dict()
+    with reading(path):
+        network.load_state_dict({name: tensors[name.partition(".")[2]] for name in state})

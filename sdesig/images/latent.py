@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sdesig._checks import check_floating, check_generator, check_integer
 from sdesig._evaluating import evaluating
+from sdesig._files import reading
 from sdesig.images.teachers import find_model, load_model
 
 FOLDERS = ("vae", "vqvae")
@@ -111,4 +112,7 @@ def load_autoencoder(source: str | Path, *, device: torch.device | str = "cpu") 
     inside = [folder / name for name in FOLDERS if (folder / name).is_dir()]
     if not inside:
         raise FileNotFoundError(f"{folder} has neither of the folders {', '.join(FOLDERS)}: it is no latent model")
-    return Autoencoder(load_model(inside[0], KINDS)).to(device).eval()
+    model = load_model(inside[0], KINDS)
+    with reading(inside[0] / "config.json"):
+        autoencoder = Autoencoder(model)
+    return autoencoder.to(device).eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sdesig.generator.networks import FEATURES, NETWORKS, FourierFeatures, Network, zeros
+from sdesig.images.diffusers_config import known_arguments
 from sdesig.images.labels import check_label, labels_of
 
 
@@ -49,13 +51,17 @@ class DiffusersUNet(Network):
     ) -> None:
         super().__init__(conditions, extra)
         model: Any = unet
+        if not isinstance(unet, Mapping | nn.Module):
+            raise TypeError(f"unet must be a UNet2DModel or its configuration; got {unet!r}")
         if isinstance(unet, Mapping):
+            kind = import_diffusers().UNet2DModel
             student = {"dropout": 0.0} if conditions or extra else {}
-            model = import_diffusers().UNet2DModel(**{**unet, **student})
+            model = kind(**{**known_arguments(kind, unet), **student})
         self.unet = model
-        described = {name: value for name, value in model.config.items() if not name.startswith("_")}
+        known = inspect.signature(type(model)).parameters  # beside these, a file may have keys of a later version
+        described = {name: value for name, value in model.config.items() if name in known}
         self._described: dict[str, Any] = json.loads(json.dumps(described))  # lists for tuples, as in a file
-        self.event = _event(self._described)
+        self.event = event_of(self._described)
         self.label = check_label(label, self._classes, student=bool(conditions or extra))
         if self._classes or conditions:
             width = model.time_embedding.linear_2.out_features
@@ -135,7 +141,7 @@ class _FirstChannels(nn.Conv2d):
         return output if self.extra is None else output + self.extra(input[:, self.in_channels :])
 
 
-def _event(config: Mapping[str, Any]) -> tuple[int, int, int]:
+def event_of(config: Mapping[str, Any]) -> tuple[int, int, int]:
     """(channels, size, size) of a configuration; raise ValueError unless it is of a supported model."""
     channels, size = config["in_channels"], config["sample_size"]
     if config["out_channels"] not in (channels, 2 * channels):
@@ -143,7 +149,7 @@ def _event(config: Mapping[str, Any]) -> tuple[int, int, int]:
             f"out_channels must be in_channels or twice as many, with variances; got {config['out_channels']} for "
             f"{channels}: models that are also shown another image are not supported"
         )
-    if isinstance(size, list) and len(set(size)) == 1:
+    if isinstance(size, list | tuple) and len(set(size)) == 1:
         size = size[0]
     factor = 2 ** (len(config["block_out_channels"]) - 1)
     if not isinstance(size, int) or size < 1 or size % factor:

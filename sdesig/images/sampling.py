@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from sdesig import _processes as processes
 from sdesig._evaluating import evaluating
-from sdesig._files import read_json, read_tensors, record_options, write_json, write_tensors
+from sdesig._files import forget_options, read_json, read_tensors, record_options, write_json, write_tensors
 from sdesig._interrupts import keeping
 from sdesig.distillation.evaluation import AnySampler, Comparison, Sampler, share_apart, standard_deviation
 from sdesig.distillation.reference import reference_digest
@@ -94,6 +94,7 @@ class SampleFiles:
             "truth_steps": comparison.truth_steps,
             "reference": reference_digest(comparison.reference),
         }
+        processes.once(lambda: forget_options(folder / "options.json", "seeds-*.safetensors"))
         record_options(folder / "options.json", described)
 
     @property

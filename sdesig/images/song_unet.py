@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sdesig._checks import check_choice, check_integer
-from sdesig.generator.networks import FEATURES, NETWORKS, FourierFeatures, Network, zeros
+from sdesig.generator.networks import FEATURES, MOST_BLOCKS, NETWORKS, FourierFeatures, Network, zeros
 from sdesig.images.labels import check_label, labels_of
 from sdesig.images.song_blocks import HALF, Fourier, Positional, Pyramid, SongBlock, group_norm
 
@@ -66,7 +66,7 @@ class SongUNet(Network):
     ) -> None:
         super().__init__(conditions, extra)
         check_integer("channels", channels, 1)
-        check_integer("blocks", blocks, 1)
+        check_integer("blocks", blocks, 1, MOST_BLOCKS)
         if check_integer("width", width, 4) % 4:
             raise ValueError(f"width must be a multiple of 4; got {width}")
         self.multipliers = tuple(check_integer(f"multipliers[{k}]", m, 1) for k, m in enumerate(multipliers))

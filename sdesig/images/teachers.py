@@ -13,9 +13,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from sdesig._checks import check_choice, check_real
-from sdesig._files import read_json
+from sdesig._files import FileError, read_json, reading, reason
 from sdesig.generator.denoiser import DENOISERS, ModelDenoiser
-from sdesig.images.networks import DiffusersUNet, import_diffusers
+from sdesig.images.diffusers_config import check_arguments, known_arguments
+from sdesig.images.networks import DiffusersUNet, event_of, import_diffusers
 from sdesig.images.scheduler_config import check_table_config
 from sdesig.sde import EDM, EDMDenoiser, EpsilonDenoiser, ScoreDenoiser, TabulatedVP, VDenoiser, X0Denoiser
 
@@ -64,6 +65,8 @@ class DiffusersDenoiser(ModelDenoiser):
     ) -> None:
         if not isinstance(network, DiffusersUNet):
             raise TypeError(f"network must be a DiffusersUNet; got {network!r}")
+        if not isinstance(scheduler, Mapping):
+            raise TypeError(f"scheduler must be a scheduler's configuration; got {scheduler!r}")
         settings = {name: value for name, value in scheduler.items() if name[0] != "_" or name == "_class_name"}
         denoiser = _denoiser(network, settings)
         super().__init__(denoiser, denoiser.diffusion)
@@ -146,9 +149,13 @@ def scheduler_of(config: Mapping[str, Any]) -> Any:
     """The scheduler of a configuration with a `_class_name`; raise ValueError for settings that it does not have."""
     name = config["_class_name"]
     try:
-        return getattr(import_diffusers(), name).from_config(dict(config))
-    except (NotImplementedError, TypeError, ValueError) as error:
-        raise ValueError(f"the configuration of the {name} is not supported: {error}") from None
+        kind = getattr(import_diffusers(), name)
+        check_arguments(kind, config)
+        return kind.from_config(dict(config))
+    except ImportError:
+        raise
+    except Exception as error:  # of wrong types it raises almost anything
+        raise ValueError(f"the configuration of the {name} is not supported: {reason(error)}") from error
 
 
 def load_teacher(
@@ -177,8 +184,13 @@ def load_teacher(
     folder = find_model(source)
     unet, scheduler = (folder / name if (folder / name).is_dir() else folder for name in ("unet", "scheduler"))
     settings = _read_config(scheduler / "scheduler_config.json")
-    network = DiffusersUNet(load_model(unet, ("UNet2DModel",)), label=label)
-    return DiffusersDenoiser(network, settings, sigma_data=sigma_data).to(device).eval()
+    model = load_model(unet, ("UNet2DModel",))
+    with reading(unet / "config.json"):
+        event_of(model.config)
+    network = DiffusersUNet(model, label=label)
+    with reading(scheduler / "scheduler_config.json"):
+        denoiser = DiffusersDenoiser(network, settings, sigma_data=sigma_data)
+    return denoiser.to(device).eval()
 
 
 def find_model(source: str | Path, **hub: Any) -> Path:
@@ -199,10 +211,13 @@ def find_model(source: str | Path, **hub: Any) -> Path:
     return Path(snapshot_download(str(source), allow_patterns=patterns[0], ignore_patterns=patterns[1], **hub))
 
 
-def load_model(folder: Path, kinds: tuple[str, ...]) -> nn.Module:
+def load_model(folder: Path, kinds: tuple[str, ...]) -> Any:
     """A diffusers model of one of some kinds, from config.json and safetensors in a folder; float32."""
-    kind = _read_config(folder / "config.json").get("_class_name", "none")
+    config = _read_config(folder / "config.json")
+    kind = config.get("_class_name", "none")
     check_choice(f"_class_name in {folder / 'config.json'}", kind, kinds)
+    with reading(folder / "config.json"):
+        known_arguments(getattr(import_diffusers(), kind), config)
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         pickles = [file.name for pattern in PICKLES for file in folder.glob(pattern)]
@@ -217,13 +232,11 @@ def load_model(folder: Path, kinds: tuple[str, ...]) -> nn.Module:
             with safe_open(file, "pt"):
                 pass
         except SafetensorError as error:
-            raise ValueError(f"{file} is not a complete safetensors file ({error}); pickles are not loaded") from None
-    try:
+            raise FileError(f"{file} is not a complete safetensors file ({error}); pickles are not loaded") from None
+    with reading(folder, f"cannot be loaded as a {kind}"):
         model, report = getattr(import_diffusers(), kind).from_pretrained(
             folder, use_safetensors=True, local_files_only=True, output_loading_info=True
         )
-    except (OSError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder} cannot be loaded as a {kind}: {error}") from None
     for what in ("missing", "unexpected", "mismatched"):
         if report[f"{what}_keys"]:
             raise ValueError(f"the weights in {folder} do not fit its config.json; {what}: {report[f'{what}_keys']}")

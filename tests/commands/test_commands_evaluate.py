@@ -76,12 +76,12 @@ def test_evaluate_only_generators(tmp_path, problem, fails):
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--n", "1"], "n must be >= 2; got 1"),
-        (["--first-seed", "-1"], "first_seed must be >= 0; got -1"),
+        (["--n", "1"], "n must be in [2, 10000000]; got 1"),
+        (["--first-seed", "-1"], "first_seed must be in [0, 9223372036854773808]; got -1"),
         (["--floor-groups", "-1"], "floor_groups must be >= 0; got -1"),
         (["--no-baselines"], "models must name a generator with --no-baselines"),
         (["--steps", "2000"], "steps must be in [1, 1024]; got 2000"),
-        (["--steps", "0"], "steps must be in [1, 1024]; got 0"),
+        (["--steps", "0"], "steps must be >= 1; got 0"),
         (["--models", "nowhere"], "nowhere is not a folder"),
     ],
 )
@@ -140,5 +140,5 @@ def test_floor_refuses(tmp_path, problem, fails):
     assert fails(*command, "--depth", "0") == "depth must be >= 1; got 0"
     assert fails(*command, "--steps", "0") == "steps must be >= 1; got 0"
     assert fails(*command, "--groups", "1") == "groups must be >= 2; got 1"
-    assert fails(*command, "--teacher-steps", "0") == "steps must be >= 1; got 0"
+    assert fails(*command, "--teacher-steps", "0") == "steps must be in [1, 1048576]; got 0"
     assert "scheme must be one of" in fails(*command, "--teacher-scheme", "other")

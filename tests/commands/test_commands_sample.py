@@ -97,8 +97,8 @@ def test_files_are_not_overwritten(tmp_path, problem, fails):
     "flags, message",
     [
         (["--steps", "65"], "steps must be in [1, 64]; got 65"),
-        (["--steps", "0"], "steps must be in [1, 64]; got 0"),
-        (["--n", "0"], "n must be >= 1; got 0"),
+        (["--steps", "0"], "steps must be >= 1; got 0"),
+        (["--n", "0"], "n must be in [1, 10000000]; got 0"),
         (["--batch", "0"], "batch must be >= 1; got 0"),
         (["--seeds", "-1"], "seeds must lie in [0, 2^63); got -1"),
         (["--n", "3", "--seeds", "1"], "only one of --n, --seeds and --replay may be given"),

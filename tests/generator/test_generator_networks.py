@@ -202,7 +202,7 @@ def ask(make=KINDS["mlp"], x=(4, 3), conditions=(2,), extra=(4, 1, 3)):
         (lambda: MLP(3, width=8).widened(2, 1).widened(2, 1), ValueError, "widened needs a network without extra"),
         (lambda: MLP(3, width=8, extra=1).widened(2, 1), ValueError, "widened needs a network without extra inputs"),
         (lambda: MLP(0), ValueError, "dim must be >= 1; got 0"),
-        (lambda: MLP(3, blocks=0), ValueError, "blocks must be >= 1; got 0"),
+        (lambda: MLP(3, blocks=0), ValueError, r"blocks must be in \[1, 1000\]; got 0"),
         (lambda: MLP(3, conditions=-1), ValueError, "conditions must be >= 0; got -1"),
         (lambda: MLP(3, extra=1.5), TypeError, "extra must be an integer; got 1.5"),
         (

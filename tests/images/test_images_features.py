@@ -100,43 +100,100 @@ def hub(tmp_path, monkeypatch):
     return folder / "checkpoints"
 
 
-def test_inception_is_fid_where_it_is_installed(hub, monkeypatch):
-    """With a stand-in for the network; grey images become colours, and nothing is downloaded."""
+def weights_file(hub, monkeypatch, constant, content):
+    """A file of weights whose name, as a published one's, ends in the first digits of its sha256."""
+    if isinstance(content, bytes):
+        (hub / "new").write_bytes(content)
+    else:
+        torch.save(content, hub / "new")
+    name = f"weights-{hashlib.sha256((hub / 'new').read_bytes()).hexdigest()[:8]}.pth"
+    monkeypatch.setattr(f"sdesig.images.features.{constant}", name)
+    return (hub / "new").rename(hub / name)
+
+
+@pytest.fixture
+def inception(monkeypatch):
+    """A stand-in for the network, which unpickles the file that it is given, as torch-fidelity does."""
     fid = pytest.importorskip("torchmetrics.image.fid")
     monkeypatch.setitem(sys.modules, "torch_fidelity", types.ModuleType("torch_fidelity"))
     asked = []
 
     class Inception(nn.Module):
-        def __init__(self, *args):
+        def __init__(self, name, features, weights):
             super().__init__()
-            asked.append(args)
+            asked.append((name, features, torch.load(weights, weights_only=False)))
 
         def forward(self, images):
             assert images.shape[1] == 3
             return images.float().sum((2, 3))
 
     monkeypatch.setattr(fid, "NoTrainInceptionV3", Inception)
+    return asked
+
+
+def test_inception_is_fid_where_it_is_installed(hub, monkeypatch, inception):
+    """Grey images become colours, and nothing is downloaded."""
     with pytest.raises(FileNotFoundError, match=rf"'inception' needs the weights .*{INCEPTION_WEIGHTS}, .* nothing is"):
         load_extractor("inception")
-    (hub / INCEPTION_WEIGHTS).write_bytes(b"weights")
+    file = weights_file(hub, monkeypatch, "INCEPTION_WEIGHTS", {"fc.bias": torch.arange(3.0)})
     extractor = load_extractor("inception")
     assert (extractor.frechet_name, extractor.kernel_name) == ("FID", "KID")
-    assert extractor.digest == hashlib.sha256(b"weights").hexdigest()
-    assert asked == [("inception-v3-compat", ["2048"], str(hub / INCEPTION_WEIGHTS))]
+    assert extractor.digest == hashlib.sha256(file.read_bytes()).hexdigest()
+    ((name, features, state),) = inception
+    assert (name, features, list(state)) == ("inception-v3-compat", ["2048"], ["fc.bias"])
+    assert torch.equal(state["fc.bias"], torch.arange(3.0))
     for channels in (1, 3):
         expected = pixels(channels=channels).numpy().astype(float).sum((2, 3)) * np.ones(3)
         np.testing.assert_allclose(extractor(pixels(channels=channels)), expected)
 
 
+class Evil:
+    """Unpickled, it leaves a file behind."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return Path.touch, (self.trace,)
+
+
+@pytest.mark.parametrize("load, source", [(load_extractor, "inception"), (load_perceptual, "lpips")])
+def test_installed_weights_are_never_unpickled(hub, monkeypatch, tmp_path, inception, load, source):
+    """Neither a file that is not the published one, nor one of its sha256 that asks to run something."""
+    monkeypatch.setitem(sys.modules, "lpips", fake_lpips())
+    name, constant = {
+        "inception": (INCEPTION_WEIGHTS, "INCEPTION_WEIGHTS"),
+        "lpips": (ALEXNET_WEIGHTS, "ALEXNET_WEIGHTS"),
+    }[source]
+    trace = tmp_path / "ran"
+    torch.save({"0.weight": Evil(trace)}, hub / name)
+    with pytest.raises(ValueError, match=rf"{name} is not the file that '{source}' needs: its sha256 is "):
+        load(source)
+    for content in ({"0.weight": Evil(trace)}, pickle.dumps(Evil(trace)), b"weights", [torch.zeros(2)]):
+        file = weights_file(hub, monkeypatch, constant, content)
+        with pytest.raises(ValueError, match=rf"^{file} cannot be used: ") as refusal:
+            load(source)
+        assert len(str(refusal.value).splitlines()) == 1
+    assert not trace.exists()
+    assert not inception
+
+
 @pytest.mark.parametrize(
-    "load, source, module, package",
+    "load, source, module, missing, package",
     [
-        (load_extractor, "inception", "torch_fidelity", "torch-fidelity"),
-        (load_perceptual, "lpips", "lpips", "lpips"),
+        (load_extractor, "inception", "torch_fidelity", "torch_fidelity", "torch-fidelity"),
+        (load_extractor, "inception", "torch_fidelity", "torchvision", "torchvision"),
+        (load_perceptual, "lpips", "lpips", "lpips", "lpips"),
+        (load_perceptual, "lpips", "lpips", "torchvision", "torchvision"),
     ],
 )
-def test_what_to_install(monkeypatch, load, source, module, package):
-    monkeypatch.setitem(sys.modules, module, None)
+def test_what_to_install(monkeypatch, tmp_path, load, source, module, missing, package):
+    """The package itself, or one that it needs."""
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setitem(sys.modules, missing, None)
+    if missing != module:
+        (tmp_path / f"{module}.py").write_text(f"import {missing}\n")
+        monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(
         ModuleNotFoundError, match=f"'{source}' needs the package {package}, .*: pip install {package}, or"
     ):
@@ -157,30 +214,43 @@ def test_a_perceptual_distance_from_a_file(tmp_path):
     np.testing.assert_allclose(distance(one, other), expected, rtol=1e-5)
 
 
-def test_lpips_where_it_is_installed(hub, monkeypatch):
-    """With a stand-in for the package, whose network gives (n, 1, 1, 1)."""
+def fake_lpips():
+    """A stand-in for the package: two slices of an AlexNet, numbered through, and distances (n, 1, 1, 1)."""
 
     class LPIPS(nn.Module):
-        def __init__(self, net, verbose):
+        def __init__(self, net, pnet_rand, verbose):
             super().__init__()
-            assert (net, verbose) == ("alex", False)
+            assert (net, pnet_rand, verbose) == ("alex", True, False)
+            self.net = nn.Module()
+            self.net.slice1, self.net.slice2 = nn.Sequential(), nn.Sequential()
+            self.net.slice1.add_module("0", nn.Conv2d(3, 4, 1))
+            self.net.slice2.add_module("3", nn.Conv2d(4, 2, 1))
 
         def forward(self, a, b):
             assert a.shape[1] == b.shape[1] == 3
             assert not self.training
+            a, b = (self.net.slice2(self.net.slice1(x)) for x in (a, b))
             return (a - b).square().mean((1, 2, 3), keepdim=True)
 
     module = types.ModuleType("lpips")
     module.LPIPS = LPIPS
-    monkeypatch.setitem(sys.modules, "lpips", module)
+    return module
+
+
+def test_lpips_where_it_is_installed(hub, monkeypatch):
+    """With the convolutions of torchvision's file."""
+    monkeypatch.setitem(sys.modules, "lpips", fake_lpips())
     with pytest.raises(FileNotFoundError, match=rf"'lpips' needs the weights .*{ALEXNET_WEIGHTS}"):
         load_perceptual("lpips")
-    (hub / ALEXNET_WEIGHTS).write_bytes(b"alex")
+    features = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 2, 1))
+    state = {f"features.{name}": value for name, value in features.state_dict().items()}
+    file = weights_file(hub, monkeypatch, "ALEXNET_WEIGHTS", {**state, "classifier.1.weight": torch.zeros(2)})
     distance = load_perceptual("lpips")
-    assert (distance.name, distance.digest) == ("LPIPS", hashlib.sha256(b"alex").hexdigest())
+    assert (distance.name, distance.digest) == ("LPIPS", hashlib.sha256(file.read_bytes()).hexdigest())
     one, other = pixels(seed=1), pixels(seed=2)
-    expected = ((one.numpy().astype(float) - other.numpy()) ** 2).mean((1, 2, 3)) / 127.5**2
-    np.testing.assert_allclose(distance(one, other), expected, rtol=1e-5)
+    matrix = features[3].weight[:, :, 0, 0] @ features[0].weight[:, :, 0, 0].sum(1, keepdim=True)
+    square = ((one.double() - other.double()) ** 2).mean((1, 2, 3)) / 127.5**2
+    np.testing.assert_allclose(distance(one, other), square * matrix.square().mean().item(), rtol=1e-4)
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
@@ -189,15 +259,10 @@ def test_lpips_where_it_is_installed(hub, monkeypatch):
 @pytest.mark.parametrize("load", [load_extractor, load_perceptual])
 def test_files_that_are_no_torchscript(tmp_path, load):
     """A pickle is not run."""
-
-    class Evil:
-        def __reduce__(self):
-            return Path.touch, (tmp_path / "ran",)
-
     whole = script(Moments(), tmp_path / "whole.pt").read_bytes()
     torch.save({"weight": torch.zeros(2)}, tmp_path / "state.pt")
-    torch.save(Evil(), tmp_path / "evil.pt")
-    (tmp_path / "pickle.pt").write_bytes(pickle.dumps(Evil()))
+    torch.save(Evil(tmp_path / "ran"), tmp_path / "evil.pt")
+    (tmp_path / "pickle.pt").write_bytes(pickle.dumps(Evil(tmp_path / "ran")))
     (tmp_path / "half.pt").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "empty.pt").write_bytes(b"")
     for name in ("state", "evil", "pickle", "half", "empty"):

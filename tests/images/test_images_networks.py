@@ -189,7 +189,6 @@ def labelled(labels):
             ValueError,
             "time_embedding_type must be 'positional' or 'fourier'",
         ),
-        (lambda: of(heads=3), TypeError, "heads"),
         (lambda: of(label=2), ValueError, "label must be None for a model without classes; got 2"),
         (lambda: of(label=5, num_class_embeds=5), ValueError, r"label must be in \[0, 4\]; got 5"),
         (lambda: of(label=-1, num_class_embeds=5), ValueError, r"label must be in \[0, 4\]; got -1"),

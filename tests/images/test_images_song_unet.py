@@ -211,7 +211,7 @@ def labelled(labels):
         (lambda: made(width=6), ValueError, "width must be a multiple of 4; got 6"),
         (lambda: made(multipliers=()), ValueError, "multipliers must have one number per level; got none"),
         (lambda: made(multipliers=(1, 0)), ValueError, r"multipliers\[1\] must be >= 1; got 0"),
-        (lambda: made(blocks=0), ValueError, "blocks must be >= 1; got 0"),
+        (lambda: made(blocks=0), ValueError, r"blocks must be in \[1, 1000\]; got 0"),
         (lambda: made(attention=(4,)), ValueError, "attention must be one of 16, 8; got 4"),
         (lambda: made(embedding="learned"), ValueError, "embedding must be one of 'positional', 'fourier'"),
         (lambda: made(encoder="skip"), ValueError, "encoder must be one of 'standard', 'residual'; got 'skip'"),

@@ -8,6 +8,7 @@ from pathlib import Path
 import tyro
 
 from sdesig._checks import check_integer
+from sdesig._files import check_output
 from sdesig.commands.images.flags import ImageFlags, SettingFlags, TeacherFlags
 from sdesig.commands.images.students import prepare
 from sdesig.commands.options import CutPathFlags, MachineFlags, announce, naming_memory
@@ -41,6 +42,7 @@ class CachePaths:
 
     def run(self) -> None:
         """Run the command."""
+        check_output("out", self.out, folder=True)
         device = self.machine.use()
         check_integer("paths", self.paths, 1)
         check_integer("seed", self.seed, 0)

@@ -8,6 +8,7 @@ from typing import Literal
 
 import tyro
 
+from sdesig._files import check_output
 from sdesig.commands.images.flags import ImageFlags, SettingFlags, TeacherFlags
 from sdesig.commands.images.students import prepare
 from sdesig.commands.options import (
@@ -55,6 +56,9 @@ class DistillImages:
 
     def run(self) -> None:
         """Run the command."""
+        check_output("out", self.out, folder=True)
+        if self.teacher_cache is not None:
+            check_output("teacher_cache", self.teacher_cache, folder=True)
         device = self.machine.use()
         flags = self.distillation
         if self.images.data is None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import tyro
@@ -14,17 +15,17 @@ from torch import Tensor
 
 from sdesig import _processes as processes
 from sdesig._checks import check_choice, check_integer
-from sdesig._files import write_json
+from sdesig._files import check_output, write_json
 from sdesig.commands.images.flags import ImageFlags, SettingFlags, TeacherFlags, described_images
 from sdesig.commands.inputs import Identity, Teacher, load_models
-from sdesig.commands.options import MachineFlags, announce, naming_memory
+from sdesig.commands.options import COUNT, MachineFlags, announce, check_sizes, naming_memory
 from sdesig.distillation import Comparison
 from sdesig.distillation.evaluation import baselines, generator_sampler
 from sdesig.distillation.reference import reference_on
 from sdesig.generator import SigDEG, StepGrid
 from sdesig.images.features import load_extractor, load_perceptual
 from sdesig.images.pixels import ImageSet
-from sdesig.images.report import Method, OtherSampler, evaluate_images
+from sdesig.images.report import FEWEST, Method, OtherSampler, evaluate_images
 from sdesig.images.unipc import PEERS, peer_samples
 
 TRAINING_FREE = ("euler", "ddim", "sde-dpm++2m", "path-average", "path-average-reference", "path-average-grid")
@@ -50,7 +51,7 @@ class EvaluateImages:
     """Numbers of steps."""
     teacher_steps: int = 1000
     """Of a row for the teacher's own ancestral sampler, Euler's scheme; 0: no such row."""
-    n: int = 2000
+    n: Annotated[int, COUNT] = 2000
     """Number of samples."""
     first_seed: int = 0
     """The seeds are this one and the next ones."""
@@ -70,6 +71,9 @@ class EvaluateImages:
 
     def run(self) -> None:
         """Run the command."""
+        check_output("out", self.out, folder=True)
+        fewest = FEWEST if self.extractor else 2
+        check_sizes(self.steps, self.n, self.first_seed, self.floor_groups, fewest=fewest)
         for name in self.samplers:
             check_choice("samplers", name, (*TRAINING_FREE, *PEERS))
         check_integer("teacher_steps", self.teacher_steps, 0)

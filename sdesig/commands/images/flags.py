@@ -14,7 +14,15 @@ from tqdm import tqdm
 from sdesig._checks import check_integer
 from sdesig._files import file_digest
 from sdesig._random import generator_for
-from sdesig.commands.inputs import GRID_CELLS, Identity, Teacher, identity_of_files, load_teacher, named_grid
+from sdesig.commands.inputs import (
+    GRID_CELLS,
+    Identity,
+    Teacher,
+    check_snr,
+    identity_of_files,
+    load_teacher,
+    named_grid,
+)
 from sdesig.distillation import choose_grid
 from sdesig.distillation.choose_grid import FOR_IMAGES
 from sdesig.distillation.data import Data, check_data, take_rows
@@ -163,8 +171,7 @@ class SettingFlags:
         """
         first, last = getattr(teacher, "snr", (0.0, math.inf))
         low, high = self.snr or (max(SNR[0], first), min(SNR[1], last))
-        if not 0 < low < high < math.inf:
-            raise ValueError(f"snr must be (first, last) with 0 < first < last; got {(low, high)}")
+        check_snr(low, high)
         if low < first or high > last:
             raise ValueError(f"snr must lie in the teacher's range, {first:g} to {last:g}; got {(low, high)}")
         return low, high

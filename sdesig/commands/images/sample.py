@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from sdesig._files import write_json
 from sdesig.commands.options import announce, naming_memory
 from sdesig.commands.sample import Sample
+from sdesig.generator import SigDEG
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,20 @@ class SampleImages(Sample):
     def _files(self) -> tuple[Path, ...]:
         return *super()._files(), self.out.with_suffix(".json")
 
-    def _begin(self, seeds: int | Sequence[int]) -> None:
+    def _begin(self, model: SigDEG, seeds: int | Sequence[int]) -> Callable[[Tensor], Tensor]:
+        pictures = super()._begin(model, seeds)
+        if self.decoder is not None:
+            from sdesig.images.latent import load_autoencoder
+
+            decoder = load_autoencoder(self.decoder, device=model.get_buffer("mean").device)
+            wanted, found = model.event[0], decoder.latent_channels
+            if wanted != found:
+                raise ValueError(f"decoder must be of latents of {wanted} channels; {self.decoder} has {found}")
+
+            def pictures(values: Tensor) -> Tensor:
+                with torch.no_grad():
+                    return decoder.decode(values.to(decoder.mean.device))
+
         options = {
             "model": str(self.model),
             "seeds": list(range(seeds)) if isinstance(seeds, int) else list(seeds),
@@ -48,12 +62,4 @@ class SampleImages(Sample):
         }
         announce("images sample", {**options, "out": self.out})
         write_json(self.out.with_suffix(".json"), options)
-
-    def _pictures(self, values: Tensor) -> Tensor:
-        if self.decoder is None:
-            return values
-        from sdesig.images.latent import load_autoencoder
-
-        decoder = load_autoencoder(self.decoder, device=self.machine.use())
-        with torch.no_grad():
-            return decoder.decode(values.to(decoder.mean.device))
+        return pictures

@@ -9,6 +9,7 @@ from typing import Literal
 import tyro
 
 from sdesig import _processes as processes
+from sdesig._files import check_output
 from sdesig._random import seeded
 from sdesig.commands.images.flags import ImageFlags, described_images
 from sdesig.commands.options import MachineFlags, TrainingFlags, announce, checked, naming_memory
@@ -60,6 +61,7 @@ class TrainImageTeacher:
 
     def run(self) -> None:
         """Run the command."""
+        check_output("out", self.out, folder=True)
         device, training = self.machine.use(), checked(TrainingOptions, self.training)
         with processes.first_one_first():
             images = self.images.required()

@@ -1,0 +1,227 @@
+"""Bad input costs nothing: it is refused before anything is written or computed, and the corrected command works."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.distributed.run import get_args_parser
+
+from sdesig.cli import COMMANDS, main
+from sdesig.commands.config_file import option_names
+from sdesig.commands.images import COMMANDS as IMAGE_COMMANDS
+from sdesig.generator import Samples
+
+HUGE = str(10**30)
+README = Path(__file__).parents[2] / "README.md"
+
+
+def small(command, problem, out):
+    """A command that works, in a second."""
+    return {
+        "train-teacher": [
+            *("train-teacher", "--data", problem.data, "--width", "8", "--blocks", "1", "--batch", "8"),
+            *("--iterations", "2", "--out", out),
+        ],
+        "distill": [
+            *("distill", *problem.flags, "--iterations", "2", "--evaluations", "8", "--steps", "4", "8"),
+            *("--teacher-steps", "16", "--grid", "even", "--out", out),
+        ],
+        "evaluate": ["evaluate", *problem.flags, "--n", "2", "--steps", "2", "--snr", "0.01", "100", "--out", out],
+    }[command]
+
+
+def files(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*")) if folder.exists() else []
+
+
+@pytest.mark.parametrize(
+    "command, flags, message",
+    [
+        ("train-teacher", "--log-sigma nan 1", "log_sigma[0] must be a finite number; got nan"),
+        ("train-teacher", "--log-sigma 0 -1", "log_sigma[1] must be a finite number >= 0; got -1.0"),
+        ("train-teacher", "--log-sigma 1000 1", "log_sigma must be (mean, std) with |mean| + 8 std <= 40"),
+        ("train-teacher", "--learning-rate 1e300", "learning_rate must be a finite number > 0 and <= 1000; got 1e+300"),
+        ("train-teacher", "--weight-decay 1e300", "weight_decay must be at most 1/learning_rate; got 1e+300"),
+        ("train-teacher", f"--parts {HUGE}", "parts must be in [1, 1073741824]"),
+        ("train-teacher", f"--iterations {HUGE}", "iterations must be in [1, 1073741824]"),
+        ("train-teacher", f"--batch {HUGE}", "batch must be in [1, 1073741824]"),
+        ("distill", f"--evaluations {HUGE}", "evaluations must be in [8, 1073741824]"),
+        ("distill", f"--paths {HUGE} --pairs rollout", "paths must be in [0, 1073741824]"),
+        ("distill", f"--teacher-steps {HUGE}", "teacher_steps must be in [1, 1048576]"),
+        ("distill", "--snr 1 1.0000000000000002", "(1 + 1e-06) first <= last <= 1e+15; got (1.0, 1.0000000000000002)"),
+        ("distill", "--snr 1e-300 1e300", "snr must be (first, last) with 1e-15 <= first"),
+        ("evaluate", "--steps 0", "steps must be >= 1; got 0"),
+        ("evaluate", "--steps 4 2000", "steps must be in [1, 1024]; got 2000"),
+        ("evaluate", "--steps", "steps must be one number or more; got none"),
+        ("evaluate", "--snr 1 1.0000000000000002", "snr must be (first, last)"),
+        ("evaluate", "--n 10000000000000", "n must be in [2, 10000000]; got 10000000000000"),
+        ("evaluate", f"--first-seed {2**63 - 1}", "first_seed must be in [0, "),
+        ("evaluate", "--floor-groups 1", "floor_groups must be 0 or >= 2; got 1"),
+    ],
+)
+def test_a_refused_command_leaves_nothing(command, flags, message, tmp_path, problem, fails):
+    assert message in fails(*small(command, problem, tmp_path / "run"), *flags.split())
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("command", ["train-teacher", "distill", "evaluate"])
+@pytest.mark.parametrize("scale", [1e25, 1e-25])
+def test_data_whose_squares_are_no_numbers_are_refused(command, scale, tmp_path, problem, fails):
+    np.savez(tmp_path / "data.npz", data=scale * np.random.default_rng(0).normal(size=(20, 2)))
+    message = fails(*small(command, problem, tmp_path / "run"), "--data", tmp_path / "data.npz")
+    assert message.startswith(f"{tmp_path / 'data.npz'}: data must have no value beyond 1e+09 and a standard deviation")
+    assert files(tmp_path) == ["data.npz"]
+
+
+def test_options_of_a_run_that_failed_before_its_first_result_bind_no_other(tmp_path, problem, fails):
+    """Training diverges; an evaluation, and the paths of a teacher, die of what nobody could know before."""
+    command = small("train-teacher", problem, tmp_path / "teacher")
+    assert fails(*command, "--learning-rate", "1e3", "--warmup", "0", "--iterations", "50").startswith("loss ")
+    assert files(tmp_path / "teacher") == ["options.json"]
+    main(list(map(str, command)))
+    assert "has a run with other options" in fails(*command, "--seed", "1")
+
+
+@pytest.mark.parametrize(
+    "command, name, call",
+    [
+        ("evaluate", "sdesig.commands.evaluate.evaluate", ["--n", "3"]),
+        ("distill", "sdesig.distillation.cache.draw_for", ["--teacher-steps", "32"]),
+    ],
+)
+def test_the_corrected_command_works(command, name, call, tmp_path, problem, fails, monkeypatch):
+    flags = [
+        *small(command, problem, tmp_path / "run"),
+        *(["--pairs", "rollout", "--paths", "8"] * (command[0] == "d")),
+    ]
+
+    def fail(*arguments, **options):
+        raise FloatingPointError("the state is not finite")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(name, fail)
+        assert fails(*flags, *call) == "the state is not finite"
+    main(list(map(str, flags)))
+    assert "has a run with other options" in fails(*flags, *call)
+
+
+# --- samples ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [["sample"], ["images", "sample"]])
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--n", "10000000000000"], "n must be in [1, 10000000]; got 10000000000000"),
+        (["--seeds", "0:10000000000000"], "number of seeds must be in [1, 10000000]; got 10000000000000"),
+        (["--seeds", f"0:{HUGE}"], f"number of seeds must be in [1, 10000000]; got {HUGE}"),
+        (["--seeds", "0:9999999", "5", "7"], "number of seeds must be in [1, 10000000]; got 10000001"),
+        (["--steps", "0"], "steps must be >= 1; got 0"),
+        (["--steps", "65"], "steps must be in [1, 64]; got 65"),
+    ],
+)
+def test_samples_are_refused_before_anything_is_written(command, flags, message, tmp_path, problem, fails):
+    arguments = [*command, "--model", problem.student("student"), "--out", tmp_path / "s.npz", *flags]
+    assert fails(*arguments) == message
+    assert files(tmp_path) == []
+
+
+def test_count_is_n(tmp_path, problem):
+    for name in ("--n", "--count"):
+        main(["sample", "--model", problem.student("student"), "--out", str(tmp_path / f"{name}.npz"), name, "3"])
+    one, other = (Samples.load(tmp_path / f"{name}.npz") for name in ("--n", "--count"))
+    assert torch.equal(one.values, other.values)
+    assert len(one.values) == 3
+
+
+def test_a_folder_under_another_name_is_no_other_generator(problem, tmp_path, fails):
+    folder = Path(problem.student("student"))
+    flags = ["--models", folder, folder / ".." / folder.name, "--out", tmp_path, "--steps", "4"]
+    assert "models must be different folders" in fails("evaluate", *problem.flags, *flags)
+
+
+# --- torchrun --------------------------------------------------------------------------------------------------------
+
+
+def under_torchrun(*arguments):
+    """What of a command line torchrun hands on."""
+    return get_args_parser().parse_args(["--nproc-per-node", "2", "-m", "sdesig", *arguments]).training_script_args
+
+
+def test_torchrun_claims_no_option_but_n():
+    """It reads all options to abbreviations of its own, those of the module too; --n has another name."""
+    claimed = set()
+    for name, command in {**COMMANDS, **IMAGE_COMMANDS}.items():
+        if name == "images":
+            continue
+        for option in option_names(command):
+            for flag in (f"--{option}", f"--no-{option}", f"--{option.replace('-', '_')}"):
+                try:
+                    assert under_torchrun(name, flag, "1") == [name, flag, "1"]
+                except SystemExit:
+                    claimed.add(flag)
+    assert claimed == {"--n"}
+    assert under_torchrun("sample", "--count", "1") == ["sample", "--count", "1"]
+
+
+def test_readme_commands_run_as_written_under_torchrun():
+    """Every one of the README is what torchrun and the command's own parser take; dots stand for more options."""
+    text = " ".join(README.read_text().split())
+    lines = re.findall(r"torchrun (--[^`]* -m sdesig [^`]*)", text)
+    assert lines
+    for line in lines:
+        words = [word for word in shlex.split(line) if word != "..."]
+        handed_on = get_args_parser().parse_args(words).training_script_args
+        assert handed_on == words[words.index("sdesig") + 1 :]
+        name = handed_on[1] if handed_on[0] == "images" else handed_on[0]
+        flags = {word.removeprefix("--") for word in handed_on if word.startswith("--")}
+        known = {*option_names(IMAGE_COMMANDS[name] if handed_on[0] == "images" else COMMANDS[name]), "count"}
+        assert flags <= known
+        assert "n" not in flags
+
+
+# --- configuration files ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def given(monkeypatch):
+    """Writes a --config file, and runs a command with it; returns the command as it was parsed."""
+    seen = []
+
+    def run(folder, command, config, *flags):
+        kind = (IMAGE_COMMANDS if command[0] == "images" else COMMANDS)[command[-1]]
+        monkeypatch.setattr(kind, "run", lambda command: seen.append(command))
+        (folder / "config.json").write_text(json.dumps(config))
+        main([*command, "--config", str(folder / "config.json"), *flags])
+        return seen.pop()
+
+    return run
+
+
+def test_values_of_a_file_are_values(tmp_path, given):
+    command = given(
+        tmp_path, ["evaluate"], {"models": ["--out", "X", "--n=3", "-h", "--"], "teacher": "--data", "n": 7}
+    )
+    assert command.models == (Path("--out"), Path("X"), Path("--n=3"), Path("-h"), Path("--"))
+    assert (command.teacher, command.data, command.n, command.out) == ("--data", "digits", 7, Path("runs/evaluate"))
+    command = given(tmp_path, ["evaluate"], {"models": ["--out", "X"]}, "--models", "Y")
+    assert command.models == (Path("Y"),)
+    command = given(tmp_path, ["images", "distill"], {"teacher": "--label", "data": "-1", "out": "--no-recompute"})
+    assert (command.teacher.teacher, command.images.data, command.out) == ("--label", "-1", Path("--no-recompute"))
+    command = given(tmp_path, ["images", "sample"], {"model": "-m", "force": False, "n": 2})
+    assert (command.model, command.force, command.n) == (Path("-m"), False, 2)
+    command = given(tmp_path, ["evaluate"], {"baselines": False})
+    assert command.baselines is False
+    command = given(tmp_path, ["train-teacher"], {"log_sigma": [-1, "-2.5"]})
+    assert command.log_sigma == (-1.0, -2.5)
+
+
+@pytest.mark.parametrize("value", [{"a": 1}, [[1]], [{"a": 1}], [["--out"]]])
+def test_values_that_no_option_has_are_refused(value, tmp_path, fails):
+    (tmp_path / "config.json").write_text(json.dumps({"models": value}))
+    message = fails("evaluate", "--config", tmp_path / "config.json")
+    assert message.startswith(f"{tmp_path / 'config.json'}: models must be a string, a number, true, false, null or ")
