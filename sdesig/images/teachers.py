@@ -68,7 +68,8 @@ class DiffusersDenoiser(ModelDenoiser):
         if not isinstance(scheduler, Mapping):
             raise TypeError(f"scheduler must be a scheduler's configuration; got {scheduler!r}")
         settings = {name: value for name, value in scheduler.items() if name[0] != "_" or name == "_class_name"}
-        denoiser = _denoiser(network, settings)
+        with torch.device("cpu"):  # a table is no weight: its values are wanted where a network is made on "meta"
+            denoiser = _denoiser(network, settings)
         super().__init__(denoiser, denoiser.diffusion)
         self._scheduler: dict[str, Any] = json.loads(json.dumps(settings))
         value = getattr(denoiser, "sigma_data", SIGMA_DATA) if sigma_data is None else sigma_data

@@ -524,3 +524,11 @@ def test_a_saved_student_tells_its_schedule(tmp_path):
     change_json(tmp_path / "student" / "config.json", denoiser={"kind": "ddpm"})
     with pytest.raises(ValueError, match="kind of denoiser must be one of 'edm'; got 'ddpm'"):
         SigDEG.load(tmp_path / "student")
+
+
+def test_a_denoiser_without_memory_has_its_table():
+    """Made on the device "meta", to compare it with the weights in a file before anything is allocated."""
+    with torch.device("meta"):
+        made = denoiser()
+    assert {parameter.device.type for parameter in made.parameters()} == {"meta"}
+    assert made.snr == denoiser().snr
