@@ -235,7 +235,7 @@ def _check(op: Any, args: Any, kwargs: Any, written: Mapping[str, Tensor]) -> No
     name = op._schema.name
     if name == "aten::_copy_from" or name.startswith(_INDEXING):
         return
-    tensors = list(_tensors((args, tuple(kwargs.values()))))
+    tensors = _tensors((*args, *kwargs.values()))
     strangers = [tuple(value.shape) for value in tensors if value.device.type == "cpu" and value.ndim]
     mixed = strangers and len(strangers) < len(tensors)
     if mixed or any(value.device.type == "cpu" for value in written.values()):
@@ -290,7 +290,7 @@ def _with_numbers(op: Any, args: Any) -> Any:
     places = [k for k in _tensor_places(op) if k < len(args) and isinstance(args[k], (int, float))]
     if not places:
         return args
-    other = next((value for value in _tensors(args)), torch.tensor(0.0))
+    other = next(iter(_tensors(args)), torch.tensor(0.0))
     changed = list(args)
     for k in places:
         same = other.is_floating_point() or not isinstance(args[k], float)
@@ -310,12 +310,15 @@ def _returned(value: Any, described: Any, written: dict[str, Any]) -> Any:
     return _on_device(value)
 
 
-def _tensors(values: Any) -> Iterator[Tensor]:
-    if isinstance(values, Tensor):
-        yield values
-    elif isinstance(values, (list, tuple)):
-        for value in values:
-            yield from _tensors(value)
+def _tensors(values: Any) -> list[Tensor]:
+    """All of them in a sequence, and in sequences inside."""
+    found = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found += _tensors(value)
+    return found
 
 
 def _on_cpu(value: Any, instead: Mapping[int, Tensor] = MappingProxyType({})) -> Any:

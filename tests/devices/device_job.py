@@ -1,52 +1,53 @@
-"""The command line on a device, as `python device_job.py DEVICE FOLDER PICTURES TEACHER`, also under torchrun."""
+"""The command line for images on a device: `python device_job.py DEVICE OUT FOLDER COMMANDS`, under torchrun."""
 
 import sys
+from itertools import islice
 
 import pytest
-from virtual_device import NAME, virtual_device
+import torch
+from images_problem import make_pictures
+from virtual_device import virtual_device
 
 from sdesig.cli import main
 from sdesig.distillation.evaluation import Comparison
+from sdesig.generator import NetworkDenoiser, SigDEG
+from sdesig.sde import GaussianReference
 
 SNR = ["--snr", "0.01", "100"]
 SHORT = ["--teacher-steps", "8", "--teacher-cells", "4", "--steps", "2", "4", "--grid", "even", *SNR]
 
 
-def commands(folder, pictures, teacher):
+def make_problem(folder):
+    """Pictures, a teacher, and a generator on paths of few cells."""
+    pictures = make_pictures(folder)
+    torch.manual_seed(0)
+    reference = GaussianReference.fit(torch.randn(30, 1, 8, 8), "dct")
+    made = {"event": (1, 8, 8), "snr": (0.01, 100.0), "depth": 2, "levels": 3, "reference": reference}
+    SigDEG.from_teacher(NetworkDenoiser.load(pictures.teacher), **made).save(folder / "short")
+    return folder
+
+
+def commands(out, folder):
     """From training to the report, at tiny size."""
-    flags = ["--teacher", str(teacher), "--data", str(pictures)]
+    files = ["--data", f"{folder}/data"]
     trained = ["--iterations", "2", "--warmup", "1", "--parts", "2"]
-    student = f"{folder}/student/student"
-    yield [
-        "train-teacher",
-        "--data",
-        str(pictures),
-        "--widths",
-        "8",
-        "--batch",
-        "4",
-        *trained,
-        "--out",
-        f"{folder}/teacher",
-    ]
+    yield ["train-teacher", *files, "--widths", "8", "--batch", "4", *trained], f"{out}/teacher"
+    files += ["--teacher", f"{folder}/teacher"]
     sizes = ["--evaluations", "4", "--depth", "2", "--pairs", "local", "--reference", "dct"]
-    yield ["distill", *flags, *SHORT, *sizes, *trained, "--out", f"{folder}/student"]
-    yield ["sample", "--model", student, "--n", "3", "--steps", "2", "--batch", "2", "--out", f"{folder}/images.npz"]
+    yield ["distill", *files, *SHORT, *sizes, *trained], f"{out}/student"
+    yield ["sample", "--model", f"{folder}/short", "--n", "3", "--steps", "2", "--batch", "2"], f"{out}/images.npz"
     counts = ["--steps", "2", "--teacher-steps", "8", "--n", "20", "--batch", "10", "--samplers", "sde-dpm++2m"]
-    yield ["evaluate", *flags, "--models", student, *counts, "--out", f"{folder}/report"]
+    yield ["evaluate", *files, "--models", f"{folder}/short", *counts], f"{out}/report"
 
 
-def run(device, folder, pictures, teacher):
+def run(device, out, folder, most=4):
+    """The first commands."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Comparison, "seconds_per_1000", lambda *_: 1.0)
-        patch.setattr(Comparison, "truth_steps", 8)
-        for command in commands(folder, pictures, teacher):
-            main(["images", *command, "--device", device, "--threads", "1"])
+        for command, file in islice(commands(out, folder), int(most)):
+            main(["images", *command, "--out", file, "--device", device, "--threads", "1"])
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == NAME:
-        with virtual_device():
-            run(*sys.argv[1:])
-    else:
+    with virtual_device():
         run(*sys.argv[1:])

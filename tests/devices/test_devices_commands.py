@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from device_job import run
-from images_problem import make_pictures
+from device_job import make_problem, run
 from safetensors.torch import load_file
 from virtual_device import unavailable
 
@@ -37,8 +36,9 @@ def problem(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return make_pictures(tmp_path_factory.mktemp("pictures"))
+def images(tmp_path_factory):
+    """Pictures, a teacher and a generator of them, in files."""
+    return make_problem(tmp_path_factory.mktemp("images") / "problem")
 
 
 def weights(folder):
@@ -77,36 +77,38 @@ def results(folder):
     rows = json.loads((folder / "report" / "report.json").read_text())
     numbers = [number["value"] for row in rows for number in row["measured"]]
     numbers += [row["pathwise_rmse"] for row in rows if row["pathwise_rmse"]]
-    trained = [weights(folder / name / name) for name in ("teacher", "student")]
-    values = [value for network in trained for _, value in sorted(network.items())]
-    return [*values, Samples.load(folder / "images.npz").values, torch.tensor(numbers)]
+    return [*trained(folder), Samples.load(folder / "images.npz").values, torch.tensor(numbers)]
+
+
+def trained(folder):
+    networks = [weights(folder / name / name) for name in ("teacher", "student")]
+    return [value for network in networks for _, value in sorted(network.items())]
 
 
 @pytest.fixture(scope="module")
-def on_cpu(pictures):
-    """What one process makes on the CPU."""
-    folder = pictures.data.parent / "cpu"
-    run("cpu", folder, pictures.data, pictures.teacher)
-    return results(folder)
+def on_cpu(images):
+    """Folder of what one process makes on the CPU."""
+    run("cpu", images.parent / "cpu", images)
+    return images.parent / "cpu"
 
 
-def test_commands_for_images(agrees, on_cpu, pictures, tmp_path):
+def test_commands_for_images(agrees, on_cpu, images, tmp_path):
     def compute(device):
         if device == "cpu":
-            return on_cpu
-        run(device, tmp_path, pictures.data, pictures.teacher)
+            return results(on_cpu)
+        run(device, tmp_path, images)
         return results(tmp_path)
 
     agrees(compute, rtol=1e-2, atol=2e-2, draws=True, stays=False)
 
 
 @pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))
-def test_two_processes(on_cpu, pictures, tmp_path):
-    """As torchrun starts them, on the virtual device."""
+def test_two_processes(on_cpu, images, tmp_path):
+    """As torchrun starts them, on the virtual device: they train what one process trains."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(JOB)]
-    command += ["virt", str(tmp_path), str(pictures.data), str(pictures.teacher)]
+    command += ["virt", str(tmp_path), str(images), "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    for two, one in zip(results(tmp_path), on_cpu, strict=True):
+    for two, one in zip(trained(tmp_path), trained(on_cpu), strict=True):
         torch.testing.assert_close(two, one, rtol=1e-2, atol=2e-2)

@@ -214,7 +214,7 @@ def test_distillation(agrees, tmp_path, name):
 
 
 def test_a_distillation_goes_on(device, tmp_path):
-    whole = distilled(device, tmp_path / "whole", "local", iterations=4)
+    whole = distilled(device, tmp_path / "whole", "local", checkpoint_every=1)
     half, teacher = tmp_path / "half", teacher_on(device)
 
     def stop(*_):
@@ -223,9 +223,9 @@ def test_a_distillation_goes_on(device, tmp_path):
 
     handle = teacher.register_forward_pre_hook(stop)
     with pytest.raises(Stopped):
-        distilled(device, half, "local", iterations=4, teacher=teacher)
+        distilled(device, half, "local", checkpoint_every=1, teacher=teacher)
     handle.remove()
-    resumed = distilled(device, half, "local", iterations=4, teacher=teacher)
+    resumed = distilled(device, half, "local", checkpoint_every=1, teacher=teacher)
     for value, other in zip(resumed.parameters(), whole.parameters(), strict=True):
         torch.testing.assert_close(value, other, rtol=0, atol=1e-5 if device == "cuda" else 0.0)
 
@@ -252,7 +252,7 @@ def test_images_are_distilled(agrees, tmp_path, kind):
 # --- measurements ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["none", "scalar", "coordinates", "pca"])
+@pytest.mark.parametrize("kind", ["scalar", "pca"])
 def test_a_comparison(agrees, kind):
     def compute(device):
         generators = {
