@@ -79,13 +79,16 @@ class Case(NamedTuple):
 
 
 DOUBLE_WELL = DoubleWell(sigma=1.0)
-NOISY = ("heun", "platen", "torchsde:heun", "torchsde:reversible_heun")
+NOISY = ("heun", "platen", "taylor15", "torchsde:heun", "torchsde:reversible_heun")
+BENT = ("torchsde:log_ode", "torchsde:midpoint")
 CASES = (
     Case(FadingNoise(), "y, y^2", 0.1, (4, 8, 16, 32)),
     Case(DOUBLE_WELL, "y, y^2", 1.0, (4, 8, 16, 32), 1 / 4),
     Case(DOUBLE_WELL, "y, y^2", 4.0, (4, 8, 16, 32), 1 / 4, NOISY),
+    Case(DOUBLE_WELL, "y, y^2", 2.0, (8, 16, 32, 64), 1 / 4, BENT),
     Case(TanhDiffusion(), "y, y^2", 2.0, (2, 4, 8, 16), 1 / 4),
     Case(TanhDiffusion(), "y, y^2", 10.0, (2, 4, 8, 16), 1 / 2, ("platen",)),
+    Case(TanhDiffusion(), "y, y^2", 4.0, (2, 4, 8, 16), 1 / 8, ("taylor15",)),
     Case(KuboOscillator(omega=1.5), "y, y^2", 0.5, (4, 8, 16, 32), 1 / 4),
     Case(KuboOscillator(omega=1.5), "y, y^2", 2.0, (4, 8, 16, 32), 1 / 4, ("platen", "taylor15")),
     Case(GeometricBrownianMotion(), "y, y^2", 1.0, (2, 4, 8, 16), 1 / 2),
