@@ -21,7 +21,7 @@ from sdesig.distillation.frechet import FeatureStatistics, FeatureSums, extrapol
 from sdesig.distillation.reference import read_reference, reference_on, teacher_samples, write_reference
 from sdesig.distillation.statistics import paired_ratio
 from sdesig.generator import MLP, NetworkDenoiser, SigDEG, StepGrid, UNet
-from sdesig.sde import CanonicalSDE, GaussianReference
+from sdesig.sde import CanonicalSDE, GaussianReference, SNRDenoiser
 
 SNR = (0.02, 50.0)
 DATA = torch.tensor([1.0, 0.5]) * torch.randn(200, 2, generator=torch.Generator().manual_seed(0)).sign()
@@ -190,16 +190,11 @@ def distilled(device, out, name, *, iterations=2, teacher=None, steps=(2, 4), ch
     settings = {"kind": "coordinates", "precision": "float32", "corrected": False, **RUNS[name]}
     made = {key: settings.pop(key) for key in ("cell", "rank") if key in settings}
     kind, precision = settings.pop("kind"), settings.pop("precision")
-    own = canonical(Shrinking()) if settings.pop("corrected") else None
+    own = SNRDenoiser(Shrinking()) if settings.pop("corrected") else None
     student = student_on(device, kind, teacher=own, sigma_data=0.8, **made)
     training = TrainingOptions(iterations=iterations, warmup=1, precision=precision, checkpoint_every=checkpoint_every)
     options = DistillOptions(steps=steps, evaluations=4, teacher=FINE, training=training, **settings)
     return distill(student, own or teacher or teacher_on(device), options, out, data=DATA, progress=False)
-
-
-def canonical(function):
-    """A function of (y, snr) as a teacher."""
-    return function
 
 
 @pytest.mark.parametrize("name", RUNS)
