@@ -85,7 +85,7 @@ def read_pipeline(source: str | Path, kind: str, *, subfolder: str | None = None
         has_vae = any(index.get(VAE) or ())
     vae = load_model(folder / VAE, KINDS).eval() if has_vae else None
     report = folder / REPORT
-    with reading(report):
+    with reading(report, "is not JSON of rows"):
         rows = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else []
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise TypeError("it must hold a JSON list of objects")

@@ -503,10 +503,10 @@ def test_numbers_of_steps_are_drawn_between_the_bounds(tmp_path, monkeypatch):
         (lambda _: options(steps=(0, 4)), ValueError, r"steps\[0\] must be >= 1; got 0"),
         (lambda _: options(steps=(4, 3)), ValueError, r"steps\[1\] must be in \[4, 8\]; got 3"),
         (lambda _: options(steps=(4, 9)), ValueError, r"steps\[1\] must be in \[4, 8\]; got 9"),
-        (lambda _: options(evaluations=4), ValueError, "evaluations must be >= 5; got 4"),
+        (lambda _: options(evaluations=4), ValueError, r"evaluations must be in \[5, 1073741824\]; got 4"),
         (lambda _: options(pairs="global"), ValueError, "pairs must be one of 'local', 'rollout', 'both'"),
         (lambda _: options(local_share=1.5), ValueError, r"local_share must be in \[0, 1\]; got 1.5"),
-        (lambda _: options(paths=-1), ValueError, "paths must be >= 0; got -1"),
+        (lambda _: options(paths=-1), ValueError, r"paths must be in \[0, 1073741824\]; got -1"),
     ],
 )
 def test_refusals(call, error, match, tmp_path):

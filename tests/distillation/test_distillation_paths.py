@@ -479,7 +479,7 @@ def test_the_options_of_a_cache_are_json(tmp_path):
         ),
         (lambda _: TeacherOptions(steps=100), ValueError, "steps must be a multiple of cells, 64; got 100"),
         (lambda _: TeacherOptions(cells=0), ValueError, "cells must be >= 1; got 0"),
-        (lambda _: TeacherOptions(steps=0), ValueError, "steps must be >= 1; got 0"),
+        (lambda _: TeacherOptions(steps=0), ValueError, r"steps must be in \[1, 1048576\]; got 0"),
         (lambda folder: make_cache(folder, 700), ValueError, "paths must be a multiple of 512; got 700"),
         (lambda folder: make_cache(folder, 0), ValueError, "paths must be >= 1; got 0"),
     ],
