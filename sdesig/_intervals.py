@@ -38,15 +38,18 @@ def standard_error(influence: Tensor) -> Tensor:
     return (influence.square().sum(-1) / (n * (n - 1))).sqrt() * _student(effective_number(influence)) / NORMAL
 
 
-def mean_interval(samples: Tensor) -> tuple[Tensor, Tensor]:
-    """Ends of the 95 % interval of the mean of n >= 2 independent samples, (..., n) to (...) each."""
+def mean_interval(samples: Tensor, degrees: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Ends of the 95 % interval of the mean of n >= 2 independent samples, (..., n) to (...) each.
+
+    degrees: of freedom of Student's law, (...); default the `effective_number` of the deviations from the mean.
+    """
     mean = samples.mean(-1)
     centred = samples - mean[..., None]
     deviation = centred.square().mean(-1).sqrt()
     scale = torch.where(deviation > 0, deviation, 1.0)
     error = deviation / math.sqrt(samples.shape[-1])
     g = (centred / scale[..., None]).pow(3).mean(-1) / math.sqrt(samples.shape[-1])
-    quantile = _student(effective_number(centred) - 1)  # one for the mean
+    quantile = _student(effective_number(centred) if degrees is None else degrees)
     return mean - error * hall(g, quantile), mean - error * hall(g, -quantile)
 
 
@@ -79,6 +82,5 @@ def hall(g: Tensor, quantile: Tensor) -> Tensor:
 
 
 def _student(degrees: Tensor) -> Tensor:
-    """Quantile of Student's law with degrees of freedom, not below 1/2."""
-    quantile = stdtrit(degrees.clamp_min(0.5).cpu().double().numpy(), (1 + LEVEL) / 2)
-    return torch.as_tensor(quantile).to(degrees)
+    """Quantile of Student's law with these degrees of freedom, (...)."""
+    return torch.as_tensor(stdtrit(degrees.cpu().double().numpy(), (1 + LEVEL) / 2)).to(degrees)
