@@ -313,6 +313,16 @@ def test_an_interval_below_theory_and_within_the_slack_is_noted(tmp_path, monkey
     assert summary.count("| pass (interval below 1) |") == 1
 
 
+def test_committed_results_have_notes():
+    """The rows of the committed summary that pass with an interval wholly below theory say so."""
+    for name in ("strong_orders", "weak_orders", "reverse_diffusion"):
+        for row in read(studies.RESULTS / f"{name}.csv"):
+            theory = row["theory"]
+            order = float(theory.split(">=")[1]) if ">=" in theory else -math.inf
+            below = row["passed"] == "True" and float(row["ci_high"]) < order
+            assert row["note"] == (f"interval below {order:g}" if below else ""), row
+
+
 def test_unknown_study_stops_before_any_work(tmp_path):
     with pytest.raises(ValueError, match=r"study must be one of 'signature_laws', .*; got 'nothing'"):
         studies.run_studies(["signature_laws", "nothing"], out=tmp_path / "new")

@@ -21,7 +21,7 @@ from sdesig.convergence.estimate import FEWEST, HALF_WIDTH, SLACK
 from sdesig.testing import LawReport
 
 COLUMNS = ("case", "theory", "measured", "ci_low", "ci_high", "passed", "note", "mode", "seconds")
-"""Of every study's CSV; the columns of `Row.details` follow."""
+"""Of every study's CSV; the columns of `Row.details` follow. Seconds are of one core, whatever else runs beside."""
 
 RULE = (
     f"An order passes (`OrderEstimate.supports`) if its 95 % interval lies above theory - {SLACK:g}, reaches at most "
@@ -120,11 +120,11 @@ def run_study(study: Study, out: Path, *, full: bool) -> bool:
     """Run a study, print each row, write its CSV and figure to `out`; return whether all rows agree with theory."""
     rows: list[Row] = []
     seconds: list[float] = []
-    last = time.perf_counter()
+    last = time.process_time()
 
     def report(row: Row) -> None:
         nonlocal last
-        now = time.perf_counter()
+        now = time.process_time()
         rows.append(row)
         seconds.append(now - last)
         last = now
