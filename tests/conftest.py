@@ -1,11 +1,14 @@
 """Shared set-up: one thread per worker, and hypothesis profiles without wall-clock deadlines and with fixed seeds."""
 
+import signal
+
 import hypothesis
 import pytest
 import torch
 from virtual_device import unavailable
 
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells let jobs in the background ignore it
 unavailable()  # registers the device: torch's autograd has threads for the devices that there are at its first backward
 hypothesis.settings.register_profile("sdesig", deadline=None, derandomize=True, max_examples=50, print_blob=True)
 hypothesis.settings.load_profile("sdesig")

@@ -146,6 +146,13 @@ def target(study, k):
     return [f"{float(number):.2f}" for number in re.findall(r"[\d.]+", measured)]
 
 
+def kept(*schedulers):
+    """Percentages of seeds that keep their digit from 20 to 40 evaluations and from 40 to 80, by schedulers."""
+    rows = json.loads((EXPERIMENTS / "same_image/results/mnist.json").read_text())
+    share = {(row["scheduler"], row["nfe"]): f"{100 * row['same']:.0f}" for row in rows}
+    return [share[scheduler, nfe] for scheduler in schedulers for nfe in (20, 40)]
+
+
 CLAIMS = [
     (r"it is ([\d.]+) and ([\d.]+) times as far off as that in 50 and 100", lambda: [worse(50), worse(100)]),
     (r"its Frechet distance is higher on MNIST \((\S+) against (\S+)\)",
@@ -172,6 +179,10 @@ CLAIMS = [
     (r"in 20 steps (\S+) and \S+, but (\S+) untrained on the same grid",
      lambda: errors((CELEBA, OURS, 20), (CELEBA, CHOSEN, 20), digits=4)),
     (r"in 20 steps \S+ and (\S+), but", lambda: errors((CELEBA, TWO, 20))),
+    (r"MNIST digits, (\S+) % of 1000 seeds end at the same digit in 20 and in 40 evaluations, (\S+) % in 40 and in 80",
+     lambda: kept("path-average")),
+    (r"DPM-Solver-SDE, .* has (\S+) % and (\S+) %, SDE-DPM-Solver\+\+\(2M\) (\S+) % and (\S+) %\. UniPC, .* has (\S+) % "
+     r"and (\S+) %\.", lambda: kept("DPM-Solver-SDE", TWO, "UniPC")),
 ]  # fmt: skip
 
 

@@ -49,7 +49,7 @@ def test_order_one_and_a_half_against_a_numeric_reference():
 
 
 def test_order_one_with_areas_against_a_numeric_reference():
-    estimate = order(LinearSDE(), "milstein", steps=(2, 4, 8), reference=128, paths=1000)
+    estimate = order(LinearSDE(), "milstein", steps=(2, 4, 8), reference=128, paths=3000)
     assert all(estimate.used)
     assert estimate.supports(1.0), estimate
     control = order(LinearSDE(), "euler", steps=(2, 4, 8), reference=128, reference_scheme="milstein", paths=1000)
