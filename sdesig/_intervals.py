@@ -84,4 +84,4 @@ def _student(degrees: Tensor) -> Tensor:
     """Quantile of Student's law with these degrees of freedom, (...)."""
     from scipy.special import stdtrit  # a quarter of a second
 
-    return torch.as_tensor(stdtrit(degrees.cpu().double().numpy(), (1 + LEVEL) / 2)).to(degrees)
+    return torch.as_tensor(stdtrit(degrees.detach().cpu().double().numpy(), (1 + LEVEL) / 2)).to(degrees)

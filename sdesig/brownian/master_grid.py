@@ -78,8 +78,7 @@ class MasterGrid:
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies start without what is kept for speed: it may change under other threads while it is copied."""
-        kept = {"_shared_matrices": {}, "_recent": OrderedDict(), "_recent_areas": OrderedDict()}
-        return {**self.__dict__, **kept}
+        return self.__dict__ | {"_shared_matrices": {}, "_recent": OrderedDict(), "_recent_areas": OrderedDict()}
 
     def locate(self, times: np.ndarray) -> np.ndarray:
         """Grid indices of query times.

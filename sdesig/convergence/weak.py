@@ -83,7 +83,7 @@ def weak_order(
         if not isinstance(values, Tensor) or values.ndim not in (1, 2) or len(values) != len(ends):
             got = tuple(values.shape) if isinstance(values, Tensor) else repr(values)
             raise ValueError(f"functional must return shape ({len(ends)},) or ({len(ends)}, k); got {got}")
-        return check_floating("functional(Y)", values).reshape(len(ends), -1)
+        return check_floating("functional(Y)", values).detach().reshape(len(ends), -1)
 
     for rows in (2, 3):  # of which no more than one is the dimension
         width = phi(study.start(next(study.paths(rows)))).shape[1]
@@ -99,7 +99,9 @@ def weak_order(
             if truth is not None:
                 sides.append(torch.stack([phi(ends[n]) - phi(truth) for n in study.steps]))
             elif known is not None:
-                sides.append(torch.stack([phi(ends[n]) - torch.as_tensor(known).to(ends[n]) for n in study.steps]))
+                sides.append(
+                    torch.stack([phi(ends[n]) - torch.as_tensor(known).detach().to(ends[n]) for n in study.steps])
+                )
             else:
                 sides.append(torch.stack([phi(ends[n]) - phi(ends[2 * n]) for n in study.steps]))
             sizes.append(phi(ends[study.steps[-1]]))

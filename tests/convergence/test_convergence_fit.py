@@ -208,3 +208,9 @@ def test_json_of_before_effective_paths_is_read():
     old = OrderEstimate.from_json(json.dumps(values))
     assert math.isnan(old.effective_paths)
     assert not old.few
+
+
+@pytest.mark.parametrize("fit", [fit_strong, fit_weak])
+def test_errors_may_have_gradients(fit):
+    errors = pathwise(1.0, generator(9), 0.1)
+    assert fit(errors.clone().requires_grad_(), STEPS) == fit(errors, STEPS)

@@ -156,3 +156,21 @@ def test_a_pre_asymptotic_order_is_not_sold_as_one():
     assert not estimate.supports(2.0)
     assert f"not straight (p = {estimate.p_value:.0e})" in str(estimate)
     assert str(estimate) in repr(estimate)
+
+
+def test_gradients_are_not_followed():
+    """Nor do they keep the states of a chunk alive: y0, functional and reference may have them."""
+    one = torch.ones(1, dtype=torch.float64, requires_grad=True)
+    found = [
+        weak_order(
+            PROBLEM,
+            factor * PROBLEM.initial,
+            scheme="euler",
+            functional=lambda y: factor * y,
+            steps=(4, 8),
+            paths=100,
+            reference=lambda path, y0: 0.1 * factor * y0,
+        )
+        for factor in (one, one.detach())
+    ]
+    assert found[0] == found[1]
