@@ -213,4 +213,6 @@ def test_json_of_before_effective_paths_is_read():
 @pytest.mark.parametrize("fit", [fit_strong, fit_weak])
 def test_errors_may_have_gradients(fit):
     errors = pathwise(1.0, generator(9), 0.1)
-    assert fit(errors.clone().requires_grad_(), STEPS) == fit(errors, STEPS)
+    found, plain = (fit(values, STEPS) for values in (errors.clone().requires_grad_(), errors))
+    assert found.order == pytest.approx(plain.order)
+    assert found.half_width == pytest.approx(plain.half_width)
