@@ -11,11 +11,10 @@ from __future__ import annotations
 import math
 
 import torch
-from scipy.special import ndtri, stdtrit
 from torch import Tensor
 
 LEVEL = 0.95
-NORMAL = float(ndtri((1 + LEVEL) / 2))
+NORMAL = torch.special.ndtri(torch.tensor((1 + LEVEL) / 2, dtype=torch.float64)).item()
 """1.96: value +- NORMAL standard errors is the interval."""
 
 
@@ -83,4 +82,6 @@ def hall(g: Tensor, quantile: Tensor) -> Tensor:
 
 def _student(degrees: Tensor) -> Tensor:
     """Quantile of Student's law with these degrees of freedom, (...)."""
-    return torch.as_tensor(stdtrit(degrees.cpu().double().numpy(), (1 + LEVEL) / 2)).to(degrees)
+    from scipy.special import stdtrit  # a quarter of a second
+
+    return torch.as_tensor(stdtrit(degrees.detach().cpu().double().numpy(), (1 + LEVEL) / 2)).to(degrees)

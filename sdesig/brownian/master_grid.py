@@ -6,6 +6,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from itertools import groupby, pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,6 +75,10 @@ class MasterGrid:
         self.area_tolerance: float | None = None
         if area:
             self._choose_area(area_tolerance, dtype)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies start without what is kept for speed: it may change under other threads while it is copied."""
+        return self.__dict__ | {"_shared_matrices": {}, "_recent": OrderedDict(), "_recent_areas": OrderedDict()}
 
     def locate(self, times: np.ndarray) -> np.ndarray:
         """Grid indices of query times.

@@ -240,7 +240,8 @@ class BrownianPath(torchsde.BaseBrownian):
 
         For solvers that ask step by step; replaces an earlier prefetch. Changes no value of a seeded path.
         """
-        steps = self.partial_signatures(times)
+        with torch.inference_mode(False):  # kept: see `ConditionalTree`
+            steps = self.partial_signatures(times)
         ends = self._locate(_as_floats(times)).tolist()
         self._prefetched = {pair: k for k, pair in enumerate(pairwise(ends))}, steps
 

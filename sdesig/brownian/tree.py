@@ -34,7 +34,8 @@ class ConditionalTree:
     The leaves of a binary tree hold the coefficients between neighbouring times queried so far. A new time splits one
     leaf by its conditional law given the leaf (white noise is independent elsewhere); an interval is joined from
     O(log n) nodes in one batch. Unbalanced subtrees are rebuilt, so the cost per query stays O(log n) for any order.
-    Values are of the dtype, but at least float32. Threads may share a tree.
+    Values are of the dtype, but at least float32. Threads may share a tree. What is drawn in inference mode is kept as
+    ordinary tensors, for it may be asked for again where gradients are wanted.
     """
 
     def __init__(
@@ -87,14 +88,14 @@ class ConditionalTree:
 
     def initial_noise(self) -> Tensor:
         """N(0, I), drawn once."""
-        with self._lock:
+        with self._lock, torch.inference_mode(False):
             if self._initial is None:
                 self._initial = self._normals(1)[0]
             return self._initial
 
     def coefficients(self, ends: np.ndarray) -> Tensor:
         """(depth, n, *shape) on the n intervals between n + 1 increasing times in [t0, t1]."""
-        with self._lock:
+        with self._lock, torch.inference_mode(False):
             return self._ask(ends.tolist())
 
     def _ask(self, times: list[float]) -> Tensor:

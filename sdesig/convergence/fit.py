@@ -7,7 +7,6 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import torch
-from scipy.special import fdtrc
 from torch import Tensor
 
 from sdesig._checks import check_floating, check_integer
@@ -176,6 +175,8 @@ def _estimate(
     effective: float,
 ) -> OrderEstimate:
     """The estimate of a line, its interval widened by what the residuals exceed noise and `CURVATURE`."""
+    from scipy.special import fdtrc  # a quarter of a second
+
     design, x, residual = fit.design, fit.design[:, 1], fit.residual
     covariance = _noise(fit.influence) + _curvature(x)
     inverse = torch.linalg.inv(covariance)

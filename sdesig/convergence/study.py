@@ -113,7 +113,7 @@ class Study:
         start = check_floating("y0(path)", self._y0(path))
         if start.shape[:1] != path.shape[:1]:
             raise ValueError(f"y0(path) must have shape ({path.shape[0]}, *event); got {tuple(start.shape)}")
-        return start.double()
+        return start.detach().double()
 
     def ends(self, path: BrownianPath) -> tuple[dict[int, Tensor], Tensor | None, Tensor | None]:
         """The scheme's Y(t1) by number of steps, the reference's, and that of a numeric reference at half its steps."""
@@ -138,7 +138,7 @@ class Study:
             )
         if not bool(truth.isfinite().all()):
             raise ValueError("reference(path, y0) must be finite")
-        return truth.double()
+        return truth.detach().double()
 
     def _solve(self, path: BrownianPath, start: Tensor, scheme: Scheme, steps: int) -> Tensor:
         with torch.no_grad():
@@ -198,7 +198,7 @@ def _check_start(sde: SDELike, y0: Tensor) -> Tensor:
     if check_floating("y0", y0).ndim == 0 or (dim is not None and y0.shape != (dim,)):
         wanted = "(dim,)" if dim is None else f"({dim},)"
         raise ValueError(f"y0 must have shape {wanted}, one start for all paths, or be callable; got {tuple(y0.shape)}")
-    return y0.double()
+    return y0.detach().double()
 
 
 def _row_shape(sde: SDELike, y0: Start, t0: float, row_shape: Sequence[int] | None) -> tuple[int, ...]:

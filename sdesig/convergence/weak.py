@@ -53,10 +53,13 @@ def weak_order(
             `strong_order`.
 
     Raises:
-        TypeError, ValueError, FloatingPointError: as `strong_order`; paths odd with `antithetic`; a functional that
-            returns another shape, no floating-point numbers or infinite ones; a known expectation of another shape.
+        TypeError, ValueError, FloatingPointError: as `strong_order`; paths odd or 2 with `antithetic`; a functional
+            that returns another shape, no floating-point numbers or infinite ones; a known expectation of another
+            shape.
     """
-    known = reference if isinstance(reference, float | Tensor) else None
+    known = None
+    if isinstance(reference, float | Tensor):
+        known = torch.as_tensor(reference, dtype=torch.float64).detach()
     study = Study(
         sde,
         y0,
@@ -75,20 +78,20 @@ def weak_order(
         row_shape=row_shape,
         doubled=reference is None,
     )
-    if antithetic and study.count % 2:
-        raise ValueError(f"paths must be even with antithetic=True; got {paths}")
+    if antithetic and (study.count % 2 or study.count < 4):
+        raise ValueError(f"paths must be even and >= 4 with antithetic=True; got {paths}")
 
     def phi(ends: Tensor) -> Tensor:
         values = functional(ends)
         if not isinstance(values, Tensor) or values.ndim not in (1, 2) or len(values) != len(ends):
             got = tuple(values.shape) if isinstance(values, Tensor) else repr(values)
             raise ValueError(f"functional must return shape ({len(ends)},) or ({len(ends)}, k); got {got}")
-        return check_floating("functional(Y)", values).reshape(len(ends), -1)
+        return check_floating("functional(Y)", values).detach().reshape(len(ends), -1)
 
     for rows in (2, 3):  # of which no more than one is the dimension
         width = phi(study.start(next(study.paths(rows)))).shape[1]
-    if known is not None and torch.as_tensor(known).shape not in ((), (width,)):
-        got = tuple(torch.as_tensor(known).shape)
+    if known is not None and known.shape not in ((), (width,)):
+        got = tuple(known.shape)
         raise ValueError(f"reference must be one number, or the functional's {width}, shape ({width},); got {got}")
 
     errors, sizes, reference_errors = [], [], []
@@ -99,7 +102,7 @@ def weak_order(
             if truth is not None:
                 sides.append(torch.stack([phi(ends[n]) - phi(truth) for n in study.steps]))
             elif known is not None:
-                sides.append(torch.stack([phi(ends[n]) - torch.as_tensor(known).to(ends[n]) for n in study.steps]))
+                sides.append(torch.stack([phi(ends[n]) - known.to(ends[n]) for n in study.steps]))
             else:
                 sides.append(torch.stack([phi(ends[n]) - phi(ends[2 * n]) for n in study.steps]))
             sizes.append(phi(ends[study.steps[-1]]))

@@ -42,8 +42,8 @@ class SDE(torchsde.BaseSDE):
             g of any shape is "additive".
 
     Attributes:
-        checked: whether f and g look themselves at what they compute with. Of any other SDE both are called once more
-            at the start of a solution, to see that they return what is said here.
+        checked: whether f and g look themselves at what they compute with. Of any other SDE f is called once more and g
+            twice at the start of a solution, to see that they return what is said here.
 
     Raises:
         ValueError: unknown names, dimensions that do not fit the noise type.

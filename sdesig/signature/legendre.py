@@ -42,6 +42,7 @@ def orthonormal_legendre(x: Array, depth: int, axis: int = 0) -> Array:
 
 
 @functools.lru_cache(maxsize=64)
+@torch.inference_mode(False)  # kept for later callers, of whom some want gradients
 def gauss_legendre(count: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
     """Nodes and weights on [0, 1], float64 (count,), exact for polynomials of degree < 2 count."""
     nodes, weights = np.polynomial.legendre.leggauss(count)
@@ -49,6 +50,7 @@ def gauss_legendre(count: int, device: torch.device | None = None) -> tuple[Tens
 
 
 @functools.lru_cache(maxsize=64)
+@torch.inference_mode(False)
 def _quadrature(depth: int, device: torch.device | None) -> tuple[Any, Any, Any]:
     """Nodes (q,), w_q p_j at the nodes (q, j), and a lower triangle of ones; numpy arrays where device is None."""
     nodes, weights = gauss_legendre(depth, device)

@@ -33,7 +33,9 @@ class _AreaField:
             return None  # the default of the dataclass
         area = owner.__dict__["_area"]
         if area is not None and not isinstance(area, Tensor):
-            area = owner.__dict__["_area"] = area()
+            with torch.inference_mode(False):  # what is kept serves later readers too, of whom some want gradients
+                area = area()
+            owner.__dict__["_area"] = owner._check_area(area)
         return area
 
     def __set__(self, owner: PartialSignature, area: Area) -> None:
@@ -54,8 +56,9 @@ class PartialSignature:
             (`sdesig.signature.legendre`), iid N(0, 1).
         levy_area: None or (*shape, d), d = shape[-1] the noise dimension:
             A_ij = 1/2 int (W_i dW_j - W_j dW_i) over the step, antisymmetric, unnormalized (of order h). May be given
-            as a function without arguments that draws it: called once, when the area is first read, here or of what is
-            made from this value (rows, combinations, ...). The values of a path do so.
+            as a function without arguments that draws it: called when the area is first read, here or of what is made
+            from this value (rows, its truncation, reversal, ...), or when the value is combined; then the area is kept.
+            Threads that are first to read it at once may each call it. The values of a path do so.
 
     Iterated integrals are written I_w (Ito) and J_w (Stratonovich), first letter innermost, letter 0 for time. Values
     of a path may share memory with it: do not change their tensors in place.
@@ -78,17 +81,10 @@ class PartialSignature:
         area = self._area
         if area is None:
             return
-        if not callable(area):
-            check_floating("levy_area", area)
-            if not self.shape or area.shape != (*self.shape, self.shape[-1]):
-                raise ValueError(
-                    f"levy_area must have shape (*shape, d) for values of shape {self.shape}; got {area.shape}"
-                )
-            if area.dtype != self.dtype or area.device != self.device:
-                raise TypeError(
-                    f"levy_area must be {self.dtype} on {self.device} as the coefficients; "
-                    f"got {area.dtype}, {area.device}"
-                )
+        if not self.shape:
+            raise ValueError("levy_area must be None for values of shape (), which have no noise dimension")
+        if isinstance(area, Tensor) or not callable(area):
+            self._check_area(area)
         if self.h.ndim and self.h.shape[-1] != 1:
             raise ValueError(
                 f"h must be the same for all coordinates beside a levy_area; got shape {tuple(self.h.shape)}"
@@ -208,10 +204,13 @@ class PartialSignature:
         parts = torch.cat([self.coefficients[:depth], later.coefficients[:depth]])
         coefficients = legendre.apply(legendre.halves_to_whole(self.h, later.h, depth), parts)
 
-        def join(*areas: Tensor) -> Tensor:
-            return chen_area(torch.stack(areas), torch.stack([self.increment, later.increment]))
-
-        return PartialSignature(h, coefficients, self._map_area(join, later))
+        area = None
+        # Not drawn later: a long product would hold all its factors until then.
+        if self.levy_area is not None and later.levy_area is not None:
+            area = chen_area(
+                torch.stack([self.levy_area, later.levy_area]), torch.stack([self.increment, later.increment])
+            )
+        return PartialSignature(h, coefficients, area)
 
     def split(self, at: float | Tensor, *, generator: torch.Generator) -> tuple[PartialSignature, PartialSignature]:
         """Values on [s, s + at] and [s + at, s + h], drawn from their exact conditional law given this one.
@@ -267,16 +266,30 @@ class PartialSignature:
         """The Levy area, or how it will be drawn."""
         return self.__dict__["_area"]
 
-    def _map_area(self, function: Callable[..., Tensor], *others: PartialSignature) -> Area:
-        """`function` of this area and those of others; None without areas, drawn later if one of them is."""
+    def _check_area(self, area: object) -> Tensor:
+        """Return it; raise TypeError or ValueError unless it is a Levy area for these values."""
+        area = check_floating("levy_area", area)
+        if area.shape != (*self.shape, self.shape[-1]):
+            raise ValueError(
+                f"levy_area must have shape (*shape, d) for values of shape {self.shape}; got {tuple(area.shape)}"
+            )
+        if area.dtype != self.dtype or area.device != self.device:
+            raise TypeError(
+                f"levy_area must be {self.dtype} on {self.device} as the coefficients; got {area.dtype}, {area.device}"
+            )
+        return area
+
+    def _map_area(self, function: Callable[[Tensor], Tensor]) -> Area:
+        """`function` of the area; None without one, drawn later if this is."""
         if self._area is None:
             return None
-        values = (self, *others)
 
         def area() -> Tensor:
-            return function(*(value.levy_area for value in values))
+            own = self.levy_area
+            assert own is not None
+            return function(own)
 
-        return area if any(callable(value._area) for value in values) else area()
+        return area() if isinstance(self._area, Tensor) else area
 
     def _power(self, exponent: float) -> Tensor:
         """h^exponent in the dtype of the values."""

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from scipy.special import ndtri
 from torch import Tensor
 
 from sdesig._checks import check_floating, check_real, check_step
@@ -263,7 +262,7 @@ def _report(rows: list[Rows], n: int, rate: float) -> LawReport:
     names, *columns = zip(*rows, strict=True)
     labels = tuple(itertools.chain.from_iterable(names))
     expected, estimates, standard_errors, z_scores = (torch.cat(column) for column in columns)
-    threshold = -float(ndtri(rate / (2 * len(labels))))
+    threshold = -torch.special.ndtri(torch.tensor(rate / (2 * len(labels)), dtype=torch.float64)).item()
     return LawReport(labels, expected, estimates, standard_errors, z_scores, threshold, rate, n)
 
 

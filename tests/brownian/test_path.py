@@ -310,7 +310,7 @@ def test_areas_that_nobody_reads_are_not_drawn(leaves, monkeypatch):
     path(0.0, 1 / 8)
     path.as_noise_sampler()(0.0, 0.5)
     step = path.partial_signatures(path.grid(16)).truncate(1)[2:4]
-    _ = step[0].combine(step[1]).reverse().increment
+    _ = step[0].reverse().increment
     _ = path.reflected().partial_signature(0.0, 0.25).time_integral
     problem = LinearSDE()
     for scheme in ("euler", "torchsde:euler"):
@@ -323,7 +323,7 @@ def test_areas_that_nobody_reads_are_not_drawn(leaves, monkeypatch):
 def test_areas_are_drawn_once(leaves):
     path, again = (BrownianPath(0.0, 1.0, (3, 2), seeds=range(3), levels=4, area=True, dtype=F64) for _ in range(2))
     step = path.partial_signature(0.25, 0.5)
-    first, second, joined = step[0], step.truncate(1), step.combine(path.partial_signature(0.5, 1.0))
+    first, second = step[0], step.truncate(1)
     assert leaves == []
     assert torch.equal(first.levy_area, second.levy_area[0])
     assert leaves == [4, 5, 6, 7]
@@ -334,6 +334,7 @@ def test_areas_are_drawn_once(leaves):
     stack = path.partial_signatures(times)
     assert stack.levy_area[1].equal(step.levy_area)
     assert leaves == [4, 5, 6, 7, 0, 1, 2, 3, *range(8, 16)]
+    joined = step.combine(path.partial_signature(0.5, 1.0))
     torch.testing.assert_close(joined.levy_area, again.partial_signature(0.25, 1.0).levy_area)
     for value in (copy.copy(stack), copy.deepcopy(stack), pickle.loads(pickle.dumps(again.partial_signatures(times)))):
         assert value.levy_area.equal(stack.levy_area)
@@ -405,19 +406,18 @@ def test_threads_share_a_path(kind: str, monkeypatch):
 
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("area", [False, True])
-def test_copies_of_a_path_answer_as_it_does(source: str, area: bool):
-    """Copied and pickled paths have locks and states of their own."""
-    path = BrownianPath(0.0, 1.0, (2, 2), levels=4, area=area, dtype=F64, **SOURCES[source](2))
-    path.partial_signature(0.25, 0.5)
-    copies = [copy.copy(path), copy.deepcopy(path)]
-    if source == "seeds":
-        copies.append(pickle.loads(pickle.dumps(path)))
-    value = path.partial_signature(0.0, 0.75)
-    for other in copies:
-        answer = other.partial_signature(0.0, 0.75)
-        assert torch.equal(answer.coefficients, value.coefficients)
-        assert not area or torch.equal(answer.levy_area, value.levy_area)
-        assert torch.equal(other.initial_noise(), path.initial_noise())
+def test_what_is_drawn_in_inference_mode_serves_gradients_later(source: str, area: bool):
+    path = BrownianPath(0.0, 1.0, (2, 2), depth=2, levels=4, area=area, dtype=F64, **SOURCES[source](2))
+    read = path.partial_signature(0.25, 0.75)
+    with torch.inference_mode():
+        path.prefetch([0.5, 0.75])
+        assert (read.levy_area is not None) == area
+        path.partial_signature(0.0, 0.5), path.initial_noise()
+    y = torch.ones(2, 2, dtype=F64, requires_grad=True)
+    for value in (read, path.partial_signature(0.0, 0.5), path.partial_signature(0.5, 0.75)):
+        areas = [value.levy_area[0]] if area else []
+        for factor in (value.h, value.increment, value.space_time_area, path.initial_noise(), *areas):
+            assert torch.equal(torch.autograd.grad((y * factor).sum(), y)[0], factor.expand(2, 2))
 
 
 def test_one_dimensional_areas_are_zero():

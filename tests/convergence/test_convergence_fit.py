@@ -208,3 +208,11 @@ def test_json_of_before_effective_paths_is_read():
     old = OrderEstimate.from_json(json.dumps(values))
     assert math.isnan(old.effective_paths)
     assert not old.few
+
+
+@pytest.mark.parametrize("fit", [fit_strong, fit_weak])
+def test_errors_may_have_gradients(fit):
+    errors = pathwise(1.0, generator(9), 0.1)
+    found, plain = (fit(values, STEPS) for values in (errors.clone().requires_grad_(), errors))
+    assert found.order == pytest.approx(plain.order)
+    assert found.half_width == pytest.approx(plain.half_width)

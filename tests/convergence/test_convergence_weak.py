@@ -93,7 +93,8 @@ def test_levels_at_the_monte_carlo_floor_are_masked():
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"paths": 101}, "paths must be even with antithetic=True; got 101"),
+        ({"paths": 101}, "paths must be even and >= 4 with antithetic=True; got 101"),
+        ({"paths": 2}, "paths must be even and >= 4 with antithetic=True; got 2"),
         ({"functional": lambda y: y.sum()}, r"functional must return shape \(2,\) or \(2, k\); got \(\)"),
         ({"functional": lambda y: 1.0}, r"functional must return shape \(2,\) or \(2, k\); got 1.0"),
         (
@@ -156,3 +157,38 @@ def test_a_pre_asymptotic_order_is_not_sold_as_one():
     assert not estimate.supports(2.0)
     assert f"not straight (p = {estimate.p_value:.0e})" in str(estimate)
     assert str(estimate) in repr(estimate)
+
+
+def test_gradients_are_not_followed():
+    """Nor do they keep the states of a chunk alive: y0, functional and reference may have them."""
+
+    def errors(factor):
+        return weak_order(
+            PROBLEM,
+            factor * PROBLEM.initial,
+            scheme="euler",
+            functional=lambda y: factor * y,
+            steps=(4, 8),
+            paths=100,
+            reference=lambda path, y0: 0.1 * factor * y0,
+        ).errors
+
+    one = torch.ones(1, dtype=torch.float64, requires_grad=True)
+    assert errors(one) == pytest.approx(errors(one.detach()))
+
+
+def test_a_known_expectation_has_all_its_digits():
+    """No noise: E Y = (1 - h)^N, of which float32 would leave 1e-8."""
+
+    class Decay(Intensity):
+        def f(self, t, y):
+            return -y
+
+        def g(self, t, y):
+            return torch.zeros_like(y)
+
+    expected = math.exp(-1)
+    options = {"scheme": "euler", "functional": lambda y: y[:, 0], "steps": (2**9, 2**10), "paths": 4}
+    found = weak_order(Decay(), torch.tensor([1.0]), reference=expected, **options)
+    for n, error in zip(found.steps, found.errors, strict=True):
+        assert error == pytest.approx(expected - (1 - 1 / n) ** n, rel=1e-9)

@@ -382,6 +382,12 @@ def test_terms_needed_reference_values():
     assert terms_needed(1, 1.0, 0.01, method="mronroe", norm="frobenius_l2") == 1
 
 
+@pytest.mark.parametrize("tolerance", [1e-9, 1e-40, 1e-300])
+def test_a_tolerance_out_of_reach_names_what_the_best_method_reaches(tolerance):
+    with pytest.raises(ValueError, match=r"tolerance must be >= 1\.6e-06 for method 'mronroe'"):
+        levy_area(torch.ones(1, 3), 1.0, tolerance=tolerance, generator=torch.Generator())
+
+
 @pytest.mark.parametrize("dim", [2, 3, 5, 10])
 @pytest.mark.parametrize("relative", [0.3, 0.1, 0.01, 0.003])
 def test_auto_draws_the_fewest_numbers(dim, relative):

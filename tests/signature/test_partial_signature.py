@@ -6,6 +6,7 @@ below 2e-5 per run in all.
 
 import copy
 import math
+from functools import reduce
 
 import pytest
 import torch
@@ -16,8 +17,10 @@ from scipy.special import eval_hermitenorm
 from sdesig.signature import (
     PartialSignature,
     gaussian_word_covariance,
+    legendre,
     sample_partial_signature,
 )
+from sdesig.signature.legendre import gauss_legendre
 from sdesig.testing import check_brownian_step
 
 F64 = torch.float64
@@ -277,7 +280,7 @@ def test_an_area_may_be_drawn_later():
         return plain.levy_area
 
     later = PartialSignature(plain.h, plain.coefficients, draw)
-    values = [(v.truncate(1), v[1], v[:1], v.reverse(), v.combine(v), v.combine(plain)) for v in (later, plain)]
+    values = [(v.truncate(1), v[1], v[:1], v.reverse()) for v in (later, plain)]
     assert later.without_area().levy_area is None
     with pytest.raises(ValueError, match="split is not possible"):
         later.split(0.05, generator=generator(0))
@@ -286,8 +289,56 @@ def test_an_area_may_be_drawn_later():
     assert not drawn
     for mine, theirs in zip(*values, strict=True):
         assert torch.equal(mine.levy_area, theirs.levy_area)
+    assert torch.equal(later.combine(later).levy_area, plain.combine(plain).levy_area)
     assert torch.equal(copy.deepcopy(later).levy_area, plain.levy_area)
     assert drawn == [1]
+
+
+@pytest.mark.parametrize(
+    "returned, error, message",
+    [
+        (torch.zeros(2, 3), ValueError, r"levy_area must have shape \(\*shape, d\).*\(2, 3\); got \(2, 3\)"),
+        (torch.zeros(2, 3, 3, dtype=F64), TypeError, "levy_area must be torch.float32"),
+        (None, TypeError, "levy_area must be a torch.Tensor; got NoneType"),
+    ],
+    ids=str,
+)
+def test_an_area_that_is_drawn_is_checked(returned, error, message):
+    value = PartialSignature(torch.tensor(1.0), torch.zeros(1, 2, 3), lambda: returned)
+    for _ in range(2):
+        with pytest.raises(error, match=message):
+            _ = value[0].levy_area
+
+
+def test_an_area_first_read_without_gradients_has_them():
+    scale = torch.tensor(2.0, requires_grad=True)
+    value = PartialSignature(torch.tensor(1.0), torch.zeros(1, 3), lambda: scale * torch.ones(3, 3))
+    with torch.no_grad():
+        assert value.reverse().levy_area[0, 1] == -2
+    assert torch.autograd.grad(value.levy_area.sum(), scale)[0] == 9
+
+
+def test_long_products_of_steps_with_areas():
+    """Each factor is let go of: nothing waits for the area of the product to be read."""
+    one = PartialSignature(torch.tensor(1.0), torch.ones(1, 2), lambda: torch.tensor([[0.0, 1.0], [-1.0, 0.0]]))
+    product = reduce(PartialSignature.combine, [one] * 2000)
+    assert product.levy_area[0, 1] == 2000
+
+
+def test_steps_joined_in_inference_mode_first():
+    """Nodes of quadratures are computed once for a process."""
+
+    def end(h: torch.Tensor) -> torch.Tensor:
+        first, second = (sample_partial_signature((2, 3), h, 7, generator=generator(k)) for k in range(2))
+        return first.combine(second).coefficients.square().sum()
+
+    gauss_legendre.cache_clear()
+    legendre._quadrature.cache_clear()
+    h = torch.tensor([[1.0], [2.0]])
+    with torch.inference_mode():
+        end(h)
+    h.requires_grad_()
+    assert torch.autograd.grad(end(h), h)[0].isfinite().all()
 
 
 def test_step_lengths_broadcast_and_are_differentiable():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-from scipy.special import polygamma
 from torch import Tensor
 
 from sdesig.signature.areas._draws import Draw
@@ -36,6 +35,8 @@ def exact2d_area(increment: Tensor, h: Tensor, terms: int, draw: Draw) -> Tensor
     Returns:
         A, (..., 2, 2).
     """
+    from scipy.special import polygamma  # a quarter of a second
+
     w = increment / h.sqrt()
     shape = tuple(increment.shape)
     z, tail_normal = draw(shape).unbind(-1)

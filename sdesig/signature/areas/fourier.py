@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-from scipy.special import polygamma
 from torch import Tensor
 
 from sdesig.signature.areas._draws import Draw, antisymmetric, pair_count
@@ -59,6 +58,8 @@ def fourier_area(method: str, increment: Tensor, h: Tensor, terms: int, draw: Dr
     Returns:
         A, (..., d, d).
     """
+    from scipy.special import polygamma  # a quarter of a second
+
     dim = increment.shape[-1]
     batch = increment.shape[:-1]
     w = (increment / h.sqrt()).reshape(-1, dim)

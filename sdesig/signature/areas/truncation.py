@@ -131,5 +131,6 @@ def choose_method(dim: int, h: float, tolerance: float | None, norm: str = "max_
     if dim == 2:
         return "exact2d"
     relative = RELATIVE_TOLERANCE if tolerance is None else tolerance / h
+    relative = max(relative, 1e-15)  # below, the terms of no method can be counted, and all would cost the same
     candidates = [method for method in STRONG_METHODS if method != "exact2d"]
     return min(candidates, key=lambda method: work(method, dim, _terms(dim, relative, method, norm)))
