@@ -131,18 +131,22 @@ class PathCache:
 
     def _shard(self, k: int) -> TeacherPaths:
         """Kept in memory once it is read, as long as there is room."""
-        if k not in self._loaded:
-            tensors = {name: value.to(self._device) for name, value in read_tensors(self._file(k)).items()}
-            _, cells, *values = self._shape
-            wanted = {"coefficients": self._shape, "states": (cells + 1, *values), "times": (cells + 1,)}
-            found = {name: tuple(value.shape) for name, value in tensors.items()}
-            if found.keys() != {*wanted, "h"} or any(found[name] != shape for name, shape in wanted.items()):
-                raise ValueError(f"{self._file(k)} must hold tensors of the shapes {wanted}; it holds {found}")
-            signature = PartialSignature(tensors["h"], tensors["coefficients"])
-            if (len(self._loaded) + 1) * sum(math.prod(shape) for shape in wanted.values()) > NUMBERS:
-                self._loaded.clear()
-            self._loaded[k] = TeacherPaths(tensors["times"].cpu(), signature, tensors["states"])
-        return self._loaded[k]
+        kept = self._loaded.get(k)
+        if kept is not None:
+            return kept
+        tensors = {name: value.to(self._device) for name, value in read_tensors(self._file(k)).items()}
+        _, cells, *values = self._shape
+        wanted = {"coefficients": self._shape, "states": (cells + 1, *values), "times": (cells + 1,)}
+        found = {name: tuple(value.shape) for name, value in tensors.items()}
+        if found.keys() != {*wanted, "h"} or any(found[name] != shape for name, shape in wanted.items()):
+            raise ValueError(f"{self._file(k)} must hold tensors of the shapes {wanted}; it holds {found}")
+        paths = TeacherPaths(
+            tensors["times"].cpu(), PartialSignature(tensors["h"], tensors["coefficients"]), tensors["states"]
+        )
+        if (len(self._loaded) + 1) * sum(math.prod(shape) for shape in wanted.values()) > NUMBERS:
+            self._loaded.clear()
+        self._loaded[k] = paths
+        return paths  # another thread may have made room by now
 
     def _file(self, k: int) -> Path:
         return self.folder / f"paths-{k:05d}.safetensors"
