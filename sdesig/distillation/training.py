@@ -161,10 +161,11 @@ def train(
                 with requests.at_once():
                     value, count, stopping = _gradients(parameters, buffers, loss, iteration, options, requests)
                 norm = nn.utils.clip_grad_norm_(parameters, options.clip)
-                if not (math.isfinite(value.item()) and math.isfinite(norm.item())):
+                now, length = torch.stack([value, norm.to(value)]).cpu().tolist()  # together: the device is waited for once
+                if not (math.isfinite(now) and math.isfinite(length)):
                     raise FloatingPointError(
-                        f"loss {value.item()} with a gradient of norm {norm.item()} at iteration {iteration}; the last "
-                        f"checkpoint in {out} is kept: lower the learning rate, now {options.learning_rate:g}"
+                        f"loss {now} with a gradient of norm {length} at iteration {iteration}; the last checkpoint in "
+                        f"{out} is kept: lower the learning rate, now {options.learning_rate:g}"
                     )
             except BaseException:  # the weights are still those of the iteration before
                 buffers.restore()
@@ -174,7 +175,7 @@ def train(
             buffers.keep()
             _average(average, module, min(options.ema, (1 + iteration) / (10 + iteration)))
             samples += count * processes.count()
-            shown += (value.item() - shown) / min(100, iteration - first + 1)
+            shown += (now - shown) / min(100, iteration - first + 1)
             done = iteration + 1
             if done % options.checkpoint_every == 0 or done == options.iterations:
                 seconds = time.perf_counter() - started
