@@ -161,7 +161,7 @@ def train(
                 with requests.at_once():
                     value, count, stopping = _gradients(parameters, buffers, loss, iteration, options, requests)
                 norm = nn.utils.clip_grad_norm_(parameters, options.clip)
-                now, length = torch.stack([value, norm.to(value)]).cpu().tolist()  # together: the device is waited for once
+                now, length = torch.stack([value, norm.to(value)]).cpu().tolist()  # one wait for the device
                 if not (math.isfinite(now) and math.isfinite(length)):
                     raise FloatingPointError(
                         f"loss {now} with a gradient of norm {length} at iteration {iteration}; the last checkpoint in "

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from sdesig._interrupts import stop_requests
 from sdesig._random import generator_for, seeded
 from sdesig.distillation import TrainingOptions, train, train_teacher
 from sdesig.distillation.training import _add_up_gradients
@@ -293,6 +294,11 @@ def test_signals_that_are_ignored_stay_so(tmp_path):
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_a_signal_that_came_too_late_to_be_looked_for_is_not_lost():
+    with pytest.raises(KeyboardInterrupt), stop_requests():
+        signal.raise_signal(signal.SIGINT)
 
 
 def test_a_thread_has_no_handlers(whole, tmp_path):
