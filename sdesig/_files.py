@@ -106,10 +106,16 @@ def check_output(name: str, path: Path, *, folder: bool = False) -> None:
         raise type(error)(f"{name} cannot be written: {path} ({error.strerror})") from error
 
 
-def forget_options(path: Path, results: str) -> None:
-    """Remove the options of a run that has no results in its folder yet, by a pattern: they bind no other run."""
-    if not any(path.parent.glob(results)):
-        path.unlink(missing_ok=True)
+def forget_options(path: Path, results: str, *, key: str) -> None:
+    """Remove the options of a run that has no results in its folder yet: they bind no other run of its kind.
+
+    Args:
+        path: of the options.
+        results: pattern of the names of results.
+        key: that options of this kind of run have. Those of another kind, whose results are others, stay.
+    """
+    if path.exists() and key in read_json(path) and not any(path.parent.glob(results)):
+        path.unlink()
 
 
 @contextmanager

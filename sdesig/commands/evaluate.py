@@ -83,7 +83,7 @@ class Evaluate:
             "floor_groups": self.floor_groups,
         }
         announce("evaluate", {**options, "out": self.out})
-        forget_options(self.out / "options.json", "report.json")
+        forget_options(self.out / "options.json", "report.json", key="models")
         record_options(self.out / "options.json", options)
         with tqdm(total=self.n, unit="seed") as bar:
             found = evaluate(

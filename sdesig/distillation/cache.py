@@ -102,7 +102,7 @@ class PathCache:
             "grid": list(student.grid.quantiles),
             "seed": seed,
         }
-        processes.once(lambda: forget_options(folder / "options.json", "paths-*.safetensors"))
+        processes.once(lambda: forget_options(folder / "options.json", "paths-*.safetensors", key="cells"))
         record_options(folder / "options.json", description)
         sde = CanonicalSDE(teacher, reference=student.reference)
         device = student.get_buffer("mean").device

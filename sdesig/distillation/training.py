@@ -132,7 +132,7 @@ def train(
         raise ValueError(f"parts must be {wanted}; got {options.parts}")
     average = copy.deepcopy(module).requires_grad_(False)
     optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate, weight_decay=options.weight_decay, fused=True)
-    processes.once(lambda: forget_options(out / OPTIONS, CHECKPOINT))
+    processes.once(lambda: forget_options(out / OPTIONS, CHECKPOINT, key="training"))
     record_options(out / OPTIONS, {**recorded, "training": asdict(options)}, may_grow=("training.iterations",))
     first = 0
     if (out / CHECKPOINT).exists():

@@ -94,7 +94,7 @@ class SampleFiles:
             "truth_steps": comparison.truth_steps,
             "reference": reference_digest(comparison.reference),
         }
-        processes.once(lambda: forget_options(folder / "options.json", "seeds-*.safetensors"))
+        processes.once(lambda: forget_options(folder / "options.json", "seeds-*.safetensors", key="truth_steps"))
         record_options(folder / "options.json", described)
 
     @property

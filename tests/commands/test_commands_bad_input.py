@@ -86,6 +86,14 @@ def test_options_of_a_run_that_failed_before_its_first_result_bind_no_other(tmp_
     assert "has a run with other options" in fails(*command, "--seed", "1")
 
 
+def test_options_of_a_run_of_another_kind_stay(tmp_path, problem, fails, options):
+    """An evaluation has other results than a training: that there are none of them says nothing of the training."""
+    main(list(map(str, small("train-teacher", problem, tmp_path))))
+    before = options(tmp_path)
+    assert "has a run with other options" in fails(*small("evaluate", problem, tmp_path))
+    assert options(tmp_path) == before
+
+
 @pytest.mark.parametrize(
     "command, name, call",
     [
