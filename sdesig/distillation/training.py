@@ -100,7 +100,8 @@ def train(
     """Minimize a loss over the module's parameters that require gradients.
 
     Ctrl-C and SIGTERM stop the run after the iteration that they meet, and a second Ctrl-C at once. Whatever stops it,
-    an error too, all iterations that were completed are kept in the checkpoint.
+    an error too, all iterations that were completed are kept in the checkpoint; but where it diverges, the checkpoint
+    from before stays.
 
     A run may be prolonged by more iterations: it goes on with the schedule of the new length from where it is. Its
     earlier learning rates were those of the old length, so that it is no run of the new length from the start.
@@ -121,7 +122,7 @@ def train(
 
     Raises:
         ValueError: nothing to train, parts that the processes do not divide, a folder with a run of other options.
-        FloatingPointError: a loss or gradient that is not finite; the checkpoint is of the iteration before.
+        FloatingPointError: a loss or gradient that is not finite; the last checkpoint is kept.
         KeyboardInterrupt: Ctrl-C or SIGTERM; its text says what is kept.
     """
     parameters = [p for p in module.parameters() if p.requires_grad]
@@ -167,9 +168,12 @@ def train(
                         f"loss {now} with a gradient of norm {length} at iteration {iteration}; the last checkpoint in "
                         f"{out} is kept: lower the learning rate, now {options.learning_rate:g}"
                     )
-            except BaseException:  # the weights are still those of the iteration before
-                buffers.restore()
-                save(iteration)
+            except BaseException as error:
+                buffers.restore()  # the weights are still those of the iteration before
+                if not isinstance(
+                    error, FloatingPointError
+                ):  # divergence begins before it shows: older ones are better
+                    save(iteration)
                 raise
             optimizer.step()
             buffers.keep()

@@ -619,7 +619,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, value, whole):
     ):
         run(tmp_path, wrap=poison(7, value))
     saved = tensors(tmp_path)
-    assert saved["iteration"] == 7
+    assert saved["iteration"] == 5
     assert all(value.isfinite().all() for value in saved.values())
     run(tmp_path)
     assert_same(tensors(tmp_path), tensors(whole[0]))
