@@ -36,6 +36,8 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 _NAMED = 12
 """Most names of tensors in a message."""
 _SLACK, _SHARE = 2**20, 64
+"""A module is made if it has at most `_SHARE` times (the numbers of its file + `_SLACK`): 256 MB in float32 for the
+smallest files, which any machine has. That it does not fit its file is told better, by name and shape, afterwards."""
 _SHOWN = 400
 """Most characters of a reason in a message."""
 
