@@ -128,13 +128,9 @@ def train(
     parameters = [p for p in module.parameters() if p.requires_grad]
     if not parameters:
         raise ValueError("module must have parameters that require gradients")
-    if options.parts % processes.count():
-        wanted = f"a multiple of the number of processes, {processes.count()}"
-        raise ValueError(f"parts must be {wanted}; got {options.parts}")
+    begin(options, out, recorded)
     average = copy.deepcopy(module).requires_grad_(False)
     optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate, weight_decay=options.weight_decay, fused=True)
-    processes.once(lambda: forget_options(out / OPTIONS, CHECKPOINT, key="training"))
-    record_options(out / OPTIONS, {**recorded, "training": asdict(options)}, may_grow=("training.iterations",))
     first = 0
     if (out / CHECKPOINT).exists():
         first = _restore(out / CHECKPOINT, module, average, optimizer, parameters)
@@ -200,6 +196,19 @@ def train(
                 bar.set_postfix_str(f"loss {shown:.4g}, {speed:.0f} samples/s", False)
     _copy_buffers(average, module)
     return average
+
+
+def begin(options: TrainingOptions, out: Path, recorded: Mapping[str, Any]) -> None:
+    """Record the options of a run, as `train` does; earlier, where work comes before the training.
+
+    Raises:
+        ValueError: parts that the processes do not divide, a folder with a run of other options.
+    """
+    if options.parts % processes.count():
+        wanted = f"a multiple of the number of processes, {processes.count()}"
+        raise ValueError(f"parts must be {wanted}; got {options.parts}")
+    processes.once(lambda: forget_options(out / OPTIONS, CHECKPOINT, key="training"))
+    record_options(out / OPTIONS, {**recorded, "training": asdict(options)}, may_grow=("training.iterations",))
 
 
 def _schedule(iteration: int, options: TrainingOptions) -> float:
