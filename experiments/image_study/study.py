@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from sdesig import _processes as processes
-from sdesig._files import WEIGHTS, file_digest
+from sdesig._files import file_digest
+from sdesig._modules import WEIGHTS
 from sdesig.distillation import (
     DistillOptions,
     TeacherOptions,

@@ -10,7 +10,8 @@ from typing import Annotated
 from torch import Tensor
 from tqdm import tqdm
 
-from sdesig._files import check_output, forget_options, record_options, replacing, write_json
+from sdesig._files import check_output, replacing, write_json
+from sdesig._records import forget_options, record_options
 from sdesig.commands.inputs import fitted_reference, load_models, load_problem, snr_range
 from sdesig.commands.options import COUNT, Reference, announce, check_sizes
 from sdesig.distillation import Comparison, evaluate

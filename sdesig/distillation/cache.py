@@ -12,9 +12,10 @@ from tqdm import tqdm
 
 from sdesig import _processes as processes
 from sdesig._checks import check_integer
-from sdesig._files import forget_options, read_tensors, record_options, write_tensors
+from sdesig._files import read_tensors, write_tensors
 from sdesig._interrupts import Interrupted, keeping, stop_requests
 from sdesig._random import generator_for
+from sdesig._records import forget_options, record_options
 from sdesig.distillation.paths import TeacherOptions, TeacherPaths, draw_paths
 from sdesig.distillation.reference import reference_digest
 from sdesig.generator.sig_deg import SigDEG

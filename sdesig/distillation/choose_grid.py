@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from sdesig._checks import check_integer, check_real
-from sdesig._files import read_tensors, without_names, write_tensors
+from sdesig._files import read_tensors, write_tensors
 from sdesig._interrupts import keeping
 from sdesig._random import generator_for
+from sdesig._records import without_names
 from sdesig.distillation.paths import draw_signature, snr_times, teacher_scheme, teacher_states
 from sdesig.distillation.reference import reference_digest
 from sdesig.generator.grid import StepGrid

@@ -24,9 +24,10 @@ from tqdm import tqdm
 
 from sdesig import _processes as processes
 from sdesig._checks import check_choice, check_integer, check_real
-from sdesig._files import forget_options, read_tensors, reading, record_options, replacing, write_tensors
+from sdesig._files import read_tensors, reading, replacing, write_tensors
 from sdesig._interrupts import Interrupted, StopRequests, keeping, stop_requests
 from sdesig._random import generator_for, seed_for, seeded
+from sdesig._records import forget_options, record_options
 from sdesig.generator.networks import in_precision
 
 CHECKPOINT, OPTIONS, STATS = "checkpoint.safetensors", "options.json", "stats.jsonl"
