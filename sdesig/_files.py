@@ -1,41 +1,32 @@
-"""Files that are either whole or not there: written under a temporary name, then renamed. Weights and settings."""
+"""Files that are whole or not there, first written under a temporary name; and readers that name the file."""
 
 from __future__ import annotations
 
 import glob
 import hashlib
 import json
-import math
 import os
 import platform
 import secrets
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from reprlib import Repr
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from torch import Tensor
 
-CONFIG, WEIGHTS = "config.json", "weights.safetensors"
-_NAMES = ("name", "source", "file")
 _PREFIX = ".sdesig-"
 """Of the names of temporary files; then host, process and a random number, then the name that they will have."""
 _HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 _A_DAY = 24 * 3600
 _writing: set[str] = set()
 """Temporary files of this process, of all its threads."""
-ModuleT = TypeVar("ModuleT", bound=nn.Module)
-_NAMED = 12
-"""Most names of tensors in a message."""
-_SLACK, _SHARE = 2**20, 64
 _SHOWN = 400
 """Most characters of a reason in a message."""
 
@@ -104,12 +95,6 @@ def check_output(name: str, path: Path, *, folder: bool = False) -> None:
             pass
     except OSError as error:
         raise type(error)(f"{name} cannot be written: {path} ({error.strerror})") from error
-
-
-def forget_options(path: Path, results: str) -> None:
-    """Remove the options of a run that has no results in its folder yet, by a pattern: they bind no other run."""
-    if not any(path.parent.glob(results)):
-        path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -254,135 +239,3 @@ def take_array(arrays: Any, name: str) -> np.ndarray:
     if not isinstance(value, np.ndarray):
         raise ValueError(f"{name} is not an array in numpy's format")
     return value
-
-
-def save_module(folder: Path, config: Mapping[str, object], module: nn.Module) -> None:
-    """Write config.json and weights.safetensors to a folder."""
-    write_tensors(folder / WEIGHTS, module.state_dict())
-    write_json(folder / CONFIG, config)
-
-
-def make_within(tensors: Mapping[str, Tensor], make: Callable[[Any], ModuleT], config: Any) -> ModuleT:
-    """A module of a file that was read, just initialized; its weights, some of the tensors, are not loaded yet.
-
-    One whose configuration has large numbers, for so few weights, is first made without memory, on the device "meta"
-    (whose first use takes seconds). torch's global generator is left as it was.
-
-    Args:
-        tensors: of the file.
-        make: makes the module of a configuration.
-        config: of the module, from JSON.
-
-    Raises:
-        ValueError: a module with far more numbers than the tensors have; whatever `make` raises.
-    """
-    there = _SLACK + sum(value.numel() for value in tensors.values())
-    with torch.random.fork_rng(devices=[]):  # what it is initialized with is overwritten
-        if math.prod([*sorted(_integers(config))[-2:], max(_integers(config), default=0)]) > _SHARE * there:
-            with torch.device("meta"):
-                numbers = sum(value.numel() for value in make(config).state_dict().values())
-            if numbers > _SHARE * there:  # else it fits into memory, and its names and shapes tell more
-                raise ValueError(f"its network has {numbers} numbers, {WEIGHTS} {there - _SLACK}")
-        return make(config)
-
-
-def _integers(value: Any) -> Iterator[int]:
-    """All that are in a JSON value."""
-    if isinstance(value, dict | list):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from _integers(part)
-    elif isinstance(value, int):
-        yield abs(value)
-
-
-def load_state(folder: Path, module: nn.Module, tensors: Mapping[str, Tensor] | None = None) -> None:
-    """Load the weights of `save_module`, or those that were read, into a module.
-
-    Raises:
-        FileNotFoundError, FileError: no such file, not safetensors, unknown or missing names, wrong shapes or dtypes,
-            values that are not finite.
-    """
-    path = folder / WEIGHTS
-    tensors = read_tensors(path) if tensors is None else tensors
-    _check_state(path, tensors, module.state_dict())
-    for name, value in tensors.items():
-        if value.is_floating_point() and not bool(value.isfinite().all()):
-            raise FileError(f"{path}: {name} is not finite")
-    module.load_state_dict(tensors)
-
-
-def _check_state(path: Path, tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    """Raise FileError unless tensors have the names, shapes and dtypes that are wanted."""
-    for what, names in (("unknown", tensors.keys() - wanted.keys()), ("missing", wanted.keys() - tensors.keys())):
-        if names:
-            raise FileError(f"{path} does not fit its config.json; {what}: {_listed(names)}")
-    for name, value in tensors.items():
-        if value.shape != wanted[name].shape or value.dtype != wanted[name].dtype:
-            raise FileError(
-                f"{path}: {name} must be {wanted[name].dtype} of shape {tuple(wanted[name].shape)}; it is "
-                f"{value.dtype} of shape {tuple(value.shape)}"
-            )
-
-
-def _listed(names: Iterable[str]) -> str:
-    ordered = sorted(names)
-    return ", ".join(ordered[:_NAMED]) + (f" and {len(ordered) - _NAMED} more" if len(ordered) > _NAMED else "")
-
-
-def load_config(folder: Path, kind: str) -> dict[str, Any]:
-    """The config.json of a folder; raise unless it is of the kind that is asked for.
-
-    Raises:
-        FileNotFoundError, FileError: no such folder or file, not JSON, another kind.
-    """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is not a folder")
-    if not (folder / CONFIG).is_file():
-        raise FileNotFoundError(f"{folder} has no {CONFIG}")
-    config = read_json(folder / CONFIG)
-    if config.get("type") != kind:
-        raise FileError(f"{folder} must hold a {kind}; its {CONFIG} says {config.get('type')!r}")
-    return config
-
-
-def record_options(path: Path, options: Mapping[str, object], *, may_grow: Sequence[str] = ()) -> None:
-    """Write a run's options as JSON; where some are there already, raise ValueError unless they are the same.
-
-    Names do not count of what has a sha256: see `without_names`.
-
-    Args:
-        path: of the file.
-        options: JSON-serializable.
-        may_grow: numbers, named as in "training.iterations", that may be larger than before; then they are written.
-    """
-    resolved = json.loads(json.dumps(options))
-    if not path.exists():
-        write_json(path, resolved)
-        return
-    before, now = (_flat(without_names(value)) for value in (read_json(path), resolved))
-    differing = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
-    grown = [name for name in differing if name in may_grow and before.get(name, math.inf) < now.get(name, 0)]
-    if len(grown) < len(differing):
-        shown = Repr()
-        shown.maxstring = 60
-        told = [f"{name}: {shown.repr(before.get(name))}, now {shown.repr(now.get(name))}" for name in differing]
-        raise ValueError(f"{path.parent} has a run with other options ({'; '.join(told)}); give another folder")
-    if grown:
-        write_json(path, resolved)
-
-
-def without_names(value: Any) -> Any:
-    """A JSON value without the names of what has a sha256, by which it is known: a file has several paths."""
-    if isinstance(value, Mapping):
-        unnamed = value.keys() - (_NAMES if value.get("sha256") else ())
-        return {key: without_names(part) for key, part in value.items() if key in unnamed}
-    return [without_names(part) for part in value] if isinstance(value, list | tuple) else value
-
-
-def _flat(value: Mapping[str, Any]) -> dict[str, Any]:
-    """A nested dictionary as one, with the keys "outer.inner"."""
-    flat: dict[str, Any] = {}
-    for key, part in value.items():
-        inner = _flat(part) if isinstance(part, dict) and part else {}
-        flat |= {f"{key}.{name}": of_it for name, of_it in inner.items()} or {key: part}
-    return flat

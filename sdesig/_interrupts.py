@@ -60,8 +60,9 @@ class StopRequests:
 def stop_requests() -> Iterator[StopRequests]:
     """Take note of SIGINT and SIGTERM for a while, instead of stopping at once.
 
-    Handlers are those of before at the end. A signal that is ignored stays so. Only the main thread has handlers: in
-    others nothing is noted.
+    Handlers are those of before at the end. They get the signal that came after the block looked for one, if it ends
+    without an exception. A signal that is ignored stays so. Only the main thread has handlers: in others nothing is
+    noted.
     """
     requests, before = StopRequests(), {}
     if threading.current_thread() is threading.main_thread():
@@ -73,6 +74,8 @@ def stop_requests() -> Iterator[StopRequests]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if requests.number is not None:
+        signal.raise_signal(requests.number)
 
 
 @contextmanager

@@ -103,6 +103,11 @@ def test_all_files_are_there(run):
             assert min(imread(results / name).shape[:2]) > 80
 
 
+def test_what_was_measured_for_the_grid_is_kept(run):
+    """So that a study that is killed meanwhile goes on from there."""
+    assert [file.parent for file in (run[0] / "runs").rglob("grid-cells.safetensors")] == [run[0] / "runs"]
+
+
 def test_the_rows(run):
     rows = json.loads((run[0] / "results" / "report.json").read_text())
     assert len(rows) == 1 + 2 * METHODS - FEW + 1

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from sdesig._files import load_state, replacing, save_module, write_json, write_tensors
+from sdesig._files import replacing, write_json, write_tensors
+from sdesig._modules import load_state, save_module
 
 
 def temporaries(folder):

@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 
 from sdesig import _processes as processes
+from sdesig._files import file_digest
+from sdesig._modules import WEIGHTS
 from sdesig.distillation import (
     DistillOptions,
     TeacherOptions,
@@ -150,9 +152,16 @@ class Study:
         """The grid of steps that suits the teacher, measured once and kept in a file."""
         with processes.first_one_first():
             if not file.exists():
-                sde, device = CanonicalSDE(teacher, reference=reference), reference.mean.device
+                weights = file.parent / "teacher" / "teacher" / WEIGHTS
                 grid = choose_grid(
-                    sde, event=teacher.event, snr=SNR, paths=self.grid_paths, least=FOR_IMAGES, device=device
+                    CanonicalSDE(teacher, reference=reference),
+                    event=teacher.event,
+                    snr=SNR,
+                    paths=self.grid_paths,
+                    least=FOR_IMAGES,
+                    device=reference.mean.device,
+                    kept=file.with_name("grid-cells.safetensors"),
+                    recorded={"teacher": file_digest(weights)},
                 )
                 grid.save(file)
         return StepGrid.load(file)

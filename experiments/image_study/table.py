@@ -14,7 +14,8 @@ from torch import Tensor
 from experiments.image_study.study import SNR, Study
 from experiments.targets import TITLES, Line, line
 from sdesig import _processes as processes
-from sdesig._files import WEIGHTS, file_digest, replacing, write_json
+from sdesig._files import file_digest, replacing, write_json
+from sdesig._modules import WEIGHTS
 from sdesig.distillation import Comparison
 from sdesig.distillation.evaluation import baselines, generator_sampler
 from sdesig.distillation.frechet import frechet_ratio

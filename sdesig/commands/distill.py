@@ -8,6 +8,7 @@ from typing import Literal
 
 import tyro
 
+from sdesig._checks import check_integer
 from sdesig._files import check_output
 from sdesig._random import seeded
 from sdesig.commands.inputs import GRID_CELLS, fitted_reference, load_problem, snr_range, step_grid
@@ -61,6 +62,7 @@ class Distill:
         if self.cache is not None:
             check_output("cache", self.cache, folder=True)
         device = self.machine.use()
+        check_integer("depth", self.depth, 1)
         training = checked(TrainingOptions, self.distillation.training)
         paths = self.teacher_paths.cut_options(self.distillation.steps[1])
         options = checked(DistillOptions, self.distillation, teacher=paths, training=training)

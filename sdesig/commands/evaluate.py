@@ -10,7 +10,8 @@ from typing import Annotated
 from torch import Tensor
 from tqdm import tqdm
 
-from sdesig._files import check_output, forget_options, record_options, replacing, write_json
+from sdesig._files import check_output, replacing, write_json
+from sdesig._records import forget_options, record_options
 from sdesig.commands.inputs import fitted_reference, load_models, load_problem, snr_range
 from sdesig.commands.options import COUNT, Reference, announce, check_sizes
 from sdesig.distillation import Comparison, evaluate
@@ -83,7 +84,7 @@ class Evaluate:
             "floor_groups": self.floor_groups,
         }
         announce("evaluate", {**options, "out": self.out})
-        forget_options(self.out / "options.json", "report.json")
+        forget_options(self.out / "options.json", "report.json", key="models")
         record_options(self.out / "options.json", options)
         with tqdm(total=self.n, unit="seed") as bar:
             found = evaluate(

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from sdesig import digits
-from sdesig._files import WEIGHTS, file_digest, open_arrays, take_array
+from sdesig._files import file_digest, open_arrays, take_array
+from sdesig._modules import WEIGHTS
 from sdesig.commands.options import Reference
 from sdesig.distillation import choose_grid
 from sdesig.generator import SigDEG, StepGrid

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sdesig._files import load_config, load_state, save_module
+from sdesig._modules import load_config, load_state, save_module
 from sdesig._random import seeded
 
 FEATURES = 32
@@ -35,7 +35,7 @@ class DigitClassifier(nn.Module):
 
     @classmethod
     def load(cls, folder: str | Path) -> DigitClassifier:
-        """Read what `save` wrote; raises as `sdesig._files.load_state`."""
+        """Read what `save` wrote; raises as `sdesig._modules.load_state`."""
         load_config(Path(folder), "digit_classifier")
         classifier = cls()
         load_state(Path(folder), classifier)

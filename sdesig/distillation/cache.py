@@ -12,9 +12,10 @@ from tqdm import tqdm
 
 from sdesig import _processes as processes
 from sdesig._checks import check_integer
-from sdesig._files import forget_options, read_tensors, record_options, write_tensors
+from sdesig._files import read_tensors, write_tensors
 from sdesig._interrupts import Interrupted, keeping, stop_requests
 from sdesig._random import generator_for
+from sdesig._records import forget_options, record_options
 from sdesig.distillation.paths import TeacherOptions, TeacherPaths, draw_paths
 from sdesig.distillation.reference import reference_digest
 from sdesig.generator.sig_deg import SigDEG
@@ -102,7 +103,7 @@ class PathCache:
             "grid": list(student.grid.quantiles),
             "seed": seed,
         }
-        processes.once(lambda: forget_options(folder / "options.json", "paths-*.safetensors"))
+        processes.once(lambda: forget_options(folder / "options.json", "paths-*.safetensors", key="cells"))
         record_options(folder / "options.json", description)
         sde = CanonicalSDE(teacher, reference=student.reference)
         device = student.get_buffer("mean").device
@@ -131,18 +132,22 @@ class PathCache:
 
     def _shard(self, k: int) -> TeacherPaths:
         """Kept in memory once it is read, as long as there is room."""
-        if k not in self._loaded:
-            tensors = {name: value.to(self._device) for name, value in read_tensors(self._file(k)).items()}
-            _, cells, *values = self._shape
-            wanted = {"coefficients": self._shape, "states": (cells + 1, *values), "times": (cells + 1,)}
-            found = {name: tuple(value.shape) for name, value in tensors.items()}
-            if found.keys() != {*wanted, "h"} or any(found[name] != shape for name, shape in wanted.items()):
-                raise ValueError(f"{self._file(k)} must hold tensors of the shapes {wanted}; it holds {found}")
-            signature = PartialSignature(tensors["h"], tensors["coefficients"])
-            if (len(self._loaded) + 1) * sum(math.prod(shape) for shape in wanted.values()) > NUMBERS:
-                self._loaded.clear()
-            self._loaded[k] = TeacherPaths(tensors["times"].cpu(), signature, tensors["states"])
-        return self._loaded[k]
+        kept = self._loaded.get(k)
+        if kept is not None:
+            return kept
+        tensors = {name: value.to(self._device) for name, value in read_tensors(self._file(k)).items()}
+        _, cells, *values = self._shape
+        wanted = {"coefficients": self._shape, "states": (cells + 1, *values), "times": (cells + 1,)}
+        found = {name: tuple(value.shape) for name, value in tensors.items()}
+        if found.keys() != {*wanted, "h"} or any(found[name] != shape for name, shape in wanted.items()):
+            raise ValueError(f"{self._file(k)} must hold tensors of the shapes {wanted}; it holds {found}")
+        paths = TeacherPaths(
+            tensors["times"].cpu(), PartialSignature(tensors["h"], tensors["coefficients"]), tensors["states"]
+        )
+        if (len(self._loaded) + 1) * sum(math.prod(shape) for shape in wanted.values()) > NUMBERS:
+            self._loaded.clear()
+        self._loaded[k] = paths
+        return paths  # another thread may have made room by now
 
     def _file(self, k: int) -> Path:
         return self.folder / f"paths-{k:05d}.safetensors"

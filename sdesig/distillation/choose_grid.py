@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from sdesig._checks import check_integer, check_real
-from sdesig._files import read_tensors, without_names, write_tensors
+from sdesig._files import read_tensors, write_tensors
 from sdesig._interrupts import keeping
 from sdesig._random import generator_for
+from sdesig._records import without_names
 from sdesig.distillation.paths import draw_signature, snr_times, teacher_scheme, teacher_states
 from sdesig.distillation.reference import reference_digest
 from sdesig.generator.grid import StepGrid
@@ -69,10 +70,12 @@ def choose_grid(
         progress: called with the number of cells done.
         kept: safetensors file in which every cell is kept once it is measured. A choice that was stopped goes on from
             there; that of another choice is overwritten.
-        recorded: what makes it another choice beside the arguments and the reference, such as which teacher it is.
+        recorded: what makes it another choice beside the arguments and the reference: which teacher it is, by a hash
+            of its weights for example. JSON-serializable; needed with `kept`.
 
     Raises:
-        TypeError, ValueError: arguments out of range, a file that is not a complete safetensors file.
+        TypeError, ValueError: arguments out of range, `kept` without `recorded`, a file that is not a complete
+            safetensors file.
         KeyboardInterrupt: Ctrl-C; its text says what is kept.
     """
     check_integer("cells", cells, 2)
@@ -80,18 +83,21 @@ def choose_grid(
     check_integer("paths", paths, 2)
     if not 0.0 < check_real("least", least) <= 1.0:
         raise ValueError(f"least must be in (0, 1]; got {least}")
+    if kept is not None and not recorded:
+        raise ValueError(f"recorded must say which teacher it is, as the cells are kept; got {recorded!r}")
     times = snr_times(snr, StepGrid(), cells * fine_per_cell)
     generator = generator_for("grid", check_integer("seed", seed, 0), device=device)
     shape, scheme = (paths, *event), teacher_scheme("path_average", sde)
+    start = sde.start(torch.randn(shape, generator=generator, device=device), times[0])
     measured = _Measured(
         None if kept is None else Path(kept),
         {
             **(recorded or {}),
             "reference": reference_digest(sde.reference),
             "numbers": [sde.eta, cells, fine_per_cell, paths, seed, *snr, *event],
+            "noise": [start.device.type, str(start.dtype)],  # a seed gives other paths elsewhere
         },
     )
-    start = sde.start(torch.randn(shape, generator=generator, device=device), times[0])
     fine = draw_signature(sde, times, shape, 2, generator, start.dtype)
     with nullcontext() if kept is None else keeping(f"the cells that were measured for the grid are kept in {kept}"):
         if measured.truth is None:

@@ -18,7 +18,7 @@ from sdesig._evaluating import evaluating
 from sdesig.distillation.cache import PathCache, draw_for
 from sdesig.distillation.data import Data, check_data, draw_rows
 from sdesig.distillation.paths import TeacherOptions, TeacherPaths, coarse_ends, draw_local, snr_times
-from sdesig.distillation.training import MOST, TrainingOptions, train
+from sdesig.distillation.training import MOST, TrainingOptions, begin, train
 from sdesig.generator.cells import SolverCell
 from sdesig.generator.networks import in_precision
 from sdesig.generator.sig_deg import SigDEG
@@ -120,6 +120,14 @@ def distill(
         raise ValueError("only_coefficients must be False with a plain cell, which has none")
     student.cell.set_trainable(only_coefficients=options.only_coefficients)
     folder = Path(out)
+    described = {
+        **(recorded or {}),
+        "distillation": {name: value for name, value in asdict(options).items() if name != "training"},
+        "event": list(student.event),
+        "depth": student.depth,
+        "cell": student.kind,
+    }
+    begin(options.training, folder, described)
     sde = CanonicalSDE(teacher, reference=student.reference)
     paths = None
     if options.pairs != "local" and options.paths > 0:
@@ -159,13 +167,6 @@ def distill(
         return _log(error, student), drawn.states.shape[1] * steps
 
     student.train()
-    described = {
-        **(recorded or {}),
-        "distillation": {name: value for name, value in asdict(options).items() if name != "training"},
-        "event": list(student.event),
-        "depth": student.depth,
-        "cell": student.kind,
-    }
     with in_precision(options.training.precision, teacher), evaluating(teacher):
         trained = train(student, loss, options.training, folder, recorded=described, progress=progress)
     processes.once(lambda: trained.save(folder / "student"))

@@ -27,9 +27,11 @@ def root_mean_square_interval(errors: Tensor) -> tuple[float, float] | None:
     shape .8; 91 % at shape 1, n = 2000, where normal theory has 87 %.
 
     Returns:
-        low, high; None where `effective_number` is below `FEWEST_EFFECTIVE` and the errors differ: too few of them
-        carry the mean square.
+        low, high; None for one error, and where `effective_number` is below `FEWEST_EFFECTIVE` and the errors differ:
+        too few of them carry the mean square.
     """
+    if len(errors) < 2:
+        return None
     magnitudes = errors.double().abs()
     if magnitudes.max() - magnitudes.min() <= 1e-12 * magnitudes.max():
         return magnitudes.max().item(), magnitudes.max().item()

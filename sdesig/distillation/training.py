@@ -24,9 +24,10 @@ from tqdm import tqdm
 
 from sdesig import _processes as processes
 from sdesig._checks import check_choice, check_integer, check_real
-from sdesig._files import forget_options, read_tensors, reading, record_options, replacing, write_tensors
+from sdesig._files import read_tensors, reading, replacing, write_tensors
 from sdesig._interrupts import Interrupted, StopRequests, keeping, stop_requests
 from sdesig._random import generator_for, seed_for, seeded
+from sdesig._records import forget_options, record_options
 from sdesig.generator.networks import in_precision
 
 CHECKPOINT, OPTIONS, STATS = "checkpoint.safetensors", "options.json", "stats.jsonl"
@@ -100,7 +101,8 @@ def train(
     """Minimize a loss over the module's parameters that require gradients.
 
     Ctrl-C and SIGTERM stop the run after the iteration that they meet, and a second Ctrl-C at once. Whatever stops it,
-    an error too, all iterations that were completed are kept in the checkpoint.
+    an error too, all iterations that were completed are kept in the checkpoint; but where it diverges, the checkpoint
+    from before stays.
 
     A run may be prolonged by more iterations: it goes on with the schedule of the new length from where it is. Its
     earlier learning rates were those of the old length, so that it is no run of the new length from the start.
@@ -121,19 +123,15 @@ def train(
 
     Raises:
         ValueError: nothing to train, parts that the processes do not divide, a folder with a run of other options.
-        FloatingPointError: a loss or gradient that is not finite; the checkpoint is of the iteration before.
+        FloatingPointError: a loss or gradient that is not finite; the last checkpoint is kept.
         KeyboardInterrupt: Ctrl-C or SIGTERM; its text says what is kept.
     """
     parameters = [p for p in module.parameters() if p.requires_grad]
     if not parameters:
         raise ValueError("module must have parameters that require gradients")
-    if options.parts % processes.count():
-        wanted = f"a multiple of the number of processes, {processes.count()}"
-        raise ValueError(f"parts must be {wanted}; got {options.parts}")
+    begin(options, out, recorded)
     average = copy.deepcopy(module).requires_grad_(False)
     optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate, weight_decay=options.weight_decay, fused=True)
-    processes.once(lambda: forget_options(out / OPTIONS, CHECKPOINT))
-    record_options(out / OPTIONS, {**recorded, "training": asdict(options)}, may_grow=("training.iterations",))
     first = 0
     if (out / CHECKPOINT).exists():
         first = _restore(out / CHECKPOINT, module, average, optimizer, parameters)
@@ -161,20 +159,24 @@ def train(
                 with requests.at_once():
                     value, count, stopping = _gradients(parameters, buffers, loss, iteration, options, requests)
                 norm = nn.utils.clip_grad_norm_(parameters, options.clip)
-                if not (math.isfinite(value.item()) and math.isfinite(norm.item())):
+                now, length = torch.stack([value, norm.to(value)]).cpu().tolist()  # one wait for the device
+                if not (math.isfinite(now) and math.isfinite(length)):
                     raise FloatingPointError(
-                        f"loss {value.item()} with a gradient of norm {norm.item()} at iteration {iteration}; the last "
-                        f"checkpoint in {out} is kept: lower the learning rate, now {options.learning_rate:g}"
+                        f"loss {now} with a gradient of norm {length} at iteration {iteration}; the last checkpoint in "
+                        f"{out} is kept: lower the learning rate, now {options.learning_rate:g}"
                     )
-            except BaseException:  # the weights are still those of the iteration before
-                buffers.restore()
-                save(iteration)
+            except BaseException as error:
+                buffers.restore()  # the weights are still those of the iteration before
+                if not isinstance(
+                    error, FloatingPointError
+                ):  # divergence begins before it shows: older ones are better
+                    save(iteration)
                 raise
             optimizer.step()
             buffers.keep()
             _average(average, module, min(options.ema, (1 + iteration) / (10 + iteration)))
             samples += count * processes.count()
-            shown += (value.item() - shown) / min(100, iteration - first + 1)
+            shown += (now - shown) / min(100, iteration - first + 1)
             done = iteration + 1
             if done % options.checkpoint_every == 0 or done == options.iterations:
                 seconds = time.perf_counter() - started
@@ -195,6 +197,19 @@ def train(
                 bar.set_postfix_str(f"loss {shown:.4g}, {speed:.0f} samples/s", False)
     _copy_buffers(average, module)
     return average
+
+
+def begin(options: TrainingOptions, out: Path, recorded: Mapping[str, Any]) -> None:
+    """Record the options of a run, as `train` does; earlier, where work comes before the training.
+
+    Raises:
+        ValueError: parts that the processes do not divide, a folder with a run of other options.
+    """
+    if options.parts % processes.count():
+        wanted = f"a multiple of the number of processes, {processes.count()}"
+        raise ValueError(f"parts must be {wanted}; got {options.parts}")
+    processes.once(lambda: forget_options(out / OPTIONS, CHECKPOINT, key="training"))
+    record_options(out / OPTIONS, {**recorded, "training": asdict(options)}, may_grow=("training.iterations",))
 
 
 def _schedule(iteration: int, options: TrainingOptions) -> float:

@@ -10,17 +10,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from sdesig._files import (
-    CONFIG,
-    WEIGHTS,
-    FileError,
-    load_config,
-    load_state,
-    make_within,
-    read_tensors,
-    reading,
-    save_module,
-)
+from sdesig._files import FileError, read_tensors, reading
+from sdesig._modules import CONFIG, WEIGHTS, load_config, load_state, make_within, save_module
 from sdesig.generator.networks import Kinds, Network, make_network, network_config
 from sdesig.sde import EDM, CanonicalDenoiser
 from sdesig.sde.denoisers import EDMDenoiser
@@ -68,7 +59,7 @@ class ModelDenoiser(CanonicalDenoiser):
         """Read what `save` wrote, in evaluation mode: a denoiser of this class, or of `ModelDenoiser` of any kind.
 
         Raises:
-            FileNotFoundError, ValueError: see `sdesig._files.load_state`; a denoiser of another class.
+            FileNotFoundError, ValueError: see `sdesig._modules.load_state`; a denoiser of another class.
         """
         config = load_config(Path(folder), "denoiser")
         described = {key: value for key, value in config.items() if key not in ("type", "network")}

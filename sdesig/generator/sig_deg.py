@@ -14,20 +14,8 @@ from torch import Tensor, nn
 
 from sdesig._checks import check_choice, check_integer, check_real
 from sdesig._evaluating import evaluating
-from sdesig._files import (
-    CONFIG,
-    WEIGHTS,
-    FileError,
-    load_config,
-    load_state,
-    make_within,
-    open_arrays,
-    read_tensors,
-    reading,
-    replacing,
-    save_module,
-    take_array,
-)
+from sdesig._files import FileError, open_arrays, read_tensors, reading, replacing, take_array
+from sdesig._modules import CONFIG, WEIGHTS, load_config, load_state, make_within, save_module
 from sdesig.brownian import BrownianPath
 from sdesig.generator.cells import (
     CONDITIONS,

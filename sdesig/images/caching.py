@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sdesig._files import read_json, without_names, write_json
+from sdesig._files import read_json, write_json
+from sdesig._records import without_names
 
 T = TypeVar("T")
 Record = dict[str, Any]

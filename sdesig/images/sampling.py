@@ -16,8 +16,9 @@ from tqdm import tqdm
 
 from sdesig import _processes as processes
 from sdesig._evaluating import evaluating
-from sdesig._files import forget_options, read_json, read_tensors, record_options, write_json, write_tensors
+from sdesig._files import read_json, read_tensors, write_json, write_tensors
 from sdesig._interrupts import keeping
+from sdesig._records import forget_options, record_options
 from sdesig.distillation.evaluation import AnySampler, Comparison, Sampler, share_apart, standard_deviation
 from sdesig.distillation.reference import reference_digest
 from sdesig.generator.grid import StepGrid
@@ -94,7 +95,7 @@ class SampleFiles:
             "truth_steps": comparison.truth_steps,
             "reference": reference_digest(comparison.reference),
         }
-        processes.once(lambda: forget_options(folder / "options.json", "seeds-*.safetensors"))
+        processes.once(lambda: forget_options(folder / "options.json", "seeds-*.safetensors", key="truth_steps"))
         record_options(folder / "options.json", described)
 
     @property

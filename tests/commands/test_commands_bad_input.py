@@ -53,6 +53,7 @@ def files(folder):
         ("distill", f"--paths {HUGE} --pairs rollout", "paths must be in [0, 1073741824]"),
         ("distill", f"--teacher-steps {HUGE}", "teacher_steps must be in [1, 1048576]"),
         ("distill", "--snr 1 1.0000000000000002", "(1 + 1e-06) first <= last <= 1e+15; got (1.0, 1.0000000000000002)"),
+        ("distill", "--depth 0 --grid chosen", "depth must be >= 1; got 0"),
         ("distill", "--snr 1e-300 1e300", "snr must be (first, last) with 1e-15 <= first"),
         ("evaluate", "--steps 0", "steps must be >= 1; got 0"),
         ("evaluate", "--steps 4 2000", "steps must be in [1, 1024]; got 2000"),
@@ -84,6 +85,22 @@ def test_options_of_a_run_that_failed_before_its_first_result_bind_no_other(tmp_
     assert files(tmp_path / "teacher") == ["options.json"]
     main(list(map(str, command)))
     assert "has a run with other options" in fails(*command, "--seed", "1")
+
+
+def test_a_run_of_other_options_is_found_before_paths_are_drawn(tmp_path, problem, fails):
+    command = small("distill", problem, tmp_path / "run")
+    main(list(map(str, command)))
+    paths = ["--pairs", "rollout", "--paths", "4", "--cache", tmp_path / "paths"]
+    assert "has a run with other options" in fails(*command, *paths)
+    assert not (tmp_path / "paths").exists()
+
+
+def test_options_of_a_run_of_another_kind_stay(tmp_path, problem, fails, options):
+    """An evaluation has other results than a training: that there are none of them says nothing of the training."""
+    main(list(map(str, small("train-teacher", problem, tmp_path))))
+    before = options(tmp_path)
+    assert "has a run with other options" in fails(*small("evaluate", problem, tmp_path))
+    assert options(tmp_path) == before
 
 
 @pytest.mark.parametrize(

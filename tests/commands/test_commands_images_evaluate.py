@@ -66,6 +66,12 @@ def rows_of(folder):
     return json.loads((folder / "report.json").read_text())
 
 
+def test_the_folder_of_a_training_is_refused(pictures, tmp_path, fails):
+    (tmp_path / "options.json").write_text('{"training": {"iterations": 3}}')
+    message = fails("images", "evaluate", *pictures.flags, *SMALL, "--out", str(tmp_path))
+    assert message == f"out must not have another kind of run: {tmp_path} has one; give another folder"
+
+
 def test_generators_and_other_samplers(pictures, models, perceptual, tmp_path, options, capsys):
     command = ["images", "evaluate", *pictures.flags, "--models", *models, *SMALL, "--perceptual", perceptual]
     main([*command, "--first-seed", "3", "--floor-groups", "3", "--out", str(tmp_path / "run"), "--batch", "16"])

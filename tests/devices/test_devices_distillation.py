@@ -286,6 +286,16 @@ def test_a_grid(agrees, kind):
     agrees(compute, rtol=1e-3, draws=True, stays=False)
 
 
+def test_cells_that_another_device_measured_are_not_used(device, tmp_path):
+    """A seed gives other paths there."""
+    measured = {"cpu": [], device: []}
+    for where, done in measured.items():
+        options = {"event": (2,), "snr": SNR, "cells": 2, "fine_per_cell": 2, "paths": 2, "progress": done.append}
+        kept = {"kept": tmp_path / "cells.safetensors", "recorded": {"teacher": "mixture"}}
+        choose_grid(sde_on(where), device=where, **options, **kept)
+    assert measured == {"cpu": [1, 2], device: [1, 2]}
+
+
 def test_distances_of_features(agrees):
     def compute(device):
         features = torch.randn(80, 2, generator=torch.Generator().manual_seed(0)).to(device)

@@ -190,3 +190,9 @@ def test_another_choice_is_made_anew(tmp_path, change):
     grid = choose_grid(sde, **changed, kept=file, recorded={"teacher": teacher})
     assert again.asked > 0
     assert grid == choose_grid(sde, **changed)
+
+
+def test_what_is_kept_says_of_which_teacher(tmp_path):
+    with pytest.raises(ValueError, match="recorded must say which teacher it is, as the cells are kept; got None"):
+        choose_grid(SDE, **SMALL, kept=tmp_path / "cells.safetensors")
+    assert not any(tmp_path.iterdir())

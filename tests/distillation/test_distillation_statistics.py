@@ -106,6 +106,10 @@ def test_intervals_of_many_normal_errors_are_those_of_normal_theory():
     assert (low, high) == (pytest.approx(value - 1.96 * error, rel=1e-3), pytest.approx(value + 1.96 * error, rel=1e-3))
 
 
+def test_one_error_has_no_interval():
+    assert root_mean_square_interval(torch.tensor([0.3])) is None
+
+
 def test_intervals_scale_and_contain_the_value():
     errors = few_lost(1000, seed=1)
     low, high = root_mean_square_interval(errors)

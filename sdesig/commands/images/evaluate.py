@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sdesig import _processes as processes
 from sdesig._checks import check_choice, check_integer
-from sdesig._files import check_output, write_json
+from sdesig._files import check_output, read_json, write_json
 from sdesig.commands.images.flags import ImageFlags, SettingFlags, TeacherFlags, described_images
 from sdesig.commands.inputs import Identity, Teacher, load_models
 from sdesig.commands.options import COUNT, MachineFlags, announce, check_sizes, naming_memory
@@ -72,6 +72,8 @@ class EvaluateImages:
     def run(self) -> None:
         """Run the command."""
         check_output("out", self.out, folder=True)
+        if (self.out / "options.json").exists() and "samplers" not in read_json(self.out / "options.json"):
+            raise ValueError(f"out must not have another kind of run: {self.out} has one; give another folder")
         fewest = FEWEST if self.extractor else 2
         check_sizes(self.steps, self.n, self.first_seed, self.floor_groups, fewest=fewest)
         for name in self.samplers:

@@ -1,0 +1,110 @@
+"""Modules in folders, config.json and weights.safetensors: written whole, and checked before they are loaded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from sdesig._files import FileError, read_json, read_tensors, write_json, write_tensors
+
+CONFIG, WEIGHTS = "config.json", "weights.safetensors"
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+_NAMED = 12
+"""Most names of tensors in a message."""
+_SLACK, _SHARE = 2**20, 64
+"""A module is made if it has at most `_SHARE` times (the numbers of its file + `_SLACK`): 256 MB in float32 for the
+smallest files, which any machine has. That it does not fit its file is told better, by name and shape, afterwards."""
+
+
+def save_module(folder: Path, config: Mapping[str, object], module: nn.Module) -> None:
+    """Write config.json and weights.safetensors to a folder."""
+    write_tensors(folder / WEIGHTS, module.state_dict())
+    write_json(folder / CONFIG, config)
+
+
+def make_within(tensors: Mapping[str, Tensor], make: Callable[[Any], ModuleT], config: Any) -> ModuleT:
+    """A module of a file that was read, just initialized; its weights, some of the tensors, are not loaded yet.
+
+    One whose configuration has large numbers, for so few weights, is first made without memory, on the device "meta"
+    (whose first use takes seconds). torch's global generator is left as it was.
+
+    Args:
+        tensors: of the file.
+        make: makes the module of a configuration.
+        config: of the module, from JSON.
+
+    Raises:
+        ValueError: a module with far more numbers than the tensors have; whatever `make` raises.
+    """
+    there = _SLACK + sum(value.numel() for value in tensors.values())
+    with torch.random.fork_rng(devices=[]):  # what it is initialized with is overwritten
+        if math.prod([*sorted(_integers(config))[-2:], max(_integers(config), default=0)]) > _SHARE * there:
+            with torch.device("meta"):
+                numbers = sum(value.numel() for value in make(config).state_dict().values())
+            if numbers > _SHARE * there:  # else it fits into memory, and its names and shapes tell more
+                raise ValueError(f"its network has {numbers} numbers, {WEIGHTS} {there - _SLACK}")
+        return make(config)
+
+
+def _integers(value: Any) -> Iterator[int]:
+    """All that are in a JSON value."""
+    if isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _integers(part)
+    elif isinstance(value, int):
+        yield abs(value)
+
+
+def load_state(folder: Path, module: nn.Module, tensors: Mapping[str, Tensor] | None = None) -> None:
+    """Load the weights of `save_module`, or those that were read, into a module.
+
+    Raises:
+        FileNotFoundError, FileError: no such file, not safetensors, unknown or missing names, wrong shapes or dtypes,
+            values that are not finite.
+    """
+    path = folder / WEIGHTS
+    tensors = read_tensors(path) if tensors is None else tensors
+    _check_state(path, tensors, module.state_dict())
+    for name, value in tensors.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise FileError(f"{path}: {name} is not finite")
+    module.load_state_dict(tensors)
+
+
+def _check_state(path: Path, tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Raise FileError unless tensors have the names, shapes and dtypes that are wanted."""
+    for what, names in (("unknown", tensors.keys() - wanted.keys()), ("missing", wanted.keys() - tensors.keys())):
+        if names:
+            raise FileError(f"{path} does not fit its config.json; {what}: {_listed(names)}")
+    for name, value in tensors.items():
+        if value.shape != wanted[name].shape or value.dtype != wanted[name].dtype:
+            raise FileError(
+                f"{path}: {name} must be {wanted[name].dtype} of shape {tuple(wanted[name].shape)}; it is "
+                f"{value.dtype} of shape {tuple(value.shape)}"
+            )
+
+
+def _listed(names: Iterable[str]) -> str:
+    ordered = sorted(names)
+    return ", ".join(ordered[:_NAMED]) + (f" and {len(ordered) - _NAMED} more" if len(ordered) > _NAMED else "")
+
+
+def load_config(folder: Path, kind: str) -> dict[str, Any]:
+    """The config.json of a folder; raise unless it is of the kind that is asked for.
+
+    Raises:
+        FileNotFoundError, FileError: no such folder or file, not JSON, another kind.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not a folder")
+    if not (folder / CONFIG).is_file():
+        raise FileNotFoundError(f"{folder} has no {CONFIG}")
+    config = read_json(folder / CONFIG)
+    if config.get("type") != kind:
+        raise FileError(f"{folder} must hold a {kind}; its {CONFIG} says {config.get('type')!r}")
+    return config

@@ -1,0 +1,69 @@
+"""Options of a run in its folder: what another one must share that goes on from its results."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from reprlib import Repr
+from typing import Any
+
+from sdesig._files import read_json, write_json
+
+_NAMES = ("name", "source", "file")
+
+
+def forget_options(path: Path, results: str, *, key: str) -> None:
+    """Remove the options of a run that has no results in its folder yet: they bind no other run of its kind.
+
+    Args:
+        path: of the options.
+        results: pattern of the names of results.
+        key: that options of this kind of run have. Those of another kind, whose results are others, stay.
+    """
+    if path.exists() and key in read_json(path) and not any(path.parent.glob(results)):
+        path.unlink()
+
+
+def record_options(path: Path, options: Mapping[str, object], *, may_grow: Sequence[str] = ()) -> None:
+    """Write a run's options as JSON; where some are there already, raise ValueError unless they are the same.
+
+    Names do not count of what has a sha256: see `without_names`.
+
+    Args:
+        path: of the file.
+        options: JSON-serializable.
+        may_grow: numbers, named as in "training.iterations", that may be larger than before; then they are written.
+    """
+    resolved = json.loads(json.dumps(options))
+    if not path.exists():
+        write_json(path, resolved)
+        return
+    before, now = (_flat(without_names(value)) for value in (read_json(path), resolved))
+    differing = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    grown = [name for name in differing if name in may_grow and before.get(name, math.inf) < now.get(name, 0)]
+    if len(grown) < len(differing):
+        shown = Repr()
+        shown.maxstring = 60
+        told = [f"{name}: {shown.repr(before.get(name))}, now {shown.repr(now.get(name))}" for name in differing]
+        raise ValueError(f"{path.parent} has a run with other options ({'; '.join(told)}); give another folder")
+    if grown:
+        write_json(path, resolved)
+
+
+def without_names(value: Any) -> Any:
+    """A JSON value without the names of what has a sha256, by which it is known: a file has several paths."""
+    if isinstance(value, Mapping):
+        unnamed = value.keys() - (_NAMES if value.get("sha256") else ())
+        return {key: without_names(part) for key, part in value.items() if key in unnamed}
+    return [without_names(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def _flat(value: Mapping[str, Any]) -> dict[str, Any]:
+    """A nested dictionary as one, with the keys "outer.inner"."""
+    flat: dict[str, Any] = {}
+    for key, part in value.items():
+        inner = _flat(part) if isinstance(part, dict) and part else {}
+        flat |= {f"{key}.{name}": of_it for name, of_it in inner.items()} or {key: part}
+    return flat
