@@ -56,6 +56,8 @@ def weak_order(
         TypeError, ValueError, FloatingPointError: as `strong_order`; paths odd with `antithetic`; a functional that
             returns another shape, no floating-point numbers or infinite ones; a known expectation of another shape.
     """
+    if not callable(functional):
+        raise TypeError(f"functional must be callable as functional(Y); got {functional!r}")
     known = reference if isinstance(reference, float | Tensor) else None
     study = Study(
         sde,
