@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from numbers import Integral, Real
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 NOISE_STRUCTURES = ("additive", "scalar", "diagonal", "commutative", "general")
 """What schemes may exploit of an SDE's noise, see `sdesig.sde.SDE`."""
@@ -17,6 +20,13 @@ def check_choice(name: str, value: object, allowed: Sequence[object]) -> None:
     """Raise ValueError unless `value` is one of `allowed`."""
     if value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {value!r}")
+
+
+def check_instance(name: str, value: object, kind: type[T]) -> T:
+    """Return `value`; raise TypeError unless it is of a class."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be a {kind.__name__}; got {type(value).__name__}")
+    return value
 
 
 def check_integer(name: str, value: object, minimum: int, maximum: int | None = None) -> int:

@@ -18,6 +18,9 @@ from torch import Tensor
 GENERATOR_VERSION = 1
 """Changes whenever the numbers of a seed change; part of the counter, and of a path's identity."""
 
+MOST_SEEDS = 10**8
+"""Of one path: their list alone takes gigabytes."""
+
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -56,7 +59,7 @@ def check_seeds(seeds: Sequence[int] | np.ndarray | Tensor, device: torch.device
 
     Raises:
         TypeError: not a one-dimensional sequence or tensor of integers.
-        ValueError: no seeds, or a seed out of range.
+        ValueError: no seeds, more than `MOST_SEEDS`, or a seed out of range.
     """
     if isinstance(seeds, np.ndarray):
         seeds = torch.from_numpy(seeds)
@@ -67,6 +70,8 @@ def check_seeds(seeds: Sequence[int] | np.ndarray | Tensor, device: torch.device
             )
         values = seeds.tolist()
     elif isinstance(seeds, Sequence) and not isinstance(seeds, str):
+        if len(seeds) > MOST_SEEDS:
+            raise ValueError(f"seeds must be {MOST_SEEDS} at most; got {len(seeds)}")
         values = list(seeds)
         if any(isinstance(seed, bool) or not isinstance(seed, Integral) for seed in values):
             raise TypeError(f"seeds must be integers, one per batch row; got {seeds!r}")

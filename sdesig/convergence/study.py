@@ -70,6 +70,10 @@ class Study:
             if check_integer("reference", reference, 1) <= finest:
                 raise ValueError(f"reference must have more steps than the finest level, {finest}; got {reference}")
             finest = reference
+        elif reference is not None and not callable(reference):
+            raise TypeError(
+                f"reference must be a number of steps or callable as reference(path, y0); got {reference!r}"
+            )
         elif reference_scheme is not None:
             raise ValueError("reference_scheme is given without a number of steps as reference")
         self._reference_scheme = self.scheme if reference_scheme is None else scheme_named(reference_scheme, sde)

@@ -57,6 +57,8 @@ def weak_order(
             that returns another shape, no floating-point numbers or infinite ones; a known expectation of another
             shape.
     """
+    if not callable(functional):
+        raise TypeError(f"functional must be callable as functional(Y); got {functional!r}")
     known = None
     if isinstance(reference, float | Tensor):
         known = torch.as_tensor(reference, dtype=torch.float64).detach()

@@ -31,9 +31,18 @@ Data = Tensor | Rows
 
 def check_data(data: Data, event: Sequence[int]) -> None:
     """Raise TypeError or ValueError unless data are samples of this shape."""
-    shape = tuple(check_floating("data", data).shape) if isinstance(data, Tensor) else (len(data), *data.event)
+    if isinstance(data, Tensor):
+        if check_floating("data", data).dtype != torch.float32:
+            raise TypeError(f"data must be float32; got {data.dtype}")
+        shape = tuple(data.shape)
+    elif not hasattr(data, "floats"):
+        raise TypeError(f"data must be a float32 tensor or an ImageSet; got {type(data).__name__}")
+    else:
+        shape = (len(data), *data.event)
     if shape[1:] != tuple(event) or len(data) < 2:
         raise ValueError(f"data must have shape (n >= 2, {tuple(event)}); got {shape}")
+    if isinstance(data, Tensor) and not bool(data.isfinite().all()):
+        raise ValueError("data must be finite")
 
 
 def draw_rows(data: Data, n: int, generator: torch.Generator) -> Tensor:

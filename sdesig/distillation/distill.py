@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from sdesig import _processes as processes
-from sdesig._checks import check_choice, check_integer, check_real
+from sdesig._checks import check_choice, check_instance, check_integer, check_real
 from sdesig._evaluating import evaluating
 from sdesig.distillation.cache import PathCache, draw_for
 from sdesig.distillation.data import Data, check_data, draw_rows
@@ -60,6 +60,10 @@ class DistillOptions:
     training: TrainingOptions = field(default_factory=TrainingOptions)
 
     def __post_init__(self) -> None:
+        check_instance("teacher", self.teacher, TeacherOptions)
+        check_instance("training", self.training, TrainingOptions)
+        if not isinstance(self.steps, Sequence) or len(self.steps) != 2:
+            raise TypeError(f"steps must be two integers, (fewest, most); got {self.steps!r}")
         low, high = self.steps
         check_integer("steps[0]", low, 1)
         check_integer("steps[1]", high, low, self.teacher.cells)
@@ -106,12 +110,14 @@ def distill(
         The moving average of the student, in evaluation mode.
 
     Raises:
-        TypeError: a teacher that is no D(y, snr).
+        TypeError: a student, teacher, options or data of another type.
         ValueError: local pairs without data, data that do not fit, only_coefficients of a plain cell, a folder with a
             run of other options.
         FloatingPointError: see `train`.
     """
+    check_instance("student", student, SigDEG)
     check_snr_denoiser("teacher", teacher)
+    check_instance("options", options, DistillOptions)
     if options.pairs != "rollout":
         if data is None:
             raise ValueError(f"data must be given for pairs {options.pairs!r}")

@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sdesig._checks import check_choice, check_integer, check_real
+from sdesig._checks import check_choice, check_instance, check_integer, check_real, check_shape
 from sdesig._evaluating import evaluating
 from sdesig._files import FileError, open_arrays, read_tensors, reading, replacing, take_array
 from sdesig._modules import CONFIG, WEIGHTS, load_config, load_state, make_within, save_module
 from sdesig.brownian import BrownianPath
+from sdesig.brownian.philox import MOST_SEEDS, check_seeds
 from sdesig.generator.cells import (
     CONDITIONS,
     Cell,
@@ -147,16 +148,19 @@ class SigDEG(nn.Module):
         super().__init__()
         if not isinstance(cell, Cell):
             raise TypeError(f"cell must be a SolverCell or a PlainCell; got {cell!r}")
+        check_instance("reference", reference, GaussianReference)
+        if not isinstance(snr, Sequence) or len(snr) != 2:
+            raise TypeError(f"snr must be two numbers, (first, last); got {snr!r}")
         low, high = (check_real(f"snr[{k}]", value, minimum=0.0, strict=True) for k, value in enumerate(snr))
         if low >= high:
             raise ValueError(f"snr must be (first, last) with first < last; got {snr}")
         self.cell = cell
-        self.event = tuple(check_integer(f"event[{k}]", size, 1) for k, size in enumerate(event))
+        self.event = tuple(check_integer(f"event[{k}]", size, 1) for k, size in enumerate(check_shape("event", event)))
         self.snr = low, high
         self.levels = check_integer("levels", levels, 0, 30)
         self.path_depth = max(4, cell.depth) if path_depth is None else path_depth
         check_integer("path_depth", self.path_depth, cell.depth)
-        self.grid = StepGrid() if grid is None else grid
+        self.grid = StepGrid() if grid is None else check_instance("grid", grid, StepGrid)
         self.register_buffer("mean", reference.mean.float().clone())
         self.register_buffer("variance", reference.variance.float().clone())
         self._axes = len(reference.basis)
@@ -205,8 +209,9 @@ class SigDEG(nn.Module):
         """
         check_snr_denoiser("teacher", teacher)
         check_choice("cell", cell, tuple(CELLS))
-        check_integer("depth", depth, 1)
-        event = tuple(event)
+        check_integer("depth", depth, 1, MOST)
+        event = check_shape("event", event)
+        check_instance("reference", reference, GaussianReference)
         if sigma_data is None:
             sigma_data = getattr(teacher, "sigma_data", None) or reference.variance.mean().sqrt().item()
             if sigma_data == 0:
@@ -225,6 +230,7 @@ class SigDEG(nn.Module):
             if network is None:
                 network = network_for(event, conditions=CONDITIONS, extra=extra)
                 network.zero_last()
+            check_instance("network", network, Network)
             if (network.event, network.conditions, network.extra) != (event, CONDITIONS, extra):
                 raise ValueError(
                     f"network must be for events {event}, with {CONDITIONS} conditions and {extra} extra inputs; it is "
@@ -285,7 +291,7 @@ class SigDEG(nn.Module):
 
     def path(self, seeds: int | Sequence[int]) -> BrownianPath:
         """The paths of seeds, or of the seeds 0, ..., n - 1: float32, (n, *event)."""
-        chosen = range(check_integer("seeds", seeds, 1)) if isinstance(seeds, int) else seeds
+        chosen = range(check_integer("seeds", seeds, 1, MOST_SEEDS)) if isinstance(seeds, int) else check_seeds(seeds)
         return BrownianPath(
             *self.snr,
             (len(chosen), *self.event),
@@ -325,12 +331,13 @@ class SigDEG(nn.Module):
         """
         check_integer("steps", steps, 1, 2**self.levels)
         check_integer("batch", batch, 1)
+        grid = self.grid if grid is None else check_instance("grid", grid, StepGrid)
         path = self.path(seeds)
         assert path.seeds is not None
         values = []
         for first in range(0, len(path.seeds), batch):
             part = self.path(path.seeds[first : first + batch])
-            sde, times = self.sde, (grid or self.grid).times(part, steps)
+            sde, times = self.sde, grid.times(part, steps)
             start = sde.start(part.initial_noise(), times[0])
             with evaluating(self):
                 last = solve(sde, start, times, scheme=self.cell, path=part, callback=callback, save="last")

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sdesig._checks import check_floating, check_real, check_step
+from sdesig._checks import check_floating, check_instance, check_real, check_step
 from sdesig.sde.contracts import Denoiser, SNRDenoiser
 from sdesig.sde.diffusions import Diffusion, per_sample
 
@@ -68,12 +68,13 @@ class CanonicalDenoiser(SNRDenoiser):
         eta: the stochasticity that y belongs to.
 
     Raises:
-        TypeError, ValueError: a denoiser that cannot be called or is a D(y, snr) already, a negative eta.
+        TypeError, ValueError: a denoiser that cannot be called or is a D(y, snr) already, a diffusion that is none, a
+            negative eta.
     """
 
     def __init__(self, denoiser: Denoiser, diffusion: Diffusion, eta: float = 1.0) -> None:
         super().__init__(denoiser, eta)
-        self.diffusion = diffusion
+        self.diffusion = check_instance("diffusion", diffusion, Diffusion)
 
     def _denoise(self, y: Tensor, snr: Tensor | float, *inputs: object) -> Tensor:
         return self.denoiser(*from_canonical(self.diffusion, y, snr, self.eta), *inputs)

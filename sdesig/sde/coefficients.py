@@ -24,15 +24,19 @@ def check_coefficients(sde: SDELike, t: Tensor, y: Tensor, noise_dim: int, struc
 
     Raises:
         TypeError: f or g returns no tensor, or one of another dtype or device than y.
-        ValueError: another shape, a value that is not finite, a g without the structure.
+        ValueError: another shape, a value that is not finite, a g without the structure, a y changed in place.
     """
     if isinstance(sde, SDE) and sde.checked:
         return
     shape = tuple(y.shape) if sde.noise_type == "diagonal" else (*y.shape, noise_dim)
+    with torch.inference_mode(False):
+        given = y.detach().clone()
     with torch.no_grad():
-        _check_returned(f"{type(sde).__name__}.f(t, y)", sde.f(t, y), y, tuple(y.shape), "the shape of y")
-        g = sde.g(t, y)
+        _check_returned(f"{type(sde).__name__}.f(t, y)", sde.f(t, given), y, tuple(y.shape), "the shape of y")
+        g = sde.g(t, given)
         _check_returned(f"{type(sde).__name__}.g(t, y)", g, y, shape, f"for noise_type {sde.noise_type!r}")
+    if given._version:
+        raise ValueError(f"{type(sde).__name__}.f and g must not change y in place")
     if structure in _PROMISES and y.numel():
         promise, holds = _PROMISES[structure]
         # a RuntimeError is autograd's: g has just been called without it

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from sdesig._checks import check_real
+from sdesig._checks import check_instance, check_real
 from sdesig.sde.contracts import check_denoiser
 from sdesig.sde.diffusions import Diffusion, per_sample
 
@@ -25,13 +25,13 @@ class _NetworkDenoiser(nn.Module):
         diffusion: the schedule.
 
     Raises:
-        TypeError: a network that cannot be called.
+        TypeError: a network that cannot be called, a diffusion that is none.
     """
 
     def __init__(self, network: Network, diffusion: Diffusion) -> None:
         super().__init__()
         self.network = check_denoiser("network", network)
-        self.diffusion = diffusion
+        self.diffusion = check_instance("diffusion", diffusion, Diffusion)
 
     def _predict(self, x: Tensor, t: Tensor, inputs: tuple[object, ...]) -> Tensor:
         return self.network(x, t.to(x).expand(x.shape[0]), *inputs)

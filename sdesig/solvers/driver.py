@@ -89,6 +89,8 @@ def solve(
             they should not.
         FloatingPointError: a state that is not finite; names the step and the rows.
     """
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be callable as callback(step, t, y); got {callback!r}")
     chosen = scheme_named(scheme, sde)
     grid, sde, structure = check_arguments(chosen, sde, y0, times, path)
     return run_steps(chosen, sde, structure, y0, grid, chunks(path, grid), callback, save)

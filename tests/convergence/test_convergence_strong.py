@@ -173,6 +173,9 @@ def test_other_refusals():
         order(FadingNoise(), "euler", t0=0.5)
     with pytest.raises(ValueError, match=r"must be floating-point of the shape \(1, 2\) of y0; got torch.float64"):
         order(SinhDiffusion(), "euler", paths=10, reference=lambda path, y0: y0[:, 0])
+    for given in ("exact", 1.5):
+        with pytest.raises(TypeError, match="reference must be a number of steps or callable"):
+            order(SinhDiffusion(), "euler", reference=given)
     with pytest.raises(TypeError, match="steps must be a sequence of integers"):
         order(SinhDiffusion(), "euler", steps=8)
     with pytest.raises(TypeError, match=r"y0 must be a torch\.Tensor"):

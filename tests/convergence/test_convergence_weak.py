@@ -114,6 +114,11 @@ def test_refusals(change, message):
         order(**({"scheme": "euler", "paths": 100} | change))
 
 
+def test_a_functional_that_cannot_be_called_is_refused():
+    with pytest.raises(TypeError, match=r"functional must be callable as functional\(Y\); got None"):
+        order(scheme="euler", paths=100, functional=None)
+
+
 def test_what_a_functional_returns_is_looked_at_before_the_work():
     """At the start, of two rows and of three: a mean over the batch has the shape of one of them at most."""
     seen = []

@@ -496,6 +496,24 @@ def test_numbers_of_steps_are_drawn_between_the_bounds(tmp_path, monkeypatch):
             r"data must have shape \(n >= 2, \(2,\)\); got \(5, 3\)",
         ),
         (
+            lambda out: train_on(make(), out, pairs="local", data=torch.full((5, 2), math.nan)),
+            ValueError,
+            "data must be finite",
+        ),
+        (
+            lambda out: train_on(make(), out, pairs="local", data=torch.zeros(5, 2).double()),
+            TypeError,
+            "data must be float32; got torch.float64",
+        ),
+        (
+            lambda out: train_on(make(), out, pairs="local", data=torch.zeros(5, 2).numpy()),
+            TypeError,
+            "data must be a float32 tensor or an ImageSet; got ndarray",
+        ),
+        (lambda out: train_on(None, out), TypeError, "student must be a SigDEG; got NoneType"),
+        (lambda _: options(steps=4), TypeError, r"steps must be two integers, \(fewest, most\); got 4"),
+        (lambda _: DistillOptions(training=None), TypeError, "training must be a TrainingOptions; got NoneType"),
+        (
             lambda out: train_on(make("plain"), out, only_coefficients=True),
             ValueError,
             "only_coefficients must be False with a plain cell",

@@ -351,6 +351,7 @@ def test_single_precision_range():
         (lambda: from_canonical(VP(), torch.ones(2, 3), 0.0), ValueError, "snr"),
         (lambda: CanonicalDenoiser(lambda x, t: x, VP(), -1.0), ValueError, "eta"),
         (lambda: CanonicalDenoiser(None, VP()), TypeError, "denoiser"),
+        (lambda: CanonicalDenoiser(lambda x, t: x, None), TypeError, "diffusion must be a Diffusion; got NoneType"),
     ],
 )
 def test_bad_arguments(call, error, match):

@@ -78,6 +78,15 @@ def test_a_drift_of_another_form_is_refused(f, error, match, scheme):
         run(Given(f, g=lambda t, y: COLUMN.expand(2, 2, 1)), scheme=scheme)
 
 
+@pytest.mark.parametrize("name", ["f", "g"])
+def test_coefficients_that_change_the_state_are_refused(name):
+    given = {"f": lambda t, y: -y, "g": lambda t, y: COLUMN.expand(2, 2, 1)}
+    honest, y0 = given[name], torch.ones(2, 2, dtype=F64)
+    with pytest.raises(ValueError, match=r"Given\.f and g must not change y in place"):
+        run(Given(**given | {name: lambda t, y: honest(t, y.mul_(2))}), y0=y0)
+    assert torch.equal(y0, torch.ones(2, 2, dtype=F64))
+
+
 @pytest.mark.parametrize("batch", [2, 5])
 @pytest.mark.parametrize("scheme", ["euler", "milstein", "sri2", "heun", "log_ode"])
 def test_general_noise_of_diagonal_shape_is_refused(scheme, batch):
