@@ -40,7 +40,7 @@ def standard_error(influence: Tensor) -> Tensor:
 def mean_interval(samples: Tensor, degrees: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Ends of the 95 % interval of the mean of n >= 2 independent samples, (..., n) to (...) each.
 
-    degrees: of freedom of Student's law, (...); default the `effective_number` of the deviations from the mean.
+    degrees: of freedom of Student's law, (...); default the `effective_number` of the deviations from the mean, less 1.
     """
     mean = samples.mean(-1)
     centred = samples - mean[..., None]
@@ -48,7 +48,7 @@ def mean_interval(samples: Tensor, degrees: Tensor | None = None) -> tuple[Tenso
     scale = torch.where(deviation > 0, deviation, 1.0)
     error = deviation / math.sqrt(samples.shape[-1])
     g = (centred / scale[..., None]).pow(3).mean(-1) / math.sqrt(samples.shape[-1])
-    quantile = _student(effective_number(centred) if degrees is None else degrees)
+    quantile = _student(effective_number(centred) - 1 if degrees is None else degrees)
     return mean - error * hall(g, quantile), mean - error * hall(g, -quantile)
 
 
@@ -81,7 +81,7 @@ def hall(g: Tensor, quantile: Tensor) -> Tensor:
 
 
 def _student(degrees: Tensor) -> Tensor:
-    """Quantile of Student's law with these degrees of freedom, (...)."""
+    """Quantile of Student's law with these degrees of freedom, not below 1/2, (...)."""
     from scipy.special import stdtrit  # a quarter of a second
 
-    return torch.as_tensor(stdtrit(degrees.detach().cpu().double().numpy(), (1 + LEVEL) / 2)).to(degrees)
+    return torch.as_tensor(stdtrit(degrees.detach().clamp_min(0.5).cpu().double().numpy(), (1 + LEVEL) / 2)).to(degrees)

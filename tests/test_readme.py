@@ -181,8 +181,8 @@ CLAIMS = [
     (r"in 20 steps \S+ and (\S+), but", lambda: errors((CELEBA, TWO, 20))),
     (r"MNIST digits, (\S+) % of 1000 seeds end at the same digit in 20 and in 40 evaluations, (\S+) % in 40 and in 80",
      lambda: kept("path-average")),
-    (r"DPM-Solver-SDE, .* has (\S+) % and (\S+) %, SDE-DPM-Solver\+\+\(2M\) (\S+) % and (\S+) %\. UniPC, .* has (\S+) % "
-     r"and (\S+) %\.", lambda: kept("DPM-Solver-SDE", TWO, "UniPC")),
+    (r"DPM-Solver-SDE, .* has (\S+) % and (\S+) %, SDE-DPM-Solver\+\+\(2M\) (\S+) % and (\S+) %\. UniPC, .* "
+     r"has (\S+) % and (\S+) %\.", lambda: kept("DPM-Solver-SDE", TWO, "UniPC")),
 ]  # fmt: skip
 
 
