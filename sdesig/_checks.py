@@ -22,7 +22,7 @@ def check_choice(name: str, value: object, allowed: Sequence[object]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {value!r}")
 
 
-def check_instance(name: str, value: object, kind: type[T]) -> T:
+def check_instance(name: str, value: T, kind: type) -> T:
     """Return `value`; raise TypeError unless it is of a class."""
     if not isinstance(value, kind):
         raise TypeError(f"{name} must be a {kind.__name__}; got {type(value).__name__}")

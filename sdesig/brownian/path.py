@@ -21,6 +21,9 @@ from sdesig.signature.partial_signature import PartialSignature, check_root
 
 Times = Sequence[float] | np.ndarray | Tensor
 
+MOST_DEPTH = 4096
+"""Of a path: its steps are joined by matrices of depth^2 entries."""
+
 _INSIDE = 1e-6  # how far outside [t0, t1], in units of the clock's position, a query time may lie
 
 
@@ -86,7 +89,7 @@ class BrownianPath(torchsde.BaseBrownian):
         if t0 >= t1:
             raise ValueError(f"t1 must be > t0 = {t0}; got {t1}")
         shape = check_shape("shape", shape)
-        depth = check_integer("depth", depth, 1)
+        depth = check_integer("depth", depth, 1, MOST_DEPTH)
         levels = check_integer("levels", levels, 0, 30)
         dtype = check_dtype(dtype)
         clock = UniformClock() if clock is None else clock
@@ -104,6 +107,8 @@ class BrownianPath(torchsde.BaseBrownian):
             if not shape or len(row_seeds) != shape[0]:
                 raise ValueError(f"seeds must be one per row of shape {shape}; got {len(row_seeds)} seeds")
         check_root("the variance over [t0, t1]", clock.length(t0, t1), dtype)
+        if not isinstance(area, bool):
+            raise TypeError(f"area must be True or False; got {area!r}")
         if area:
             _check_area(t0, t1, shape, clock, area_tolerance, dtype, device)
         elif area_tolerance is not None:

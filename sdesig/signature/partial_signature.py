@@ -16,6 +16,7 @@ from sdesig._checks import (
     check_dtype,
     check_floating,
     check_generator,
+    check_instance,
     check_integer,
     check_shape,
     check_step,
@@ -191,8 +192,9 @@ class PartialSignature:
 
         Raises:
             ValueError: different shapes, or only one of the two has a Levy area.
-            TypeError: different dtypes or devices.
+            TypeError: another type, different dtypes or devices.
         """
+        check_instance("later", later, PartialSignature)
         if later.shape != self.shape:
             raise ValueError(f"later must have the shape {self.shape} of the earlier step; got {later.shape}")
         if later.dtype != self.dtype or later.device != self.device:

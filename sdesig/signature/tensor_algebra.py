@@ -15,6 +15,9 @@ from torch import Tensor
 from sdesig._checks import check_dtype, check_floating, check_integer, check_shape, check_step
 from sdesig.signature.words import Word, check_word, ito_to_stratonovich, stratonovich_to_ito
 
+MOST_WORDS = 2**28
+"""Of one length in a series: gigabytes, once an exponential is taken."""
+
 
 @dataclass(frozen=True, eq=False)
 class TensorSeries:
@@ -78,6 +81,8 @@ class TensorSeries:
             raise ValueError(f"values must have shape (*batch, D); got {tuple(values.shape)}")
         depth = check_integer("depth", depth, 1)
         batch, size = values.shape[:-1], values.shape[-1]
+        if size**depth > MOST_WORDS:
+            raise ValueError(f"depth must leave {MOST_WORDS} words of that length at most; got {size}^{depth}")
         higher = (values.new_zeros(*batch, *(size,) * k) for k in range(2, depth + 1))
         return cls((values.new_zeros(batch), values, *higher), time)
 

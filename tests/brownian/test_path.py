@@ -583,8 +583,12 @@ def test_bad_construction():
         BrownianPath(0.0, 1.0, (3,), seeds=[0, 1])
     with pytest.raises(ValueError, match="seeds must be one per row"):
         BrownianPath(0.0, 1.0, (), seeds=[0])
-    with pytest.raises(ValueError, match="depth must be >= 1; got 0"):
+    with pytest.raises(ValueError, match=r"depth must be in \[1, 4096\]; got 0"):
         BrownianPath(0.0, 1.0, (2,), generator=g, depth=0)
+    with pytest.raises(ValueError, match=r"depth must be in \[1, 4096\]; got 1000000000"):
+        BrownianPath(0.0, 1.0, (2,), generator=g, depth=10**9)
+    with pytest.raises(TypeError, match="area must be True or False; got 'no'"):
+        BrownianPath(0.0, 1.0, (2,), generator=g, area="no")
     with pytest.raises(ValueError, match=r"levels must be in \[0, 30\]; got 31"):
         BrownianPath(0.0, 1.0, (2,), generator=g, levels=31)
     with pytest.raises(TypeError, match="dtype must be a real floating-point"):

@@ -398,6 +398,8 @@ def test_bad_steps(h, error):
 
 def test_bad_arguments():
     g = generator(0)
+    with pytest.raises(TypeError, match="later must be a PartialSignature; got int"):
+        sample_partial_signature((2,), 0.1, 1, generator=g).combine(3)
     with pytest.raises(ValueError, match="depth must be >= 1; got -1"):
         sample_partial_signature((2,), 0.1, -1, generator=g)
     with pytest.raises(TypeError, match="depth must be an integer"):

@@ -489,5 +489,7 @@ def test_signature_arguments_are_checked():
         expected_signature(1, torch.tensor([1.0, 0.0]), 2)
     with pytest.raises(ValueError, match="depth must be >= 1; got 0"):
         expected_signature(1, 1.0, 0)
+    with pytest.raises(ValueError, match=r"depth must leave \d+ words of that length at most; got 4\^40"):
+        expected_signature(3, 1.0, 40)
     with pytest.raises(TypeError, match="time must be a bool; got 2"):
         expected_signature(1, 1.0, 2, time=2)
