@@ -37,18 +37,15 @@ def standard_error(influence: Tensor) -> Tensor:
     return (influence.square().sum(-1) / (n * (n - 1))).sqrt() * _student(effective_number(influence)) / NORMAL
 
 
-def mean_interval(samples: Tensor, degrees: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Ends of the 95 % interval of the mean of n >= 2 independent samples, (..., n) to (...) each.
-
-    degrees: of freedom of Student's law, (...); default the `effective_number` of the deviations from the mean, less 1.
-    """
+def mean_interval(samples: Tensor) -> tuple[Tensor, Tensor]:
+    """Ends of the 95 % interval of the mean of n >= 2 independent samples, (..., n) to (...) each."""
     mean = samples.mean(-1)
     centred = samples - mean[..., None]
     deviation = centred.square().mean(-1).sqrt()
     scale = torch.where(deviation > 0, deviation, 1.0)
     error = deviation / math.sqrt(samples.shape[-1])
     g = (centred / scale[..., None]).pow(3).mean(-1) / math.sqrt(samples.shape[-1])
-    quantile = _student(effective_number(centred) - 1 if degrees is None else degrees)
+    quantile = _student(effective_number(centred) - 1)  # one for the mean
     return mean - error * hall(g, quantile), mean - error * hall(g, -quantile)
 
 
