@@ -1,4 +1,4 @@
-"""What `import sdesig` costs: modules that one function of some session needs are imported there."""
+"""What `import sdesig` costs: modules that few functions need are imported there."""
 
 import subprocess
 import sys
