@@ -265,7 +265,7 @@ def test_config_values_are_checked_by_the_parser(tmp_path, capsys):
         (["--steps", "8", "4"], "steps[1] must be in [8, 64]; got 4"),
         (["--iterations", "0"], "iterations must be in [1, 1073741824]; got 0"),
         (["--learning-rate", "nan"], "learning_rate must be a finite number > 0 and <= 1000; got nan"),
-        (["--depth", "0"], "depth must be >= 1; got 0"),
+        (["--depth", "0"], "depth must be in [1, 4096]; got 0"),
         (["--snr", "2", "1"], "snr must be (first, last) with 0 < first < last; got (2.0, 1.0)"),
         (["--threads", "0"], "threads must be >= 1; got 0"),
         (["--cell", "plain", "--only-coefficients"], "only_coefficients must be False with a plain cell"),
