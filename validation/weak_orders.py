@@ -94,8 +94,9 @@ CASES = (
     Case(GeometricBrownianMotion(), "y, y^2", 1.0, (2, 4, 8, 16), 1 / 2),
     Case(GeometricBrownianMotion(), "y, y^2", 10.0, (2, 4, 8, 16), 1.0, ("platen",)),
     Case(GeometricBrownianMotion(), "y, y^2", 4.0, (2, 4, 8, 16), 1 / 2, ("taylor15",)),
-    Case(CommutativeLinearSDE(), "y, y^2", 1.5, (2, 4, 8, 16), 1 / 2),
-    Case(CommutativeLinearSDE(), "y", 4.0, (2, 4, 8, 16), 1.0, ("platen",)),
+    Case(CommutativeLinearSDE(), "y, y^2", 1.0, (2, 4, 8, 16), 1 / 4),
+    Case(CommutativeLinearSDE(), "y, y^2", 5.0, (2, 4, 8, 16), 1 / 4, ("euler", "torchsde:euler")),
+    Case(CommutativeLinearSDE(), "y", 8.0, (2, 4, 8, 16), 1.0, ("platen",)),
     Case(LinearSDE(), "y, y^2", 0.6, (4, 8, 16, 32)),
     Case(LinearSDE(), "y, y^2", 4.0, (2, 4, 8), 1.0, ("platen", "platen without areas")),
 )

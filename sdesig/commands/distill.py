@@ -11,6 +11,7 @@ import tyro
 from sdesig._checks import check_integer
 from sdesig._files import check_output
 from sdesig._random import seeded
+from sdesig.brownian.path import MOST_DEPTH
 from sdesig.commands.inputs import GRID_CELLS, fitted_reference, load_problem, snr_range, step_grid
 from sdesig.commands.options import (
     CutPathFlags,
@@ -62,7 +63,7 @@ class Distill:
         if self.cache is not None:
             check_output("cache", self.cache, folder=True)
         device = self.machine.use()
-        check_integer("depth", self.depth, 1)
+        check_integer("depth", self.depth, 1, MOST_DEPTH)
         training = checked(TrainingOptions, self.distillation.training)
         paths = self.teacher_paths.cut_options(self.distillation.steps[1])
         options = checked(DistillOptions, self.distillation, teacher=paths, training=training)

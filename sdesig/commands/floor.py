@@ -9,6 +9,7 @@ import tyro
 
 from sdesig._checks import check_integer
 from sdesig._files import check_output, write_json
+from sdesig.brownian.path import MOST_DEPTH
 from sdesig.commands.inputs import fitted_reference, load_problem, snr_range, step_grid
 from sdesig.commands.options import Reference, TeacherPathFlags, announce
 from sdesig.distillation import information_floor
@@ -50,7 +51,7 @@ class Floor:
         if not self.depth:
             raise ValueError("depth must be one number or more; got none")
         for depth in self.depth:
-            check_integer("depth", depth, 1)
+            check_integer("depth", depth, 1, MOST_DEPTH)
         teacher, data, identity = load_problem(self.teacher, self.data)
         snr, paths = snr_range(self.snr, self.teacher), self.teacher_paths.teacher_options()
         sde = CanonicalSDE(teacher, reference=fitted_reference(self.reference, data, self.data))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sdesig._checks import check_integer
 from sdesig._random import generator_for
+from sdesig.brownian.path import MOST_DEPTH
 from sdesig.distillation.paths import TeacherOptions, draw_signature, snr_times, teacher_scheme, teacher_states
 from sdesig.distillation.statistics import root_mean_square, root_mean_square_interval
 from sdesig.generator.grid import StepGrid
@@ -101,7 +102,7 @@ def information_floor(
         TypeError, ValueError: arguments out of range.
     """
     check_integer("steps", steps, 1)
-    check_integer("depth", depth, 1)
+    check_integer("depth", depth, 1, MOST_DEPTH)
     check_integer("groups", groups, 2)
     check_integer("seed", seed, 0, 2**63 - 1)
     teacher, grid = teacher or TeacherOptions(), grid or StepGrid()

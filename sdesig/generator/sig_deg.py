@@ -17,6 +17,7 @@ from sdesig._evaluating import evaluating
 from sdesig._files import FileError, open_arrays, read_tensors, reading, replacing, take_array
 from sdesig._modules import CONFIG, WEIGHTS, load_config, load_state, make_within, save_module
 from sdesig.brownian import BrownianPath
+from sdesig.brownian.path import MOST_DEPTH
 from sdesig.brownian.philox import MOST_SEEDS, check_seeds
 from sdesig.generator.cells import (
     CONDITIONS,
@@ -55,8 +56,8 @@ CONFIG_KEYS = {
 }
 OLDER_LACK = {"denoiser", "rank"}
 """Keys that older files do not have."""
-MOST = 4096
-"""Largest depth or rank that is read: what is beyond belongs to a damaged file."""
+MOST_RANK = 4096
+"""Of a file: beyond it is a damaged one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,7 +210,7 @@ class SigDEG(nn.Module):
         """
         check_snr_denoiser("teacher", teacher)
         check_choice("cell", cell, tuple(CELLS))
-        check_integer("depth", depth, 1, MOST)
+        check_integer("depth", depth, 1, MOST_DEPTH)
         event = check_shape("event", event)
         check_instance("reference", reference, GaussianReference)
         if sigma_data is None:
@@ -429,11 +430,11 @@ def _check_config(folder: Path, config: Mapping[str, Any], tensors: Mapping[str,
         raise ValueError(f"it must have the keys {missing}")
     check_choice("cell", config["cell"], tuple(CELLS))
     check_choice("corrects_a_denoiser", config["corrects_a_denoiser"], (False, True))
-    check_integer("depth", config["depth"], 1, MOST)
-    check_integer("path_depth", config["path_depth"], 1, MOST)
+    check_integer("depth", config["depth"], 1, MOST_DEPTH)
+    check_integer("path_depth", config["path_depth"], 1, MOST_DEPTH)
     check_real("sigma_data", config["sigma_data"], minimum=0.0, strict=True)
     if config.get("rank") is not None:
-        check_integer("rank", config["rank"], 1, MOST)
+        check_integer("rank", config["rank"], 1, MOST_RANK)
     for name in ("event", "snr", "grid", "mean", "variance", "basis"):
         if not isinstance(config[name], list):
             raise TypeError(f"{name} must be a list; got {config[name]!r}")

@@ -53,7 +53,7 @@ def files(folder):
         ("distill", f"--paths {HUGE} --pairs rollout", "paths must be in [0, 1073741824]"),
         ("distill", f"--teacher-steps {HUGE}", "teacher_steps must be in [1, 1048576]"),
         ("distill", "--snr 1 1.0000000000000002", "(1 + 1e-06) first <= last <= 1e+15; got (1.0, 1.0000000000000002)"),
-        ("distill", "--depth 0 --grid chosen", "depth must be >= 1; got 0"),
+        ("distill", "--depth 0 --grid chosen", "depth must be in [1, 4096]; got 0"),
         ("distill", "--snr 1e-300 1e300", "snr must be (first, last) with 1e-15 <= first"),
         ("evaluate", "--steps 0", "steps must be >= 1; got 0"),
         ("evaluate", "--steps 4 2000", "steps must be in [1, 1024]; got 2000"),

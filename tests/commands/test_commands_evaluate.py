@@ -137,7 +137,7 @@ def test_floor_refuses(tmp_path, problem, fails):
     (tmp_path / "floor.json").write_text("{}")
     command = ["floor", *problem.flags, "--groups", "2"]
     assert "floor.json exists already; give another --out" in fails(*command, "--out", tmp_path / "floor.json")
-    assert fails(*command, "--depth", "0") == "depth must be >= 1; got 0"
+    assert fails(*command, "--depth", "0") == "depth must be in [1, 4096]; got 0"
     assert fails(*command, "--steps", "0") == "steps must be >= 1; got 0"
     assert fails(*command, "--groups", "1") == "groups must be >= 2; got 1"
     assert fails(*command, "--teacher-steps", "0") == "steps must be in [1, 1048576]; got 0"

@@ -190,7 +190,7 @@ def test_fine_steps_that_the_coarse_ones_do_not_divide_are_rounded_up():
     [
         ({"steps": 0}, ValueError, "steps must be >= 1; got 0"),
         ({"steps": 2.0}, TypeError, "steps must be an integer; got 2.0"),
-        ({"depth": 0}, ValueError, "depth must be >= 1; got 0"),
+        ({"depth": 0}, ValueError, r"depth must be in \[1, 4096\]; got 0"),
         ({"groups": 1}, ValueError, "groups must be >= 2; got 1"),
         ({"seed": -1}, ValueError, "seed must be in"),
         ({"seed": 0.5}, TypeError, "seed must be an integer"),

@@ -10,6 +10,7 @@ import torch
 from sdesig import _processes as processes
 from sdesig._checks import check_integer
 from sdesig._random import seeded
+from sdesig.brownian.path import MOST_DEPTH
 from sdesig.commands.images.flags import ImageFlags, SettingFlags, TeacherFlags, described_images
 from sdesig.distillation.data import Data
 from sdesig.generator import SigDEG
@@ -43,7 +44,7 @@ def prepare(
     Raises:
         FileNotFoundError, ImportError, TypeError, ValueError: a teacher or data that cannot be read, or do not fit.
     """
-    check_integer("depth", depth, 1)
+    check_integer("depth", depth, 1, MOST_DEPTH)
     if rank is not None:
         check_integer("rank", rank, 1)
     loaded = teacher.load(device)
