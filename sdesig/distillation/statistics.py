@@ -27,8 +27,8 @@ def root_mean_square_interval(errors: Tensor) -> tuple[float, float] | None:
     .8 and of errors of which one in twenty carries all, 95 % of log-normal ones of shape 1, n = 2000.
 
     Returns:
-        low, high; None for one error, and where `effective_number` is below `FEWEST_EFFECTIVE` and the errors differ:
-        too few of them carry the mean square.
+        low, high; None for one error, and where too few of those that differ carry the mean square: `effective_number`
+        is below `FEWEST_EFFECTIVE`, or the interval of the mean square reaches to zero.
     """
     if len(errors) < 2:
         return None
@@ -38,7 +38,7 @@ def root_mean_square_interval(errors: Tensor) -> tuple[float, float] | None:
     if effective_number(magnitudes) < FEWEST_EFFECTIVE:
         return None
     low, high = intervals.root_mean_square_interval(magnitudes)
-    return low.item(), high.item()
+    return (low.item(), high.item()) if low > 0 else None
 
 
 def paired_ratio(errors: Tensor, others: Tensor, seed: int = 0) -> tuple[float, float, float]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from scipy.stats import binom
 
+from sdesig import _intervals as intervals
 from sdesig.distillation import statistics
 from sdesig.distillation.statistics import paired_ratio, root_mean_square, root_mean_square_interval
 
@@ -127,6 +128,14 @@ def test_too_few_errors_have_no_interval():
         errors[:carry] = 1.0
         assert (root_mean_square_interval(errors) is not None) == there
     assert root_mean_square_interval(torch.tensor([1.0, 2.0, 3.0])) is None
+
+
+def test_an_interval_that_reaches_to_zero_is_none():
+    """Of 36 effective errors one carries a sixth of the mean square."""
+    errors = torch.full((2000,), 0.05, dtype=F64)
+    errors[0] = 1.0
+    assert intervals.root_mean_square_interval(errors)[0] == 0.0
+    assert root_mean_square_interval(errors) is None
 
 
 def test_equal_errors_are_their_own_interval():
