@@ -31,11 +31,12 @@ def check_coefficients(sde: SDELike, t: Tensor, y: Tensor, noise_dim: int, struc
     shape = tuple(y.shape) if sde.noise_type == "diagonal" else (*y.shape, noise_dim)
     with torch.inference_mode(False):
         given = y.detach().clone()
+    version = given._version
     with torch.no_grad():
         _check_returned(f"{type(sde).__name__}.f(t, y)", sde.f(t, given), y, tuple(y.shape), "the shape of y")
         g = sde.g(t, given)
         _check_returned(f"{type(sde).__name__}.g(t, y)", g, y, shape, f"for noise_type {sde.noise_type!r}")
-    if given._version:
+    if given._version != version:
         raise ValueError(f"{type(sde).__name__}.f and g must not change y in place")
     if structure in _PROMISES and y.numel():
         promise, holds = _PROMISES[structure]
