@@ -37,15 +37,20 @@ def standard_error(influence: Tensor) -> Tensor:
     return (influence.square().sum(-1) / (n * (n - 1))).sqrt() * _student(effective_number(influence)) / NORMAL
 
 
-def mean_interval(samples: Tensor) -> tuple[Tensor, Tensor]:
-    """Ends of the 95 % interval of the mean of n >= 2 independent samples, (..., n) to (...) each."""
+def mean_interval(samples: Tensor, quantile: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Ends of the interval of the mean of n >= 2 independent samples, (..., n) to (...) each.
+
+    quantile: of the t statistic, at both ends, (...); default Student's for 95 %, of the `effective_number` of the
+        deviations from the mean.
+    """
     mean = samples.mean(-1)
     centred = samples - mean[..., None]
     deviation = centred.square().mean(-1).sqrt()
     scale = torch.where(deviation > 0, deviation, 1.0)
     error = deviation / math.sqrt(samples.shape[-1])
     g = (centred / scale[..., None]).pow(3).mean(-1) / math.sqrt(samples.shape[-1])
-    quantile = _student(effective_number(centred) - 1)  # one for the mean
+    if quantile is None:
+        quantile = _student(effective_number(centred) - 1)  # one for the mean
     return mean - error * hall(g, quantile), mean - error * hall(g, -quantile)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sdesig._files import replacing
 from sdesig.brownian import BrownianPath
-from sdesig.distillation.evaluation import share_apart, standard_deviation
+from sdesig.distillation.evaluation import share_apart, spread_of
 from sdesig.sde import VP, CanonicalDenoiser, CanonicalSDE, GaussianReference, Mixture
 from sdesig.signature import PartialSignature, sample_partial_signature
 from sdesig.signature.legendre import gauss_legendre, orthonormal_legendre
@@ -163,7 +163,7 @@ def _path_average_samples(seeds: range, steps: int) -> Tensor:
 
 def _apart(points: Tensor, reference: Tensor) -> float:
     errors = (points - reference).norm(dim=1) / math.sqrt(points.shape[1])
-    return share_apart(errors, standard_deviation(reference)) or 0.0
+    return share_apart(errors, spread_of(reference)) or 0.0
 
 
 def _rms(difference: Tensor) -> float:

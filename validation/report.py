@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,8 +13,8 @@ from matplotlib.figure import Figure
 from scipy.special import ndtri
 from torch import Tensor
 
+from sdesig import _intervals as intervals
 from sdesig._files import replacing
-from sdesig._intervals import hall
 from sdesig.convergence import OrderEstimate
 from sdesig.convergence.estimate import FEWEST, HALF_WIDTH, SLACK
 from sdesig.testing import LawReport
@@ -81,14 +80,9 @@ def mean_interval(samples: Tensor, false_alarm_rate: float) -> tuple[float, floa
     The interval is that of `sdesig.testing.check_moments`: Hall's transformation of the t statistic, which corrects for
     the skewness of the samples, solved for the mean (P. Hall, J. R. Statist. Soc. B 54, 1992).
     """
-    n, mean = len(samples), samples.mean().item()
-    centred = samples - mean
-    deviation = centred.square().mean().sqrt().item()
-    error = deviation / math.sqrt(n)
-    g = (centred / deviation).pow(3).mean().item() / math.sqrt(n)
-    z = float(ndtri(1 - false_alarm_rate / 2))
-    low, high = hall(torch.tensor(g, dtype=torch.float64), torch.tensor([-z, z], dtype=torch.float64)).tolist()
-    return mean, mean - error * high, mean - error * low
+    z = torch.tensor(float(ndtri(1 - false_alarm_rate / 2)), dtype=torch.float64)
+    low, high = intervals.mean_interval(samples, z)
+    return samples.mean().item(), low.item(), high.item()
 
 
 def law_row(case: str, report: LawReport, details: Mapping[str, float] | None = None) -> Row:

@@ -133,7 +133,7 @@ class Outcome:
         return (math.nan, math.nan) if self.errors is None else root_mean_square(self.errors)
 
 
-def standard_deviation(samples: Tensor) -> float:
+def spread_of(samples: Tensor) -> float:
     """Of samples (n, *event), per coordinate: root mean square over the coordinates; NaN for one sample."""
     return samples.flatten(1).double().var(0).mean().sqrt().item() if len(samples) > 1 else math.nan
 
@@ -214,7 +214,7 @@ class Comparison:
             if progress is not None:
                 progress(min(len(seeds), first + self.batch))
         converged, *sets = map(torch.cat, made)
-        spread, outcomes = standard_deviation(converged), []
+        spread, outcomes = spread_of(converged), []
         for (sampler, steps), x in zip(pairs, sets, strict=True):
             errors, seconds = sampler.errors(x, converged), self.seconds_per_1000(sampler, steps)
             outcomes.append(Outcome(sampler, steps, x, errors, seconds, share_apart(errors, spread)))

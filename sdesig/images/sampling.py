@@ -19,7 +19,7 @@ from sdesig._evaluating import evaluating
 from sdesig._files import read_json, read_tensors, write_json, write_tensors
 from sdesig._interrupts import keeping
 from sdesig._records import forget_options, record_options
-from sdesig.distillation.evaluation import AnySampler, Comparison, Sampler, share_apart, standard_deviation
+from sdesig.distillation.evaluation import AnySampler, Comparison, Sampler, share_apart, spread_of
 from sdesig.distillation.reference import reference_digest
 from sdesig.generator.grid import StepGrid
 from sdesig.images.caching import naming_a_full_disk
@@ -135,7 +135,7 @@ class SampleFiles:
 
     @cached_property
     def _spread(self) -> float:
-        return standard_deviation(self._read_all("converged"))
+        return spread_of(self._read_all("converged"))
 
     def features(self, extractor: FeatureExtractor, method: Method, steps: int) -> Tensor:
         """Features of the images, (n, k), on the CPU; kept, once they are computed."""

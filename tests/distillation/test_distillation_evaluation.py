@@ -17,7 +17,7 @@ from sdesig.distillation.evaluation import (
     baselines,
     generator_sampler,
     share_apart,
-    standard_deviation,
+    spread_of,
 )
 from sdesig.distillation.reclock import reclock
 from sdesig.distillation.statistics import root_mean_square
@@ -290,7 +290,7 @@ def test_the_share_of_seeds_that_end_apart():
     the other one: the mean square hardly tells them, the share does."""
     made = comparison()
     converged, outcomes = made.run([(Sampler("euler", DPMSolver1()), (2, 128))], range(40))
-    spread = standard_deviation(converged)
+    spread = spread_of(converged)
     assert spread == pytest.approx(converged.flatten(1).double().var(0).mean().sqrt().item(), rel=1e-12)
     for outcome in outcomes:
         assert outcome.seeds_apart == (outcome.errors > spread / 2).double().mean().item()
@@ -298,9 +298,9 @@ def test_the_share_of_seeds_that_end_apart():
     modes = torch.tensor([2.0, -2.0] * 4)[:, None] * torch.ones(8, 3)
     ends = torch.where(torch.arange(8)[:, None] < 2, -modes, modes + 0.7)
     errors = Sampler("by hand", DPMSolver1()).errors(ends, modes)
-    assert share_apart(errors, standard_deviation(modes)) == 0.25
+    assert share_apart(errors, spread_of(modes)) == 0.25
     assert share_apart(None, 1.0) is None
-    assert share_apart(errors[:1], standard_deviation(modes[:1])) is None
+    assert share_apart(errors[:1], spread_of(modes[:1])) is None
 
 
 def test_progress_counts_the_seeds():
