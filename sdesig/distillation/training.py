@@ -13,10 +13,10 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ from sdesig._files import read_tensors, reading, replacing, write_tensors
 from sdesig._interrupts import Interrupted, StopRequests, keeping, stop_requests
 from sdesig._random import generator_for, seed_for, seeded
 from sdesig._records import forget_options, record_options
+from sdesig.distillation.buffers import Buffers, copy_buffers
 from sdesig.generator.networks import in_precision
 
 CHECKPOINT, OPTIONS, STATS = "checkpoint.safetensors", "options.json", "stats.jsonl"
@@ -137,7 +138,7 @@ def train(
         first = _restore(out / CHECKPOINT, module, average, optimizer, parameters)
     if processes.number() == 0:
         _forget_later_stats(out / STATS, first)
-    buffers = _Buffers(module)
+    buffers = Buffers(module)
     samples, shown, started = 0, 0.0, time.perf_counter()
     saved, saved_at = first, time.monotonic()
     kept = f"all iterations that were completed are kept in {out}: the same command goes on from there"
@@ -145,7 +146,7 @@ def train(
     def save(done: int) -> None:
         nonlocal saved, saved_at
         if processes.number() == 0 and done > saved:
-            _copy_buffers(average, module)
+            copy_buffers(average, module)
             _save(out / CHECKPOINT, done, module, average, optimizer, parameters)
         saved, saved_at = done, time.monotonic()
 
@@ -167,9 +168,8 @@ def train(
                     )
             except BaseException as error:
                 buffers.restore()  # the weights are still those of the iteration before
-                if not isinstance(
-                    error, FloatingPointError
-                ):  # divergence begins before it shows: older ones are better
+                # divergence begins before it shows: then an older checkpoint is better
+                if not isinstance(error, FloatingPointError):
                     save(iteration)
                 raise
             optimizer.step()
@@ -195,7 +195,7 @@ def train(
             if done % 10 == 0:
                 speed = samples / (time.perf_counter() - started)
                 bar.set_postfix_str(f"loss {shown:.4g}, {speed:.0f} samples/s", False)
-    _copy_buffers(average, module)
+    copy_buffers(average, module)
     return average
 
 
@@ -221,91 +221,9 @@ def _schedule(iteration: int, options: TrainingOptions) -> float:
     return (1 + math.cos(math.pi * done)) / 2
 
 
-class _Place(NamedTuple):
-    """Where a buffer is."""
-
-    module: nn.Module
-    name: str
-
-    @property
-    def value(self) -> Tensor:
-        """The buffer."""
-        return self.module.get_buffer(self.name)
-
-    def put(self, value: Tensor) -> None:
-        """Give it a value, in place where it has that shape."""
-        if self.value.shape == value.shape:
-            with torch.no_grad():
-                self.value.copy_(value)
-        else:
-            self.module._buffers[self.name] = value.detach().clone()
-
-
-def _places(module: nn.Module) -> list[_Place]:
-    return [_Place(m, name) for m in module.modules() for name, value in m._buffers.items() if value is not None]
-
-
-class _Buffers:
-    """The buffers of a module, and copies of them as they were after an iteration.
-
-    A loss may change them, as BatchNorm does: here that is taken back, or averaged over parts. Nothing waits for a
-    device: what may have changed is told by versions, and of normalizations, which do not count them, by the class.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        self._places = _places(module)
-        self._seen = [(place.value, place.value._version) for place in self._places]
-        self._kept = [place.value.detach().clone() for place in self._places]
-        self._sums: dict[int, Tensor] = {}
-
-    def _changed(self) -> Iterator[tuple[int, _Place]]:
-        for k, (place, (seen, version)) in enumerate(zip(self._places, self._seen, strict=True)):
-            counts = not isinstance(place.module, nn.modules.batchnorm._NormBase)
-            if not (counts and place.value is seen and place.value._version == version):
-                yield k, place
-
-    def keep(self) -> None:
-        """Take them as they are."""
-        for k, place in self._changed():
-            self._kept[k] = place.value.detach().clone()
-            self._seen[k] = place.value, place.value._version
-        self._sums.clear()
-
-    def restore(self) -> None:
-        """Make them what was kept."""
-        for k, place in self._changed():
-            place.put(self._kept[k])
-            self._seen[k] = place.value, place.value._version
-
-    def add(self, parts: int) -> None:
-        """Take note of what one of some parts changed, and take it back."""
-        for k, place in self._changed():
-            change = (place.value.detach().double() - self._kept[k].double()) / parts
-            self._sums[k] = self._sums[k] + change if k in self._sums else change
-        self.restore()
-
-    def added(self) -> list[bool]:
-        """Of every one whether something was added up."""
-        return [k in self._sums for k in range(len(self._places))]
-
-    def settle(self, added: Sequence[bool]) -> None:
-        """Make the changes that were added up, of all processes."""
-        for k, (place, kept) in enumerate(zip(self._places, self._kept, strict=True)):
-            if added[k]:
-                change = self._sums.get(k, torch.zeros_like(kept, dtype=torch.double))
-                processes.add_up(change)
-                value = kept.double() + change
-                place.put((value if kept.is_floating_point() else value.round()).to(kept))
-
-
-def _copy_buffers(average: nn.Module, module: nn.Module) -> None:
-    for mean, place in zip(_places(average), _places(module), strict=True):
-        mean.put(place.value)
-
-
 def _gradients(
     parameters: list[nn.Parameter],
-    buffers: _Buffers,
+    buffers: Buffers,
     loss: Loss,
     iteration: int,
     options: TrainingOptions,
