@@ -1,23 +1,10 @@
 """Exact partial signatures, consistent Brownian paths and SDE numerics on torchsde, and Sig-DEG."""
 
-from sdesig.brownian import BrownianPath, SNRClock, UniformClock
+from sdesig.brownian import BrownianPath, UniformClock
 from sdesig.convergence import OrderEstimate, strong_order, weak_order
-from sdesig.distillation import distill, information_floor
-from sdesig.generator import SigDEG
-from sdesig.sde import (
-    EDM,
-    SDE,
-    VE,
-    VP,
-    CanonicalDenoiser,
-    CanonicalSDE,
-    GaussianReference,
-    Mixture,
-    SNRDenoiser,
-    SubVP,
-    to_ito,
-    to_stratonovich,
-)
+from sdesig.sampling import CanonicalDenoiser, CanonicalSDE, GaussianReference, SNRClock, SNRDenoiser, information_floor
+from sdesig.sde import EDM, SDE, VE, VP, Mixture, SubVP, to_ito, to_stratonovich
+from sdesig.sigdeg import SigDEG, distill
 from sdesig.signature import (
     PartialSignature,
     TensorSeries,

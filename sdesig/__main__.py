@@ -1,5 +1,5 @@
 """`python -m sdesig`."""
 
-from sdesig.cli import main
+from sdesig.commands.main import main
 
 main()

@@ -17,8 +17,7 @@ from tqdm import tqdm
 from sdesig._files import replacing, write_json
 from sdesig._random import seeded
 from sdesig.digits import EVENT, SNR, load_classifier, load_digits, load_grid, load_student, load_teacher, reference
-from sdesig.distillation.distill import DistillOptions, distill
-from sdesig.distillation.evaluation import (
+from sdesig.evaluation.comparison import (
     AnySampler,
     Comparison,
     OtherSampler,
@@ -27,9 +26,7 @@ from sdesig.distillation.evaluation import (
     baselines,
     generator_sampler,
 )
-from sdesig.distillation.floor import information_floor
-from sdesig.distillation.paths import TeacherOptions
-from sdesig.distillation.report import (
+from sdesig.evaluation.report import (
     FRECHET,
     INTERVALS,
     Row,
@@ -39,11 +36,13 @@ from sdesig.distillation.report import (
     report_rows,
     save_figure,
 )
-from sdesig.distillation.training import TrainingOptions
-from sdesig.generator import SigDEG
 from sdesig.images.unipc import peer_samples
-from sdesig.sde import CanonicalSDE
-from sdesig.solvers import DPMSolver2M
+from sdesig.sampling import CanonicalSDE, DPMSolver2M
+from sdesig.sampling.information_floor import information_floor
+from sdesig.sampling.teacher_paths import TeacherOptions
+from sdesig.sigdeg import SigDEG
+from sdesig.sigdeg.distillation import DistillOptions, distill
+from sdesig.sigdeg.training import TrainingOptions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

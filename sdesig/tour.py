@@ -17,8 +17,9 @@ from torch import Tensor
 
 from sdesig._files import replacing
 from sdesig.brownian import BrownianPath
-from sdesig.distillation.evaluation import share_apart, spread_of
-from sdesig.sde import VP, CanonicalDenoiser, CanonicalSDE, GaussianReference, Mixture
+from sdesig.evaluation.comparison import share_apart, spread_of
+from sdesig.sampling import CanonicalDenoiser, CanonicalSDE, GaussianReference
+from sdesig.sde import VP, Mixture
 from sdesig.signature import PartialSignature, sample_partial_signature
 from sdesig.signature.legendre import gauss_legendre, orthonormal_legendre
 from sdesig.solvers import solve

@@ -10,7 +10,7 @@ import pytest
 
 import sdesig.tour
 from sdesig._interrupts import Interrupted
-from sdesig.cli import COMMANDS, main
+from sdesig.commands.main import COMMANDS, main
 from validation import studies
 
 

@@ -14,8 +14,8 @@ from matplotlib.image import imread
 
 from sdesig import demo
 from sdesig.digits import EVENT, SNR, load_grid, load_teacher, reference
-from sdesig.distillation.evaluation import Comparison
-from sdesig.generator import SigDEG
+from sdesig.evaluation.comparison import Comparison
+from sdesig.sigdeg import SigDEG
 
 KEYS = {
     *("method", "depth", "steps", "nfe", "pathwise_rmse", "pathwise_rmse_se", "pathwise_rmse_low"),
@@ -50,7 +50,7 @@ def run_small(out):
         patch.setattr(demo, "QUICK", size)
         patch.setattr(demo, "load_student", untrained)
         patch.setattr(demo, "Comparison", functools.partial(Comparison, levels=8, truth_steps=128))
-        patch.setattr("sdesig.distillation.evaluation.TIMED", 50)
+        patch.setattr("sdesig.evaluation.comparison.TIMED", 50)
         demo.run_demo(out, quick=True)
     return printed.getvalue()
 

@@ -7,13 +7,14 @@ import torch
 from torch import nn
 
 from sdesig import CanonicalDenoiser, CanonicalSDE, GaussianReference, Mixture, SigDEG, SNRDenoiser
-from sdesig.distillation import Comparison, DistillOptions, TeacherOptions, choose_grid, distill, information_floor
-from sdesig.distillation.cache import PathCache
-from sdesig.distillation.reference import teacher_samples
-from sdesig.generator import MLP, NetworkDenoiser
-from sdesig.generator.cells import CorrectedDenoiser
+from sdesig.evaluation import Comparison
 from sdesig.images.unipc import peer_samples
+from sdesig.sampling import TeacherOptions, choose_grid, information_floor
+from sdesig.sampling.teacher_paths import teacher_samples
 from sdesig.sde import EDM, VP, EDMDenoiser, EpsilonDenoiser, ScoreDenoiser, VDenoiser, X0Denoiser
+from sdesig.sigdeg import MLP, DistillOptions, NetworkDenoiser, distill
+from sdesig.sigdeg.cells import CorrectedDenoiser
+from sdesig.sigdeg.path_cache import PathCache
 
 LAW = Mixture.circle(1.5, 0.1, dtype=torch.float64)
 REFERENCE = GaussianReference(0.0, 1.0)
@@ -32,7 +33,7 @@ NOT_CANONICAL = {
 
 def student():
     torch.manual_seed(0)
-    return SigDEG.from_teacher(LAW.denoise_y, depth=2, reference=REFERENCE, levels=4, **PLACE)
+    return SigDEG.from_teacher(SNRDenoiser(LAW.denoise_y), depth=2, reference=REFERENCE, levels=4, **PLACE)
 
 
 WANTED = {
@@ -69,13 +70,13 @@ def test_a_generator_is_not_read_with_a_bare_function(tmp_path):
     "measure", [choose_grid, lambda sde, **place: information_floor(sde, steps=2, depth=1, **place)]
 )
 def test_a_denoiser_is_no_sde(measure):
-    for denoiser in (LAW.denoise_y, LAW.denoiser(EDM())):
+    for denoiser in (SNRDenoiser(LAW.denoise_y), LAW.denoiser(EDM())):
         with pytest.raises(TypeError, match="sde must be a CanonicalSDE"):
             measure(denoiser, **PLACE)
 
 
 CANONICAL = {
-    "mixture": LAW.denoise_y,
+    "mixture": SNRDenoiser(LAW.denoise_y),
     "wrapped": CanonicalDenoiser(LAW.denoiser(VP()), VP()),
     "network": NetworkDenoiser(MLP(2, width=8), 1.0),
 }

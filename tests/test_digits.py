@@ -18,9 +18,9 @@ from sdesig.digits import (
     reference,
 )
 from sdesig.digits.classifier import FEATURES, train_classifier
-from sdesig.distillation.statistics import paired_ratio
-from sdesig.generator import SigDEG
-from sdesig.sde import GaussianReference
+from sdesig.sampling import GaussianReference
+from sdesig.sampling.error_statistics import paired_ratio
+from sdesig.sigdeg import SigDEG
 
 SHIPPED = ("plain", "depth-1", "depth-2")
 

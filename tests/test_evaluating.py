@@ -8,10 +8,20 @@ import torch
 from torch import nn
 
 from sdesig._evaluating import evaluating, modules_in
-from sdesig.distillation import Comparison, TeacherOptions, choose_grid, draw_paths, evaluate, information_floor
-from sdesig.distillation.reference import teacher_samples
-from sdesig.generator import MLP, SigDEG, StepGrid
-from sdesig.sde import EDM, CanonicalDenoiser, CanonicalSDE, GaussianReference, Mixture
+from sdesig.evaluation import Comparison, evaluate
+from sdesig.sampling import (
+    CanonicalDenoiser,
+    CanonicalSDE,
+    GaussianReference,
+    StepGrid,
+    TeacherOptions,
+    choose_grid,
+    draw_paths,
+    information_floor,
+)
+from sdesig.sampling.teacher_paths import teacher_samples
+from sdesig.sde import EDM, Mixture
+from sdesig.sigdeg import MLP, SigDEG
 
 LAW = Mixture.circle(1.5, 0.1, dtype=torch.float32)
 REFERENCE = GaussianReference(LAW.mean(), LAW.covariance()[0, 0].item())

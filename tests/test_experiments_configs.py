@@ -15,8 +15,8 @@ from sdesig.commands.distill import Distill
 from sdesig.commands.images.distill import DistillImages
 from sdesig.commands.images.train_teacher import TrainImageTeacher
 from sdesig.commands.options import checked
-from sdesig.distillation import DistillOptions, TrainingOptions
-from sdesig.generator.networks import network_config
+from sdesig.sigdeg import DistillOptions, TrainingOptions
+from sdesig.sigdeg.networks import network_config
 
 DIGITS = sorted((Path(digits.__file__).parent / "configs").glob("*.json"))
 EXPERIMENTS = Path(mnist.__file__).parents[1]

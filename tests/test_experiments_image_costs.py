@@ -5,7 +5,7 @@ import json
 import pytest
 
 from experiments.image_costs import __main__ as costs
-from sdesig.generator import UNet
+from sdesig.sigdeg import UNet
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from experiments.cifar10 import setting as cifar10
 from experiments.image_study import table
 from experiments.image_study.program import main
 from experiments.mnist.setting import MNIST
-from sdesig.distillation import TeacherOptions
-from sdesig.generator import SigDEG, UNet
+from sdesig.sampling import TeacherOptions
+from sdesig.sigdeg import SigDEG, UNet
 
 
 def tiny(study, size):
@@ -66,9 +66,9 @@ def script(module, file):
 
 def shorten(patch):
     patch.setattr("experiments.image_study.study.LEVELS", 8)
-    patch.setattr("sdesig.distillation.evaluation.Comparison.seconds_per_1000", lambda *_: 1.0)
-    patch.setattr("sdesig.images.sampling.SampleFiles.seconds_per_1000", lambda *_: 1.0)
-    patch.setattr("sdesig.distillation.statistics.RESAMPLES", 20)
+    patch.setattr("sdesig.evaluation.comparison.Comparison.seconds_per_1000", lambda *_: 1.0)
+    patch.setattr("sdesig.evaluation.sample_store.SampleFiles.seconds_per_1000", lambda *_: 1.0)
+    patch.setattr("sdesig.sampling.error_statistics.RESAMPLES", 20)
 
 
 @pytest.fixture(scope="module")

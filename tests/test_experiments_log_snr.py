@@ -1,7 +1,7 @@
 """The floor of the expansion in log-SNR against its closed form for Gaussian data, by quadrature.
 
 For data N(0, s^2) the last x is int G dB, G = (1 + s^2 tau_N)/(tau_N (1 + s^2 tau)) (see
-distillation/test_distillation_floor.py). Estimates are compared within 5 standard errors: a right one fails with a
+sampling/test_sampling_floor.py). Estimates are compared within 5 standard errors: a right one fails with a
 probability below 1e-6.
 """
 
@@ -15,8 +15,7 @@ import torch
 from scipy import integrate, special
 
 from experiments.digits.floors import log_snr_functionals
-from sdesig.distillation import TeacherOptions, information_floor
-from sdesig.sde import CanonicalSDE, SNRDenoiser
+from sdesig.sampling import CanonicalSDE, SNRDenoiser, TeacherOptions, information_floor
 
 LOW, HIGH, S2 = math.exp(-3), math.exp(3), 0.5
 

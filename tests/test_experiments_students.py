@@ -16,9 +16,9 @@ from experiments.digits import table as digits_table
 from experiments.toy_mixture import __main__ as toy
 from experiments.toy_mixture import setting as toy_setting
 from sdesig.digits import load_grid
-from sdesig.distillation import Floor, TeacherOptions
-from sdesig.distillation.evaluation import Comparison
-from sdesig.generator import SigDEG, StepGrid
+from sdesig.evaluation.comparison import Comparison
+from sdesig.sampling import Floor, StepGrid, TeacherOptions
+from sdesig.sigdeg import SigDEG
 
 FULL_RUNS = dict(digits_setting.RUNS)
 AVERAGE, TWO = "path-average, reference", "SDE-DPM-Solver++(2M)"
@@ -28,7 +28,7 @@ AVERAGE, TWO = "path-average, reference", "SDE-DPM-Solver++(2M)"
 def small():
     """Without timings, and with short teacher paths and trainings."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sdesig.distillation.evaluation.Comparison.seconds_per_1000", lambda *_: math.nan)
+        patch.setattr("sdesig.evaluation.comparison.Comparison.seconds_per_1000", lambda *_: math.nan)
         whole = toy_setting.options
         patch.setattr(toy_setting, "options", lambda *arguments: tiny(whole(*arguments)))
         patch.setattr(toy, "TEACHER", TeacherOptions(steps=32, cells=32))
@@ -115,7 +115,7 @@ def digits_run(tmp_path_factory, small):
     folder = tmp_path_factory.mktemp("digits")
     arguments = ["--runs", str(folder / "runs"), "--out", str(folder / "results"), "--groups", "8"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sdesig.distillation.statistics.RESAMPLES", 50)
+        patch.setattr("sdesig.sampling.error_statistics.RESAMPLES", 50)
         patch.setattr(digits_table, "Comparison", functools.partial(Comparison, truth_steps=64))
         digits.main([*arguments, "--seeds", "70", "--frechet-seeds", "50", "--part", "table"])
         patch.setattr(digits_study, "Comparison", functools.partial(Comparison, truth_steps=64, levels=8))

@@ -18,11 +18,10 @@ from safetensors.torch import load_file, save_file
 from sdesig._files import FileError, check_output, read_json, read_tensors, reading, write_json
 from sdesig.commands.inputs import load_data
 from sdesig.digits.classifier import DigitClassifier
-from sdesig.distillation import TrainingOptions
-from sdesig.distillation.reference import read_reference, write_reference
-from sdesig.distillation.training import train
-from sdesig.generator import MLP, NetworkDenoiser, Samples, SigDEG, StepGrid, UNet
-from sdesig.sde import GaussianReference
+from sdesig.sampling import GaussianReference, StepGrid
+from sdesig.sampling.reference_files import read_reference, write_reference
+from sdesig.sigdeg import MLP, NetworkDenoiser, Samples, SigDEG, TrainingOptions, UNet
+from sdesig.sigdeg.training import train
 
 HUGE = 10**30
 DAMAGED = ("x", None, -1, 0, 1.5, HUGE, 1e300, float("nan"), True, [], [None], ["x"], [-1], [HUGE], {}, {"x": 1})

@@ -8,12 +8,12 @@ import diffusers
 import pytest
 import torch
 
-from sdesig.distillation import Comparison
-from sdesig.distillation.evaluation import baselines, generator_sampler
-from sdesig.distillation.report import cell
-from sdesig.distillation.statistics import paired_ratio
-from sdesig.generator import NetworkDenoiser, SigDEG, UNet
-from sdesig.sde import GaussianReference
+from sdesig.evaluation import Comparison
+from sdesig.evaluation.comparison import baselines, generator_sampler
+from sdesig.evaluation.report import cell
+from sdesig.sampling import GaussianReference
+from sdesig.sampling.error_statistics import paired_ratio
+from sdesig.sigdeg import NetworkDenoiser, SigDEG, UNet
 
 README = Path(__file__).parent.parent / "README.md"
 EXPERIMENTS = README.parent / "experiments"

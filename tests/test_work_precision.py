@@ -11,7 +11,7 @@ import torch
 from experiments.work_precision import __main__ as program
 from experiments.work_precision import evaluations, geometric_brownian_motion, mixture, noncommutative, report
 from experiments.work_precision.curves import Curve, errors, measure_seconds, powers_of_two, work_to_reach
-from sdesig.sde import CanonicalSDE
+from sdesig.sampling import CanonicalSDE, SNRDenoiser
 
 needs_diffrax = pytest.mark.skipif(not importlib.util.find_spec("diffrax"), reason="needs the extra 'peers'")
 
@@ -95,7 +95,7 @@ def test_the_intervals_cover_the_spread_of_the_paths():
 
 def test_log_snr_is_the_canonical_sde_in_other_variables():
     law = mixture.mixture()
-    sde, canonical = mixture.LogSNR(law), CanonicalSDE(law.denoise_y)
+    sde, canonical = mixture.LogSNR(law), CanonicalSDE(SNRDenoiser(law.denoise_y))
     x = torch.randn(5, 64, generator=torch.Generator().manual_seed(0))
     for s in (-6.0, 0.0, 5.0):
         snr = torch.tensor(math.exp(s), dtype=torch.float64)

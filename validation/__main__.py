@@ -2,7 +2,7 @@
 
 import sys
 
-from sdesig.cli import main
+from sdesig.commands.main import main
 
 if __name__ == "__main__":
     main(["validate", *sys.argv[1:]])

@@ -30,7 +30,8 @@ from torch import Tensor
 from sdesig.brownian import BrownianPath
 from sdesig.convergence import fit_strong, weak_order
 from sdesig.convergence.study import NestedPath
-from sdesig.sde import CanonicalSDE, GaussianReference, Mixture
+from sdesig.sampling import CanonicalSDE, GaussianReference, SNRDenoiser
+from sdesig.sde import Mixture
 from sdesig.solvers import solve
 from validation.report import Row, Study, order_row
 
@@ -126,7 +127,7 @@ def pathwise_errors(case: Case, paths: int) -> dict[Method, Tensor]:
     rows = max(1, NUMBERS_AT_ONCE // (case.reference_steps * case.dim))
     chunks: dict[Method, list[Tensor]] = {method: [] for method in methods_of(case)}
     for kind in dict.fromkeys(method.kind for method in chunks):
-        sde = CanonicalSDE(law.denoise_y, reference=reference(law, kind))
+        sde = CanonicalSDE(SNRDenoiser(law.denoise_y), reference=reference(law, kind))
         for first in range(0, paths, rows):
             seeds = range(first, min(paths, first + rows))
             path = NestedPath(
@@ -210,7 +211,7 @@ def _report_rows(
 def report_weak_order(case: WeakCase, paths: int, report: Callable[[Row], None]) -> None:
     """The rows of one scheme."""
     law = Mixture.circle(1.0, 0.3, dtype=torch.float64)
-    sde = CanonicalSDE(law.denoise_y, reference=reference(law, case.kind))
+    sde = CanonicalSDE(SNRDenoiser(law.denoise_y), reference=reference(law, case.kind))
 
     def functionals(y: Tensor) -> Tensor:
         x = sde.noisy_data(y, math.exp(3))

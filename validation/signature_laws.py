@@ -13,7 +13,8 @@ import torch
 from matplotlib.figure import Figure
 from scipy import stats
 
-from sdesig.brownian import BrownianPath, SNRClock
+from sdesig.brownian import BrownianPath
+from sdesig.sampling import SNRClock
 from sdesig.signature import gaussian_word_covariance, levy_area, sample_partial_signature
 from sdesig.signature.areas import JOINT_METHODS
 from sdesig.testing import LawReport, check_brownian_step, check_gaussian, check_moments

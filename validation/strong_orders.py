@@ -32,6 +32,7 @@ from torch import Tensor
 from sdesig.brownian import BrownianPath
 from sdesig.convergence import OrderEstimate, fit_strong
 from sdesig.convergence.study import NestedPath, rounding
+from sdesig.sampling.reverse import ReverseScheme
 from sdesig.sde import SDE
 from sdesig.sde.problems import (
     CommutativeLinearSDE,
@@ -52,8 +53,7 @@ from sdesig.sde.problems import (
 from sdesig.signature import PartialSignature
 from sdesig.solvers import SCHEMES, SRI2, Euler, Milstein, Scheme, TorchsdeMethod, solve
 from sdesig.solvers.base import strong_orders
-from sdesig.solvers.driver import scheme_named
-from sdesig.solvers.reverse import ReverseScheme
+from sdesig.solvers.registry import scheme_named
 from sdesig.solvers.torchsde_methods import STRONG_ORDERS
 from validation.report import Row, Study, order_row
 

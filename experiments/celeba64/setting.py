@@ -14,8 +14,8 @@ from functools import partial
 
 from experiments.cifar10 import setting as cifar10
 from experiments.image_study.study import runs_of
-from sdesig.generator import UNet
-from sdesig.images.training import image_network
+from sdesig.images.image_network import image_network
+from sdesig.sigdeg import UNet
 
 EVENT = (3, 64, 64)
 GPU = replace(

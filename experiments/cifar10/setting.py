@@ -12,9 +12,9 @@ from dataclasses import replace
 from functools import partial
 
 from experiments.image_study.study import Study, runs_of
-from sdesig.distillation import DistillOptions, TeacherOptions, TrainingOptions
-from sdesig.generator import UNet
-from sdesig.images.training import image_network
+from sdesig.images.image_network import image_network
+from sdesig.sampling import TeacherOptions
+from sdesig.sigdeg import DistillOptions, TrainingOptions, UNet
 
 EVENT = (3, 32, 32)
 SOLVER = DistillOptions(

@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 from sdesig.digits import EVENT, SNR, load_teacher, reference
-from sdesig.distillation import Floor, TeacherOptions, information_floor
-from sdesig.generator import StepGrid
-from sdesig.sde import CanonicalSDE
+from sdesig.sampling import CanonicalSDE, Floor, StepGrid, TeacherOptions, information_floor
 from sdesig.signature.legendre import gauss_legendre, orthonormal_legendre
 
 NODES = 12

@@ -6,8 +6,7 @@ import torch
 
 from sdesig._files import write_tensors
 from sdesig.digits import EVENT, FOLDER, REFERENCE, SNR, load_digits, load_teacher, reference
-from sdesig.distillation import choose_grid
-from sdesig.sde import CanonicalSDE, GaussianReference
+from sdesig.sampling import CanonicalSDE, GaussianReference, choose_grid
 
 
 def main() -> None:

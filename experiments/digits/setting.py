@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from sdesig.digits import EVENT, SNR, load_digits, load_grid, load_teacher, reference
-from sdesig.distillation import DistillOptions, TeacherOptions, TrainingOptions, distill
-from sdesig.generator import SigDEG, StepGrid
+from sdesig.sampling import StepGrid, TeacherOptions
+from sdesig.sigdeg import DistillOptions, SigDEG, TrainingOptions, distill
 
 FOLDER = Path(__file__).parent
 

@@ -12,10 +12,10 @@ from experiments.digits.floors import DEPTHS, LOG_SNR, floors_of
 from experiments.digits.setting import RUNS, distilled
 from sdesig._files import replacing, write_json
 from sdesig.digits import EVENT, SNR, load_grid, load_teacher, reference
-from sdesig.distillation import Comparison, Floor
-from sdesig.distillation.evaluation import Sampler, baselines, generator_sampler
-from sdesig.distillation.report import markdown_table, save_figure
-from sdesig.generator import StepGrid
+from sdesig.evaluation import Comparison
+from sdesig.evaluation.comparison import Sampler, baselines, generator_sampler
+from sdesig.evaluation.report import markdown_table, save_figure
+from sdesig.sampling import Floor, StepGrid
 
 REFERENCES = ("none", "scalar", "pca")
 CLOCKS = (*REFERENCES, LOG_SNR)

@@ -14,10 +14,10 @@ from experiments.digits.setting import distilled
 from experiments.targets import TITLES, Line, line
 from sdesig._files import read_json, replacing, write_json
 from sdesig.digits import EVENT, SNR, load_classifier, load_digits, load_grid, load_teacher, reference
-from sdesig.distillation import Comparison, Floor
-from sdesig.distillation.evaluation import Outcome, Sampler, baselines, generator_sampler
-from sdesig.distillation.frechet import FeatureStatistics, frechet_ratio
-from sdesig.distillation.report import (
+from sdesig.evaluation import Comparison
+from sdesig.evaluation.comparison import Outcome, Sampler, baselines, generator_sampler
+from sdesig.evaluation.frechet import FeatureStatistics, frechet_ratio
+from sdesig.evaluation.report import (
     FRECHET,
     INTERVALS,
     error_figure,
@@ -26,7 +26,8 @@ from sdesig.distillation.report import (
     report_rows,
     save_figure,
 )
-from sdesig.distillation.statistics import paired_ratio
+from sdesig.sampling import Floor
+from sdesig.sampling.error_statistics import paired_ratio
 
 STEPS = (4, 8, 10, 16, 32)
 COLUMNS = {

@@ -17,15 +17,14 @@ import torch
 from torch import Tensor
 
 from sdesig._files import replacing, write_json
-from sdesig.distillation import TeacherOptions
-from sdesig.distillation.cache import draw_for
-from sdesig.distillation.distill import rollout_loss
-from sdesig.distillation.report import markdown_table
-from sdesig.generator import NetworkDenoiser, SigDEG, UNet
-from sdesig.generator.denoiser import ModelDenoiser
-from sdesig.generator.networks import Network
+from sdesig.evaluation.report import markdown_table
 from sdesig.images import DiffusersUNet
-from sdesig.sde import CanonicalSDE, GaussianReference, SNRDenoiser
+from sdesig.sampling import CanonicalSDE, GaussianReference, SNRDenoiser, TeacherOptions
+from sdesig.sigdeg import NetworkDenoiser, SigDEG, UNet
+from sdesig.sigdeg.distillation import rollout_loss
+from sdesig.sigdeg.network_denoiser import ModelDenoiser
+from sdesig.sigdeg.networks import Network
+from sdesig.sigdeg.path_cache import draw_for
 from sdesig.testing.memory import saved_bytes
 
 RESULTS = Path(__file__).parent / "results"

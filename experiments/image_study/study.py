@@ -11,21 +11,13 @@ import torch
 from sdesig import _processes as processes
 from sdesig._files import file_digest
 from sdesig._modules import WEIGHTS
-from sdesig.distillation import (
-    DistillOptions,
-    TeacherOptions,
-    TrainingOptions,
-    choose_grid,
-    distill,
-    train_teacher,
-)
-from sdesig.distillation.choose_grid import FOR_IMAGES
-from sdesig.distillation.reference import reference_on
-from sdesig.generator import NetworkDenoiser, SigDEG, StepGrid
-from sdesig.generator.networks import Network
-from sdesig.images.data import load_images
-from sdesig.images.pixels import ImageSet
-from sdesig.sde import CanonicalSDE, GaussianReference
+from sdesig.evaluation.pixels import ImageSet
+from sdesig.images.image_data import load_images
+from sdesig.sampling import CanonicalSDE, GaussianReference, StepGrid, TeacherOptions, choose_grid
+from sdesig.sampling.choose_grid import FOR_IMAGES
+from sdesig.sampling.reference_files import reference_on
+from sdesig.sigdeg import DistillOptions, NetworkDenoiser, SigDEG, TrainingOptions, distill, train_teacher
+from sdesig.sigdeg.networks import Network
 
 SNR = (1 / 20**2, 1 / 0.05**2)
 """Noise of standard deviation 20 to .05, for images in [-1, 1]."""

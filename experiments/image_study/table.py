@@ -16,19 +16,19 @@ from experiments.targets import TITLES, Line, line
 from sdesig import _processes as processes
 from sdesig._files import file_digest, replacing, write_json
 from sdesig._modules import WEIGHTS
-from sdesig.distillation import Comparison
-from sdesig.distillation.evaluation import baselines, generator_sampler
-from sdesig.distillation.frechet import frechet_ratio
-from sdesig.distillation.report import markdown_table
-from sdesig.distillation.statistics import paired_ratio
-from sdesig.generator import ModelDenoiser, SigDEG
-from sdesig.images.features import FeatureExtractor, PerceptualDistance, load_extractor, load_perceptual
-from sdesig.images.pixels import ImageSet
-from sdesig.images.reference_statistics import reference_statistics
-from sdesig.images.report import Method, OtherSampler, evaluate_images, report_text
-from sdesig.images.sampling import SampleFiles
+from sdesig.evaluation import Comparison
+from sdesig.evaluation.comparison import baselines, generator_sampler
+from sdesig.evaluation.features import FeatureExtractor, PerceptualDistance, load_extractor, load_perceptual
+from sdesig.evaluation.frechet import frechet_ratio
+from sdesig.evaluation.image_report import Method, OtherSampler, evaluate_images, report_text
+from sdesig.evaluation.pixels import ImageSet
+from sdesig.evaluation.reference_statistics import reference_statistics
+from sdesig.evaluation.report import markdown_table
+from sdesig.evaluation.sample_store import SampleFiles
 from sdesig.images.unipc import peer_samples
-from sdesig.solvers import PathAverage
+from sdesig.sampling import PathAverage
+from sdesig.sampling.error_statistics import paired_ratio
+from sdesig.sigdeg import ModelDenoiser, SigDEG
 
 MOST_OF_FEW = 20
 FEWEST_FOR_FRECHET = 1000

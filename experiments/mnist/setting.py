@@ -6,8 +6,8 @@ from dataclasses import replace
 from functools import partial
 
 from experiments.image_study.study import Study, runs_of
-from sdesig.distillation import DistillOptions, TeacherOptions, TrainingOptions
-from sdesig.generator import UNet
+from sdesig.sampling import TeacherOptions
+from sdesig.sigdeg import DistillOptions, TrainingOptions, UNet
 
 SOLVER = DistillOptions(
     steps=(4, 20),

@@ -25,9 +25,9 @@ from torch import Tensor
 
 from sdesig._files import replacing, write_json
 from sdesig.digits import load_digits
-from sdesig.distillation.report import markdown_table
+from sdesig.evaluation.report import markdown_table
 from sdesig.images import PathAverageScheduler
-from sdesig.images.data import load_images
+from sdesig.images.image_data import load_images
 from sdesig.sde import TabulatedVP
 
 RESULTS = Path(__file__).parent / "results"

@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 from experiments.targets import measured
 from experiments.toy_mixture.setting import DEPTHS, MIXTURE, REFERENCE, SDE, SNR, STEPS, TEACHER, distilled
 from sdesig._files import replacing, write_json
-from sdesig.distillation import information_floor
-from sdesig.distillation.evaluation import Comparison, baselines, generator_sampler
-from sdesig.distillation.report import INTERVALS, Row, error_figure, markdown_table, report_rows, save_figure
-from sdesig.generator import SigDEG
+from sdesig.evaluation.comparison import Comparison, baselines, generator_sampler
+from sdesig.evaluation.report import INTERVALS, Row, error_figure, markdown_table, report_rows, save_figure
+from sdesig.sampling import SNRDenoiser, information_floor
+from sdesig.sigdeg import SigDEG
 from sdesig.solvers import solve
 
 RESULTS = Path(__file__).parent / "results"
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for depth in DEPTHS
         for steps in STEPS
     ]
-    comparison = Comparison(MIXTURE.denoise_y, REFERENCE, (2,), SNR, batch=1000)
+    comparison = Comparison(SNRDenoiser(MIXTURE.denoise_y), REFERENCE, (2,), SNR, batch=1000)
     plan = [
         *((sampler, (*STEPS, 32)) for sampler in baselines() if sampler.eta == 1),
         *((generator_sampler(f"Sig-DEG, depth {s.depth}", s), STEPS) for s in students),

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import torch
 
-from sdesig.distillation import DistillOptions, TeacherOptions, TrainingOptions, distill
-from sdesig.generator import MLP, SigDEG
-from sdesig.sde import CanonicalSDE, GaussianReference, Mixture
+from sdesig.sampling import CanonicalSDE, GaussianReference, SNRDenoiser, TeacherOptions
+from sdesig.sde import Mixture
+from sdesig.sigdeg import MLP, DistillOptions, SigDEG, TrainingOptions, distill
 
 MIXTURE = Mixture.circle(1.5, 0.1, dtype=torch.float32)
 REFERENCE = GaussianReference(MIXTURE.mean(), MIXTURE.covariance().trace().item() / 2)
 SNR = (math.exp(-8), math.exp(8))
-SDE = CanonicalSDE(MIXTURE.denoise_y, reference=REFERENCE)
+SDE = CanonicalSDE(SNRDenoiser(MIXTURE.denoise_y), reference=REFERENCE)
 DEPTHS = (1, 2, 4)
 STEPS = (4, 8, 16)
 TEACHER = TeacherOptions(steps=128, cells=64)
@@ -27,7 +27,7 @@ def student(depth: int) -> SigDEG:
     torch.manual_seed(0)
     network = MLP(2, width=128, blocks=3, conditions=2, extra=depth + 2)
     return SigDEG.from_teacher(
-        MIXTURE.denoise_y, event=(2,), snr=SNR, depth=depth, reference=REFERENCE, network=network
+        SNRDenoiser(MIXTURE.denoise_y), event=(2,), snr=SNR, depth=depth, reference=REFERENCE, network=network
     )
 
 
@@ -41,6 +41,8 @@ def distilled(depth: int, out: Path, iterations: int | None = None) -> SigDEG:
     """Distil, or go on, or read what is done."""
     done = out / f"depth-{depth}" / "student"
     if done.exists():
-        return SigDEG.load(done, denoiser=MIXTURE.denoise_y)
+        return SigDEG.load(done, denoiser=SNRDenoiser(MIXTURE.denoise_y))
     data = MIXTURE.sample(DATA, torch.Generator().manual_seed(0))
-    return distill(student(depth), MIXTURE.denoise_y, options(depth, iterations), out / f"depth-{depth}", data=data)
+    return distill(
+        student(depth), SNRDenoiser(MIXTURE.denoise_y), options(depth, iterations), out / f"depth-{depth}", data=data
+    )

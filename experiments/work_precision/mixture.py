@@ -12,7 +12,8 @@ from experiments.benchmarks.comparison import import_peer
 from experiments.work_precision.curves import Part, Problem, installed
 from experiments.work_precision.packages import DTYPE, Diffrax, Ours, Torchsde
 from sdesig.brownian import BrownianPath
-from sdesig.sde import SDE, CanonicalSDE, GaussianReference, Mixture
+from sdesig.sampling import CanonicalSDE, GaussianReference, SNRDenoiser
+from sdesig.sde import SDE, Mixture
 
 DIM = 64
 START, END = -8.0, 8.0  # log-SNR
@@ -60,7 +61,7 @@ def references(law: Mixture) -> dict[str, GaussianReference | None]:
 
 def ours(law: Mixture, reference: GaussianReference | None, fine: int) -> Ours:
     """`CanonicalSDE` in the SNR, on steps even in its logarithm."""
-    sde = CanonicalSDE(law.denoise_y, reference=reference)
+    sde = CanonicalSDE(SNRDenoiser(law.denoise_y), reference=reference)
     first, last = math.exp(START), math.exp(END)
 
     def start(path: BrownianPath) -> Tensor:

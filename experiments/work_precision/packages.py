@@ -23,7 +23,7 @@ from sdesig.sde.base import SDELike
 from sdesig.signature.words import legendre_depth, needs_levy_area
 from sdesig.solvers import solve
 from sdesig.solvers.base import noise_structure
-from sdesig.solvers.driver import scheme_named
+from sdesig.solvers.registry import scheme_named
 
 DTYPE = torch.float32
 _ROWS = 512  # paths of ours whose fine solutions are in memory at once

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import torch
-from torch import Tensor
-
-from sdesig._checks import check_real
 
 Times = Any
 """One time (a float), or float64 times (a tensor or a numpy array); a length is of the same kind, or a tensor."""
@@ -68,73 +63,3 @@ class UniformClock:
     def identity(self) -> dict[str, object]:
         """The clock's name."""
         return {"name": "uniform"}
-
-
-@dataclass(frozen=True, eq=False)
-class SNRClock:
-    """For reverse diffusions, whose time is the signal-to-noise ratio: master grid uniform in log t.
-
-    With a Gaussian reference of variance c the path is that of the martingale M of du = Q dv + dM (see
-    `sdesig.sde.reference`), <M> = v = t/(1 + c t): times remain SNRs, and
-    h = v(t) - v(s) = (t - s)/((1 + c s)(1 + c t)), free of cancellation. c = 0 is the canonical form dy = D dt + dB.
-    A stochasticity eta other than 1 has <M> = v^power with power = eta^2.
-
-    Args:
-        variance: c >= 0, a float or a tensor broadcastable to one value (one variance per coordinate).
-        power: > 0.
-
-    Raises:
-        ValueError, TypeError: a negative or non-finite variance, a power that is not > 0, or (from a path) t0 <= 0.
-    """
-
-    variance: float | Tensor = 0.0
-    power: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_real("power", self.power, minimum=0.0, strict=True)
-        if not isinstance(self.variance, Tensor):
-            check_real("variance", self.variance, minimum=0.0)
-        elif not bool((torch.isfinite(self.variance) & (self.variance >= 0)).all()):
-            raise ValueError(f"variance must be finite and >= 0 everywhere; got {self.variance}")
-
-    @property
-    def self_similar(self) -> bool:
-        """True without a reference: then all cells span the same ratio of times."""
-        return not isinstance(self.variance, Tensor) and self.variance == 0.0
-
-    def check(self, t0: float, t1: float) -> None:
-        """Raise ValueError unless 0 < t0 and t1/t0 is finite."""
-        if t0 <= 0:
-            raise ValueError(f"t0 must be > 0 for an SNRClock (its grid is uniform in log t); got {t0}")
-        if t1 / t0 == math.inf:
-            raise ValueError(f"t1/t0 must be a finite number for an SNRClock; got {t1} and {t0}")
-
-    def position(self, t: np.ndarray | float, t0: float, t1: float) -> np.ndarray:
-        """log(t/t0) / log(t1/t0)."""
-        return np.log(np.asarray(t) / t0) / np.log(t1 / t0)
-
-    def time(self, position: np.ndarray | float, t0: float, t1: float) -> np.ndarray:
-        """t0^(1-x) t1^x, exact at both ends."""
-        position = np.asarray(position)
-        inner = t0 * np.exp(position * np.log(t1 / t0))
-        return np.where(position == 0.0, t0, np.where(position == 1.0, t1, inner))
-
-    def length(self, s: Times, t: Times) -> Times:
-        """v(t)^power - v(s)^power, from v(t) - v(s) = (t - s) / ((1 + c s)(1 + c t))."""
-        c = self.variance
-        if isinstance(c, Tensor):
-            c = c.to(torch.float64)
-            s, t = (torch.as_tensor(x, dtype=torch.float64, device=c.device) for x in (s, t))
-            s, t = (x.reshape(*x.shape, *[1] * c.ndim) for x in (s, t))
-        length = (t - s) / ((1.0 + c * s) * (1.0 + c * t))
-        if self.power == 1.0:
-            return length
-        v = s / (1.0 + c * s)
-        xp: Any = torch if isinstance(length, Tensor) else np
-        return v**self.power * xp.expm1(self.power * xp.log1p(length / v))
-
-    def identity(self) -> dict[str, object]:
-        """The clock's name, reference variance and power."""
-        c = self.variance
-        variance = c.tolist() if isinstance(c, Tensor) else float(c)
-        return {"name": "snr", "variance": variance, "power": float(self.power)}

@@ -22,10 +22,9 @@ from sdesig.commands.options import (
     checked,
     naming_memory,
 )
-from sdesig.distillation import DistillOptions, TrainingOptions, distill
-from sdesig.distillation.reference import reference_on
-from sdesig.generator import SigDEG
-from sdesig.sde import CanonicalSDE
+from sdesig.sampling import CanonicalSDE
+from sdesig.sampling.reference_files import reference_on
+from sdesig.sigdeg import DistillOptions, SigDEG, TrainingOptions, distill
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from sdesig._files import check_output, replacing, write_json
 from sdesig._records import forget_options, record_options
 from sdesig.commands.inputs import fitted_reference, load_models, load_problem, snr_range
 from sdesig.commands.options import COUNT, Reference, announce, check_sizes
-from sdesig.distillation import Comparison, evaluate
-from sdesig.distillation.evaluate import samplers
-from sdesig.distillation.report import FRECHET, INTERVALS, markdown_table
-from sdesig.generator import SigDEG
-from sdesig.generator.denoiser import ModelDenoiser
+from sdesig.evaluation import Comparison, evaluate
+from sdesig.evaluation.evaluation import samplers
+from sdesig.evaluation.report import FRECHET, INTERVALS, markdown_table
+from sdesig.sigdeg import SigDEG
+from sdesig.sigdeg.network_denoiser import ModelDenoiser
 
 COLUMNS = {
     "method": "method",

@@ -12,8 +12,7 @@ from sdesig._files import check_output, write_json
 from sdesig.brownian.path import MOST_DEPTH
 from sdesig.commands.inputs import fitted_reference, load_problem, snr_range, step_grid
 from sdesig.commands.options import Reference, TeacherPathFlags, announce
-from sdesig.distillation import information_floor
-from sdesig.sde import CanonicalSDE
+from sdesig.sampling import CanonicalSDE, information_floor
 
 
 @dataclass(frozen=True)

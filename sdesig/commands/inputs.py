@@ -18,10 +18,9 @@ from sdesig import digits
 from sdesig._files import file_digest, open_arrays, take_array
 from sdesig._modules import WEIGHTS
 from sdesig.commands.options import Reference
-from sdesig.distillation import choose_grid
-from sdesig.generator import SigDEG, StepGrid
-from sdesig.generator.denoiser import ModelDenoiser
-from sdesig.sde import CanonicalSDE, GaussianReference
+from sdesig.sampling import CanonicalSDE, GaussianReference, StepGrid, choose_grid
+from sdesig.sigdeg import SigDEG
+from sdesig.sigdeg.network_denoiser import ModelDenoiser
 
 DIGITS = "digits"
 ARRAYS = ("data", "images")

@@ -13,8 +13,9 @@ import tyro
 
 from sdesig import _processes as processes
 from sdesig._checks import check_device, check_integer
-from sdesig.distillation import DistillOptions, TeacherOptions, TrainingOptions
-from sdesig.distillation.paths import MOST_STEPS
+from sdesig.sampling import TeacherOptions
+from sdesig.sampling.teacher_paths import MOST_STEPS
+from sdesig.sigdeg import DistillOptions, TrainingOptions
 
 NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
 MOST_SAMPLES = 10_000_000

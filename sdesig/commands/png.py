@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from sdesig._files import replacing
-from sdesig.images.pixels import to_uint8
+from sdesig.evaluation.pixels import to_uint8
 
 SHOWN = 256
 """Most samples in a picture."""

@@ -16,7 +16,7 @@ from sdesig._checks import check_integer
 from sdesig._files import check_output
 from sdesig.commands.inputs import check_same_paths
 from sdesig.commands.options import COUNT, MOST_SAMPLES, MachineFlags
-from sdesig.generator import Samples, SigDEG
+from sdesig.sigdeg import Samples, SigDEG
 
 
 @tyro.conf.configure(tyro.conf.FlagCreatePairsOff)

@@ -11,8 +11,8 @@ from sdesig._files import check_output
 from sdesig._random import seeded
 from sdesig.commands.inputs import load_data
 from sdesig.commands.options import MachineFlags, TrainingFlags, announce, checked, naming_memory
-from sdesig.distillation import TrainingOptions, train_teacher
-from sdesig.generator.networks import network_config, network_for
+from sdesig.sigdeg import TrainingOptions, train_teacher
+from sdesig.sigdeg.networks import network_config, network_for
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from sdesig.sde.base import SDELike
 from sdesig.signature.partial_signature import PartialSignature
 from sdesig.signature.words import legendre_depth, needs_levy_area
 from sdesig.solvers.base import Scheme, noise_structure
-from sdesig.solvers.driver import scheme_named, solve
+from sdesig.solvers.driver import solve
+from sdesig.solvers.registry import scheme_named
 
 Start = Tensor | Callable[[BrownianPath], Tensor]
 Reference = Callable[[BrownianPath, Tensor], Tensor]

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from sdesig._files import read_tensors
 from sdesig.digits.classifier import DigitClassifier
-from sdesig.generator import NetworkDenoiser, SigDEG, StepGrid
-from sdesig.sde.reference import GaussianReference
+from sdesig.sampling import StepGrid
+from sdesig.sampling.gaussian_reference import GaussianReference
+from sdesig.sigdeg import NetworkDenoiser, SigDEG
 
 FOLDER = Path(__file__).parent
 EVENT = (64,)

@@ -4,8 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from sdesig.images.checkpoints import ScoreSDEDenoiser, load_edm, load_score_sde
+from sdesig.images.diffusers_unet import DiffusersUNet, import_diffusers
 from sdesig.images.latent import Autoencoder, load_autoencoder
-from sdesig.images.networks import DiffusersUNet, import_diffusers
 from sdesig.images.song_unet import SongUNet
 from sdesig.images.teachers import DiffusersDenoiser, load_teacher
 from sdesig.images.unipc import peer_samples

@@ -32,10 +32,10 @@ from torch import Tensor, nn
 
 from sdesig._checks import check_choice, check_real
 from sdesig._files import FileError, read_tensors, reading
-from sdesig.generator.denoiser import DENOISERS, ModelDenoiser, NetworkDenoiser
 from sdesig.images.song_blocks import Pyramid, SongBlock
 from sdesig.images.song_unet import SongUNet
 from sdesig.sde import EDM, VP, EpsilonDenoiser, SubVP
+from sdesig.sigdeg.network_denoiser import DENOISERS, ModelDenoiser, NetworkDenoiser
 
 SDES = {"vp": VP(), "subvp": SubVP(), "ve": EDM(0.02, 100.0)}
 """Of score-SDE, for images in [-1, 1]; its VE has them in [0, 1], where sigma goes from .01 to 50."""

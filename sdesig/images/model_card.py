@@ -7,9 +7,9 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 
-from sdesig.distillation.report import Row, markdown_table
-from sdesig.generator import SigDEG
-from sdesig.images.metrics import Measured
+from sdesig.evaluation.metrics import Measured
+from sdesig.evaluation.report import Row, markdown_table
+from sdesig.sigdeg import SigDEG
 
 OURS = "<!-- Written by SigDEGPipeline. Without this line the text below is kept as it is. -->"
 KEYS = {"method", "steps", "nfe", "n", "pathwise_rmse", "pathwise_rmse_se", "seconds_per_1000"}

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from sdesig.brownian import BrownianPath
-from sdesig.sde import CanonicalSDE
-from sdesig.solvers.path_average import PathAverage
+from sdesig.sampling import CanonicalSDE
+from sdesig.sampling.path_average import PathAverage
 
 _SCHEME = PathAverage()
 

@@ -14,16 +14,17 @@ from diffusers.schedulers.scheduling_ddpm import DDPMSchedulerOutput
 from torch import Tensor
 
 from sdesig._checks import check_choice, check_floating, check_integer, check_real
-from sdesig.brownian import BrownianPath, SNRClock
-from sdesig.distillation.reference import read_reference, reference_on
-from sdesig.images.networks import import_diffusers
+from sdesig.brownian import BrownianPath
+from sdesig.images.diffusers_unet import import_diffusers
 from sdesig.images.path_average_run import PathAverageRun
 from sdesig.images.scheduler_config import OWN, check_table_config
 from sdesig.images.seeds import draw_seeds, seeds_of
 from sdesig.images.teachers import PREDICTIONS, TABLES
-from sdesig.sde import CanonicalDenoiser, CanonicalSDE, GaussianReference, TabulatedVP, X0Denoiser
-from sdesig.sde.canonical import from_canonical, to_canonical
-from sdesig.solvers.path_average import check_eta, evaluation_snr
+from sdesig.sampling import CanonicalDenoiser, CanonicalSDE, GaussianReference, SNRClock
+from sdesig.sampling.canonical import from_canonical, to_canonical
+from sdesig.sampling.path_average import check_eta, evaluation_snr
+from sdesig.sampling.reference_files import read_reference, reference_on
+from sdesig.sde import TabulatedVP, X0Denoiser
 
 _IGNORED = {"eta", "use_clipped_model_output"}
 
@@ -69,7 +70,7 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
         eta: stochasticity of the reverse SDE, see `CanonicalSDE`: 0 <= eta < sqrt(3), 0 is the probability flow. The
             eta that DDIMPipeline hands to `step` is DDIM's, and is ignored.
         reference_variance: c >= 0 of a Gaussian reference N(0, c); 1 suits latents of about unit variance.
-        reference_file: safetensors file of `sdesig.distillation.reference.write_reference`, in its place. It is not
+        reference_file: safetensors file of `sdesig.sampling.reference_files.write_reference`, in its place. It is not
             copied by `save_pretrained`.
         levels: the path lives on 2^levels cells, which bounds the number of steps.
 

@@ -12,12 +12,12 @@ from huggingface_hub import HfApi, ModelCard
 
 from sdesig._checks import check_choice
 from sdesig._files import read_json, reading, replacing, write_json
-from sdesig.distillation.report import Row
-from sdesig.generator import SigDEG
-from sdesig.generator.cells import CorrectedDenoiser
+from sdesig.evaluation.report import Row
 from sdesig.images.latent import KINDS
 from sdesig.images.model_card import model_card
 from sdesig.images.teachers import find_model, load_model
+from sdesig.sigdeg import SigDEG
+from sdesig.sigdeg.cells import CorrectedDenoiser
 
 GENERATOR, VAE, REPORT, CARD, INDEX = "generator", "vae", "report.json", "README.md", "model_index.json"
 

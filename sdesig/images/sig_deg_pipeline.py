@@ -13,15 +13,15 @@ from PIL import Image
 from torch import Tensor
 
 from sdesig._checks import check_choice, check_integer
-from sdesig.distillation.report import Row
-from sdesig.generator import SigDEG
-from sdesig.generator.networks import networks_in
+from sdesig.evaluation.pixels import to_uint8
+from sdesig.evaluation.report import Row
+from sdesig.images.diffusers_unet import import_diffusers
 from sdesig.images.latent import KINDS, Autoencoder
 from sdesig.images.model_card import check_results
-from sdesig.images.networks import import_diffusers
 from sdesig.images.pipeline_files import Parts, read_pipeline, upload_pipeline, write_pipeline
-from sdesig.images.pixels import to_uint8
 from sdesig.images.seeds import draw_seeds
+from sdesig.sigdeg import SigDEG
+from sdesig.sigdeg.networks import networks_in
 
 OUTPUTS = ("pil", "np", "pt", "latent")
 DTYPES = (torch.float32, torch.bfloat16)

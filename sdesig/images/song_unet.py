@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sdesig._checks import check_choice, check_integer
-from sdesig.generator.networks import FEATURES, MOST_BLOCKS, NETWORKS, FourierFeatures, Network, zeros
 from sdesig.images.labels import check_label, labels_of
 from sdesig.images.song_blocks import HALF, Fourier, Positional, Pyramid, SongBlock, group_norm
+from sdesig.sigdeg.networks import FEATURES, MOST_BLOCKS, NETWORKS, FourierFeatures, Network, zeros
 
 EMBEDDINGS = ("positional", "fourier")
 FILTERS = {"standard": (1, 1), "residual": (1, 3, 3, 1)}

@@ -43,7 +43,7 @@ class Source(NamedTuple):
 
 
 def open_source(source: str | Path) -> Source:
-    """The source that a text or path names; see `sdesig.images.data.load_images`.
+    """The source that a text or path names; see `sdesig.images.image_data.load_images`.
 
     Raises:
         FileNotFoundError, ValueError: no such file or folder, none of the kinds that are known. What is wrong inside

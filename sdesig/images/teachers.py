@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from sdesig._checks import check_choice, check_real
 from sdesig._files import FileError, read_json, reading, reason
-from sdesig.generator.denoiser import DENOISERS, ModelDenoiser
 from sdesig.images.diffusers_config import check_arguments, known_arguments
-from sdesig.images.networks import DiffusersUNet, event_of, import_diffusers
+from sdesig.images.diffusers_unet import DiffusersUNet, event_of, import_diffusers
 from sdesig.images.scheduler_config import check_table_config
 from sdesig.sde import EDM, EDMDenoiser, EpsilonDenoiser, ScoreDenoiser, TabulatedVP, VDenoiser, X0Denoiser
+from sdesig.sigdeg.network_denoiser import DENOISERS, ModelDenoiser
 
 TABLES = (
     *("DDPMScheduler", "DDPMParallelScheduler", "DDIMScheduler", "DDIMParallelScheduler", "PNDMScheduler"),

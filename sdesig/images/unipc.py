@@ -10,8 +10,8 @@ from torch import Tensor
 
 from sdesig._checks import check_choice, check_floating, check_integer, check_real
 from sdesig._evaluating import evaluating
-from sdesig.images.networks import import_diffusers
-from sdesig.sde.contracts import SNRDenoiser, check_snr_denoiser
+from sdesig.images.diffusers_unet import import_diffusers
+from sdesig.sampling.snr_denoiser import SNRDenoiser, check_snr_denoiser
 
 PEERS: dict[str, tuple[str, dict[str, Any]]] = {
     "unipc": ("UniPCMultistepScheduler", {"solver_order": 3}),

@@ -1,17 +1,20 @@
-"""The two contracts of a denoiser: D(x, t) of a diffusion's own variables, D(y, snr) of the canonical ones."""
+"""The contract of a denoiser D(x, t), in a diffusion's own variables."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from sdesig._checks import check_real
+X_T = "x, t"
 
 
 class Denoiser(Protocol):
-    """D(x, t) = E[x_0 | x_t = x]. Any function is one, if it is not an `SNRDenoiser`."""
+    """D(x, t) = E[x_0 | x_t = x]. Any function is one, unless it says that its variables are others.
+
+    A D(y, snr) says so (`sdesig.sampling.SNRDenoiser`), by an attribute `variables`.
+    """
 
     def __call__(self, x: Tensor, t: Tensor, /) -> Tensor:
         """x: (batch, *event); t: () or (batch,), the diffusion's time. Returns (batch, *event)."""
@@ -21,9 +24,9 @@ CallableT = TypeVar("CallableT", bound=Callable[..., object])
 
 
 def check_denoiser(name: str, value: CallableT) -> CallableT:
-    """Return `value`; raise TypeError unless it can be called, as a D(x, t) or a network, and is no `SNRDenoiser`."""
-    if isinstance(value, SNRDenoiser):
-        raise TypeError(f"{name} must not be a D(y, snr) of the canonical variables; got {type(value).__name__}")
+    """Return `value`; raise TypeError unless it can be called, as a D(x, t) or a network, and is no D(y, snr)."""
+    if (variables := getattr(value, "variables", X_T)) != X_T:
+        raise TypeError(f"{name} must be a D({X_T}), not a D({variables}); got {type(value).__name__}")
     if not callable(value):
         raise TypeError(f"{name} must be callable as {name}(x, t); got {value!r}")
     return value
@@ -36,48 +39,4 @@ def check_denoised(value: object, state: Tensor) -> Tensor:
     if value.shape != state.shape:
         wanted, got = tuple(state.shape), tuple(value.shape)
         raise ValueError(f"the denoiser must return the shape {wanted} of the state it is given; got {got}")
-    return value
-
-
-class SNRDenoiser(nn.Module):
-    """D(y, snr) = E[x_0 | y] in the canonical variables (`sdesig.sde.canonical`): the mark of a function that is one.
-
-    A D(x, t) is called alike and means something else, so a D(y, snr) has this type: `SNRDenoiser(f)` for a function
-    f(y, snr), `CanonicalDenoiser(D, diffusion)` for a D(x, t).
-
-    Args:
-        denoiser: f(y, snr), for y of shape (batch, *event) and snr () or (batch,); returns (batch, *event). A module is
-            a part of this one: its parameters are this one's.
-        eta: the stochasticity that y belongs to.
-
-    Raises:
-        TypeError, ValueError: what cannot be called or is a D(y, snr) already, a negative eta.
-    """
-
-    def __init__(self, denoiser: Callable[..., Tensor], eta: float = 1.0) -> None:
-        super().__init__()
-        self.denoiser = check_denoiser("denoiser", denoiser)
-        self.eta = check_real("eta", eta, minimum=0.0)
-
-    def forward(self, y: Tensor, snr: Tensor | float, *inputs: object) -> Tensor:
-        """E[x_0 | y], shape (batch, *event), for y of that shape and snr () or (batch,); `inputs` are handed on.
-
-        Raises:
-            TypeError, ValueError: what is wrapped returns no tensor, or another shape.
-        """
-        return check_denoised(self._denoise(y, snr, *inputs), y)
-
-    def _denoise(self, y: Tensor, snr: Tensor | float, *inputs: object) -> Tensor:
-        return self.denoiser(y, snr, *inputs)
-
-
-def check_snr_denoiser(name: str, value: object, eta: float = 1.0) -> SNRDenoiser:
-    """Return `value`; raise TypeError unless it is a D(y, snr), marked as such, ValueError if it is for another eta."""
-    if not isinstance(value, SNRDenoiser):
-        raise TypeError(
-            f"{name} must be a D(y, snr): SNRDenoiser(f) for a function f(y, snr) of the canonical variables, "
-            f"CanonicalDenoiser(D, diffusion) for a D(x, t); got {type(value).__name__}"
-        )
-    if value.eta != eta:
-        raise ValueError(f"eta must be the {name}'s, {value.eta:g}; got {eta:g}")
     return value

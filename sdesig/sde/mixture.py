@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from sdesig._checks import check_dtype, check_floating, check_generator, check_integer, check_real, check_step
-from sdesig.sde.canonical import to_canonical
-from sdesig.sde.contracts import Denoiser, SNRDenoiser
+from sdesig.sde.contracts import Denoiser
 from sdesig.sde.diffusions import Diffusion, per_sample
 
 
@@ -125,18 +124,14 @@ class Mixture:
         noise = sigma**2 * (torch.eye(self.dim).to(self.means) if self._eigenvectors is not None else 1.0)
         return Mixture(self.weights, alpha * self.means, alpha**2 * self.covariances + noise)
 
-    @property
-    def denoise_y(self) -> SNRDenoiser:
-        """The exact D(y, snr) = E[x_0 | y] for y = tau x_0 + N(0, tau I), in the canonical variables at eta = 1:
+    def denoise_y(self, y: Tensor, snr: Tensor | float) -> Tensor:
+        """E[x_0 | y], exact, for y = tau x_0 + N(0, tau I):
 
             sum_j P(j | y) [m_j + C_j (I + tau C_j)^-1 (y - tau m_j)],    y | j ~ N(tau m_j, tau^2 C_j + tau I),
 
-        for y of shape (batch, d) and snr = tau of shape () or (batch,); the result has y's shape.
+        for y of shape (batch, d) and snr = tau of shape () or (batch,); the result has y's shape. It is a D(y, snr) in
+        the canonical variables at eta = 1: `SNRDenoiser(mixture.denoise_y)`.
         """
-        return SNRDenoiser(self._denoise)
-
-    def _denoise(self, y: Tensor, snr: Tensor | float) -> Tensor:
-        """See `denoise_y`."""
         tau = per_sample(check_step("snr", snr), self._check_state("y", y)).reshape(-1, 1, 1)
         log_joint, residual = self._log_joint(y, tau * self.means, tau * (1 + tau * self._variances))
         shifts = self._expectation(log_joint, residual * self._variances / (1 + tau * self._variances))
@@ -146,7 +141,9 @@ class Mixture:
         """The exact denoiser D(x, t) of a diffusion of this law, for x of shape (batch, d)."""
 
         def denoise(x: Tensor, t: Tensor) -> Tensor:
-            return self._denoise(*to_canonical(diffusion, x, t))
+            t = diffusion.check_time(t)
+            alpha, sigma = diffusion.alpha(t), diffusion.sigma(t)
+            return self.denoise_y(per_sample(alpha / sigma / sigma, x) * x, check_step("snr(t)", diffusion.snr(t)))
 
         return denoise
 

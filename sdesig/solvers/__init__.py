@@ -21,14 +21,13 @@
 
 from sdesig.solvers.adaptive import AdaptiveSolution, solve_adaptive
 from sdesig.solvers.base import Scheme
-from sdesig.solvers.dpm_solver import DPMSolver1, DPMSolver2M
-from sdesig.solvers.driver import SCHEMES, solve
+from sdesig.solvers.driver import solve
 from sdesig.solvers.euler import Euler
 from sdesig.solvers.heun import Heun
 from sdesig.solvers.log_ode import LogODE
 from sdesig.solvers.milstein import Milstein
-from sdesig.solvers.path_average import PathAverage
 from sdesig.solvers.platen import PlatenWeak2
+from sdesig.solvers.registry import SCHEMES
 from sdesig.solvers.shark import ShARK
 from sdesig.solvers.sra1 import SRA1
 from sdesig.solvers.sri2 import SRI2
@@ -40,13 +39,10 @@ __all__ = [
     "SRA1",
     "SRI2",
     "AdaptiveSolution",
-    "DPMSolver1",
-    "DPMSolver2M",
     "Euler",
     "Heun",
     "LogODE",
     "Milstein",
-    "PathAverage",
     "PlatenWeak2",
     "Scheme",
     "ShARK",

@@ -16,33 +16,7 @@ from sdesig.sde.coefficients import check_coefficients
 from sdesig.sde.conversion import to_ito, to_stratonovich
 from sdesig.signature.partial_signature import PartialSignature
 from sdesig.solvers.base import Scheme
-from sdesig.solvers.dpm_solver import DPMSolver1, DPMSolver2M
-from sdesig.solvers.euler import Euler
-from sdesig.solvers.heun import Heun
-from sdesig.solvers.log_ode import LogODE
-from sdesig.solvers.milstein import Milstein
-from sdesig.solvers.path_average import PathAverage
-from sdesig.solvers.platen import PlatenWeak2
-from sdesig.solvers.shark import ShARK
-from sdesig.solvers.sra1 import SRA1
-from sdesig.solvers.sri2 import SRI2
-from sdesig.solvers.taylor import Taylor15
-from sdesig.solvers.torchsde_methods import STRONG_ORDERS, TorchsdeMethod
-
-SCHEMES: dict[str, type[Scheme]] = {
-    "euler": Euler,
-    "milstein": Milstein,
-    "sri2": SRI2,
-    "heun": Heun,
-    "log_ode": LogODE,
-    "taylor15": Taylor15,
-    "sra1": SRA1,
-    "shark": ShARK,
-    "platen": PlatenWeak2,
-    "dpm_solver_1": DPMSolver1,
-    "dpm_solver_2m": DPMSolver2M,
-    "path_average": PathAverage,
-}
+from sdesig.solvers.registry import scheme_named
 
 Callback = Callable[[int, Tensor, Tensor], None]
 Save = Literal["all", "last"] | Tensor
@@ -159,17 +133,6 @@ def all_finite(values: Tensor) -> bool:
     """Whether no value is infinite or NaN. A finite sum proves it in a tenth of the time; another proves nothing."""
     values = values.detach()
     return bool(values.sum().isfinite()) or bool(values.isfinite().all())
-
-
-def scheme_named(scheme: str | Scheme, sde: SDELike) -> Scheme:
-    """The scheme of a name: one of `SCHEMES` or "torchsde:<method>"; a scheme is returned as it is."""
-    if isinstance(scheme, Scheme):
-        return scheme
-    names = (*SCHEMES, *(f"torchsde:{name}" for name in STRONG_ORDERS))
-    check_choice("scheme", scheme, names)
-    if scheme in SCHEMES:
-        return SCHEMES[scheme]()
-    return TorchsdeMethod(scheme.removeprefix("torchsde:"), getattr(sde, "sde_type", "ito"))
 
 
 def _check_times(times: Tensor, path: BrownianPath) -> Tensor:

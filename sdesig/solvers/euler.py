@@ -6,7 +6,7 @@ from torch import Tensor
 
 from sdesig.sde.base import SDELike
 from sdesig.solvers.base import Scheme, strong_orders
-from sdesig.solvers.calculus import apply
+from sdesig.solvers.noise_terms import apply
 
 
 class Euler(Scheme):

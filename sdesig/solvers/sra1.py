@@ -7,7 +7,7 @@ from torch import Tensor
 from sdesig.sde.base import SDELike
 from sdesig.signature.partial_signature import PartialSignature
 from sdesig.solvers.base import Scheme, strong_orders
-from sdesig.solvers.calculus import apply
+from sdesig.solvers.noise_terms import apply
 
 
 class SRA1(Scheme):

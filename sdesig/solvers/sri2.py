@@ -9,7 +9,7 @@ from sdesig.sde.base import SDELike
 from sdesig.sde.calculus import columns, own_columns
 from sdesig.signature.partial_signature import PartialSignature
 from sdesig.solvers.base import Scheme, strong_orders
-from sdesig.solvers.calculus import apply, increment_and_integrals
+from sdesig.solvers.noise_terms import apply, increment_and_integrals
 
 
 class SRI2(Scheme):

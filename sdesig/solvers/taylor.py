@@ -11,7 +11,7 @@ from sdesig.sde.base import SDELike
 from sdesig.sde.calculus import columns, derivative
 from sdesig.signature.partial_signature import PartialSignature
 from sdesig.solvers.base import Scheme, strong_orders
-from sdesig.solvers.calculus import apply
+from sdesig.solvers.noise_terms import apply
 
 Field = Callable[[Tensor, Tensor], Tensor]
 

@@ -22,9 +22,10 @@ import torchsde
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdesig.brownian import BrownianPath, SNRClock, UniformClock, master_grid
+from sdesig.brownian import BrownianPath, UniformClock, master_grid
 from sdesig.brownian.master_grid import MasterGrid
 from sdesig.brownian.tree import ConditionalTree
+from sdesig.sampling import SNRClock
 from sdesig.sde.problems import LinearSDE
 from sdesig.signature import TensorSeries, expected_signature
 from sdesig.solvers import solve

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from sdesig.cli import main
-from sdesig.generator import MLP, NetworkDenoiser, SigDEG, StepGrid
-from sdesig.sde import GaussianReference
+from sdesig.commands.main import main
+from sdesig.sampling import GaussianReference, StepGrid
+from sdesig.sigdeg import MLP, NetworkDenoiser, SigDEG
 
 SNR = (0.01, 100.0)
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sdesig.generator import NetworkDenoiser, UNet
+from sdesig.sigdeg import NetworkDenoiser, UNet
 
 SNR = ["--snr", "0.01", "100"]
 SHORT = ["--teacher-steps", "16", "--teacher-cells", "8", "--steps", "2", "4", "--grid", "even", *SNR]

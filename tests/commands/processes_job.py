@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 
 from sdesig import _processes as processes
-from sdesig.cli import main
-from sdesig.distillation import cache, evaluation
+from sdesig.commands.main import main
+from sdesig.evaluation import comparison as evaluation
+from sdesig.sigdeg import path_cache as cache
 
 SNR = ["--snr", "0.01", "100"]
 PATHS = ["--teacher-steps", "16", "--teacher-cells", "8", "--grid", "even", *SNR]

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch.distributed.run import get_args_parser
 
-from sdesig.cli import COMMANDS, main
 from sdesig.commands.config_file import option_names
 from sdesig.commands.images import COMMANDS as IMAGE_COMMANDS
-from sdesig.generator import Samples
+from sdesig.commands.main import COMMANDS, main
+from sdesig.sigdeg import Samples
 
 HUGE = str(10**30)
 README = Path(__file__).parents[2] / "README.md"
@@ -107,7 +107,7 @@ def test_options_of_a_run_of_another_kind_stay(tmp_path, problem, fails, options
     "command, name, call",
     [
         ("evaluate", "sdesig.commands.evaluate.evaluate", ["--n", "3"]),
-        ("distill", "sdesig.distillation.cache.draw_for", ["--teacher-steps", "32"]),
+        ("distill", "sdesig.sigdeg.path_cache.draw_for", ["--teacher-steps", "32"]),
     ],
 )
 def test_the_corrected_command_works(command, name, call, tmp_path, problem, fails, monkeypatch):

@@ -4,12 +4,11 @@ import json
 
 import pytest
 
-from sdesig.cli import main
 from sdesig.commands.inputs import load_problem
-from sdesig.distillation import TeacherOptions, information_floor
-from sdesig.distillation.evaluation import Comparison, generator_sampler
-from sdesig.generator import SigDEG
-from sdesig.sde import CanonicalSDE, GaussianReference
+from sdesig.commands.main import main
+from sdesig.evaluation.comparison import Comparison, generator_sampler
+from sdesig.sampling import CanonicalSDE, GaussianReference, TeacherOptions, information_floor
+from sdesig.sigdeg import SigDEG
 
 COLUMNS = {
     "method",

@@ -12,16 +12,16 @@ import torch
 from images_problem import SHORT, make_diffusers_model, make_latent_model, make_pictures
 
 from sdesig._random import generator_for
-from sdesig.cli import main
 from sdesig.commands.images import flags
 from sdesig.commands.inputs import load_teacher
-from sdesig.distillation import DistillOptions, TeacherOptions, TrainingOptions, choose_grid, distill
-from sdesig.distillation.reference import read_reference, teacher_samples, write_reference
-from sdesig.generator import NetworkDenoiser, Samples, SigDEG, StepGrid, UNet
-from sdesig.images.data import load_images
+from sdesig.commands.main import main
+from sdesig.images.diffusers_unet import DiffusersUNet
+from sdesig.images.image_data import load_images
 from sdesig.images.latent import load_autoencoder
-from sdesig.images.networks import DiffusersUNet
-from sdesig.sde import GaussianReference, SNRDenoiser
+from sdesig.sampling import GaussianReference, SNRDenoiser, StepGrid, TeacherOptions, choose_grid
+from sdesig.sampling.reference_files import read_reference, write_reference
+from sdesig.sampling.teacher_paths import teacher_samples
+from sdesig.sigdeg import DistillOptions, NetworkDenoiser, Samples, SigDEG, TrainingOptions, UNet, distill
 
 STUDENT = ["--depth", "2", "--iterations", "2", "--evaluations", "8", *SHORT]
 ROLLOUT = ["--pairs", "rollout", "--paths", "8"]
@@ -35,7 +35,7 @@ def pictures(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch):
     """Of the teacher's own samples."""
-    monkeypatch.setattr("sdesig.distillation.reference.STEPS", 8)
+    monkeypatch.setattr("sdesig.sampling.reference_files.STEPS", 8)
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +98,8 @@ def test_without_data_it_is_rollouts_and_samples_of_the_teacher(pictures, tmp_pa
 def test_samples_of_a_teacher_have_its_law(monkeypatch):
     """A denoiser of N(mu, c): 6 standard errors of 3000 samples, drawn 1000 at a time; 64 steps are exact to 1 %."""
     mu, c = 0.3, 0.5
-    monkeypatch.setattr("sdesig.distillation.reference.STEPS", 64)
-    monkeypatch.setattr("sdesig.distillation.reference._NUMBERS", 2 * 64 * 2 * 1000)
+    monkeypatch.setattr("sdesig.sampling.reference_files.STEPS", 64)
+    monkeypatch.setattr("sdesig.sampling.reference_files._NUMBERS", 2 * 64 * 2 * 1000)
     teacher = SNRDenoiser(lambda y, snr: (mu + c * y) / (1 + c * snr.item()))
     found = teacher_samples(teacher, 3000, event=(2,), snr=(0.01, 1e3))
     assert found.shape == (3000, 2)
@@ -244,7 +244,7 @@ def test_cached_paths_serve_distillations(pictures, tmp_path, options, monkeypat
     found = options(tmp_path / "paths")
     assert (found["depth"], found["steps"], found["cells"]) == (4, 16, 8)
     assert found["teacher"]["name"] == str(pictures.teacher)
-    monkeypatch.setattr("sdesig.distillation.cache.draw_for", None)
+    monkeypatch.setattr("sdesig.sigdeg.path_cache.draw_for", None)
     command = ["images", "distill", *pictures.flags, *STUDENT, *ROLLOUT, "--teacher-cache", str(tmp_path / "paths")]
     for depth in ("1", "2"):
         main([*command, "--depth", depth, "--out", str(tmp_path / depth)])
@@ -256,8 +256,8 @@ def test_cached_paths_serve_distillations(pictures, tmp_path, options, monkeypat
 
 def test_a_stopped_cache_goes_on(pictures, tmp_path, monkeypatch, fails):
     """By shards of two paths, of which the first is there."""
-    monkeypatch.setattr("sdesig.distillation.cache.NUMBERS", 2 * 16 * 4 * 64)
-    from sdesig.distillation import cache
+    monkeypatch.setattr("sdesig.sigdeg.path_cache.NUMBERS", 2 * 16 * 4 * 64)
+    from sdesig.sigdeg import path_cache as cache
 
     draw, calls = cache.draw_for, []
 
@@ -283,7 +283,7 @@ def test_a_full_disk_while_caching(pictures, tmp_path, monkeypatch, fails):
 
     command = ["images", "cache", *pictures.flags, *SHORT[:4], *SHORT[-5:], "--most-steps", "4", "--paths", "8"]
     with monkeypatch.context() as patch:
-        patch.setattr("sdesig.distillation.cache.write_tensors", full)
+        patch.setattr("sdesig.sigdeg.path_cache.write_tensors", full)
         message = fails(*command, "--out", tmp_path)
     assert "disk full; complete files stay valid" in message
     assert str(tmp_path) in message

@@ -7,15 +7,15 @@ import pytest
 import torch
 from images_problem import SNR, make_diffusers_model, make_latent_model, make_pictures
 
-from sdesig.cli import main
-from sdesig.distillation import Comparison
-from sdesig.distillation.evaluation import baselines, generator_sampler
-from sdesig.distillation.frechet import FeatureStatistics
-from sdesig.generator import NetworkDenoiser, SigDEG, StepGrid, UNet
-from sdesig.images.data import load_images
-from sdesig.images.pixels import to_floats, to_uint8
+from sdesig.commands.main import main
+from sdesig.evaluation import Comparison
+from sdesig.evaluation.comparison import baselines, generator_sampler
+from sdesig.evaluation.frechet import FeatureStatistics
+from sdesig.evaluation.pixels import to_floats, to_uint8
+from sdesig.images.image_data import load_images
 from sdesig.images.unipc import peer_samples
-from sdesig.sde import GaussianReference
+from sdesig.sampling import GaussianReference, StepGrid
+from sdesig.sigdeg import NetworkDenoiser, SigDEG, UNet
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning")
 SMALL = ["--steps", "2", "4", "--teacher-steps", "8", "--n", "20"]
@@ -41,7 +41,7 @@ def models(pictures):
 
 @pytest.fixture(autouse=True)
 def no_timing(monkeypatch):
-    monkeypatch.setattr("sdesig.distillation.evaluation.Comparison.seconds_per_1000", lambda *_: 1.5)
+    monkeypatch.setattr("sdesig.evaluation.comparison.Comparison.seconds_per_1000", lambda *_: 1.5)
 
 
 @pytest.fixture

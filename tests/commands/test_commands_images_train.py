@@ -8,14 +8,13 @@ import pytest
 import torch
 from images_problem import make_pictures
 
-from sdesig import cli
-from sdesig.cli import main
+from sdesig.commands import main as cli
 from sdesig.commands.config_file import option_names
 from sdesig.commands.images import COMMANDS
-from sdesig.distillation import TrainingOptions, train_teacher
-from sdesig.generator import NetworkDenoiser, UNet
-from sdesig.images.data import load_images
-from sdesig.images.networks import DiffusersUNet
+from sdesig.commands.main import main
+from sdesig.images.diffusers_unet import DiffusersUNet
+from sdesig.images.image_data import load_images
+from sdesig.sigdeg import NetworkDenoiser, TrainingOptions, UNet, train_teacher
 
 TINY = ["--widths", "8", "--batch", "4", "--iterations", "3"]
 
@@ -199,7 +198,7 @@ def test_other_errors_of_torch_are_not_hidden(tmp_path, pictures, fails, monkeyp
 @pytest.mark.parametrize("package", ["PIL", "diffusers"])
 def test_without_the_extra_it_is_named(package, tmp_path, pictures, fails, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
-    for name in [name for name in sys.modules if name in ("sdesig.images.data", "sdesig.images.sources")]:
+    for name in [name for name in sys.modules if name in ("sdesig.images.image_data", "sdesig.images.sources")]:
         monkeypatch.delitem(sys.modules, name)
     command = ["images", "train-teacher", "--data", pictures.data, "--out", tmp_path, *TINY]
     message = fails(*command, "--network", "unet2d")

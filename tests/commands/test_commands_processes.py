@@ -12,7 +12,7 @@ from images_problem import make_pictures
 from processes_job import run
 from safetensors.torch import load_file
 
-from sdesig.generator import Samples
+from sdesig.sigdeg import Samples
 
 JOB = Path(__file__).with_name("processes_job.py")
 SHARDS = 4
@@ -31,8 +31,8 @@ def folders(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
     pictures = make_pictures(folder / "pictures")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sdesig.distillation.cache.NUMBERS", 0)  # both are set again by the job, and put back here
-        patch.setattr("sdesig.distillation.evaluation.Comparison.seconds_per_1000", None)
+        patch.setattr("sdesig.sigdeg.path_cache.NUMBERS", 0)  # both are set again by the job, and put back here
+        patch.setattr("sdesig.evaluation.comparison.Comparison.seconds_per_1000", None)
         run(str(folder / "one"), str(pictures.data), str(pictures.teacher))
     two = folder / "two"
     assert launch(two, pictures, "training").returncode != 0

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from sdesig.cli import main
+from sdesig.commands.main import main
 from sdesig.commands.png import as_images, write_images
 from sdesig.commands.sample import parse_seeds
-from sdesig.generator import Samples, SigDEG
+from sdesig.sigdeg import Samples, SigDEG
 
 
 def test_samples_are_the_librarys(tmp_path, problem, capsys):

@@ -12,17 +12,17 @@ import pytest
 import torch
 
 from sdesig._random import seeded
-from sdesig.cli import main
 from sdesig.commands.config_file import option_names
 from sdesig.commands.distill import Distill
 from sdesig.commands.evaluate import Evaluate
 from sdesig.commands.inputs import SNR, snr_range
+from sdesig.commands.main import main
 from sdesig.commands.options import CutPathFlags
 from sdesig.commands.train_teacher import TrainTeacher
 from sdesig.digits import SNR as DIGITS_SNR
 from sdesig.digits import load_digits
-from sdesig.distillation import DistillOptions, TrainingOptions, choose_grid, train_teacher
-from sdesig.generator import MLP, NetworkDenoiser, SigDEG, UNet
+from sdesig.sampling import choose_grid
+from sdesig.sigdeg import MLP, DistillOptions, NetworkDenoiser, SigDEG, TrainingOptions, UNet, train_teacher
 
 TEACHER = ["--width", "16", "--blocks", "1", "--batch", "32", "--iterations", "6"]
 STUDENT = ["--depth", "2", "--iterations", "4", "--evaluations", "64", "--teacher-steps", "64"]
@@ -131,7 +131,7 @@ def test_a_run_goes_on_with_more_iterations_and_another_spelling_of_its_data(tmp
     small = partial(choose_grid, paths=8, cells=2, fine_per_cell=2)
     monkeypatch.setattr("sdesig.commands.inputs.choose_grid", small)
     main(["distill", *problem.flags, *flags, "--iterations", "2"])
-    monkeypatch.setattr(importlib.import_module("sdesig.distillation.choose_grid"), "teacher_states", None)
+    monkeypatch.setattr(importlib.import_module("sdesig.sampling.choose_grid"), "teacher_states", None)
     main(["distill", *other, *flags, "--iterations", "4"])
     assert options(out)["training"]["iterations"] == 4
     lines = (out / "stats.jsonl").read_text().splitlines()

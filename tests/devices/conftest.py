@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from virtual_device import unavailable, virtual_device, waits
 
-from sdesig.generator import Samples
+from sdesig.sigdeg import Samples
 from sdesig.signature import PartialSignature
 
 

@@ -8,10 +8,10 @@ import torch
 from images_problem import make_pictures
 from virtual_device import virtual_device
 
-from sdesig.cli import main
-from sdesig.distillation.evaluation import Comparison
-from sdesig.generator import NetworkDenoiser, SigDEG
-from sdesig.sde import GaussianReference
+from sdesig.commands.main import main
+from sdesig.evaluation.comparison import Comparison
+from sdesig.sampling import GaussianReference
+from sdesig.sigdeg import NetworkDenoiser, SigDEG
 
 SNR = ["--snr", "0.01", "100"]
 SHORT = ["--teacher-steps", "8", "--teacher-cells", "4", "--steps", "2", "4", "--grid", "even", *SNR]

@@ -13,9 +13,9 @@ from device_job import make_problem, run
 from safetensors.torch import load_file
 from virtual_device import unavailable
 
-from sdesig.cli import main
-from sdesig.generator import MLP, NetworkDenoiser, Samples, SigDEG
-from sdesig.sde import GaussianReference
+from sdesig.commands.main import main
+from sdesig.sampling import GaussianReference
+from sdesig.sigdeg import MLP, NetworkDenoiser, Samples, SigDEG
 
 JOB = Path(__file__).with_name("device_job.py")
 

@@ -3,25 +3,33 @@
 import pytest
 import torch
 
-from sdesig.distillation import (
-    Comparison,
-    DistillOptions,
+from sdesig.evaluation import Comparison, evaluate
+from sdesig.evaluation.frechet import FeatureStatistics, FeatureSums, extrapolated_distance, frechet_ratio
+from sdesig.sampling import (
+    CanonicalSDE,
+    GaussianReference,
+    SNRDenoiser,
+    StepGrid,
     TeacherOptions,
-    TrainingOptions,
     choose_grid,
-    distill,
     draw_paths,
-    evaluate,
     information_floor,
+)
+from sdesig.sampling.error_statistics import paired_ratio
+from sdesig.sampling.reference_files import read_reference, reference_on, write_reference
+from sdesig.sampling.teacher_paths import teacher_samples
+from sdesig.sigdeg import (
+    MLP,
+    DistillOptions,
+    NetworkDenoiser,
+    SigDEG,
+    TrainingOptions,
+    UNet,
+    distill,
     train,
     train_teacher,
 )
-from sdesig.distillation.cache import PathCache
-from sdesig.distillation.frechet import FeatureStatistics, FeatureSums, extrapolated_distance, frechet_ratio
-from sdesig.distillation.reference import read_reference, reference_on, teacher_samples, write_reference
-from sdesig.distillation.statistics import paired_ratio
-from sdesig.generator import MLP, NetworkDenoiser, SigDEG, StepGrid, UNet
-from sdesig.sde import CanonicalSDE, GaussianReference, SNRDenoiser
+from sdesig.sigdeg.path_cache import PathCache
 
 SNR = (0.02, 50.0)
 DATA = torch.tensor([1.0, 0.5]) * torch.randn(200, 2, generator=torch.Generator().manual_seed(0)).sign()

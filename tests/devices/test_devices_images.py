@@ -5,17 +5,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sdesig.distillation import Comparison
-from sdesig.distillation.evaluation import Sampler
-from sdesig.distillation.reference import reference_on, write_reference
-from sdesig.generator import NetworkDenoiser, SigDEG, UNet
+from sdesig.evaluation import Comparison
+from sdesig.evaluation.comparison import Sampler
+from sdesig.evaluation.features import extract, load_extractor, load_perceptual
+from sdesig.evaluation.image_report import Method, evaluate_images
+from sdesig.evaluation.metrics import kernel_distance, pair_distances, precision_recall
+from sdesig.evaluation.pixels import ImageSet, pixel_digest
 from sdesig.images import PathAverageScheduler, SigDEGPipeline, load_autoencoder, load_teacher, peer_samples
-from sdesig.images.features import extract, load_extractor, load_perceptual
-from sdesig.images.metrics import kernel_distance, pair_distances, precision_recall
-from sdesig.images.pixels import ImageSet, pixel_digest
-from sdesig.images.report import Method, evaluate_images
-from sdesig.sde import GaussianReference
-from sdesig.solvers import DPMSolver1, PathAverage
+from sdesig.sampling import DPMSolver1, GaussianReference, PathAverage
+from sdesig.sampling.reference_files import reference_on, write_reference
+from sdesig.sigdeg import NetworkDenoiser, SigDEG, UNet
 
 EVENT, SNR = (1, 8, 8), (0.02, 50.0)
 BLOCKS = {"block_out_channels": (8,), "norm_num_groups": 4, "layers_per_block": 1}

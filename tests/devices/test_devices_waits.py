@@ -8,9 +8,9 @@ from test_devices_distillation import DATA, distilled, sde_on, student_on
 from test_devices_solvers import reverse, solved
 from torch import manual_seed
 
-from sdesig.distillation import TeacherOptions, TrainingOptions, information_floor, train_teacher
-from sdesig.generator import MLP
+from sdesig.sampling import TeacherOptions, information_floor
 from sdesig.sde.problems import DoubleWell, GeometricBrownianMotion, LinearSDE, OrnsteinUhlenbeck
+from sdesig.sigdeg import MLP, TrainingOptions, train_teacher
 
 SCHEMES = [
     ("euler", LinearSDE),

@@ -6,7 +6,7 @@ import diffusers
 import torch
 from safetensors.torch import load_file, save_file
 
-from sdesig.sde import CanonicalSDE
+from sdesig.sampling import CanonicalSDE
 from sdesig.solvers import solve
 
 TINY = {

@@ -11,12 +11,12 @@ from safetensors.torch import load_file, save_file
 from song_reference import KINDS, Reference
 
 from sdesig.commands.inputs import load_teacher
-from sdesig.generator import NetworkDenoiser, SigDEG, UNet
-from sdesig.generator.denoiser import ModelDenoiser
 from sdesig.images import checkpoints
 from sdesig.images.checkpoints import ScoreSDEDenoiser, load_edm, load_score_sde
 from sdesig.images.song_unet import SongUNet
-from sdesig.sde import GaussianReference
+from sdesig.sampling import GaussianReference
+from sdesig.sigdeg import NetworkDenoiser, SigDEG, UNet
+from sdesig.sigdeg.network_denoiser import ModelDenoiser
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 SDES = {"vp": "ddpmpp", "subvp": "ncsnpp of VP", "ve": "ncsnpp"}

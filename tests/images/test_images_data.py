@@ -17,9 +17,9 @@ import torch
 from images_tiny import flip_last_bit
 from PIL import Image
 
-from sdesig.images import data
-from sdesig.images.data import load_images
-from sdesig.images.pixels import pixel_digest, to_floats, to_uint8
+from sdesig.evaluation.pixels import pixel_digest, to_floats, to_uint8
+from sdesig.images import image_data as data
+from sdesig.images.image_data import load_images
 
 
 def random_image(k, size=(8, 6), mode="RGB"):
@@ -544,7 +544,8 @@ def test_a_process_that_is_killed_while_writing(folder, cache, decoded, when):
     program = f"""
 import os, sys
 import numpy as np
-from sdesig.images import caching, data
+from sdesig import _caching as caching
+from sdesig.images import image_data as data
 {when} = lambda *args: os._exit(9)
 data.load_images(sys.argv[1], cache=sys.argv[2])
 """

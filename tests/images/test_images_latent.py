@@ -5,10 +5,10 @@ import pytest
 import torch
 from images_tiny import change_json, change_weights, normal, save_pipeline, seeded, tiny_unet
 
-from sdesig.generator import SigDEG
 from sdesig.images import load_autoencoder, load_teacher
 from sdesig.images.latent import Autoencoder
-from sdesig.sde import GaussianReference
+from sdesig.sampling import GaussianReference
+from sdesig.sigdeg import SigDEG
 
 SIZES = {
     "block_out_channels": (8, 8),

@@ -7,8 +7,8 @@ import pytest
 import torch
 from images_tiny import SKIPS, TINY, check_widened, normal, seeded, tiny_unet
 
-from sdesig.generator.networks import make_network, network_config
 from sdesig.images import DiffusersUNet
+from sdesig.sigdeg.networks import make_network, network_config
 
 KINDS = {
     "plain": {},

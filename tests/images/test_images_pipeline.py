@@ -15,11 +15,11 @@ from images_tiny import change_json, seeded, tiny_unet
 from test_images_latent import gaussian
 from test_images_student import diffusers_denoiser, our_unet, song, student_of
 
-from sdesig.generator import SigDEG
+from sdesig.evaluation.metrics import Measured
+from sdesig.evaluation.pixels import to_uint8
 from sdesig.images import PathAverageScheduler, SigDEGPipeline, pipeline_files
-from sdesig.images.metrics import Measured
-from sdesig.images.pixels import to_uint8
-from sdesig.sde import GaussianReference, SNRDenoiser
+from sdesig.sampling import GaussianReference, SNRDenoiser
+from sdesig.sigdeg import SigDEG
 
 SEEDS = [7, 2**62 + 5, 0]
 KINDS = {
@@ -212,7 +212,7 @@ def test_files_come_back_to_the_bit(kind, tmp_path):
     ]
     index = json.loads((tmp_path / "model_index.json").read_text())
     assert index["_class_name"] == "SigDEGPipeline"
-    assert index["generator"] == ["sdesig.generator.sig_deg", "SigDEG"]
+    assert index["generator"] == ["sdesig.sigdeg.sig_deg", "SigDEG"]
     loaded = SigDEGPipeline.from_pretrained(str(tmp_path))
     loaded.set_progress_bar_config(disable=True)
     assert loaded.components == {"generator": loaded.generator, "vae": None}

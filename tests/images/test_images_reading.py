@@ -12,11 +12,11 @@ from test_images_latent import gaussian
 from test_images_student import diffusers_denoiser, student_of
 
 from sdesig._files import FileError
-from sdesig.generator import SigDEG
-from sdesig.generator.denoiser import ModelDenoiser
 from sdesig.images import SigDEGPipeline
 from sdesig.images.latent import load_autoencoder
 from sdesig.images.teachers import load_teacher
+from sdesig.sigdeg import SigDEG
+from sdesig.sigdeg.network_denoiser import ModelDenoiser
 
 DAMAGED = ("x", -1, 10**30, 10**7, True, ["x"], {"x": 1})
 

@@ -18,12 +18,12 @@ from safetensors.torch import save_file
 from test_images_latent import gaussian, quantized
 
 import sdesig.images
-from sdesig.brownian import BrownianPath, SNRClock
-from sdesig.distillation.reference import write_reference
+from sdesig.brownian import BrownianPath
 from sdesig.images.path_average_scheduler import PathAverageScheduler
 from sdesig.images.teachers import TABLES
-from sdesig.sde import CanonicalSDE, GaussianReference, Mixture, SNRDenoiser, TabulatedVP
-from sdesig.solvers import PathAverage
+from sdesig.sampling import CanonicalSDE, GaussianReference, PathAverage, SNRClock, SNRDenoiser
+from sdesig.sampling.reference_files import write_reference
+from sdesig.sde import Mixture, TabulatedVP
 from sdesig.testing import check_gaussian, check_moments
 
 ALPHAS = diffusers.DDPMScheduler().alphas_cumprod.double()

@@ -7,8 +7,8 @@ import torch
 from images_tiny import check_widened, normal, seeded
 from song_reference import CONFIG, KINDS, Reference
 
-from sdesig.generator.networks import make_network, network_config
 from sdesig.images.song_unet import SongUNet
+from sdesig.sigdeg.networks import make_network, network_config
 
 every_kind = pytest.mark.parametrize("changes", KINDS.values(), ids=KINDS.keys())
 

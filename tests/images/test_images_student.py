@@ -5,11 +5,11 @@ import pytest
 import torch
 from images_tiny import TINY, normal, path_average_samples, seeded, tiny_unet
 
-from sdesig.generator import NetworkDenoiser, SigDEG, UNet
-from sdesig.generator.cells import CONDITIONS
 from sdesig.images import DiffusersDenoiser, DiffusersUNet
 from sdesig.images.song_unet import SongUNet
-from sdesig.sde import GaussianReference, SNRDenoiser
+from sdesig.sampling import GaussianReference, SNRDenoiser
+from sdesig.sigdeg import NetworkDenoiser, SigDEG, UNet
+from sdesig.sigdeg.cells import CONDITIONS
 from sdesig.testing.memory import saved_bytes
 
 SNR = (0.02, 200.0)

@@ -11,10 +11,10 @@ import pytest
 import torch
 from images_tiny import SKIPS, change_json, change_weights, normal, path_average_samples, save_pipeline, tiny_unet
 
-from sdesig.generator import SigDEG, UNet
 from sdesig.images import DiffusersDenoiser, DiffusersUNet, load_teacher
 from sdesig.images.teachers import TABLES
-from sdesig.sde import GaussianReference
+from sdesig.sampling import GaussianReference
+from sdesig.sigdeg import SigDEG, UNet
 
 BETAS = {
     "linear": {"beta_schedule": "linear"},
@@ -268,7 +268,7 @@ def test_a_students_gradients_reach_all_that_it_learns(tmp_path):
 
 UNKNOWN = """
 import sys
-from sdesig.generator import SigDEG
+from sdesig.sigdeg import SigDEG
 try:
     SigDEG.load(sys.argv[1])
 except ValueError as error:

@@ -6,14 +6,13 @@ import diffusers
 import pytest
 import torch
 
-from sdesig.distillation import DistillOptions, TeacherOptions, TrainingOptions, distill, train_teacher
-from sdesig.distillation.cache import PathCache, shard_rows
-from sdesig.distillation.data import check_data, draw_rows, standard_deviation
-from sdesig.generator import NetworkDenoiser, SigDEG, UNet
-from sdesig.images.networks import DiffusersUNet
-from sdesig.images.pixels import ImageSet, pixel_digest
-from sdesig.images.training import compile_network, image_network
-from sdesig.sde import GaussianReference
+from sdesig.evaluation.pixels import ImageSet, pixel_digest
+from sdesig.images.diffusers_unet import DiffusersUNet
+from sdesig.images.image_network import compile_network, image_network
+from sdesig.sampling import GaussianReference, TeacherOptions
+from sdesig.sigdeg import DistillOptions, NetworkDenoiser, SigDEG, TrainingOptions, UNet, distill, train_teacher
+from sdesig.sigdeg.path_cache import PathCache, shard_rows
+from sdesig.sigdeg.training_data import check_data, draw_rows, standard_deviation
 
 EVENT = (1, 8, 8)
 
@@ -129,7 +128,7 @@ def test_shards_of_paths_are_as_large_as_memory_allows(monkeypatch, tmp_path):
     student = SigDEG.from_teacher(teacher, event=EVENT, snr=(0.01, 100.0), depth=2, reference=reference)
     options = TeacherOptions(steps=8, cells=4)
     assert shard_rows(student, options) == 512  # 512 * 8 steps * depth 4 * 64 coordinates are 2^20
-    monkeypatch.setattr("sdesig.distillation.cache.NUMBERS", 5 * 8 * 4 * 64)
+    monkeypatch.setattr("sdesig.sigdeg.path_cache.NUMBERS", 5 * 8 * 4 * 64)
     assert shard_rows(student, options) == 4
     with pytest.raises(ValueError, match="paths must be a multiple of 4; got 10"):
         PathCache(tmp_path, 10, student, teacher, options, progress=False)

@@ -12,8 +12,8 @@ from scipy.integrate import solve_ivp
 
 from sdesig.images import load_teacher
 from sdesig.images.unipc import PEERS, peer_samples
-from sdesig.sde import EDM, CanonicalDenoiser, CanonicalSDE, Mixture, SNRDenoiser
-from sdesig.solvers import DPMSolver2M
+from sdesig.sampling import CanonicalDenoiser, CanonicalSDE, DPMSolver2M, SNRDenoiser
+from sdesig.sde import EDM, Mixture
 
 SNR = (math.exp(-5), math.exp(5))
 MIXTURE = Mixture.circle(1.5, 0.3, dtype=torch.float64)
@@ -54,7 +54,9 @@ def test_the_flow_of_a_gaussian_is_known():
     scale = ((variances + 1 / SNR[1]) / (variances + 1 / SNR[0])).sqrt()
     expected = GAUSSIAN.mean() + (scale * centred) @ basis.T
     torch.testing.assert_close(flow(GAUSSIAN, y), expected, rtol=1e-8, atol=1e-8)
-    torch.testing.assert_close(peer_samples(GAUSSIAN.denoise_y, y, 2000, snr=SNR), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        peer_samples(SNRDenoiser(GAUSSIAN.denoise_y), y, 2000, snr=SNR), expected, rtol=1e-6, atol=1e-6
+    )
 
 
 @every_peer
@@ -64,7 +66,8 @@ def test_they_converge_to_the_probability_flow_with_order_two(scheduler, law):
     y = start()
     expected = flow(law, y)
     errors = [
-        error(peer_samples(law.denoise_y, y, steps, snr=SNR, scheduler=scheduler), expected) for steps in (32, 64, 128)
+        error(peer_samples(SNRDenoiser(law.denoise_y), y, steps, snr=SNR, scheduler=scheduler), expected)
+        for steps in (32, 64, 128)
     ]
     assert errors[-1] < 2e-3
     for coarse, fine in pairwise(errors):
@@ -77,7 +80,7 @@ def test_one_step_is_ddim():
     denoised = MIXTURE.denoise_y(y, SNR[0])
     expected = denoised + math.sqrt(SNR[0] / SNR[1]) * (y / SNR[0] - denoised)
     for scheduler in PEERS:
-        found = peer_samples(MIXTURE.denoise_y, y, 1, snr=SNR, scheduler=scheduler)
+        found = peer_samples(SNRDenoiser(MIXTURE.denoise_y), y, 1, snr=SNR, scheduler=scheduler)
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -93,9 +96,9 @@ def test_dpm_solver_is_ours():
         state, memory = DPMSolver2M().move(sde, before, after, states[-1], memory, (torch.zeros(()),))
         states.append(state)
     expected = sde.noisy_data(states[-1], times[-1])
-    found = peer_samples(MIXTURE.denoise_y, y, 20, snr=SNR, scheduler="dpmsolver++(2M)")
+    found = peer_samples(SNRDenoiser(MIXTURE.denoise_y), y, 20, snr=SNR, scheduler="dpmsolver++(2M)")
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    other = peer_samples(MIXTURE.denoise_y, y, 20, snr=SNR, scheduler="dpmsolver++(3M)")
+    other = peer_samples(SNRDenoiser(MIXTURE.denoise_y), y, 20, snr=SNR, scheduler="dpmsolver++(3M)")
     assert error(other, expected) > 1e-3
 
 
@@ -141,7 +144,7 @@ def test_image_teachers(scheduler, tmp_path):
 def test_refusals(changes, error, match):
     arguments = {"y": start(), "steps": 4, "snr": SNR, "scheduler": "unipc"} | changes
     with pytest.raises(error, match=match):
-        peer_samples(MIXTURE.denoise_y, arguments.pop("y"), arguments.pop("steps"), **arguments)
+        peer_samples(SNRDenoiser(MIXTURE.denoise_y), arguments.pop("y"), arguments.pop("steps"), **arguments)
 
 
 def test_the_teacher_is_in_evaluation_mode_while_it_is_asked():

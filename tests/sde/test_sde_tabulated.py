@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from sdesig.sde import VP, CanonicalDenoiser, Mixture, TabulatedVP
+from sdesig.sampling import CanonicalDenoiser
+from sdesig.sde import VP, Mixture, TabulatedVP
 
 
 def linear(steps=1000, dtype=np.float64):

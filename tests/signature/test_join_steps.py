@@ -9,7 +9,8 @@ import pytest
 import torch
 from scipy import integrate, special
 
-from sdesig.brownian import BrownianPath, SNRClock, UniformClock
+from sdesig.brownian import BrownianPath, UniformClock
+from sdesig.sampling import SNRClock
 from sdesig.signature import PartialSignature
 from sdesig.signature.legendre import parts_to_whole
 from sdesig.signature.partial_signature import join_steps, sample_partial_signature

@@ -14,12 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import eval_hermitenorm
 
-from sdesig.signature import (
-    PartialSignature,
-    gaussian_word_covariance,
-    legendre,
-    sample_partial_signature,
-)
+from sdesig.signature import PartialSignature, gaussian_word_covariance, legendre, sample_partial_signature
 from sdesig.signature.legendre import gauss_legendre
 from sdesig.testing import check_brownian_step
 

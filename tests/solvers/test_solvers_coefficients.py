@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from sdesig.brownian import BrownianPath
-from sdesig.sde import SDE, VP, CanonicalDenoiser, CanonicalSDE, SNRDenoiser
+from sdesig.sampling import CanonicalDenoiser, CanonicalSDE, SNRDenoiser
+from sdesig.sde import SDE, VP
 from sdesig.sde.problems import PROBLEMS
 from sdesig.solvers import SCHEMES, ShARK, solve, solve_adaptive
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import sdesig.solvers.driver as driver
-from sdesig.brownian import BrownianPath, SNRClock
+from sdesig.brownian import BrownianPath
+from sdesig.sampling import SNRClock
 from sdesig.sde import SDE
 from sdesig.sde.problems import (
     CommutativeLinearSDE,

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from sdesig.sampling.reverse import ReverseScheme
 from sdesig.sde import SDE, to_ito, to_stratonovich
 from sdesig.signature import PartialSignature
 from sdesig.solvers import SCHEMES, PlatenWeak2
-from sdesig.solvers.reverse import ReverseScheme
 
 STEP_LENGTHS = [0.04 * 0.5**k for k in range(4)]
 TIME = 0.3

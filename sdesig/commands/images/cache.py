@@ -7,13 +7,13 @@ from pathlib import Path
 
 import tyro
 
+from sdesig._caching import naming_a_full_disk
 from sdesig._checks import check_integer
 from sdesig._files import check_output
 from sdesig.commands.images.flags import ImageFlags, SettingFlags, TeacherFlags
 from sdesig.commands.images.students import prepare
 from sdesig.commands.options import CutPathFlags, MachineFlags, announce, naming_memory
-from sdesig.distillation.cache import PathCache
-from sdesig.images.caching import naming_a_full_disk
+from sdesig.sigdeg.path_cache import PathCache
 
 
 @dataclass(frozen=True)

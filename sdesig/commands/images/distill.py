@@ -8,6 +8,7 @@ from typing import Literal
 
 import tyro
 
+from sdesig._caching import naming_a_full_disk
 from sdesig._files import check_output
 from sdesig.commands.images.flags import ImageFlags, SettingFlags, TeacherFlags
 from sdesig.commands.images.students import prepare
@@ -20,8 +21,7 @@ from sdesig.commands.options import (
     checked,
     naming_memory,
 )
-from sdesig.distillation import DistillOptions, TrainingOptions, distill
-from sdesig.images.caching import naming_a_full_disk
+from sdesig.sigdeg import DistillOptions, TrainingOptions, distill
 
 
 def _flags() -> DistillFlags:

@@ -19,14 +19,15 @@ from sdesig._files import check_output, read_json, write_json
 from sdesig.commands.images.flags import ImageFlags, SettingFlags, TeacherFlags, described_images
 from sdesig.commands.inputs import Identity, Teacher, load_models
 from sdesig.commands.options import COUNT, MachineFlags, announce, check_sizes, naming_memory
-from sdesig.distillation import Comparison
-from sdesig.distillation.evaluation import baselines, generator_sampler
-from sdesig.distillation.reference import reference_on
-from sdesig.generator import SigDEG, StepGrid
-from sdesig.images.features import load_extractor, load_perceptual
-from sdesig.images.pixels import ImageSet
-from sdesig.images.report import FEWEST, Method, OtherSampler, evaluate_images
+from sdesig.evaluation import Comparison
+from sdesig.evaluation.comparison import baselines, generator_sampler
+from sdesig.evaluation.features import load_extractor, load_perceptual
+from sdesig.evaluation.image_report import FEWEST, Method, OtherSampler, evaluate_images
+from sdesig.evaluation.pixels import ImageSet
 from sdesig.images.unipc import PEERS, peer_samples
+from sdesig.sampling import StepGrid
+from sdesig.sampling.reference_files import reference_on
+from sdesig.sigdeg import SigDEG
 
 TRAINING_FREE = ("euler", "ddim", "sde-dpm++2m", "path-average", "path-average-reference", "path-average-grid")
 """Names of `baselines`, in their order."""

@@ -11,33 +11,18 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from sdesig._caching import Record, cached
 from sdesig._checks import check_integer
 from sdesig._files import file_digest
 from sdesig._random import generator_for
-from sdesig.commands.inputs import (
-    GRID_CELLS,
-    Identity,
-    Teacher,
-    check_snr,
-    identity_of_files,
-    load_teacher,
-    named_grid,
-)
-from sdesig.distillation import choose_grid
-from sdesig.distillation.choose_grid import FOR_IMAGES
-from sdesig.distillation.data import Data, check_data, take_rows
-from sdesig.distillation.reference import (
-    read_reference,
-    reference_digest,
-    reference_on,
-    teacher_samples,
-    write_reference,
-)
-from sdesig.generator import StepGrid
-from sdesig.generator.denoiser import ModelDenoiser
-from sdesig.images.caching import Record, cached
-from sdesig.images.pixels import ImageSet
-from sdesig.sde import CanonicalSDE, GaussianReference
+from sdesig.commands.inputs import GRID_CELLS, Identity, Teacher, check_snr, identity_of_files, load_teacher, named_grid
+from sdesig.evaluation.pixels import ImageSet
+from sdesig.sampling import CanonicalSDE, GaussianReference, StepGrid, choose_grid
+from sdesig.sampling.choose_grid import FOR_IMAGES
+from sdesig.sampling.reference_files import read_reference, reference_digest, reference_on, write_reference
+from sdesig.sampling.teacher_paths import teacher_samples
+from sdesig.sigdeg.network_denoiser import ModelDenoiser
+from sdesig.sigdeg.training_data import Data, check_data, take_rows
 
 if TYPE_CHECKING:
     from sdesig.images.latent import Autoencoder
@@ -71,7 +56,7 @@ class ImageFlags:
         """The images; None if there is no --data."""
         if self.data is None:
             return None
-        from sdesig.images.data import load_images
+        from sdesig.images.image_data import load_images
 
         return load_images(
             self.data,

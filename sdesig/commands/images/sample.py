@@ -12,7 +12,7 @@ from torch import Tensor
 from sdesig._files import write_json
 from sdesig.commands.options import announce, naming_memory
 from sdesig.commands.sample import Sample
-from sdesig.generator import SigDEG
+from sdesig.sigdeg import SigDEG
 
 
 @dataclass(frozen=True)

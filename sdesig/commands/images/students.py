@@ -12,9 +12,9 @@ from sdesig._checks import check_integer
 from sdesig._random import seeded
 from sdesig.brownian.path import MOST_DEPTH
 from sdesig.commands.images.flags import ImageFlags, SettingFlags, TeacherFlags, described_images
-from sdesig.distillation.data import Data
-from sdesig.generator import SigDEG
-from sdesig.generator.denoiser import ModelDenoiser
+from sdesig.sigdeg import SigDEG
+from sdesig.sigdeg.network_denoiser import ModelDenoiser
+from sdesig.sigdeg.training_data import Data
 
 
 class Prepared(NamedTuple):

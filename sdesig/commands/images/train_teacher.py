@@ -13,9 +13,9 @@ from sdesig._files import check_output
 from sdesig._random import seeded
 from sdesig.commands.images.flags import ImageFlags, described_images
 from sdesig.commands.options import MachineFlags, TrainingFlags, announce, checked, naming_memory
-from sdesig.distillation import TrainingOptions, train_teacher
-from sdesig.generator.networks import Network, in_precision, network_config
-from sdesig.images.training import compile_network, image_network
+from sdesig.images.image_network import compile_network, image_network
+from sdesig.sigdeg import TrainingOptions, train_teacher
+from sdesig.sigdeg.networks import Network, in_precision, network_config
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Levy areas of Brownian motion, A_ij = 1/2 int (W_i dW_j - W_j dW_i), and the iterated integrals made of them."""
 
 from sdesig.signature.areas.chen import chen_area
-from sdesig.signature.areas.legendre import legendre_area
-from sdesig.signature.areas.sampling import (
+from sdesig.signature.areas.legendre_area import legendre_area
+from sdesig.signature.areas.levy_area import (
     JOINT_METHODS,
     METHODS,
     check_memory,

@@ -1,0 +1,270 @@
+"""What images are compared by: features of one image, and perceptual distances of two, from files that users have.
+
+A number that is made of them is named after them: "FID" is what the Inception network of the FID papers gives and
+nothing else, "LPIPS" what the package lpips gives.
+"""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from sdesig import _processes as processes
+from sdesig._checks import check_integer
+from sdesig._evaluating import evaluating
+from sdesig._files import FileError, file_digest, reading
+from sdesig.evaluation.pixels import check_pixels, to_floats
+
+INCEPTION_WEIGHTS = "pt_inception-2015-12-05-6726825d.pth"
+ALEXNET_WEIGHTS = "alexnet-owt-7be5be79.pth"
+
+
+@dataclass(frozen=True)
+class FeatureExtractor:
+    """Features of images.
+
+    Attributes:
+        name: of the extractor.
+        digest: sha256 of the file that it is from, or its name where there is none.
+        network: uint8, (n, 1 or 3, height, width), to floats, (n, k); in evaluation mode while it is used.
+        device: that it runs on.
+    """
+
+    name: str
+    digest: str
+    network: Callable[[Tensor], Tensor]
+    device: torch.device | str = "cpu"
+
+    @property
+    def frechet_name(self) -> str:
+        """What a Frechet distance of these features is called."""
+        return "FID" if self.name == "Inception" else f"FD-{self.name}"
+
+    @property
+    def kernel_name(self) -> str:
+        """What a kernel distance of these features is called."""
+        return "KID" if self.name == "Inception" else f"KD-{self.name}"
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Features, (n, k), on the extractor's device, of uint8 images (n, 1 or 3, height, width) of any device.
+
+        Raises:
+            TypeError, ValueError: other images; features of another shape or that are not finite.
+        """
+        features = _run(self.name, self.network, check_pixels("images", images).to(self.device))
+        if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != len(images):
+            shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+            raise ValueError(
+                f"{self.name} must give features ({len(images)}, k) of {len(images)} images; it gave {shape}"
+            )
+        if not bool(features.isfinite().all()):
+            raise ValueError(f"{self.name} gave features that are not finite")
+        return features
+
+
+@dataclass(frozen=True)
+class PerceptualDistance:
+    """A distance of two images.
+
+    Attributes:
+        name: what it is called.
+        digest: sha256 of the file that it is from, or of its weights.
+        network: (a, b) in [-1, 1], (n, 1 or 3, height, width) each, to n distances; in evaluation mode meanwhile.
+        device: that it runs on.
+    """
+
+    name: str
+    digest: str
+    network: Callable[[Tensor, Tensor], Tensor]
+    device: torch.device | str = "cpu"
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, others: Tensor) -> Tensor:
+        """Distances, (n,), of uint8 images of one shape, (n, 1 or 3, height, width).
+
+        Raises:
+            TypeError, ValueError: other images; distances of another shape or that are not finite.
+        """
+        if check_pixels("images", images).shape != check_pixels("others", others).shape:
+            raise ValueError(f"others must be as images, {tuple(images.shape)}; they are {tuple(others.shape)}")
+        floats = [to_floats(pixels.to(self.device)) for pixels in (images, others)]
+        distances = _run(self.name, self.network, *floats)
+        if distances.numel() != len(images) or not bool(distances.isfinite().all()):
+            raise ValueError(f"{self.name} must give {len(images)} finite distances; it gave {tuple(distances.shape)}")
+        return distances.reshape(-1)
+
+
+def load_extractor(source: str | Path, device: torch.device | str = "cpu") -> FeatureExtractor:
+    """An extractor by its name or file.
+
+    Args:
+        source: "inception" for the 2048 features of FID (torchmetrics with torch-fidelity, whose weights must be there:
+            nothing is downloaded); "pixels" for the pixels themselves, in [-1, 1]; else a TorchScript file that maps
+            uint8 (n, 1 or 3, height, width) to (n, k).
+        device: to run it on.
+
+    Raises:
+        ModuleNotFoundError, FileNotFoundError: what is missing, and where to get it.
+        ValueError: not a TorchScript file; weights that are not those that were published, by their sha256.
+    """
+    if source == "pixels":
+        return FeatureExtractor("pixels", "pixels", lambda images: to_floats(images).flatten(1), device)
+    if source == "inception":
+        _package("torch_fidelity", "inception")
+        weights = _installed_weights(INCEPTION_WEIGHTS, "inception")
+        fid = importlib.import_module("torchmetrics.image.fid")
+        network = fid.NoTrainInceptionV3("inception-v3-compat", ["2048"], _repacked(weights)).to(device)
+
+        def features(images: Tensor) -> Tensor:
+            return network(images.expand(-1, 3, -1, -1))
+
+        return FeatureExtractor("Inception", file_digest(weights), features, device)
+    path = _torchscript_file(source, "extractor must be 'inception', 'pixels'")
+    return FeatureExtractor(path.stem, file_digest(path), _load_torchscript(path, device), device)
+
+
+def load_perceptual(source: str | Path, device: torch.device | str = "cpu") -> PerceptualDistance:
+    """A perceptual distance by its name or file.
+
+    Args:
+        source: "lpips" for LPIPS with AlexNet (the package lpips, whose weights must be there: nothing is downloaded),
+            else a TorchScript file that maps (a, b) in [-1, 1], (n, 1 or 3, height, width), to (n,).
+        device: to run it on.
+
+    Raises:
+        ModuleNotFoundError, FileNotFoundError, ValueError: as `load_extractor`.
+    """
+    if source == "lpips":
+        lpips = _package("lpips", "lpips")
+        weights = _installed_weights(ALEXNET_WEIGHTS, "lpips")
+        network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)  # its own linear layers, and no AlexNet yet
+        _fill_backbone(network.net, weights)
+        network = network.eval().to(device)
+
+        def distance(a: Tensor, b: Tensor) -> Tensor:
+            return network(a.expand(-1, 3, -1, -1), b.expand(-1, 3, -1, -1))
+
+        return PerceptualDistance("LPIPS", file_digest(weights), distance, device)
+    path = _torchscript_file(source, "perceptual distance must be 'lpips'")
+    return PerceptualDistance(f"perceptual ({path.stem})", file_digest(path), _load_torchscript(path, device), device)
+
+
+def feature_batches(extractor: FeatureExtractor, images: Tensor, batch: int = 256) -> Iterator[tuple[int, Tensor]]:
+    """Features of uint8 images, (n, 1 or 3, height, width), `batch` images at a time, on the extractor's device.
+
+    Each comes with the number of its batch. Processes share the batches.
+
+    Raises:
+        TypeError, ValueError: see `FeatureExtractor`.
+        RuntimeError: out of memory.
+    """
+    check_integer("batch", batch, 1)
+    parts = check_pixels("images", images).split(batch)
+    hidden = None if processes.number() == 0 else True  # None: shown on a terminal
+    own = processes.mine(len(parts))
+    for k in tqdm(own, desc=f"features {extractor.name}", unit="batch", leave=False, disable=hidden):
+        yield k, extractor(parts[k])
+
+
+@torch.no_grad()
+def extract(extractor: FeatureExtractor, images: Tensor, batch: int = 256) -> Tensor:
+    """Features of uint8 images, (n, k), on the CPU, from `batch` images at a time.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: see `feature_batches`.
+    """
+    check_integer("batch", batch, 1)
+    return torch.cat([extractor(part).cpu() for part in check_pixels("images", images).split(batch)])
+
+
+def _run(name: str, network: Callable[..., Tensor], *images: Tensor) -> Tensor:
+    try:
+        with evaluating(network):
+            return network(*images)
+    except torch.cuda.OutOfMemoryError:
+        batch = len(images[0])
+        raise RuntimeError(f"{name} ran out of memory at batch {batch}; choose a smaller batch") from None
+    except RuntimeError as error:
+        shape, reason = tuple(images[0].shape), str(error).strip().rpartition("\n")[2]
+        raise ValueError(f"{name} cannot take images of shape {shape}: {reason}") from error
+
+
+def _torchscript_file(source: str | Path, names: str) -> Path:
+    if not Path(source).is_file():
+        raise FileNotFoundError(f"{names} or a TorchScript file; {source} does not exist")
+    return Path(source)
+
+
+def _load_torchscript(path: Path, device: torch.device | str) -> Callable[..., Tensor]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.jit.load` is deprecated", DeprecationWarning)
+        try:
+            return torch.jit.load(path, map_location=device).eval()
+        except RuntimeError as error:
+            reason = str(error).partition(". ")[0]
+            raise ValueError(
+                f"{path} is not a TorchScript file ({reason}); pickles are not loaded: write it with "
+                "torch.jit.script(module).save(path)"
+            ) from None
+
+
+def _package(module: str, source: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        missing = (error.name or module).partition(".")[0]  # it, or what it needs itself, such as torchvision
+        package = missing.replace("_", "-")
+        raise ModuleNotFoundError(
+            f"{source!r} needs the package {package}, which is not installed: pip install {package}, or give a "
+            "TorchScript file"
+        ) from None
+
+
+def _installed_weights(name: str, source: str) -> Path:
+    """The file of that name where torch keeps weights; its name ends in the first digits of its sha256.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or another one of its name.
+    """
+    path = Path(torch.hub.get_dir()) / "checkpoints" / name
+    if not path.is_file():
+        raise FileNotFoundError(f"{source!r} needs the weights {path}, which are not there; nothing is downloaded")
+    wanted, found = path.stem.rpartition("-")[2], file_digest(path)
+    if not found.startswith(wanted):
+        raise FileError(f"{path} is not the file that {source!r} needs: its sha256 is {found[:16]}..., not {wanted}...")
+    return path
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    """Those of a file that `torch.save` wrote, read without running anything that a pickle may ask for."""
+    with reading(path):
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+            raise TypeError("it must hold a dictionary of tensors")
+    return state
+
+
+def _repacked(path: Path) -> BytesIO:
+    """A file in memory of the same tensors and nothing else, for a package that would unpickle all that is in it."""
+    file = BytesIO()
+    torch.save(_tensors(path), file)
+    file.seek(0)
+    return file
+
+
+def _fill_backbone(network: nn.Module, path: Path) -> None:
+    """Load the convolutions of torchvision's AlexNet into the slices, of the same numbers, that lpips makes of it."""
+    tensors = {name.removeprefix("features."): value for name, value in _tensors(path).items()}
+    state = network.state_dict()
+    with reading(path):
+        network.load_state_dict({name: tensors[name.partition(".")[2]] for name in state})

@@ -1,0 +1,218 @@
+"""How good samples are: distances of their features to those of data, and of images to the teacher's of the same seeds.
+
+All of them see images of 256 levels, as files have, and every number carries what it depends on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sdesig._checks import check_integer
+from sdesig._random import generator_for
+from sdesig.evaluation.features import FeatureExtractor, PerceptualDistance
+from sdesig.evaluation.frechet import Estimate, extrapolated_distance, fewest_for_extrapolation, frechet_distance
+from sdesig.evaluation.reference_statistics import ReferenceStatistics
+
+_ROWS = 1024
+"""Rows of a matrix of distances that are in memory at once."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A reported number; `dataclasses.asdict` makes it JSON-serializable.
+
+    Attributes:
+        metric: its name.
+        value: the number.
+        standard_error: over the samples; None where there is none that is honest.
+        n: samples.
+        seeds: the first and the last.
+        ema: whether the sampled network was a moving average; None if unknown.
+        extractor, extractor_digest: what images were compared by, and its sha256.
+        reference_digest: sha256 of the pixels that they were compared with.
+        quantization: of the samples.
+    """
+
+    metric: str
+    value: float
+    standard_error: float | None
+    n: int
+    seeds: tuple[int, int]
+    ema: bool | None
+    extractor: str
+    extractor_digest: str
+    reference_digest: str
+    quantization: str = "uint8"
+
+
+def measure_samples(
+    features: Tensor,
+    extractor: FeatureExtractor,
+    reference: ReferenceStatistics,
+    *,
+    seeds: tuple[int, int],
+    ema: bool | None,
+) -> list[Measured]:
+    """Frechet distance, its limit for infinitely many samples where n suffices, kernel distance, precision and recall.
+
+    The Frechet distance itself is biased by its n: compare it at equal n. Precision and recall are of as many features
+    of both as there are, and depend on n, too.
+
+    Args:
+        features: of the samples, (n, k), by `extract`.
+        extractor: what made them.
+        reference: of the data, by the same extractor.
+        seeds: the first and the last of the samples.
+        ema: whether the sampled network was a moving average.
+
+    Raises:
+        ValueError: a reference by another extractor, too few features.
+    """
+    if reference.extractor_digest != extractor.digest:
+        raise ValueError(f"reference must be by the extractor {extractor.name} of the features; it is by another one")
+    n, fewer = len(features), min(len(features), len(reference.features))
+    frechet = extractor.frechet_name
+    numbers: list[tuple[str, float, float | None, int]] = [
+        (frechet, *frechet_distance(features, reference.statistics)),
+    ]
+    if n >= fewest_for_extrapolation(features.shape[1]):
+        limit = extrapolated_distance(features, reference.statistics)
+        numbers.append((f"{frechet}, n to infinity", limit.value, limit.standard_error, n))
+    numbers.append((extractor.kernel_name, *kernel_distance(features, reference.features)))
+    precision, recall = precision_recall(features[:fewer], reference.features[:fewer])
+    numbers.append((f"precision ({extractor.name})", precision, None, fewer))
+    numbers.append((f"recall ({extractor.name})", recall, None, fewer))
+    return [
+        Measured(*number, seeds, ema, extractor.name, extractor.digest, reference.images_digest) for number in numbers
+    ]
+
+
+def measure_pairs(
+    values: Tensor,
+    distance: PerceptualDistance,
+    *,
+    reference_digest: str,
+    seeds: tuple[int, int],
+    ema: bool | None,
+) -> Measured:
+    """Mean perceptual distance of a student's images to the teacher's of the same seeds.
+
+    Args:
+        values: the distances of all pairs, (n >= 2,), by `pair_distances`.
+        distance: what made them.
+        reference_digest: of the teacher's images.
+        seeds: the first and the last of both.
+        ema: whether the student is a moving average.
+
+    Raises:
+        ValueError: too few values.
+    """
+    if values.ndim != 1 or len(values) < 2:
+        raise ValueError(f"values must have shape (n >= 2,); got {tuple(values.shape)}")
+    estimate = _mean(values, len(values))
+    return Measured(distance.name, *estimate, seeds, ema, distance.name, distance.digest, reference_digest)
+
+
+def pair_distances(distance: PerceptualDistance, images: Tensor, others: Tensor, *, batch: int = 64) -> Tensor:
+    """The distances of all pairs, (n,), float64 on the CPU, from `batch` of them at a time.
+
+    Raises:
+        TypeError, ValueError: other images, see `PerceptualDistance`.
+    """
+    check_integer("batch", batch, 1)
+    if len(images) != len(others):
+        raise ValueError(f"images and others must be of the same seeds; got {len(images)} and {len(others)}")
+    pairs = zip(images.split(batch), others.split(batch), strict=True)
+    return torch.cat([distance(*pair).double().cpu() for pair in pairs])
+
+
+def kernel_distance(features: Tensor, others: Tensor, *, parts: int = 10, seed: int = 0) -> Estimate:
+    """The kernel (inception) distance: `polynomial_mmd`, the mean over disjoint random parts of both.
+
+    Unbiased at any number of samples, with a standard error from the parts, which are independent of each other. Usual
+    are 100 random subsets of 1000 samples (Binkowski et al. 2018); they have the same mean, but overlap.
+
+    Args:
+        features: (n, k).
+        others: (m, k).
+        parts: how many, >= 2.
+        seed: of the division into parts.
+
+    Raises:
+        ValueError: another shape, less than 2 features in a part.
+    """
+    check_integer("parts", parts, 2)
+    for name, values in (("features", features), ("others", others)):
+        if values.ndim != 2 or len(values) < 2 * parts or values.shape[1] != features.shape[1]:
+            wanted = f"(n >= {2 * parts}, {features.shape[-1]})"
+            raise ValueError(f"{name} must have shape {wanted} for {parts} parts; got {tuple(values.shape)}")
+    generator = generator_for("parts of features", seed)
+    one, other = (
+        values[torch.randperm(len(values), generator=generator).to(values.device)].tensor_split(parts)
+        for values in (features, others)
+    )
+    distances = torch.tensor([polynomial_mmd(a, b) for a, b in zip(one, other, strict=True)], dtype=torch.float64)
+    return _mean(distances, len(features))
+
+
+def polynomial_mmd(features: Tensor, others: Tensor) -> float:
+    """The unbiased estimate of the squared maximum mean discrepancy with the kernel (x . y/k + 1)^3.
+
+    Gretton et al. 2012, eq. 3; the kernel of Binkowski et al. 2018 (arXiv 1801.01401, section 4).
+
+    Args:
+        features: (n >= 2, k).
+        others: (m >= 2, k).
+    """
+
+    def kernel(x: Tensor, y: Tensor) -> Tensor:
+        return (x @ y.T / x.shape[1] + 1) ** 3
+
+    def within(x: Tensor) -> Tensor:
+        matrix = kernel(x, x)
+        return (matrix.sum() - matrix.trace()) / (len(x) * (len(x) - 1))
+
+    x, y = features.double(), others.double()
+    return (within(x) + within(y) - 2 * kernel(x, y).mean()).item()
+
+
+def precision_recall(features: Tensor, others: Tensor, *, neighbours: int = 3) -> tuple[float, float]:
+    """Which part of the features lies in the manifold of the others, and which of the others in that of the features.
+
+    The manifold of points is the union of the balls around them that reach to the k-th nearest other one
+    (Kynkaanniemi et al. 2019, arXiv 1904.06991, eqs. 1-3).
+
+    Args:
+        features: of samples, (n, k).
+        others: of data, as many: both numbers depend on n.
+        neighbours: k.
+
+    Raises:
+        ValueError: different shapes, less than `neighbours` + 1 features.
+    """
+    check_integer("neighbours", neighbours, 1)
+    if features.shape != others.shape or features.ndim != 2 or len(features) <= neighbours:
+        shapes = f"{tuple(features.shape)} and {tuple(others.shape)}"
+        raise ValueError(f"features and others must both have shape (n > {neighbours}, k); got {shapes}")
+    one, other = features.double(), others.double().to(features.device)
+    return _covered(one, other, neighbours), _covered(other, one, neighbours)
+
+
+def _covered(points: Tensor, centres: Tensor, neighbours: int) -> float:
+    """The part of points in the manifold of the centres."""
+    # the nearest to a centre is itself
+    radii = torch.cat([rows.kthvalue(neighbours + 1, 1).values for rows in _distances(centres, centres)])
+    return torch.cat([(rows <= radii).any(1) for rows in _distances(points, centres)]).double().mean().item()
+
+
+def _distances(points: Tensor, others: Tensor) -> Iterator[Tensor]:
+    for rows in points.split(_ROWS):
+        yield torch.cdist(rows, others)
+
+
+def _mean(values: Tensor, n: int) -> Estimate:
+    return Estimate(values.mean().item(), values.std().item() / len(values) ** 0.5, n)

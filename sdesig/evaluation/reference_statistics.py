@@ -1,0 +1,104 @@
+"""Features of data that samples are compared with: their statistics, and some of them, kept for the next time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sdesig import _processes as processes
+from sdesig._caching import Record, cached
+from sdesig._checks import check_integer
+from sdesig._files import file_digest, read_tensors, write_tensors
+from sdesig._random import generator_for
+from sdesig.evaluation.features import FeatureExtractor, feature_batches
+from sdesig.evaluation.frechet import FeatureStatistics, FeatureSums
+from sdesig.evaluation.pixels import ImageSet
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceStatistics:
+    """Features of images.
+
+    Attributes:
+        statistics: of all of them.
+        features: (m, k) of some of them, at random and in random order, for kernel distances, precision and recall.
+        images_digest, extractor_digest: what they are of.
+    """
+
+    statistics: FeatureStatistics
+    features: Tensor
+    images_digest: str
+    extractor_digest: str
+
+
+def reference_statistics(
+    images: ImageSet,
+    extractor: FeatureExtractor,
+    *,
+    kept: int = 10_000,
+    batch: int = 256,
+    cache: str | Path | None = None,
+) -> ReferenceStatistics:
+    """Statistics of the features of all images, from the cache where they are in it.
+
+    Args:
+        images: n >= 2.
+        extractor: see `load_extractor`.
+        kept: how many features to keep, at most n.
+        batch: images at a time.
+        cache: a folder. What is there is found by the digests of images and extractor and by `kept`; what is damaged is
+            made again, with a warning.
+
+    Raises:
+        TypeError, ValueError: too few images, features that are not such.
+        OSError: the disk of the cache is full; what was complete in it stays valid.
+    """
+    check_integer("kept", kept, 2)
+    make = partial(_extract, images, extractor, min(kept, len(images)), batch)
+    if cache is None:
+        return make()
+    key = {"images": images.digest, "extractor": extractor.digest, "kept": min(kept, len(images))}
+    write, read = partial(_write, images, extractor), partial(_read, images, extractor)
+    return cached(cache, "reference", key, make=make, write=write, read=read)
+
+
+def _extract(images: ImageSet, extractor: FeatureExtractor, kept: int, batch: int) -> ReferenceStatistics:
+    places = torch.full((len(images),), -1)
+    places[torch.randperm(len(images), generator=generator_for("features to keep"))[:kept]] = torch.arange(kept)
+    rows = places.split(batch)
+    own: FeatureSums | None = None
+    chosen: dict[int, Tensor] = {}
+    for k, features in feature_batches(extractor, images.pixels, batch):
+        own = own or FeatureSums(features.shape[1])
+        own.update(features)
+        chosen[k] = features.cpu()[rows[k] >= 0]
+    kept_features = torch.cat(processes.gathered(chosen, len(rows)))
+    order = torch.cat(rows)
+    sums = FeatureSums(kept_features.shape[1])
+    of_mine = {} if own is None else {processes.number(): own}
+    for of_one in processes.gathered(of_mine, min(processes.count(), len(rows))):
+        sums.merge(of_one)
+    in_order = torch.empty_like(kept_features)
+    in_order[order[order >= 0]] = kept_features
+    return ReferenceStatistics(sums.statistics(), in_order, images.digest, extractor.digest)
+
+
+def _write(images: ImageSet, extractor: FeatureExtractor, stem: Path, reference: ReferenceStatistics) -> Record:
+    file, statistics = stem.with_suffix(".safetensors"), reference.statistics
+    tensors = {"mean": statistics.mean, "covariance": statistics.covariance, "features": reference.features}
+    write_tensors(file, tensors)
+    names = {"source": images.source, "extractor": extractor.name}
+    return {**names, "n": statistics.n, "sha256": file_digest(file)}
+
+
+def _read(images: ImageSet, extractor: FeatureExtractor, stem: Path, record: Record) -> ReferenceStatistics:
+    file = stem.with_suffix(".safetensors")
+    if file_digest(file) != record["sha256"]:
+        raise ValueError(f"{file.name} does not have the sha256 that it was written with")
+    tensors = read_tensors(file)
+    statistics = FeatureStatistics(tensors["mean"], tensors["covariance"], record["n"])
+    return ReferenceStatistics(statistics, tensors["features"], images.digest, extractor.digest)

@@ -1,0 +1,38 @@
+"""Sampling of diffusion models without training, in canonical variables: reverse schemes, step grids, teacher paths."""
+
+from sdesig.sampling.canonical import CanonicalDenoiser, drift_clock, from_canonical, noise_clock, to_canonical
+from sdesig.sampling.canonical_sde import CanonicalSDE
+from sdesig.sampling.choose_grid import choose_grid
+from sdesig.sampling.dpm_solver import DPMSolver1, DPMSolver2M
+from sdesig.sampling.gaussian_reference import GaussianReference
+from sdesig.sampling.information_floor import Floor, information_floor
+from sdesig.sampling.path_average import PathAverage
+from sdesig.sampling.snr_clock import SNRClock
+from sdesig.sampling.snr_denoiser import SNRDenoiser
+from sdesig.sampling.step_grid import StepGrid
+from sdesig.sampling.teacher_paths import TeacherOptions, TeacherPaths, draw_paths
+from sdesig.solvers.registry import SCHEMES
+
+__all__ = [
+    "CanonicalDenoiser",
+    "CanonicalSDE",
+    "DPMSolver1",
+    "DPMSolver2M",
+    "Floor",
+    "GaussianReference",
+    "PathAverage",
+    "SNRClock",
+    "SNRDenoiser",
+    "StepGrid",
+    "TeacherOptions",
+    "TeacherPaths",
+    "choose_grid",
+    "draw_paths",
+    "drift_clock",
+    "from_canonical",
+    "information_floor",
+    "noise_clock",
+    "to_canonical",
+]
+
+SCHEMES.update(dpm_solver_1=DPMSolver1, dpm_solver_2m=DPMSolver2M, path_average=PathAverage)

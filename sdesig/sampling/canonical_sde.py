@@ -1,0 +1,105 @@
+"""The canonical reverse SDE as an SDE whose time is the SNR, for one denoiser and one Gaussian reference."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sdesig._checks import check_floating, check_real, check_step
+from sdesig.sampling.canonical import drift_clock, drift_power, noise_clock
+from sdesig.sampling.gaussian_reference import GaussianReference
+from sdesig.sampling.snr_clock import SNRClock
+from sdesig.sampling.snr_denoiser import SNRDenoiser, check_snr_denoiser
+from sdesig.sde.base import SDE
+from sdesig.sde.diffusions import per_sample
+
+
+class CanonicalSDE(SDE):
+    """du = Q db + dM in the time tau, the SNR: the reverse diffusion that samples what the denoiser knows.
+
+    b = v^((1 + eta^2)/2) is the drift clock and <M> = v^(eta^2) the noise clock, v = tau/(1 + c tau), and Q comes from
+    the denoiser; see `sdesig.sampling.canonical` and `sdesig.sampling.gaussian_reference`. The states are u,
+    (batch, *event), in the coordinates of the reference's basis. Without a reference u is y itself, and at eta = 1 then
+    dy = D dtau + dB.
+
+    The schemes for reverse diffusions (`sdesig.sampling.reverse`) run on a path of M, which has this SDE's `clock`. All
+    others see an SDE like any other, f = Q db/dtau and g = sqrt(d<M>/dtau), driven by an ordinary Brownian motion in
+    tau; for eta = 1 and c = 0 both are the same.
+
+    Args:
+        denoiser: D(y, tau) = E[x_0 | y]: `CanonicalDenoiser(D, diffusion, eta)` for a D(x, t), `SNRDenoiser(f, eta)`
+            for a function f(y, tau), or for eta = 1 `SNRDenoiser(mixture.denoise_y)`.
+        reference: N(mu, c); default N(0, 0), which changes nothing.
+        eta: stochasticity >= 0 of the y that the denoiser takes; 0 is the probability flow.
+
+    Raises:
+        TypeError, ValueError: a denoiser that is not one of these or is for another eta, a reference of another type,
+            a negative eta.
+    """
+
+    reference: GaussianReference
+    checked = True
+
+    def __init__(self, denoiser: SNRDenoiser, *, reference: GaussianReference | None = None, eta: float = 1.0) -> None:
+        super().__init__("diagonal", "ito", dim=None, noise_structure="additive")
+        if reference is not None and not isinstance(reference, GaussianReference):
+            raise TypeError(f"reference must be a GaussianReference or None; got {reference!r}")
+        self.eta = check_real("eta", eta, minimum=0.0)
+        self.denoiser = check_snr_denoiser("denoiser", denoiser, self.eta)
+        self.reference = GaussianReference(0.0, 0.0) if reference is None else reference
+        self._drift_clock = SNRClock(self._variance, drift_power(eta))
+
+    @property
+    def clock(self) -> SNRClock:
+        """The clock of a path of M.
+
+        Raises:
+            ValueError: eta = 0, where there is no M; any path will do for the probability flow.
+        """
+        if self.eta == 0:
+            raise ValueError("eta must be > 0 for a noise clock; any path will do for the probability flow, eta = 0")
+        return SNRClock(self._variance, self.eta**2)
+
+    def drift(self, u: Tensor, snr: Tensor) -> Tensor:
+        """Q at (u, tau), one evaluation of the denoiser: (batch, *event)."""
+        y = self.reference.from_reference(u, snr, self.eta)
+        return self.reference.drift(self.denoiser(y, snr).to(y), y, snr, self.eta)
+
+    def drift_length(self, start: Tensor, end: Tensor) -> Tensor:
+        """b(end) - b(start), for zero-dimensional float64 SNRs: float64, the shape of the reference's variance."""
+        return torch.as_tensor(self._drift_clock.length(start, end))
+
+    def f(self, t: Tensor | float, y: Tensor) -> Tensor:
+        """Q db/dtau, with t = tau and y = u."""
+        snr = torch.as_tensor(t)
+        return self.drift(y, snr) * self._rate(snr, drift_power(self.eta)).to(y)
+
+    def g(self, t: Tensor | float, y: Tensor) -> Tensor:
+        """sqrt(d<M>/dtau) in every coordinate."""
+        if self.eta == 0:
+            return torch.zeros_like(y)
+        return self._rate(torch.as_tensor(t), self.eta**2).sqrt().to(y).expand_as(y)
+
+    def start(self, noise: Tensor, snr: Tensor | float) -> Tensor:
+        """u at the first SNR, N(0, <M>), from N(0, I): its law if the data are the reference, else up to O(tau)."""
+        tau = per_sample(check_step("snr", snr), check_floating("noise", noise))
+        return noise_clock(tau / (1 + self.reference.variance * tau), self.eta).sqrt() * noise
+
+    def noisy_data(self, u: Tensor, snr: Tensor | float) -> Tensor:
+        """y/a = x/alpha, in law x_0 + N(0, I/tau): what is left of the SDE is this little noise."""
+        return self.reference.from_reference(u, snr, self.eta) / drift_clock(snr, self.eta).to(u)
+
+    def denoised(self, u: Tensor, snr: Tensor | float) -> Tensor:
+        """D = E[x_0 | u] at an SNR: one evaluation of the denoiser."""
+        tau = torch.as_tensor(snr, dtype=torch.float64)
+        return self.denoiser(self.reference.from_reference(u, tau, self.eta), tau)
+
+    @property
+    def _variance(self) -> float | Tensor:
+        c = self.reference.variance
+        return c.item() if c.ndim == 0 else c
+
+    def _rate(self, snr: Tensor, power: float) -> Tensor:
+        """d(v^power)/dtau."""
+        v = self.reference.clock(snr)
+        return power * v ** (power - 1) * (v / snr) ** 2

@@ -1,0 +1,153 @@
+"""Where to put the coarse steps: the grid that spreads a scheme's error evenly."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sdesig._checks import check_integer, check_real
+from sdesig._files import read_tensors, write_tensors
+from sdesig._interrupts import keeping
+from sdesig._random import generator_for
+from sdesig._records import without_names
+from sdesig.sampling.canonical_sde import CanonicalSDE
+from sdesig.sampling.reference_files import reference_digest
+from sdesig.sampling.step_grid import StepGrid
+from sdesig.sampling.teacher_paths import draw_signature, snr_times, teacher_scheme, teacher_states
+from sdesig.signature.partial_signature import PartialSignature, join_steps
+
+LOCAL_ORDER = 2.0
+"""The path-average scheme's root mean square error of one step is of this order in its length."""
+
+NEGLIGIBLE = 1e-5
+"""Relative errors that are no reason to prefer one place to another: where all are below, the grid is even."""
+
+FOR_IMAGES = 0.8
+"""`least` for images. By their pathwise error alone, the last steps would be long: little moves then. But what moves is
+the grain of flat parts, which a mean square hardly sees and a Frechet distance does."""
+
+
+@torch.no_grad()
+def choose_grid(
+    sde: CanonicalSDE,
+    *,
+    event: Sequence[int],
+    snr: tuple[float, float],
+    cells: int = 8,
+    fine_per_cell: int = 16,
+    paths: int = 2048,
+    least: float = 0.05,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    progress: Callable[[int], None] | None = None,
+    kept: str | Path | None = None,
+    recorded: Mapping[str, Any] | None = None,
+) -> StepGrid:
+    """A grid from measured errors of the path-average scheme, in proportion to what they do to the sample.
+
+    The range is cut into cells even in log-SNR. Every path is solved on a fine grid, and once more for every cell with
+    a single step over that cell: the root mean square r of the difference at the end is the cell's share. With
+    r = kappa length^2, the sum of the mean squares kappa^2 length^4 of N steps is least where kappa^2 length^3 is the
+    same for all: the density of steps is proportional to r^(2/3).
+
+    Args:
+        sde: with the denoiser; its reference sets the scheme's variables.
+        event: shape of a sample.
+        snr: first and last SNR.
+        cells: in which errors are measured: about as many as the steps that the grid is for.
+        fine_per_cell: fine steps per cell.
+        paths: over which errors are averaged; they are heavy-tailed.
+        least: the density is nowhere less than this share of its mean, in (0, 1]; for images, `FOR_IMAGES`.
+        seed: of everything random.
+        progress: called with the number of cells done.
+        kept: safetensors file in which every cell is kept once it is measured. A choice that was stopped goes on from
+            there; that of another choice is overwritten.
+        recorded: what makes it another choice beside the arguments and the reference: which teacher it is, by a hash
+            of its weights for example. JSON-serializable; needed with `kept`.
+
+    Raises:
+        TypeError, ValueError: arguments out of range, `kept` without `recorded`, a file that is not a complete
+            safetensors file.
+        KeyboardInterrupt: Ctrl-C; its text says what is kept.
+    """
+    check_integer("cells", cells, 2)
+    check_integer("fine_per_cell", fine_per_cell, 2)
+    check_integer("paths", paths, 2)
+    if not 0.0 < check_real("least", least) <= 1.0:
+        raise ValueError(f"least must be in (0, 1]; got {least}")
+    if kept is not None and not recorded:
+        raise ValueError(f"recorded must say which teacher it is, as the cells are kept; got {recorded!r}")
+    times = snr_times(snr, StepGrid(), cells * fine_per_cell)
+    generator = generator_for("grid", check_integer("seed", seed, 0), device=device)
+    shape, scheme = (paths, *event), teacher_scheme("path_average", sde)
+    start = sde.start(torch.randn(shape, generator=generator, device=device), times[0])
+    measured = _Measured(
+        None if kept is None else Path(kept),
+        {
+            **(recorded or {}),
+            "reference": reference_digest(sde.reference),
+            "numbers": [sde.eta, cells, fine_per_cell, paths, seed, *snr, *event],
+            "noise": [start.device.type, str(start.dtype)],  # a seed gives other paths elsewhere
+        },
+    )
+    fine = draw_signature(sde, times, shape, 2, generator, start.dtype)
+    with nullcontext() if kept is None else keeping(f"the cells that were measured for the grid are kept in {kept}"):
+        if measured.truth is None:
+            measured.truth = sde.noisy_data(
+                teacher_states(scheme, sde, start, times, fine, save="last"), times[-1]
+            ).cpu()
+        truth = measured.truth.to(start)
+        rounding = NEGLIGIBLE * truth.square().mean().sqrt().item()
+        for k in range(len(measured.shares), cells):
+            first, last = k * fine_per_cell, (k + 1) * fine_per_cell
+            left = [*range(first + 1), *range(last, len(times))]
+            single = join_steps(fine, (first, last))
+            steps = PartialSignature(
+                torch.cat([fine.h[:first], single.h, fine.h[last:]]),
+                torch.cat([fine.coefficients[:, :first], single.coefficients, fine.coefficients[:, last:]], 1),
+            )
+            end = sde.noisy_data(teacher_states(scheme, sde, start, times[left], steps, save="last"), times[-1])
+            measured.add(max(rounding, (end - truth).square().mean().sqrt().item()))
+            if progress is not None:
+                progress(k + 1)
+    density = np.asarray(measured.shares) ** (2 / (2 * LOCAL_ORDER - 1))
+    smooth = np.convolve(np.pad(density, 1, mode="edge"), [0.25, 0.5, 0.25], mode="valid")
+    return StepGrid.from_density(np.maximum(smooth, least * smooth.mean()), knots=max(64, 2 * cells))
+
+
+class _Measured:
+    """What was measured of a choice, in a file if there is one.
+
+    Args:
+        file: which.
+        description: of the choice, JSON-serializable.
+
+    Attributes:
+        truth: ends of the paths on the fine grid, on the CPU; None if they are not known.
+        shares: of the cells that are done.
+    """
+
+    def __init__(self, file: Path | None, description: Mapping[str, Any]) -> None:
+        self.truth: Tensor | None = None
+        self.shares: list[float] = []
+        self._file = file
+        text = json.dumps(without_names(description), sort_keys=True).encode()
+        self._key = torch.tensor(list(hashlib.sha256(text).digest()), dtype=torch.uint8)
+        found = {} if file is None or not file.exists() else read_tensors(file)
+        if found.keys() == {"key", "shares", "truth"} and torch.equal(found["key"], self._key):
+            self.truth, self.shares = found["truth"], found["shares"].tolist()
+
+    def add(self, share: float) -> None:
+        """Keep the share of the next cell."""
+        self.shares.append(share)
+        if self._file is not None and self.truth is not None:
+            shares = torch.tensor(self.shares, dtype=torch.float64)
+            write_tensors(self._file, {"key": self._key, "shares": shares, "truth": self.truth})

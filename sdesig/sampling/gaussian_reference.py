@@ -1,0 +1,252 @@
+"""Gaussian-reference variables of the canonical reverse SDE; `sdesig.sampling.canonical` has the equation itself.
+
+A Gaussian reference N(mu, c) for the data turns dy = D da + dM into the same equation with v = tau/(1 + c tau) for the
+SNR and Q for D. With y and D centred by a mu and mu,
+
+    u = y / (1 + c tau)^((1 + eta^2)/2),    Q = (1 + c tau) D - c tau^((1 - eta^2)/2) y,
+    du = Q db + dM,    b = v^((1 + eta^2)/2),    <M> = v^(eta^2).
+
+Q is the same function of (x, t) for every eta, vanishes when the data are N(mu, c), and is a martingale at eta = 1. In
+an orthonormal basis c may differ between coordinates: each coordinate of u then has its own v.
+
+Range: the maps are products of powers, so their relative error is a few rounding units in any dtype while tau and y
+stay representable (in float32, |log tau| < 80). Digits go in three differences only. v(tau_2) - v(tau_1) when
+c tau >> 1: use `step_length`. 1 - c v there: use `advance`, not `snr`. Q: its rounding error is a few units times
+c tau |D|, which step lengths of order 1/(c tau) make harmless in u.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sdesig._checks import check_choice, check_floating, check_real, check_step
+from sdesig.sampling.canonical import drift_power
+from sdesig.sde.diffusions import per_sample
+
+REFERENCES = ("none", "scalar", "coordinates", "pca", "dct")
+"""Kinds of references that `GaussianReference.fit` knows."""
+
+
+def _cosines(size: int) -> Tensor:
+    """The orthonormal DCT-II as a matrix in float64; column j is the cosine of frequency j."""
+    index = torch.arange(size, dtype=torch.float64)
+    matrix = (math.pi / size * torch.outer(index + 0.5, index)).cos() * math.sqrt(2 / size)
+    matrix[:, 0] = math.sqrt(1 / size)
+    return matrix
+
+
+def _coordinates(name: str, value: float | Tensor, minimum: float) -> Tensor:
+    if not isinstance(value, Tensor):
+        return torch.tensor(check_real(name, value, minimum=minimum), dtype=torch.float64)
+    bad = ~(torch.isfinite(check_floating(name, value)) & (value >= minimum))
+    if bool(bad.any()):
+        raise ValueError(f"{name} must be finite and >= {minimum:g}; it contains {value[bad].flatten()[0].item()}")
+    return value
+
+
+def _made_in(values: Tensor) -> torch.dtype:
+    """The coarsest dtype that has all of some float64 values: what they were rounded to, whatever they are now."""
+    coarse = (torch.bfloat16, torch.float16, torch.float32)
+    return next((dtype for dtype in coarse if bool((values.to(dtype).double() == values).all())), torch.float64)
+
+
+def _orthogonal(name: str, matrix: Tensor) -> Tensor:
+    if check_floating(name, matrix).ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise ValueError(f"{name} must be a square matrix; got shape {tuple(matrix.shape)}")
+    wide = matrix.double()  # no product of lower precision, which a GPU may be allowed
+    defect = (wide.mT @ wide - torch.eye(len(matrix)).to(wide)).abs().max().item()
+    made = _made_in(wide)
+    unit = torch.finfo(made if made == torch.float64 else torch.float32).eps
+    if not defect <= max(100 * len(matrix) * unit, 2 * torch.finfo(made).eps):
+        raise ValueError(f"{name} must be orthogonal; its columns' inner products are off by {defect:.3g}")
+    return matrix
+
+
+class GaussianReference:
+    """N(mean, variance): the Gaussian that the data are compared with. The module's docstring has the formulas.
+
+    y, D and the mean are in the coordinates of the data; u, v, Q and the variance in those of the basis. Tensors given
+    here should have the states' dtype and device. An SNR is one number, on the CPU, which mixes with states of any
+    device, or (batch,) on any; v, which has the axes of the variance, is where the variance is.
+
+    Args:
+        mean: mu, a float or a tensor that broadcasts against an event.
+        variance: c >= 0, likewise. With c = 0, (u, v, Q) are the centred canonical variables (y, tau, D).
+        basis: None for the coordinates of the data, or orthogonal matrices, one for each of an event's last axes; their
+            columns are the basis. A principal-component analysis of vectors is one matrix, a two-dimensional cosine
+            transform of images two, a third before them mixes the channels. A tensor stands for a sequence of one.
+
+    Raises:
+        TypeError, ValueError: unless mean and variance are finite, variance >= 0, and the basis orthogonal, to the
+            rounding of the precision that its numbers were made in: a float32 basis may come as float64.
+    """
+
+    def __init__(
+        self, mean: float | Tensor, variance: float | Tensor, basis: Tensor | Sequence[Tensor] | None = None
+    ) -> None:
+        self.mean = _coordinates("mean", mean, -math.inf)
+        self.variance = _coordinates("variance", variance, 0.0)
+        matrices = (basis,) if isinstance(basis, Tensor) else tuple(basis or ())
+        self.basis = tuple(_orthogonal(f"basis[{i}]", matrix) for i, matrix in enumerate(matrices))
+
+    @classmethod
+    def fit(cls, data: Tensor, kind: str) -> GaussianReference:
+        """The reference of a kind that fits data best, in their dtype: their mean, and by `kind`
+
+        - "none": variance 0;
+        - "scalar": one variance, the mean over the coordinates;
+        - "coordinates": a variance per coordinate;
+        - "pca": principal components, of vectors only;
+        - "dct": a variance per coordinate of the two-dimensional cosine transform, which is the power spectrum, of
+          images (height, width) or (channels, height, width). Channels are decorrelated first: they are turned to the
+          principal components of their covariance, the mean over the pixels.
+
+        Args:
+            data: (n >= 2, *event).
+
+        Raises:
+            TypeError, ValueError: an unknown kind, data of another shape.
+        """
+        check_choice("kind", kind, REFERENCES)
+        if check_floating("data", data).ndim < 2 or len(data) < 2:
+            raise ValueError(f"data must have shape (n >= 2, *event); got {tuple(data.shape)}")
+        values = data.double()
+        mean, variance = values.mean(0).to(data), values.var(0)
+        if kind == "pca":
+            if data.ndim != 2:
+                raise ValueError(f"data must be vectors, (n, dim), for 'pca'; got {tuple(data.shape)}")
+            variances, basis = torch.linalg.eigh(torch.cov(values.T))
+            return cls(mean, variances.clamp(min=0).to(data), basis.to(data))
+        if kind == "dct":
+            if data.ndim not in (3, 4):
+                raise ValueError(
+                    f"data must be images, (n, [channels,] height, width), for 'dct'; got {tuple(data.shape)}"
+                )
+            centred = values - values.mean(0)
+            matrices = [_cosines(size) for size in data.shape[-2:]]
+            if data.ndim == 4:
+                channels = centred.transpose(0, 1).flatten(1)
+                matrices.insert(0, torch.linalg.eigh(channels @ channels.T).eigenvectors)
+            basis = [matrix.to(values) for matrix in matrices]
+            spectrum = cls(0.0, 0.0, basis).to_basis(centred).var(0)
+            return cls(mean, spectrum.to(data), [matrix.to(data) for matrix in basis])
+        if kind == "coordinates":
+            return cls(mean, variance.to(data))
+        return cls(mean, variance.mean().item() if kind == "scalar" else 0.0)
+
+    def with_tensors(self, mean: Tensor, variance: Tensor, basis: Sequence[Tensor]) -> GaussianReference:
+        """The same reference from its own tensors on another device or in another dtype. Nothing is proved again."""
+        moved = copy.copy(self)
+        moved.mean, moved.variance, moved.basis = mean, variance, tuple(basis)
+        return moved
+
+    @functools.cached_property
+    def mean_variance(self) -> float:
+        """The mean of c over the coordinates; read once, for an accelerator is waited for."""
+        return self.variance.double().mean().item()
+
+    def check_event(self, u: Tensor) -> None:
+        """Raise unless mean, variance and basis fit the events of u, (batch, *event): its shape, dtype and device."""
+        event = tuple(u.shape[1:])
+        for name, value in (("mean", self.mean), ("variance", self.variance)):
+            padded = (1,) * (len(event) - value.ndim) + tuple(value.shape)
+            if len(padded) != len(event) or any(m not in (1, n) for m, n in zip(padded, event, strict=True)):
+                raise ValueError(
+                    f"{name} must broadcast against an event of shape {event}; it has {tuple(value.shape)}"
+                )
+        sizes = tuple(len(matrix) for matrix in self.basis)
+        if sizes != event[len(event) - len(sizes) :]:
+            raise ValueError(f"basis must be a matrix for each of the last axes of an event {event}; it has {sizes}")
+        for value in (self.mean, self.variance, *self.basis):
+            if value.ndim and (value.dtype != u.dtype or value.device != u.device):
+                states, found = f"{u.dtype} on {u.device}", f"{value.dtype} on {value.device}"
+                raise TypeError(f"mean, variance and basis must be {states}, like the states; one is {found}")
+
+    def to_basis(self, x: Tensor) -> Tensor:
+        """Coordinates in the basis of x, (batch, *event); the same shape."""
+        return self._rotate(x, self.basis)
+
+    def from_basis(self, coordinates: Tensor) -> Tensor:
+        """Inverse of `to_basis`."""
+        return self._rotate(coordinates, [matrix.mT for matrix in self.basis])
+
+    def clock(self, snr: Tensor | float) -> Tensor:
+        """v = tau/(1 + c tau), shape snr.shape + variance.shape."""
+        tau = self._outer("snr", snr)
+        return tau / (1 + self.variance * tau)
+
+    def step_length(self, start: Tensor | float, end: Tensor | float) -> Tensor:
+        """v(end) - v(start) = (end - start)/((1 + c start)(1 + c end)) for two SNRs of one shape; shape of `clock`."""
+        tau_1, tau_2 = self._outer("start", start), self._outer("end", end)
+        return (tau_2 - tau_1) / (1 + self.variance * tau_1) / (1 + self.variance * tau_2)
+
+    def snr(self, v: Tensor | float) -> Tensor:
+        """tau = v/(1 - c v): inverse of `clock`, for v > 0 of a shape that broadcasts against variance's.
+
+        Raises:
+            ValueError: v at or beyond the clock's bound, 1/c.
+        """
+        return self._advance(torch.zeros((), dtype=torch.float64), check_step("v", v))
+
+    def advance(self, snr: Tensor | float, step: Tensor | float) -> Tensor:
+        """The SNR at which v exceeds v(snr) by step > 0, with G = 1 + c snr:
+
+            (snr + G step) / (1 - c G step).
+
+        `step` broadcasts against the shape of `clock`, which is that of the result.
+
+        Raises:
+            ValueError: if v would reach its bound, 1/c.
+        """
+        return self._advance(self._outer("snr", snr), check_step("step", step))
+
+    def to_reference(self, y: Tensor, snr: Tensor | float, eta: float = 1.0) -> tuple[Tensor, Tensor]:
+        """(u, v) from y, shape (batch, *event), and snr, () or (batch,): u is shaped as y, v as in `clock`."""
+        centred, growth, _ = self._centred(y, snr, eta)
+        return centred / growth ** drift_power(eta), self.clock(snr)
+
+    def from_reference(self, u: Tensor, snr: Tensor | float, eta: float = 1.0) -> Tensor:
+        """y from u and the SNR (v may differ between coordinates, so it is no argument): inverse of `to_reference`."""
+        tau, power = per_sample(check_step("snr", snr), check_floating("u", u)), drift_power(eta)
+        return self.from_basis(u * (1 + self.variance * tau) ** power) + tau**power * self.mean
+
+    def drift(self, denoised: Tensor, y: Tensor, snr: Tensor | float, eta: float = 1.0) -> Tensor:
+        """Q = (1 + c tau)(D - mu) - c tau^((1 - eta^2)/2) (y - a mu), shape (batch, *event), from D and y."""
+        centred, growth, slope = self._centred(y, snr, eta)
+        return growth * self.to_basis(denoised - self.mean) - slope * centred
+
+    def denoised(self, drift: Tensor, y: Tensor, snr: Tensor | float, eta: float = 1.0) -> Tensor:
+        """D from Q and y: inverse of `drift`."""
+        centred, growth, slope = self._centred(y, snr, eta)
+        return self.mean + self.from_basis((drift + slope * centred) / growth)
+
+    def _outer(self, name: str, snr: Tensor | float) -> Tensor:
+        """The SNR with one trailing axis per axis of the variance, and then on its device: see the class."""
+        tau = check_step(name, snr)
+        return (
+            tau.reshape(tau.shape + (1,) * self.variance.ndim).to(self.variance.device) if self.variance.ndim else tau
+        )
+
+    def _centred(self, y: Tensor, snr: Tensor | float, eta: float) -> tuple[Tensor, Tensor, Tensor]:
+        """y - a mu in the basis, 1 + c tau and the slope c tau/a = c tau^((1 - eta^2)/2), shaped to multiply it."""
+        tau = per_sample(check_step("snr", snr), check_floating("y", y))
+        a = tau ** drift_power(eta)
+        return self.to_basis(y - a * self.mean), 1 + self.variance * tau, self.variance * tau / a
+
+    def _rotate(self, x: Tensor, matrices: Sequence[Tensor]) -> Tensor:
+        for axis, matrix in enumerate(matrices, start=x.ndim - len(matrices)):
+            x = torch.tensordot(x, matrix, ([axis], [0])).movedim(-1, axis)
+        return x
+
+    def _advance(self, tau: Tensor, step: Tensor) -> Tensor:
+        growth_step = (1 + self.variance * tau) * step
+        remaining = 1 - self.variance * growth_step
+        if not bool((remaining > 0).all()):
+            raise ValueError(f"v must stay below 1/variance = {(1 / self.variance.max()).item():g}; a step goes beyond")
+        return (tau + growth_step) / remaining

@@ -1,0 +1,158 @@
+"""The information floor: what no method can know that sees only the start and partial signatures on coarse steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from sdesig._checks import check_integer
+from sdesig._random import generator_for
+from sdesig.brownian.path import MOST_DEPTH
+from sdesig.sampling.canonical_sde import CanonicalSDE
+from sdesig.sampling.error_statistics import root_mean_square, root_mean_square_interval
+from sdesig.sampling.step_grid import StepGrid
+from sdesig.sampling.teacher_paths import TeacherOptions, draw_signature, snr_times, teacher_scheme, teacher_states
+from sdesig.signature import legendre
+from sdesig.signature.partial_signature import PartialSignature
+
+_NUMBERS_AT_ONCE = 2**24
+_ORTHONORMAL = 1e-4  # what inner products of functionals may be off by
+
+
+@dataclass(frozen=True)
+class Floor:
+    """sqrt(E |x - E[x | start, partial signatures]|^2 / d), x = y/tau at the end.
+
+    Attributes:
+        rmse: the floor.
+        standard_error: of it.
+        median: of |x - x'|/sqrt(2 d) over the groups, x and x' two paths with the same start and partial signatures:
+            smaller than the floor, as few paths carry much of the mean square.
+        groups: their number.
+        steps, depth: of the coarse grid and the partial signatures.
+        quantiles: of the coarse grid, as in `StepGrid`.
+    """
+
+    rmse: float
+    standard_error: float
+    median: float
+    groups: int
+    steps: int
+    depth: int
+    quantiles: tuple[float, ...] = (0.0, 1.0)
+
+    def is_of(self, depth: int | None, steps: int, grid: StepGrid) -> bool:
+        """Whether it is the floor of generators of this depth, in so many steps of this grid."""
+        return (self.depth, self.steps, tuple(self.quantiles)) == (depth, steps, tuple(grid.quantiles))
+
+    def ratio(self, errors: Tensor) -> tuple[float, float, float]:
+        """Root mean square of errors, (n,), over the floor, with a 95 % interval.
+
+        The errors must be of other paths than the floor. Their interval, `root_mean_square_interval`, is widened by
+        the floor's standard error, both on the scale of logarithms; NaN where too few errors carry the mean square.
+        """
+        rmse, _ = root_mean_square(errors)
+        ratio = rmse / self.rmse
+        low, high = root_mean_square_interval(errors) or (math.nan, math.nan)
+        of_floor = 1.96 * self.standard_error / self.rmse
+        down = math.hypot(math.log(rmse / low), of_floor) if low > 0 else math.nan
+        return ratio, ratio * math.exp(-down), ratio * math.exp(math.hypot(math.log(high / rmse), of_floor))
+
+
+@torch.no_grad()
+def information_floor(
+    sde: CanonicalSDE,
+    *,
+    event: Sequence[int],
+    snr: tuple[float, float],
+    steps: int,
+    depth: int,
+    groups: int = 10_000,
+    teacher: TeacherOptions | None = None,
+    grid: StepGrid | None = None,
+    functionals: Callable[[Tensor, int], Tensor] | None = None,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Floor:
+    """The least pathwise error of any method that sees the start and depth-`depth` signatures of M on `steps` steps.
+
+    In every group two Brownian paths are drawn that agree in these, by the exact conditional law, and the teacher runs
+    along both: E|x - x'|^2 / 2 is the conditional variance. Errors are heavy-tailed: take 10^4 groups.
+
+    Args:
+        sde: with the teacher as denoiser; its reference sets the clock of the Legendre expansion.
+        event: shape of a sample.
+        snr: first and last SNR.
+        steps, grid: the coarse grid; default even in log-SNR.
+        depth: of the partial signatures, >= 1.
+        groups: pairs of paths.
+        teacher: scheme and fine steps; the next multiple of `steps` is taken.
+        functionals: what is known of the path on a step in place of its partial signature. Called with the SNRs of the
+            fine steps in it, (n + 1, steps), and their depth k, it returns `depth` orthonormal combinations of their
+            Legendre coefficients: (n, steps, depth, k).
+        seed: of everything random.
+
+    Raises:
+        TypeError, ValueError: arguments out of range.
+    """
+    check_integer("steps", steps, 1)
+    check_integer("depth", depth, 1, MOST_DEPTH)
+    check_integer("groups", groups, 2)
+    check_integer("seed", seed, 0, 2**63 - 1)
+    teacher, grid = teacher or TeacherOptions(), grid or StepGrid()
+    fine_per_step = math.ceil(teacher.steps / steps)
+    times = snr_times(snr, grid, steps)
+    fine_times = torch.cat(
+        [snr_times((a.item(), b.item()), StepGrid(), fine_per_step)[:-1] for a, b in pairwise(times)] + [times[-1:]]
+    )
+    scheme = teacher_scheme(teacher.scheme, sde)
+    fine_depth = max(2, depth)
+    numbers = len(fine_times) * fine_depth * math.prod(event)
+    rows = max(1, min(groups, _NUMBERS_AT_ONCE // numbers))
+    inner = torch.cat([fine_times[:-1].unflatten(0, (steps, fine_per_step)).T, times[None, 1:]])
+    differences = []
+    for first in range(0, groups, rows):
+        generator = generator_for("floor", seed, first, device=device)
+        shape = (min(rows, groups - first), *event)
+        noise = torch.randn(shape, generator=generator, dtype=dtype, device=device)
+        one = draw_signature(sde, fine_times, shape, fine_depth, generator, dtype)
+        other = draw_signature(sde, fine_times, shape, fine_depth, generator, dtype)
+        if functionals is None:
+            lengths = one.h.unflatten(0, (steps, fine_per_step)).movedim(1, 0)
+            matrix = legendre.parts_to_whole(lengths, fine_depth)[..., :depth, :]
+        else:
+            matrix = functionals(inner, fine_depth)
+            wanted = (fine_per_step, steps, depth, fine_depth)
+            if not isinstance(matrix, Tensor) or tuple(matrix.shape) != wanted:
+                got = tuple(matrix.shape) if isinstance(matrix, Tensor) else repr(matrix)
+                raise ValueError(f"functionals must return shape {wanted}; got {got}")
+            product = torch.einsum("nsik,nsjk->sij", matrix, matrix)
+            if not bool(((product - torch.eye(depth).to(product)).abs() < _ORTHONORMAL).all()):
+                raise ValueError(
+                    "functionals must be orthonormal on every step, summed over its parts and coefficients"
+                )
+        other = _agreeing(other, one, matrix.to(one.coefficients))
+        start = sde.start(noise, times[0])
+        ends = (teacher_states(scheme, sde, start, fine_times, signature, save="last") for signature in (one, other))
+        x, y = (sde.noisy_data(end, times[-1]) for end in ends)
+        differences.append((x - y).flatten(1).double().norm(dim=1) / math.sqrt(2 * math.prod(event)))
+    errors = torch.cat(differences)
+    rmse, standard_error = root_mean_square(errors)
+    return Floor(rmse, standard_error, errors.median().item(), groups, steps, depth, grid.quantiles)
+
+
+def _agreeing(value: PartialSignature, given: PartialSignature, matrix: Tensor) -> PartialSignature:
+    """`value` with the functionals C x of `given` on every coarse step: z + C^T (x - C z), rows of C orthonormal.
+
+    The law is the exact conditional one. C: (parts of a step, steps, ..., functionals, depth).
+    """
+    missing = (given.coefficients - value.coefficients).unflatten(1, (matrix.shape[1], matrix.shape[0]))
+    whole = torch.einsum("ns...ij,jsn...->is...", matrix, missing)
+    change = torch.einsum("ns...ij,is...->jsn...", matrix, whole)
+    return PartialSignature(value.h, value.coefficients + change.flatten(1, 2))

@@ -1,0 +1,58 @@
+"""What the schemes for reverse diffusions share: they take a `CanonicalSDE` and a path of its martingale M."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sdesig.brownian import BrownianPath
+from sdesig.sampling.canonical_sde import CanonicalSDE
+from sdesig.sde.base import SDELike
+from sdesig.solvers.base import Scheme
+
+
+class ReverseScheme(Scheme):
+    """A scheme for du = Q db + dM with one evaluation of the denoiser a step, which it keeps in its memory.
+
+    Its path has the SDE's own clock; at eta = 0, where there is no M, any path does, and its values do not matter.
+    """
+
+    sde_type = "ito"
+
+    @abstractmethod
+    def move(
+        self, sde: CanonicalSDE, start: Tensor, end: Tensor, u: Tensor, memory: Any, noise: tuple[Tensor, ...]
+    ) -> tuple[Tensor, Any]:
+        """The state at the SNR `end` from u at `start`, and the new memory."""
+
+    def check(self, sde: SDELike, y0: Tensor, path: BrownianPath) -> str:
+        """As every scheme, on a `CanonicalSDE` alone."""
+        if not isinstance(sde, CanonicalSDE):
+            raise ValueError(f"{type(self).__name__} needs a CanonicalSDE, a reverse diffusion; got {sde!r}")
+        structure = super().check(sde, y0, path)
+        sde.reference.check_event(y0)
+        if sde.eta > 0 and path.clock.identity() != sde.clock.identity():
+            raise ValueError(
+                f"path must run in the SDE's `clock`, {sde.clock}, for {type(self).__name__}; this one runs in "
+                f"{path.clock}"
+            )
+        return structure
+
+    def check_clock(self, path: BrownianPath) -> None:
+        """Not the time of the SDE; see `check`."""
+
+    def advance(
+        self, sde: SDELike, t: Tensor, h: Tensor, y: Tensor, memory: Any, noise: tuple[Tensor, ...]
+    ) -> tuple[Tensor, Any]:
+        """`move`, without noise at eta = 0."""
+        assert isinstance(sde, CanonicalSDE)
+        if sde.eta == 0:
+            noise = tuple(torch.zeros_like(value) for value in noise)
+        return self.move(sde, t, t + h, y, memory, noise)
+
+    def step(self, sde: SDELike, t: Tensor, h: Tensor, y: Tensor, *noise: Tensor) -> Tensor:
+        """The state at t + h as the first step gives it."""
+        return self.advance(sde, t, h, y, self.start(sde, t, y), noise)[0]

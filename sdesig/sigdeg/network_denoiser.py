@@ -1,0 +1,126 @@
+"""Denoisers made of a network, which become students."""
+
+from __future__ import annotations
+
+import inspect
+from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from sdesig._files import FileError, read_tensors, reading
+from sdesig._modules import CONFIG, WEIGHTS, load_config, load_state, make_within, save_module
+from sdesig.sampling import CanonicalDenoiser
+from sdesig.sde import EDM
+from sdesig.sde.denoisers import EDMDenoiser
+from sdesig.sigdeg.networks import Kinds, Network, make_network, network_config
+
+ModelDenoiserT = TypeVar("ModelDenoiserT", bound="ModelDenoiser")
+
+
+class ModelDenoiser(CanonicalDenoiser):
+    """D(y, snr, *inputs) from a `Network` that can be widened; `inputs` are what the network takes beyond noise levels.
+
+    The constructors take the network, and as keywords what `config` has.
+
+    Attributes:
+        sigma_data: standard deviation of the data.
+    """
+
+    sigma_data: float
+
+    @property
+    @abstractmethod
+    def network(self) -> Network:
+        """The network inside."""
+
+    @property
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """JSON-serializable arguments of the constructor, without the network."""
+
+    @property
+    def event(self) -> tuple[int, ...]:
+        """Shape of a sample."""
+        return self.network.event
+
+    def widened(self: ModelDenoiserT, conditions: int, extra: int) -> ModelDenoiserT:
+        """A copy that also takes conditions and extra inputs, and ignores them until it is trained."""
+        return type(self)(self.network.widened(conditions, extra), **self.config)
+
+    def save(self, folder: str | Path) -> None:
+        """Write config.json and weights.safetensors."""
+        config = {"type": "denoiser", "network": network_config(self.network), **denoiser_config(self)}
+        save_module(Path(folder), config, self.network)
+
+    @classmethod
+    def load(cls: type[ModelDenoiserT], folder: str | Path, device: torch.device | str = "cpu") -> ModelDenoiserT:
+        """Read what `save` wrote, in evaluation mode: a denoiser of this class, or of `ModelDenoiser` of any kind.
+
+        Raises:
+            FileNotFoundError, ValueError: see `sdesig._modules.load_state`; a denoiser of another class.
+        """
+        config = load_config(Path(folder), "denoiser")
+        described = {key: value for key, value in config.items() if key not in ("type", "network")}
+
+        tensors = read_tensors(Path(folder) / WEIGHTS)
+        with reading(Path(folder) / CONFIG, "is not one of a denoiser"):
+            network = make_within(tensors, make_network, config["network"])
+            denoiser = make_denoiser(network, {"kind": "edm", **described})  # older ones have no kind
+        if not isinstance(denoiser, cls):
+            raise FileError(f"{folder} must hold a {cls.__name__}; it holds a {type(denoiser).__name__}")
+        load_state(Path(folder), denoiser.network, tensors)
+        return denoiser.to(device).eval()
+
+
+class NetworkDenoiser(ModelDenoiser):
+    """D(y, snr, *inputs) from one of our networks with EDM's preconditioning (`EDMDenoiser`).
+
+    `denoiser(y, snr)` is the canonical form at eta = 1, `denoiser.denoiser(x, sigma)` the one of Karras et al. 2022.
+
+    Args:
+        network: an `MLP` or `UNet`.
+        sigma_data: standard deviation of the data, > 0.
+    """
+
+    def __init__(self, network: Network, sigma_data: float) -> None:
+        self.denoiser: EDMDenoiser
+        super().__init__(EDMDenoiser(network, EDM(), sigma_data=sigma_data), EDM())
+        self.sigma_data = self.denoiser.sigma_data
+
+    @property
+    def network(self) -> Network:
+        """The network inside."""
+        network = self.denoiser.network
+        assert isinstance(network, Network)
+        return network
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """See the class."""
+        return {"sigma_data": self.sigma_data}
+
+
+DENOISERS: Kinds[ModelDenoiser] = Kinds("denoiser", {"edm": NetworkDenoiser})
+
+
+def denoiser_config(denoiser: ModelDenoiser) -> dict[str, Any]:
+    """What `make_denoiser` needs beside the network, JSON-serializable."""
+    return {"kind": DENOISERS.name(denoiser), **denoiser.config}
+
+
+def make_denoiser(network: Network, config: Mapping[str, Any]) -> ModelDenoiser:
+    """The denoiser of a network and a configuration {"kind": "edm" or another of `DENOISERS`, **arguments}.
+
+    Raises:
+        TypeError, ValueError: an unknown kind, arguments that are not those of its constructor.
+    """
+    if not isinstance(config, Mapping):
+        raise TypeError(f"denoiser must be an object with its kind; got {config!r}")
+    arguments: dict[str, Any] = dict(config)
+    kind = DENOISERS.find(arguments.pop("kind", None))
+    if unknown := sorted(arguments.keys() - inspect.signature(kind).parameters.keys()):
+        raise TypeError(f"{kind.__name__} has no {', '.join(unknown)}")
+    return kind(network, **arguments)

@@ -1,0 +1,153 @@
+"""Teacher paths on disk: shards of safetensors, made once, resumable, with the options that made them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from sdesig import _processes as processes
+from sdesig._checks import check_integer
+from sdesig._files import read_tensors, write_tensors
+from sdesig._interrupts import Interrupted, keeping, stop_requests
+from sdesig._random import generator_for
+from sdesig._records import forget_options, record_options
+from sdesig.sampling.canonical_sde import CanonicalSDE
+from sdesig.sampling.reference_files import reference_digest
+from sdesig.sampling.snr_denoiser import SNRDenoiser, check_snr_denoiser
+from sdesig.sampling.teacher_paths import TeacherOptions, TeacherPaths, draw_paths
+from sdesig.sigdeg.sig_deg import SigDEG
+from sdesig.signature.partial_signature import PartialSignature
+
+SHARD = 512
+"""Most paths in a file."""
+NUMBERS = 2**28
+"""Most numbers of fine steps that are in memory when paths are drawn, and of paths that were read."""
+
+
+def draw_for(
+    student: SigDEG, sde: CanonicalSDE, options: TeacherOptions, rows: int, generator: torch.Generator
+) -> TeacherPaths:
+    """`draw_paths` with the event, range, grid and path depth of a student."""
+    return draw_paths(
+        sde,
+        options,
+        rows,
+        event=student.event,
+        snr=student.snr,
+        depth=student.path_depth,
+        grid=student.grid,
+        generator=generator,
+    )
+
+
+def shard_rows(student: SigDEG, options: TeacherOptions) -> int:
+    """Paths in a file: 512, or the power of two below that with 2^28 numbers on its fine steps, a gigabyte."""
+    numbers = options.steps * max(2, student.path_depth) * math.prod(student.event)
+    return min(SHARD, 2 ** max(0, int(math.log2(max(1, NUMBERS // numbers)))))
+
+
+class PathCache:
+    """Teacher paths in a folder. Shard k is drawn from a generator that is seeded with (seed, k); processes share them.
+
+    Ctrl-C and SIGTERM stop the drawing after the shard that they meet, and a second Ctrl-C at once.
+
+    Args:
+        folder: made if missing; whole shards that are there are kept.
+        paths: number of paths, a multiple of those in a shard (see `shard_rows`), or fewer than that.
+        student: whose reference, range, grid and path depth the paths have; students of less depth can share them.
+        teacher: the denoiser.
+        options: of the paths.
+        seed: of everything random.
+        recorded: what else must agree with an earlier run, such as which teacher it is.
+        progress: whether to show a progress bar.
+
+    Raises:
+        ValueError: a folder with paths of other options; a shard that is not a complete file of the right shapes.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; its text says what is kept.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        paths: int,
+        student: SigDEG,
+        teacher: SNRDenoiser,
+        options: TeacherOptions,
+        *,
+        seed: int = 0,
+        recorded: Mapping[str, Any] | None = None,
+        progress: bool = True,
+    ) -> None:
+        check_snr_denoiser("teacher", teacher)
+        check_integer("paths", paths, 1)
+        shard = shard_rows(student, options)
+        if paths > shard and paths % shard:
+            raise ValueError(f"paths must be a multiple of {shard}; got {paths}")
+        self.folder, self.shards, self.rows = folder, max(1, paths // shard), min(shard, paths)
+        description = {
+            **(recorded or {}),
+            "scheme": options.scheme,
+            "steps": options.steps,
+            "cells": options.cells,
+            "rows": self.rows,
+            "depth": student.path_depth,
+            "snr": list(student.snr),
+            "event": list(student.event),
+            "clock": student.sde.clock.identity(),
+            "reference": reference_digest(student.reference),
+            "grid": list(student.grid.quantiles),
+            "seed": seed,
+        }
+        processes.once(lambda: forget_options(folder / "options.json", "paths-*.safetensors", key="cells"))
+        record_options(folder / "options.json", description)
+        sde = CanonicalSDE(teacher, reference=student.reference)
+        device = student.get_buffer("mean").device
+        missing = [k for k in processes.mine(self.shards) if not self._file(k).exists()]
+        hidden = not progress or not missing or processes.number() > 0
+        kept = f"all paths that were drawn are kept in {folder}: the same command goes on from there"
+        with keeping(kept), stop_requests() as requests:
+            for k in tqdm(missing, desc="teacher paths", unit="shard", disable=hidden):
+                generator = generator_for("teacher paths", seed, k, device=device)
+                with requests.at_once():
+                    drawn = draw_for(student, sde, options, self.rows, generator)
+                tensors = {"times": drawn.times, "h": drawn.signature.h, "states": drawn.states}
+                write_tensors(self._file(k), {**tensors, "coefficients": drawn.signature.coefficients})
+                if requests.number is not None:
+                    raise Interrupted(kept, requests.number)
+        processes.wait()
+        self._shape = (student.path_depth, options.cells, self.rows, *student.event)
+        self._device = device
+        self._loaded: dict[int, TeacherPaths] = {}
+
+    def draw(self, rows: int, generator: torch.Generator) -> TeacherPaths:
+        """Random paths of one random shard, `rows` of them or all that it has."""
+        k = int(torch.randint(self.shards, (1,), generator=generator, device=generator.device))
+        chosen = torch.randperm(self.rows, generator=generator, device=generator.device)[:rows]
+        return self._shard(k).rows(chosen)
+
+    def _shard(self, k: int) -> TeacherPaths:
+        """Kept in memory once it is read, as long as there is room."""
+        kept = self._loaded.get(k)
+        if kept is not None:
+            return kept
+        tensors = {name: value.to(self._device) for name, value in read_tensors(self._file(k)).items()}
+        _, cells, *values = self._shape
+        wanted = {"coefficients": self._shape, "states": (cells + 1, *values), "times": (cells + 1,)}
+        found = {name: tuple(value.shape) for name, value in tensors.items()}
+        if found.keys() != {*wanted, "h"} or any(found[name] != shape for name, shape in wanted.items()):
+            raise ValueError(f"{self._file(k)} must hold tensors of the shapes {wanted}; it holds {found}")
+        paths = TeacherPaths(
+            tensors["times"].cpu(), PartialSignature(tensors["h"], tensors["coefficients"]), tensors["states"]
+        )
+        if (len(self._loaded) + 1) * sum(math.prod(shape) for shape in wanted.values()) > NUMBERS:
+            self._loaded.clear()
+        self._loaded[k] = paths
+        return paths  # another thread may have made room by now
+
+    def _file(self, k: int) -> Path:
+        return self.folder / f"paths-{k:05d}.safetensors"

@@ -1,0 +1,348 @@
+"""One training loop for teachers and students: it resumes bit-exactly, and stops at the first value that is not finite.
+
+Nothing random is kept from one iteration to the next: iteration k draws from a generator that is seeded with (seed, k),
+and with the number of the part where an iteration has several, which processes share. So are torch's global
+generators, from which dropout draws; afterwards they are as they were.
+A checkpoint therefore is the iteration, the weights, their moving average and the optimizer, in one safetensors file.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from sdesig import _processes as processes
+from sdesig._checks import check_choice, check_integer, check_real
+from sdesig._files import read_tensors, reading, replacing, write_tensors
+from sdesig._interrupts import Interrupted, StopRequests, keeping, stop_requests
+from sdesig._random import generator_for, seed_for, seeded
+from sdesig._records import forget_options, record_options
+from sdesig.sigdeg.buffers import Buffers, copy_buffers
+from sdesig.sigdeg.networks import in_precision
+
+CHECKPOINT, OPTIONS, STATS = "checkpoint.safetensors", "options.json", "stats.jsonl"
+CHECKPOINT_SECONDS = 300.0
+"""Most time without a checkpoint, but for an iteration that takes longer."""
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+MOST = 2**30
+"""Largest number of iterations, of parts of one, or of rows in a batch."""
+LARGEST_RATE = 1e3
+"""AdamW moves every weight by about the learning rate, whatever the gradient."""
+Loss = Callable[[int, torch.Generator], tuple[Tensor, int]]
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How to train."""
+
+    iterations: int = 10_000
+    """Optimizer steps; given more, a shorter run goes on."""
+    learning_rate: float = 1e-3
+    """Of AdamW, at its peak; cosine decay to zero."""
+    weight_decay: float = 0.0
+    """Of AdamW; of weights that start at zero, as a student's do, it is a pull to the teacher."""
+    warmup: int | None = None
+    """Iterations of linear warm-up; None: a tenth of them all, 200 at most."""
+    ema: float = 0.999
+    """Decay of the moving average of the weights, which is the result; less in the first iterations."""
+    clip: float = 1.0
+    """Norm to which gradients are clipped."""
+    seed: int = 0
+    """Of everything random."""
+    parts: int = 1
+    """Of an iteration, each a batch of its own; their gradients are averaged. Processes, started by torchrun, share
+    them: their number divides it, and changes the result in its last digits only."""
+    checkpoint_every: int = 500
+    """Iterations between checkpoints; there is one every five minutes too."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of what our networks compute in a training (autocast), a teacher's fine steps too; weights, kept paths and all
+    else stay in float32."""
+
+    def __post_init__(self) -> None:
+        check_integer("iterations", self.iterations, 1, MOST)
+        check_real("learning_rate", self.learning_rate, minimum=0.0, strict=True, maximum=LARGEST_RATE)
+        if not check_real("weight_decay", self.weight_decay, minimum=0.0) * self.learning_rate <= 1:
+            raise ValueError(f"weight_decay must be at most 1/learning_rate; got {self.weight_decay:g}")
+        if self.warmup is not None:
+            check_integer("warmup", self.warmup, 0)
+        if not check_real("ema", self.ema, minimum=0.0) < 1:
+            raise ValueError(f"ema must be in [0, 1); got {self.ema}")
+        check_real("clip", self.clip, minimum=0.0, strict=True)
+        check_integer("seed", self.seed, 0, 2**30)
+        check_integer("parts", self.parts, 1, MOST)
+        check_integer("checkpoint_every", self.checkpoint_every, 1)
+        check_choice("precision", self.precision, ("float32", "bfloat16"))
+
+    @property
+    def warmup_iterations(self) -> int:
+        """`warmup`, or its default."""
+        return min(200, self.iterations // 10) if self.warmup is None else self.warmup
+
+
+def train(
+    module: ModuleT,
+    loss: Loss,
+    options: TrainingOptions,
+    out: Path,
+    *,
+    recorded: Mapping[str, Any],
+    progress: bool = True,
+) -> ModuleT:
+    """Minimize a loss over the module's parameters that require gradients.
+
+    Ctrl-C and SIGTERM stop the run after the iteration that they meet, and a second Ctrl-C at once. Whatever stops it,
+    an error too, all iterations that were completed are kept in the checkpoint; but where it diverges, the checkpoint
+    from before stays.
+
+    A run may be prolonged by more iterations: it goes on with the schedule of the new length from where it is. Its
+    earlier learning rates were those of the old length, so that it is no run of the new length from the start.
+
+    Args:
+        module: trained in place.
+        loss: (iteration, generator) -> (loss, number of samples in it), of one part. It must depend on nothing else
+            that changes, but for torch's global generators, which are seeded too.
+        options: see `TrainingOptions`.
+        out: folder for options.json, stats.jsonl and the checkpoint; if it has a checkpoint, training goes on from it.
+        recorded: further options, JSON-serializable, which a run that goes on must share.
+        progress: whether to show a progress bar with the loss, samples per second and the time left.
+
+    Returns:
+        The moving average, a copy of the module: averaged are the parameters that are trained. Buffers, such as the
+        running statistics of a BatchNorm, which are averages already, are copied. Of several parts each starts with
+        the same buffers, and what they change in them is averaged.
+
+    Raises:
+        ValueError: nothing to train, parts that the processes do not divide, a folder with a run of other options.
+        FloatingPointError: a loss or gradient that is not finite; the last checkpoint is kept.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; its text says what is kept.
+    """
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    if not parameters:
+        raise ValueError("module must have parameters that require gradients")
+    begin(options, out, recorded)
+    average = copy.deepcopy(module).requires_grad_(False)
+    optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate, weight_decay=options.weight_decay, fused=True)
+    first = 0
+    if (out / CHECKPOINT).exists():
+        first = _restore(out / CHECKPOINT, module, average, optimizer, parameters)
+    if processes.number() == 0:
+        _forget_later_stats(out / STATS, first)
+    buffers = Buffers(module)
+    samples, shown, started = 0, 0.0, time.perf_counter()
+    saved, saved_at = first, time.monotonic()
+    kept = f"all iterations that were completed are kept in {out}: the same command goes on from there"
+
+    def save(done: int) -> None:
+        nonlocal saved, saved_at
+        if processes.number() == 0 and done > saved:
+            copy_buffers(average, module)
+            _save(out / CHECKPOINT, done, module, average, optimizer, parameters)
+        saved, saved_at = done, time.monotonic()
+
+    hidden = not progress or processes.number() > 0
+    bar = tqdm(range(first, options.iterations), initial=first, total=options.iterations, disable=hidden)
+    with keeping(kept), in_precision(options.precision, module), stop_requests() as requests:
+        for iteration in bar:
+            for group in optimizer.param_groups:
+                group["lr"] = options.learning_rate * _schedule(iteration, options)
+            try:
+                with requests.at_once():
+                    value, count, stopping = _gradients(parameters, buffers, loss, iteration, options, requests)
+                norm = nn.utils.clip_grad_norm_(parameters, options.clip)
+                now, length = torch.stack([value, norm.to(value)]).cpu().tolist()  # one wait for the device
+                if not (math.isfinite(now) and math.isfinite(length)):
+                    raise FloatingPointError(
+                        f"loss {now} with a gradient of norm {length} at iteration {iteration}; the last checkpoint in "
+                        f"{out} is kept: lower the learning rate, now {options.learning_rate:g}"
+                    )
+            except BaseException as error:
+                buffers.restore()  # the weights are still those of the iteration before
+                # divergence begins before it shows: then an older checkpoint is better
+                if not isinstance(error, FloatingPointError):
+                    save(iteration)
+                raise
+            optimizer.step()
+            buffers.keep()
+            _average(average, module, min(options.ema, (1 + iteration) / (10 + iteration)))
+            samples += count * processes.count()
+            shown += (now - shown) / min(100, iteration - first + 1)
+            done = iteration + 1
+            if done % options.checkpoint_every == 0 or done == options.iterations:
+                seconds = time.perf_counter() - started
+                line = {"iteration": done, "loss": shown, "seconds": seconds, "samples_per_second": samples / seconds}
+                if processes.number() == 0:
+                    with (out / STATS).open("a") as file:
+                        file.write(json.dumps(line) + "\n")
+                save(done)
+            if processes.count() == 1:
+                stopping = requests.number is not None
+            if stopping or time.monotonic() - saved_at >= CHECKPOINT_SECONDS:
+                save(done)
+            if stopping:
+                processes.wait()  # for the checkpoint: torchrun ends all when one has ended
+                raise Interrupted(kept, requests.number or signal.SIGTERM)
+            if done % 10 == 0:
+                speed = samples / (time.perf_counter() - started)
+                bar.set_postfix_str(f"loss {shown:.4g}, {speed:.0f} samples/s", False)
+    copy_buffers(average, module)
+    return average
+
+
+def begin(options: TrainingOptions, out: Path, recorded: Mapping[str, Any]) -> None:
+    """Record the options of a run, as `train` does; earlier, where work comes before the training.
+
+    Raises:
+        ValueError: parts that the processes do not divide, a folder with a run of other options.
+    """
+    if options.parts % processes.count():
+        wanted = f"a multiple of the number of processes, {processes.count()}"
+        raise ValueError(f"parts must be {wanted}; got {options.parts}")
+    processes.once(lambda: forget_options(out / OPTIONS, CHECKPOINT, key="training"))
+    record_options(out / OPTIONS, {**recorded, "training": asdict(options)}, may_grow=("training.iterations",))
+
+
+def _schedule(iteration: int, options: TrainingOptions) -> float:
+    """Linear warm-up, then half a cosine down to zero."""
+    warmup = options.warmup_iterations
+    if iteration < warmup:
+        return (iteration + 1) / warmup
+    done = (iteration - warmup) / max(1, options.iterations - warmup)
+    return (1 + math.cos(math.pi * done)) / 2
+
+
+def _gradients(
+    parameters: list[nn.Parameter],
+    buffers: Buffers,
+    loss: Loss,
+    iteration: int,
+    options: TrainingOptions,
+    requests: StopRequests,
+) -> tuple[Tensor, int, bool]:
+    """Leave the mean gradient of all parts in the parameters, and the mean of their changes in the buffers.
+
+    Returns: the loss, this process's number of samples, and whether one of several processes was asked to stop.
+    """
+    device = parameters[0].device
+    for parameter in parameters:
+        parameter.grad = None
+    value, count = torch.zeros((), device=device), 0
+    for number in processes.mine(options.parts):
+        own = () if options.parts == 1 else (number,)
+        generator = generator_for("training", options.seed, iteration, *own, device=device)
+        with seeded(seed_for("global", options.seed, iteration, *own), device):
+            of_part, samples_of_part = loss(iteration, generator)
+            (of_part / options.parts).backward()
+        value, count = value + of_part.detach() / options.parts, count + samples_of_part
+        if options.parts > 1:
+            buffers.add(options.parts)
+    told = [*buffers.added(), requests.number is not None]
+    if processes.count() > 1:
+        told = _add_up_gradients(parameters, value, told)
+    *added, stopping = told
+    buffers.settle(added)
+    return value, count, stopping
+
+
+def _add_up_gradients(parameters: list[nn.Parameter], value: Tensor, told: Sequence[bool]) -> list[bool]:
+    """Replace gradients and the loss by their sums over processes; a gradient that none has stays None.
+
+    Returns: of some statements, which are true in one process at least.
+    """
+    there = [p.grad is not None for p in parameters]
+    flags = torch.tensor([*there, *told], dtype=torch.float32, device=value.device)
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    together = torch.cat([flags, value[None], *(gradient.flatten() for gradient in gradients)])
+    processes.add_up(together)
+    flags, total, rest = together.split([len(flags), 1, sum(p.numel() for p in parameters)])
+    value.copy_(total[0])
+    sums = rest.split([p.numel() for p in parameters])
+    any_has = [number > 0 for number in flags.tolist()]
+    for p, has_one, gradient in zip(parameters, any_has, sums, strict=False):
+        p.grad = gradient.view_as(p) if has_one else None
+    return any_has[len(parameters) :]
+
+
+@torch.no_grad()
+def _average(average: nn.Module, module: nn.Module, decay: float) -> None:
+    for mean, value in zip(average.parameters(), module.parameters(), strict=True):
+        if value.requires_grad:
+            mean.lerp_(value, 1 - decay)
+
+
+def _forget_later_stats(path: Path, iteration: int) -> None:
+    """Drop lines of iterations after the checkpoint from which training goes on."""
+    if path.exists():
+        lines = [line for line in path.read_text().splitlines() if _iteration(line) <= iteration]
+        with replacing(path) as temporary:
+            temporary.write_text("".join(line + "\n" for line in lines))
+
+
+def _iteration(line: str) -> float:
+    """Of a line of the statistics; infinite for one that was cut off or is none."""
+    try:
+        return float(json.loads(line)["iteration"])
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return math.inf
+
+
+def _save(
+    path: Path,
+    iteration: int,
+    module: nn.Module,
+    average: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    parameters: list[nn.Parameter],
+) -> None:
+    tensors = {"iteration": torch.tensor(iteration)}
+    for prefix, state in (("module", module.state_dict()), ("average", average.state_dict())):
+        tensors |= {f"{prefix}.{name}": value for name, value in state.items()}
+    for k, parameter in enumerate(parameters):
+        tensors |= {f"optimizer.{k}.{name}": value for name, value in optimizer.state[parameter].items()}
+    write_tensors(path, tensors)
+
+
+def _restore(
+    path: Path,
+    module: nn.Module,
+    average: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    parameters: list[nn.Parameter],
+) -> int:
+    with reading(path, "is not a checkpoint of this run"):
+        return _take_over(read_tensors(path), module, average, optimizer, parameters)
+
+
+def _take_over(
+    tensors: Mapping[str, Tensor],
+    module: nn.Module,
+    average: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    parameters: list[nn.Parameter],
+) -> int:
+    for prefix, target in (("module.", module), ("average.", average)):
+        target.load_state_dict(
+            {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+        )
+    for k, parameter in enumerate(parameters):
+        prefix = f"optimizer.{k}."
+        state = {
+            name.removeprefix(prefix): value.to(parameter.device)
+            for name, value in tensors.items()
+            if name.startswith(prefix)
+        }
+        shapes = {name: value.shape for name, value in state.items()}
+        if shapes not in ({}, {"step": torch.Size(()), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}):
+            raise ValueError(f"optimizer.{k} must be of a weight of shape {tuple(parameter.shape)}; got {shapes}")
+        optimizer.state[parameter] = state
+    return check_integer("iteration", tensors["iteration"].item(), 0)

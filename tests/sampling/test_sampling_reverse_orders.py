@@ -1,0 +1,200 @@
+"""Strong orders of the schemes for reverse diffusions, and one path in x by torchsde and in the reverse variables.
+
+All run from log-SNR -3 to 3, where the errors of the mixtures below follow a power law from 16 steps on (at eta = 1.4
+from 32 on); over -8 to 8 the same orders need 64 steps at least. Without a reference path-average, ShARK and SRA1 show
+1.8 rather than 1.5: errors of order 2 fade slowly there (1.7 from 256 to 1024 steps).
+
+An order passes by `OrderEstimate.supports`, a control fails by `refutes`. Paths are seeded, so that a verdict is the
+same in every run; the half-widths are .06 at most but for SRA1 and ShARK (.08), which lie .2 above their bound.
+"""
+
+import math
+
+import pytest
+import torch
+import torchsde
+
+from sdesig import BrownianPath, solve, strong_order
+from sdesig.convergence import fit_strong
+from sdesig.sampling import CanonicalSDE, GaussianReference, PathAverage, SNRClock, SNRDenoiser, from_canonical
+from sdesig.sde import EDM, VP, Mixture
+
+F64 = torch.float64
+LOW, HIGH = math.exp(-3), math.exp(3)
+CIRCLE = Mixture.circle(1.0, 0.3, dtype=F64)
+SCALAR = GaussianReference(0.0, CIRCLE.covariance()[0, 0].item())
+with_and_without_reference = pytest.mark.parametrize("reference", [None, SCALAR], ids=["plain", "scalar reference"])
+
+
+def reverse_sde(law, eta, reference):
+    """The y of eta is snr^((eta^2 - 1)/2) times that of eta = 1, which the mixture knows."""
+    denoiser = SNRDenoiser(lambda y, snr: law.denoise_y(y * snr ** ((1 - eta**2) / 2), snr), eta)
+    return CanonicalSDE(denoiser, eta=eta, reference=reference)
+
+
+def order(scheme, *, law=CIRCLE, eta=1.0, reference=None, steps=(16, 32, 64), paths=1000):
+    """Order against path-average on 8 times the finest level's steps."""
+    sde = reverse_sde(law, eta, reference)
+    estimate = strong_order(
+        sde,
+        lambda path: sde.start(path.initial_noise(), path.t0),
+        scheme=scheme,
+        t0=LOW,
+        t1=HIGH,
+        steps=steps,
+        paths=paths,
+        reference=8 * steps[-1],
+        reference_scheme="path_average",
+        clock=sde.clock if eta > 0 else SNRClock(),
+        row_shape=(law.dim,),
+    )
+    assert all(estimate.used), estimate
+    return estimate
+
+
+@with_and_without_reference
+@pytest.mark.parametrize("scheme", ["dpm_solver_1", "dpm_solver_2m"])
+def test_dpm_solver_has_order_one(scheme, reference):
+    estimate = order(scheme, reference=reference, paths=2000)
+    assert estimate.supports(1.0), estimate
+    assert estimate.refutes(1.5), estimate
+
+
+@with_and_without_reference
+@pytest.mark.parametrize("eta", [0.5, 1.0, 1.4])
+def test_path_average_has_order_one_and_a_half(eta, reference):
+    steps = (32, 64, 128) if eta == 1.4 else (16, 32, 64)
+    paths = {0.5: 1000, 1.0: 2000, 1.4: 4000}[eta]
+    estimate = order("path_average", eta=eta, reference=reference, steps=steps, paths=paths)
+    assert estimate.supports(1.5), estimate
+
+
+@pytest.mark.parametrize("scheme", ["shark", "sra1"])
+def test_runge_kutta_schemes_have_order_one_and_a_half(scheme):
+    estimate = order(scheme)
+    assert estimate.supports(1.5), estimate
+
+
+class IncrementAlone(PathAverage):
+    """The average of the path replaced by its mean given the increment: W/2 at eta = 1."""
+
+    def noise(self, structure, steps):
+        (scaled,) = super().noise(structure, steps)
+        return (torch.cat([scaled[:, :1], torch.zeros_like(scaled[:, 1:])], 1),)
+
+
+@with_and_without_reference
+def test_without_the_area_path_average_has_order_one(reference):
+    estimate = order(IncrementAlone(), reference=reference, paths=3000)
+    assert estimate.supports(1.0), estimate
+    assert estimate.refutes(1.5), estimate
+
+
+@with_and_without_reference
+@pytest.mark.parametrize("scheme, theory", [("dpm_solver_1", 1.0), ("dpm_solver_2m", 2.0), ("path_average", 2.0)])
+def test_orders_for_the_probability_flow(scheme, theory, reference):
+    estimate = order(scheme, eta=0.0, reference=reference, paths=400)
+    assert estimate.supports(theory), estimate
+    assert estimate.refutes(theory + 0.5), estimate
+
+
+def test_path_average_in_principal_components():
+    """Order 1.5 where every coordinate has a clock of its own and they share the time of the evaluation."""
+    generator = torch.Generator().manual_seed(0)
+    basis, _ = torch.linalg.qr(torch.randn(3, 3, generator=generator, dtype=F64))
+    means = torch.tensor([[1.5, 0.3, 0.0], [-1.5, 0.3, 0.1], [0.0, -0.6, -0.1]], dtype=F64) @ basis.mT
+    variances = torch.tensor([[0.3, 0.1, 0.02], [0.2, 0.1, 0.02], [0.3, 0.2, 0.01]], dtype=F64)
+    law = Mixture(torch.ones(3), means, torch.einsum("ij,kj,lj->kil", basis, variances, basis))
+    eigenvalues, eigenvectors = torch.linalg.eigh(law.covariance())
+    assert eigenvalues[-1] > 50 * eigenvalues[0]
+    reference = GaussianReference(law.mean(), eigenvalues, eigenvectors)
+    estimate = order("path_average", law=law, reference=reference, paths=4000)
+    assert estimate.supports(1.5), estimate
+
+
+# --- x and y on one path -------------------------------------------------------------------------------------------
+
+CELLS = 2**12
+
+
+class CellIncrements(torchsde.BaseBrownian):
+    """W on [start, stop] from its increments over even cells, (cells, *shape)."""
+
+    def __init__(self, increments, start, stop):
+        self._values = torch.cat([torch.zeros_like(increments[:1]), increments.cumsum(0)])
+        self._start, self._cell = start, (stop - start) / len(increments)
+
+    def __call__(self, ta, tb=None, return_U=False, return_A=False):
+        s, t = (round(((time - self._start) / self._cell).item()) for time in (ta, tb))
+        return self._values[t] - self._values[s]
+
+    def __repr__(self):
+        return f"CellIncrements({len(self._values) - 1} cells)"
+
+    dtype = property(lambda self: self._values.dtype)
+    device = property(lambda self: self._values.device)
+    shape = property(lambda self: self._values.shape[1:])
+    levy_area_approximation = "none"
+
+
+def x_against_y(diffusion, eta, reference, scheme, paths=500, same_path=True):
+    """Errors |x by torchsde's Euler - x of our solution|, (levels, paths), and numbers of steps.
+
+    The noise of x and that of u are tied on fine cells of even solver time: the increment of W over a cell is the
+    normal variable that the increment of M over it is made of, dW = sqrt(ds/d<M>) dM. Its law is exact; within a cell
+    the ratio of the clocks is taken as constant, which neglects a part of relative size O(cell) of the noise.
+    """
+    steps = (32, 64, 128, 256)
+    ours = reverse_sde(CIRCLE, eta, reference)
+    theirs = diffusion.reverse(CIRCLE.denoiser(diffusion), eta)
+    start, stop = (theirs.solver_time(diffusion.time(snr)).item() for snr in (LOW, HIGH))
+    snrs = diffusion.snr(diffusion.t_max - torch.linspace(start, stop, CELLS + 1, dtype=F64))
+    snrs[0], snrs[-1] = LOW, HIGH
+
+    generator = torch.Generator().manual_seed(7)
+    path = BrownianPath(LOW, HIGH, (paths, 2), generator=generator, clock=ours.clock, dtype=F64)
+    normals = path.partial_signatures(snrs).coefficients[0]
+    if not same_path:
+        normals = torch.randn(normals.shape, generator=generator, dtype=F64)
+    increments = torch.stack([ours.reference.from_basis(cell) for cell in normals]) * math.sqrt((stop - start) / CELLS)
+    brownian = CellIncrements(increments, start, stop)
+
+    def to_x(u, snr):
+        return from_canonical(diffusion, ours.reference.from_reference(u, snr, eta), snr, eta)[0]
+
+    u = ours.start(path.initial_noise(), LOW)
+    ends = torch.tensor([start, stop], dtype=F64)
+    errors = []
+    for n in steps:
+        x = torchsde.sdeint(theirs, to_x(u, LOW), ends, bm=brownian, method="euler", dt=(stop - start) / n)[-1]
+        last = solve(ours, u, snrs[:: CELLS // n], scheme=scheme, path=path)[-1]
+        errors.append((x - to_x(last, HIGH)).norm(dim=1))
+    return torch.stack(errors), steps
+
+
+TURNED = GaussianReference(
+    torch.tensor([0.2, -0.1], dtype=F64),
+    torch.tensor([0.3, 0.9], dtype=F64),
+    torch.tensor([[0.6, -0.8], [0.8, 0.6]], dtype=F64),
+)
+
+
+@pytest.mark.parametrize(
+    "diffusion, eta, reference, scheme",
+    [
+        (VP(), 1.0, None, "path_average"),
+        (EDM(), 1.0, None, "dpm_solver_1"),
+        (EDM(), 1.0, SCALAR, "path_average"),
+        (VP(), 0.5, TURNED, "path_average"),
+        (VP(), 1.4, TURNED, "dpm_solver_2m"),
+    ],
+)
+def test_x_and_y_converge_to_one_path(diffusion, eta, reference, scheme):
+    """Euler with additive noise has order 1, so the difference must decay with a slope of .9 at least."""
+    estimate = fit_strong(*x_against_y(diffusion, eta, reference, scheme))
+    assert estimate.ci_low > 0.9, estimate
+
+
+def test_independent_noise_in_x_and_y_does_not_converge():
+    errors, _ = x_against_y(VP(), 1.0, None, "path_average", same_path=False)
+    assert errors.square().mean(1).sqrt().min() > 0.5
