@@ -16,7 +16,15 @@ from tqdm import tqdm
 
 from sdesig._files import replacing, write_json
 from sdesig._random import seeded
-from sdesig.digits import EVENT, SNR, load_classifier, load_digits, load_grid, load_student, load_teacher, reference
+from sdesig.digits import (
+    SNR,
+    load_classifier,
+    load_digits,
+    load_grid,
+    load_student,
+    load_teacher,
+    path_space,
+)
 from sdesig.evaluation.comparison import (
     AnySampler,
     Comparison,
@@ -37,7 +45,7 @@ from sdesig.evaluation.report import (
     save_figure,
 )
 from sdesig.images.unipc import peer_samples
-from sdesig.sampling import CanonicalSDE, DPMSolver2M
+from sdesig.sampling import DPMSolver2M
 from sdesig.sampling.information_floor import information_floor
 from sdesig.sampling.teacher_paths import TeacherOptions
 from sdesig.sigdeg import SigDEG
@@ -85,7 +93,7 @@ def run_demo(out: Path, *, seed: int = 0, quick: bool = False) -> None:
     """
     size, started = QUICK if quick else FULL, time.perf_counter()
     images, _ = load_digits()
-    teacher, gaussian = load_teacher(), reference()
+    teacher = load_teacher()
     print(
         f"A pre-trained denoiser of 8x8 digits ({sum(p.numel() for p in teacher.parameters()) / 1e6:.2f} million "
         f"parameters) is distilled into Sig-DEG with partial signatures of depth 4 ({size.iterations} iterations).",
@@ -95,20 +103,18 @@ def run_demo(out: Path, *, seed: int = 0, quick: bool = False) -> None:
     print(f"\nFloors: {size.groups} pairs of paths each, for depths 1, 2, 4.", flush=True)
     floors = [
         information_floor(
-            CanonicalSDE(teacher, reference=gaussian),
-            event=EVENT,
-            snr=SNR,
+            teacher,
+            path_space(),
             steps=steps,
             depth=depth,
             groups=size.groups,
-            teacher=TeacherOptions(steps=128),
-            grid=load_grid(),
+            teacher_options=TeacherOptions(steps=128),
         )
         for depth in (1, 2, 4)
         for steps in tqdm(STEPS, desc=f"floors of depth {depth}", leave=False)
     ]
     print(f"All samplers on the same {size.seeds} seeds and Brownian paths.", flush=True)
-    comparison = Comparison(teacher, gaussian, EVENT, SNR)
+    comparison = Comparison(teacher, path_space())
     with tqdm(total=size.seeds, unit="seed") as bar:
         converged, outcomes = comparison.run(
             plan(student, size), range(size.seeds), lambda done: bar.update(done - bar.n)
@@ -136,9 +142,7 @@ def run_demo(out: Path, *, seed: int = 0, quick: bool = False) -> None:
 def distilled(size: Size, seed: int, out: Path) -> SigDEG:
     """The depth-4 generator, distilled live."""
     with seeded(seed):
-        student = SigDEG.from_teacher(
-            load_teacher(), event=EVENT, snr=SNR, depth=4, reference=reference(), grid=load_grid()
-        )
+        student = SigDEG.from_teacher(load_teacher(), path_space(), depth=4)
     options = DistillOptions(
         steps=(4, 16),
         teacher=TeacherOptions(steps=64, cells=32),

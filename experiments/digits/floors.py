@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from sdesig.digits import EVENT, SNR, load_teacher, reference
-from sdesig.sampling import CanonicalSDE, Floor, StepGrid, TeacherOptions, information_floor
+from sdesig.digits import load_teacher, path_space
+from sdesig.sampling import Floor, StepGrid, TeacherOptions, information_floor
 from sdesig.signature.legendre import gauss_legendre, orthonormal_legendre
 
 NODES = 12
@@ -45,17 +46,15 @@ def log_snr_functionals(times: Tensor, fine_depth: int, *, depth: int) -> Tensor
 
 def floors_of(clock: str, grid: StepGrid, steps: Sequence[int], depths: Sequence[int], groups: int) -> list[Floor]:
     """Floors of the teacher where the Legendre expansion runs in the clock of a reference, or in log-SNR."""
-    sde = CanonicalSDE(load_teacher(), reference=reference("none" if clock == LOG_SNR else clock))
+    space = replace(path_space("none" if clock == LOG_SNR else clock), grid=grid)
     return [
         information_floor(
-            sde,
-            event=EVENT,
-            snr=SNR,
+            load_teacher(),
+            space,
             steps=n,
             depth=depth,
             groups=groups,
-            teacher=TeacherOptions(steps=128),
-            grid=grid,
+            teacher_options=TeacherOptions(steps=128),
             functionals=functools.partial(log_snr_functionals, depth=depth) if clock == LOG_SNR else None,
         )
         for depth in depths

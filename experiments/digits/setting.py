@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from sdesig.digits import EVENT, SNR, load_digits, load_grid, load_teacher, reference
+from sdesig.digits import load_digits, load_grid, load_teacher, path_space
 from sdesig.sampling import StepGrid, TeacherOptions
 from sdesig.sigdeg import DistillOptions, SigDEG, TrainingOptions, distill
 
@@ -84,12 +84,9 @@ def distilled(name: str, folder: Path) -> SigDEG:
     torch.manual_seed(0)
     made = SigDEG.from_teacher(
         load_teacher(),
-        event=EVENT,
-        snr=SNR,
+        replace(path_space(run.reference), grid=StepGrid() if run.even else load_grid()),
         depth=run.depth,
-        reference=reference(run.reference),
         cell=run.cell,
-        grid=StepGrid() if run.even else load_grid(),
     )
     return distill(
         made, load_teacher(), run.options, folder / name, data=load_digits()[0], cache=folder / "paths" / run.cache

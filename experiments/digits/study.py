@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from experiments.digits.floors import DEPTHS, LOG_SNR, floors_of
 from experiments.digits.setting import RUNS, distilled
 from sdesig._files import replacing, write_json
-from sdesig.digits import EVENT, SNR, load_grid, load_teacher, reference
+from sdesig.digits import load_grid, load_teacher, path_space
 from sdesig.evaluation import Comparison
 from sdesig.evaluation.comparison import Sampler, baselines, generator_sampler
 from sdesig.evaluation.report import markdown_table, save_figure
@@ -48,7 +48,7 @@ principal component at depths 1 and 2, and at depth 4 as much, within the errors
 
 def study(runs: Path, seeds: int, groups: int, out: Path) -> None:
     """What matters, from short trainings of equal length: study.md, study.json, and a figure of the floors."""
-    comparisons = {kind: Comparison(load_teacher(), reference(kind), EVENT, SNR) for kind in REFERENCES}
+    comparisons = {kind: Comparison(load_teacher(), path_space(kind)) for kind in REFERENCES}
     untrained = {sampler.name: sampler for sampler in baselines(load_grid())}
     lines = []
     steps = (4, 8, 16)

@@ -13,7 +13,7 @@ from experiments.digits.floors import DEPTHS, floors_of
 from experiments.digits.setting import distilled
 from experiments.targets import TITLES, Line, line
 from sdesig._files import read_json, replacing, write_json
-from sdesig.digits import EVENT, SNR, load_classifier, load_digits, load_grid, load_teacher, reference
+from sdesig.digits import load_classifier, load_digits, load_grid, load_teacher, path_space
 from sdesig.evaluation import Comparison
 from sdesig.evaluation.comparison import Outcome, Sampler, baselines, generator_sampler
 from sdesig.evaluation.frechet import FeatureStatistics, frechet_ratio
@@ -62,7 +62,7 @@ def full_table(runs: Path, seeds: int, frechet_seeds: int, groups: int, out: Pat
     """All samplers; report.json, report.md with the targets, and three figures."""
     students = {name: distilled(name, runs) for name in ("plain", "depth-1", "depth-2", "depth-4")}
     floors = floors_of("pca", load_grid(), (4, 8, 16, 32), DEPTHS, groups)
-    comparison = Comparison(load_teacher(), reference(), EVENT, SNR)
+    comparison = Comparison(load_teacher(), path_space())
     euler, *others = baselines(load_grid())
     plan: list[tuple[Sampler, Sequence[int]]] = [
         (euler, (*STEPS, 100, 1000)),

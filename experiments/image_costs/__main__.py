@@ -19,12 +19,11 @@ from torch import Tensor
 from sdesig._files import replacing, write_json
 from sdesig.evaluation.report import markdown_table
 from sdesig.images import DiffusersUNet
-from sdesig.sampling import CanonicalSDE, GaussianReference, SNRDenoiser, TeacherOptions
+from sdesig.sampling import GaussianReference, PathSpace, SNRDenoiser, TeacherOptions, draw_paths
 from sdesig.sigdeg import NetworkDenoiser, SigDEG, UNet
 from sdesig.sigdeg.distillation import rollout_loss
 from sdesig.sigdeg.network_denoiser import ModelDenoiser
 from sdesig.sigdeg.networks import Network
-from sdesig.sigdeg.path_cache import draw_for
 from sdesig.testing.memory import saved_bytes
 
 RESULTS = Path(__file__).parent / "results"
@@ -70,9 +69,8 @@ def costs(name: str, setting: Setting, device: str) -> tuple[dict[str, Any], lis
     reference = GaussianReference.fit(0.5 * torch.randn(500, *network.event, generator=generator), "dct")
 
     def student(depth: int = 4, cell: str = "solver", rank: int | None = None) -> SigDEG:
-        made = SigDEG.from_teacher(
-            teacher, event=network.event, snr=SNR, depth=depth, reference=reference, cell=cell, rank=rank
-        )
+        space = PathSpace(network.event, SNR, reference)
+        made = SigDEG.from_teacher(teacher, space, depth=depth, cell=cell, rank=rank)
         return made.to(device)
 
     of_network = {"network": name, "parameters": parameters}
@@ -88,7 +86,7 @@ def costs(name: str, setting: Setting, device: str) -> tuple[dict[str, Any], lis
 @torch.no_grad()
 def overhead(student: SigDEG, teacher: ModelDenoiser, rows: int) -> dict[str, float]:
     """Seconds of sampling in 10 steps from seeds, and of 10 evaluations of the teacher's network on as many images."""
-    y = torch.randn(rows, *student.event, device=student.get_buffer("mean").device)
+    y = torch.randn(rows, *student.space.event, device=student.space.device)
 
     def evaluate() -> None:
         for _ in range(STEPS):
@@ -132,10 +130,10 @@ def _denoising(teacher: ModelDenoiser, clean: Tensor, noise: Tensor) -> Tensor:
 
 def _rollout(student: SigDEG, rows: int, steps: int, **options: Any) -> Callable[[], Tensor]:
     student.train().cell.set_trainable()
-    generator = torch.Generator(student.get_buffer("mean").device).manual_seed(0)
+    generator = torch.Generator(student.space.device).manual_seed(0)
     # where the teacher's paths end does not matter
-    sde = CanonicalSDE(SNRDenoiser(lambda y, snr: y / (snr + 4)), reference=student.reference)
-    paths = draw_for(student, sde, TeacherOptions(steps=steps, cells=steps), rows, generator)
+    teacher = SNRDenoiser(lambda y, snr: y / (snr + 4))
+    paths = draw_paths(teacher, student.space, TeacherOptions(steps=steps, cells=steps), rows, generator=generator)
     return functools.partial(rollout_loss, student, student.sde, paths, **options)
 
 

@@ -13,9 +13,8 @@ from sdesig._files import file_digest
 from sdesig._modules import WEIGHTS
 from sdesig.evaluation.pixels import ImageSet
 from sdesig.images.image_data import load_images
-from sdesig.sampling import CanonicalSDE, GaussianReference, StepGrid, TeacherOptions, choose_grid
+from sdesig.sampling import GaussianReference, PathSpace, StepGrid, TeacherOptions, choose_grid
 from sdesig.sampling.choose_grid import FOR_IMAGES
-from sdesig.sampling.reference_files import reference_on
 from sdesig.sigdeg import DistillOptions, NetworkDenoiser, SigDEG, TrainingOptions, distill, train_teacher
 from sdesig.sigdeg.networks import Network
 
@@ -126,32 +125,23 @@ class Study:
         plain = run.cell == "plain"
         fitted = images.subset(min(FITTED, len(images))).floats(device="cpu")
         reference = GaussianReference.fit(fitted, "none" if plain else "dct")
-        grid = StepGrid() if plain else self._grid(teacher, reference_on(reference, device), runs / "grid.json")
+        space = PathSpace(teacher.event, SNR, reference.to(device), levels=LEVELS)
+        if not plain:
+            space = replace(space, grid=self._grid(teacher, space, runs / "grid.json"))
         torch.manual_seed(0)
-        made = SigDEG.from_teacher(
-            teacher,
-            event=teacher.event,
-            snr=SNR,
-            depth=run.depth,
-            reference=reference,
-            cell=run.cell,
-            grid=grid,
-            levels=LEVELS,
-        )
+        made = SigDEG.from_teacher(teacher, space, depth=run.depth, cell=run.cell)
         return distill(made.to(device), teacher, run.options, runs / name, data=images.to(device))
 
-    def _grid(self, teacher: NetworkDenoiser, reference: GaussianReference, file: Path) -> StepGrid:
+    def _grid(self, teacher: NetworkDenoiser, space: PathSpace, file: Path) -> StepGrid:
         """The grid of steps that suits the teacher, measured once and kept in a file."""
         with processes.first_one_first():
             if not file.exists():
                 weights = file.parent / "teacher" / "teacher" / WEIGHTS
                 grid = choose_grid(
-                    CanonicalSDE(teacher, reference=reference),
-                    event=teacher.event,
-                    snr=SNR,
+                    teacher,
+                    space,
                     paths=self.grid_paths,
                     least=FOR_IMAGES,
-                    device=reference.mean.device,
                     kept=file.with_name("grid-cells.safetensors"),
                     recorded={"teacher": file_digest(weights)},
                 )

@@ -51,7 +51,7 @@ def methods_of(study: Study, teacher: ModelDenoiser, students: Mapping[str, SigD
     return [
         *(
             Method(sampler, steps(sampler.name))
-            for sampler in baselines(students["depth-4"].grid)
+            for sampler in baselines(students["depth-4"].space.grid)
             if sampler.referenced or not isinstance(sampler.scheme, PathAverage)
         ),
         Method(OtherSampler("UniPC", partial(_unipc, teacher)), study.steps),
@@ -79,7 +79,7 @@ def table(
     options: argparse.Namespace,
 ) -> None:
     """report.md with the targets, report.json, figures; options are those of the command line."""
-    comparison, folder = Comparison.of(teacher, students["depth-4"]), options.runs / "table"
+    comparison, folder = Comparison(teacher, students["depth-4"].space), options.runs / "table"
     comparison.batch = study.block
     data = data.subset(min(study.compared, len(data)))
     extractors = [load_extractor(source, options.device) for source in options.extractor]

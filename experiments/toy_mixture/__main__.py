@@ -13,11 +13,11 @@ import torch
 from matplotlib.figure import Figure
 
 from experiments.targets import measured
-from experiments.toy_mixture.setting import DEPTHS, MIXTURE, REFERENCE, SDE, SNR, STEPS, TEACHER, distilled
+from experiments.toy_mixture.setting import DENOISER, DEPTHS, SDE, SPACE, STEPS, TEACHER, distilled
 from sdesig._files import replacing, write_json
 from sdesig.evaluation.comparison import Comparison, baselines, generator_sampler
 from sdesig.evaluation.report import INTERVALS, Row, error_figure, markdown_table, report_rows, save_figure
-from sdesig.sampling import SNRDenoiser, information_floor
+from sdesig.sampling import information_floor
 from sdesig.sigdeg import SigDEG
 from sdesig.solvers import solve
 
@@ -48,7 +48,7 @@ def trajectories(students: Sequence[SigDEG], rows: int = 5) -> Figure:
     """x = y/tau shrunk to unit scale along 8 steps of every student, over the fine path of the same seeds."""
     figure = Figure(figsize=(4.2 * len(students), 4.4), layout="constrained")
     for axis, student in zip(figure.subplots(1, len(students), squeeze=False)[0], students, strict=True):
-        path = student.path(rows)
+        path = student.space.paths(rows)
         lines = []
         for scheme, sde, steps in (("path_average", SDE, 256), (student.cell, student.sde, 8)):
             times = path.grid(steps)
@@ -77,11 +77,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     students = [distilled(depth, options.runs, options.iterations) for depth in DEPTHS]
     floors = [
-        information_floor(SDE, event=(2,), snr=SNR, steps=steps, depth=depth, groups=options.groups, teacher=TEACHER)
+        information_floor(DENOISER, SPACE, steps=steps, depth=depth, groups=options.groups, teacher_options=TEACHER)
         for depth in DEPTHS
         for steps in STEPS
     ]
-    comparison = Comparison(SNRDenoiser(MIXTURE.denoise_y), REFERENCE, (2,), SNR, batch=1000)
+    comparison = Comparison(DENOISER, SPACE, batch=1000)
     plan = [
         *((sampler, (*STEPS, 32)) for sampler in baselines() if sampler.eta == 1),
         *((generator_sampler(f"Sig-DEG, depth {s.depth}", s), STEPS) for s in students),

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import torch
 
-from sdesig.sampling import CanonicalSDE, GaussianReference, SNRDenoiser, TeacherOptions
+from sdesig.sampling import CanonicalSDE, GaussianReference, PathSpace, SNRDenoiser, TeacherOptions
 from sdesig.sde import Mixture
 from sdesig.sigdeg import MLP, DistillOptions, SigDEG, TrainingOptions, distill
 
 MIXTURE = Mixture.circle(1.5, 0.1, dtype=torch.float32)
 REFERENCE = GaussianReference(MIXTURE.mean(), MIXTURE.covariance().trace().item() / 2)
-SNR = (math.exp(-8), math.exp(8))
-SDE = CanonicalSDE(SNRDenoiser(MIXTURE.denoise_y), reference=REFERENCE)
+DENOISER = SNRDenoiser(MIXTURE.denoise_y)
+SPACE = PathSpace((2,), (math.exp(-8), math.exp(8)), REFERENCE)
+SDE = CanonicalSDE(DENOISER, reference=REFERENCE)
 DEPTHS = (1, 2, 4)
 STEPS = (4, 8, 16)
 TEACHER = TeacherOptions(steps=128, cells=64)
@@ -26,9 +27,7 @@ def student(depth: int) -> SigDEG:
     """A student that is not trained: the exact denoiser, and a network that corrects it."""
     torch.manual_seed(0)
     network = MLP(2, width=128, blocks=3, conditions=2, extra=depth + 2)
-    return SigDEG.from_teacher(
-        SNRDenoiser(MIXTURE.denoise_y), event=(2,), snr=SNR, depth=depth, reference=REFERENCE, network=network
-    )
+    return SigDEG.from_teacher(DENOISER, SPACE, depth=depth, network=network)
 
 
 def options(depth: int, iterations: int | None = None) -> DistillOptions:
@@ -41,8 +40,6 @@ def distilled(depth: int, out: Path, iterations: int | None = None) -> SigDEG:
     """Distil, or go on, or read what is done."""
     done = out / f"depth-{depth}" / "student"
     if done.exists():
-        return SigDEG.load(done, denoiser=SNRDenoiser(MIXTURE.denoise_y))
+        return SigDEG.load(done, denoiser=DENOISER)
     data = MIXTURE.sample(DATA, torch.Generator().manual_seed(0))
-    return distill(
-        student(depth), SNRDenoiser(MIXTURE.denoise_y), options(depth, iterations), out / f"depth-{depth}", data=data
-    )
+    return distill(student(depth), DENOISER, options(depth, iterations), out / f"depth-{depth}", data=data)

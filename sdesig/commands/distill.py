@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -22,8 +22,7 @@ from sdesig.commands.options import (
     checked,
     naming_memory,
 )
-from sdesig.sampling import CanonicalSDE
-from sdesig.sampling.reference_files import reference_on
+from sdesig.sampling import PathSpace
 from sdesig.sigdeg import DistillOptions, SigDEG, TrainingOptions, distill
 
 
@@ -68,23 +67,20 @@ class Distill:
         options = checked(DistillOptions, self.distillation, teacher=paths, training=training)
         teacher, data, identity = load_problem(self.teacher, self.data, device)
         gaussian, snr = fitted_reference(self.reference, data, self.data), snr_range(self.snr, self.teacher)
-        sde = CanonicalSDE(teacher, reference=reference_on(gaussian, device))
-        grid = step_grid(self, sde, teacher.event, snr, identity["teacher"], self.out / GRID_CELLS)
+        space = PathSpace(teacher.event, snr, gaussian.to(device))
+        space = replace(space, grid=step_grid(self, teacher, space, identity["teacher"], self.out / GRID_CELLS))
         with seeded(training.seed):
             student = SigDEG.from_teacher(
                 teacher,
-                event=teacher.event,
-                snr=snr,
+                space,
                 depth=self.depth,
-                reference=gaussian,
                 cell=self.cell,
-                grid=grid,
             )
         recorded = {
             **identity,
             "reference": self.reference,
-            "snr": student.snr,
-            "grid": grid.quantiles,
+            "snr": space.snr,
+            "grid": space.grid.quantiles,
         }
         announce(
             "distill",

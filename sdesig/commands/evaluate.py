@@ -17,6 +17,7 @@ from sdesig.commands.options import COUNT, Reference, announce, check_sizes
 from sdesig.evaluation import Comparison, evaluate
 from sdesig.evaluation.evaluation import samplers
 from sdesig.evaluation.report import FRECHET, INTERVALS, markdown_table
+from sdesig.sampling import PathSpace
 from sdesig.sigdeg import SigDEG
 from sdesig.sigdeg.network_denoiser import ModelDenoiser
 
@@ -76,7 +77,7 @@ class Evaluate:
             **identity,
             "models": models_identity,
             "reference": None if models else self._reference,
-            "snr": comparison.snr,
+            "snr": comparison.space.snr,
             "steps": self.steps,
             "n": self.n,
             "first_seed": self.first_seed,
@@ -114,8 +115,8 @@ class Evaluate:
         """On the paths of the generators, or where there are none on those of the flags."""
         if not models:
             gaussian = fitted_reference(self._reference, data, self.data)
-            return Comparison(teacher, gaussian, teacher.event, snr_range(self.snr, self.teacher))
+            return Comparison(teacher, PathSpace(teacher.event, snr_range(self.snr, self.teacher), gaussian))
         for name, value in (("reference", self.reference), ("snr", self.snr)):
             if value is not None:
                 raise ValueError(f"{name} must not be given with models, which set it; got {value}")
-        return Comparison.of(teacher, models[0])
+        return Comparison(teacher, models[0].space)

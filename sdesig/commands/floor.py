@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import tyro
@@ -12,7 +12,7 @@ from sdesig._files import check_output, write_json
 from sdesig.brownian.path import MOST_DEPTH
 from sdesig.commands.inputs import fitted_reference, load_problem, snr_range, step_grid
 from sdesig.commands.options import Reference, TeacherPathFlags, announce
-from sdesig.sampling import CanonicalSDE, information_floor
+from sdesig.sampling import PathSpace, information_floor
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,13 @@ class Floor:
             check_integer("depth", depth, 1, MOST_DEPTH)
         teacher, data, identity = load_problem(self.teacher, self.data)
         snr, paths = snr_range(self.snr, self.teacher), self.teacher_paths.teacher_options()
-        sde = CanonicalSDE(teacher, reference=fitted_reference(self.reference, data, self.data))
-        grid = step_grid(self, sde, teacher.event, snr, identity["teacher"])
+        space = PathSpace(teacher.event, snr, fitted_reference(self.reference, data, self.data))
+        space = replace(space, grid=step_grid(self, teacher, space, identity["teacher"]))
         options = {
             **identity,
             "reference": self.reference,
             "snr": snr,
-            "grid": grid.quantiles,
+            "grid": space.grid.quantiles,
             "teacher_scheme": paths.scheme,
             "teacher_steps": paths.steps,
         }
@@ -68,14 +68,12 @@ class Floor:
         print("depth  steps  floor (RMSE per coordinate)  median", flush=True)
         for depth in self.depth:
             floor = information_floor(
-                sde,
-                event=teacher.event,
-                snr=snr,
+                teacher,
+                space,
                 steps=self.steps,
                 depth=depth,
                 groups=self.groups,
-                teacher=paths,
-                grid=grid,
+                teacher_options=paths,
             )
             floors.append(vars(floor))
             value = f"{floor.rmse:.5f} +- {floor.standard_error:.5f}"

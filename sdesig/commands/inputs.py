@@ -18,7 +18,7 @@ from sdesig import digits
 from sdesig._files import file_digest, open_arrays, take_array
 from sdesig._modules import WEIGHTS
 from sdesig.commands.options import Reference
-from sdesig.sampling import CanonicalSDE, GaussianReference, StepGrid, choose_grid
+from sdesig.sampling import GaussianReference, PathSpace, StepGrid, choose_grid
 from sdesig.sigdeg import SigDEG
 from sdesig.sigdeg.network_denoiser import ModelDenoiser
 
@@ -148,18 +148,15 @@ class Setting(Protocol):
 
 def step_grid(
     flags: Setting,
-    sde: CanonicalSDE,
-    event: tuple[int, ...],
-    snr: tuple[float, float],
-    teacher: Identity,
+    teacher: ModelDenoiser,
+    space: PathSpace,
+    identity: Identity,
     kept: Path | None = None,
 ) -> StepGrid:
     """The grid of --grid; "chosen" is the shipped one if this is its setting, else measured: see `choose_grid`."""
     if (flags.grid, flags.teacher, flags.data, flags.reference, flags.snr) == ("chosen", DIGITS, DIGITS, "pca", None):
         return digits.load_grid()
-    device = sde.reference.mean.device
-    recorded = {"teacher": teacher}
-    choose = partial(choose_grid, sde, event=event, snr=snr, device=device, kept=kept, recorded=recorded)
+    choose = partial(choose_grid, teacher, space, kept=kept, recorded={"teacher": identity})
     return named_grid(flags.grid, choose)
 
 
@@ -191,12 +188,14 @@ def load_models(
         raise ValueError(f"models must be different folders; got {', '.join(map(str, folders))}")
     models = [SigDEG.load(folder, device=device) for folder in folders]
     for folder, model in zip(folders, models, strict=True):
-        if model.event != event:
-            raise ValueError(f"models must make samples of shape {event}, as the teacher does; {folder}: {model.event}")
-        if model.grid != models[0].grid:
+        if model.space.event != event:
+            raise ValueError(
+                f"models must make samples of shape {event}, as the teacher does; {folder}: {model.space.event}"
+            )
+        if model.space.grid != models[0].space.grid:
             raise ValueError(f"models must have one grid of steps to be compared; {folder} and {folders[0]} have two")
-        check_same_paths(str(folder), model.path(1).identity, str(folders[0]), models[0].path(1).identity)
-        one, other = model.reference, models[0].reference
+        check_same_paths(str(folder), model.space.paths(1).identity, str(folders[0]), models[0].space.paths(1).identity)
+        one, other = model.space.reference, models[0].space.reference
         if not all(map(torch.equal, (one.mean, *one.basis), (other.mean, *other.basis))):
             raise ValueError(f"{folder} and {folders[0]} must have one Gaussian reference; mean or basis differ")
     return models, [_identity(str(folder), folder / WEIGHTS) for folder in folders]

@@ -55,7 +55,7 @@ class Sample:
         check_integer("batch", self.batch, 1)
         model = SigDEG.load(self.model, device=self.machine.use())
         seeds = self._chosen(model)
-        model.grid.times(model.path(1), self.steps)  # checks the steps
+        model.space.ends(self.steps)  # checks the steps
         pictures = self._begin(model, seeds)
         samples = self._drawn(model, range(seeds) if isinstance(seeds, int) else seeds)
         if processes.number() > 0:
@@ -64,14 +64,14 @@ class Sample:
         print(f"{len(samples.values)} samples in {samples.steps} steps -> {self.out}")
         images = as_images(pictures(samples.values[:SHOWN]))
         if images is None:
-            print(f"no picture: samples of shape {model.event} are not images")
+            print(f"no picture: samples of shape {model.space.event} are not images")
         else:
             write_images(self.out.with_suffix(".png"), images)
             print(f"-> {self.out.with_suffix('.png')}")
 
     def _drawn(self, model: SigDEG, seeds: Sequence[int]) -> Samples:
         """Of all seeds, whose batches processes share."""
-        identity = model.path(seeds).identity
+        identity = model.space.paths(seeds).identity
         batches = [seeds[first : first + self.batch] for first in range(0, len(seeds), self.batch)]
         own = {k: model.sample(batches[k], self.steps).values.cpu() for k in processes.mine(len(batches))}
         values = torch.cat(processes.gathered(own, len(batches)))
@@ -91,7 +91,7 @@ class Sample:
             raise ValueError("only one of --n, --seeds and --replay may be given")
         if self.replay is not None:
             earlier = Samples.load(self.replay)
-            identity = model.path(earlier.seeds).identity
+            identity = model.space.paths(earlier.seeds).identity
             check_same_paths(str(self.replay), earlier.identity, str(self.model), identity)
             return earlier.seeds
         if self.seeds:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sdesig._files import read_tensors
 from sdesig.digits.classifier import DigitClassifier
-from sdesig.sampling import StepGrid
+from sdesig.sampling import PathSpace, StepGrid
 from sdesig.sampling.gaussian_reference import GaussianReference
 from sdesig.sigdeg import NetworkDenoiser, SigDEG
 
@@ -48,8 +48,12 @@ def reference(kind: str = "pca") -> GaussianReference:
     """
     if kind != "pca":
         return GaussianReference.fit(load_digits()[0], kind)
-    tensors = read_tensors(FOLDER / REFERENCE)
-    return GaussianReference(tensors["mean"], tensors["variance"], tensors["basis"])
+    return GaussianReference.load(FOLDER / REFERENCE)
+
+
+def path_space(kind: str = "pca") -> PathSpace:
+    """What a seed means here: the paths in the clock of a reference, and the shipped grid."""
+    return PathSpace(EVENT, SNR, reference(kind), grid=load_grid())
 
 
 def load_classifier() -> DigitClassifier:

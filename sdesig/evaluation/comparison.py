@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from sdesig._checks import check_integer
+from sdesig._checks import check_instance, check_integer
 from sdesig._evaluating import evaluating
 from sdesig.brownian import BrownianPath
 from sdesig.sampling import DPMSolver1, DPMSolver2M, PathAverage
@@ -20,6 +19,7 @@ from sdesig.sampling.canonical_sde import CanonicalSDE
 from sdesig.sampling.error_statistics import root_mean_square
 from sdesig.sampling.gaussian_reference import GaussianReference
 from sdesig.sampling.lockstep import PART, Run, run_along
+from sdesig.sampling.path_space import PathSpace
 from sdesig.sampling.snr_denoiser import SNRDenoiser, check_snr_denoiser
 from sdesig.sampling.step_grid import StepGrid
 from sdesig.sigdeg.sig_deg import SigDEG
@@ -103,8 +103,8 @@ def baselines(grid: StepGrid | None = None) -> list[Sampler]:
 
 def generator_sampler(name: str, generator: SigDEG) -> Sampler:
     """A generator as a sampler."""
-    referenced = bool((generator.reference.variance > 0).any())
-    return Sampler(name, generator.cell, referenced=referenced, depth=generator.depth, grid=generator.grid)
+    referenced = bool((generator.space.reference.variance > 0).any())
+    return Sampler(name, generator.cell, referenced=referenced, depth=generator.depth, grid=generator.space.grid)
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,42 +149,22 @@ class Comparison:
     """Samplers of one teacher on the paths of one reference.
 
     Args:
-        teacher: D(y, snr).
-        reference: in whose clock the paths run, on the device of the teacher.
-        event: shape of a sample.
-        snr: first and last SNR.
-        levels: the paths have 2^levels cells, all of which are drawn: the most steps there can be.
-        depth: of the paths.
-        truth_steps: steps of the converged path, by the path-average scheme with the reference.
+        teacher: D(y, snr), on the device of the space.
+        space: what the seeds mean. All cells of their paths are drawn.
+        truth_steps: steps of the converged path, by the path-average scheme with the reference; at most 2^levels.
         batch: seeds at once.
     """
 
     teacher: SNRDenoiser
-    reference: GaussianReference
-    event: tuple[int, ...]
-    snr: tuple[float, float]
-    levels: int = 10
-    depth: int = 4
+    space: PathSpace
     truth_steps: int = 512
     batch: int = 250
-    dtype: torch.dtype = torch.float32
     _sdes: dict[tuple[bool, float], CanonicalSDE] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         check_snr_denoiser("teacher", self.teacher)
-
-    @classmethod
-    def of(cls, teacher: SNRDenoiser, generator: SigDEG) -> Comparison:
-        """On the paths of a generator, which is on the device of its teacher."""
-        return cls(
-            teacher,
-            generator.reference,
-            generator.event,
-            generator.snr,
-            generator.levels,
-            depth=generator.path_depth,
-            truth_steps=min(cls.truth_steps, 2**generator.levels),
-        )
+        check_instance("space", self.space, PathSpace)
+        self.truth_steps = min(check_integer("truth_steps", self.truth_steps, 1), 2**self.space.levels)
 
     @torch.no_grad()
     def run(
@@ -231,13 +211,12 @@ class Comparison:
         names = [sampler.name for sampler, _ in plan]
         if len({*names}) < len(names):
             raise ValueError(f"samplers must have different names; got {names}")
-        path = self._path([0])
         for sampler, counts in plan:
             for steps in counts:
-                on_path = isinstance(sampler, Sampler)
-                check_integer("steps", steps, 1, 2**self.levels if on_path else None)
-                if on_path:
-                    sampler.grid.times(path, steps)
+                if isinstance(sampler, Sampler):
+                    self._space_of(sampler).ends(steps)
+                else:
+                    check_integer("steps", steps, 1)
 
     @torch.no_grad()
     def follow(self, pairs: Sequence[tuple[AnySampler, int]], seeds: Sequence[int]) -> list[Tensor]:
@@ -249,21 +228,21 @@ class Comparison:
         Raises:
             ValueError: an `OtherSampler` that draws another shape.
         """
-        path, y = self._path(seeds), self.start(seeds)
-        times = path.grid(2**self.levels)
+        path = self.space.paths(seeds)
+        y, times = self._start(path), path.grid(2**self.space.levels)
         runs = []
         for sampler, count in pairs:
             if not isinstance(sampler, Sampler):
                 continue
             sde = self._sde(sampler.referenced, sampler.eta)
-            ends = np.rint(sampler.grid.positions(count) * (len(times) - 1)).astype(int).tolist()
+            ends = self._space_of(sampler).ends(count)
             # the canonical y of another eta is tau^((eta^2 - 1)/2) times that of eta = 1
             own = y * times[0].item() ** ((sampler.eta**2 - 1) / 2)
             state = sde.reference.to_reference(own, times[0], sampler.eta)[0]
             runs.append(Run(sampler.scheme, sde, state, times, ends, sampler.referenced))
         if runs:
             with evaluating(self.teacher, *(sampler.scheme for sampler, _ in pairs if isinstance(sampler, Sampler))):
-                run_along(path, self.reference, runs)
+                run_along(path, self.space.reference, runs)
         followed = iter(runs)
         return [
             next(followed).noisy_data if isinstance(sampler, Sampler) else self._drawn(sampler, count, y)
@@ -281,8 +260,10 @@ class Comparison:
 
     def start(self, seeds: Sequence[int]) -> Tensor:
         """The canonical y at the first SNR of seeds, from which all samplers start, (n, *event)."""
-        path = self._path(seeds)
-        return self.reference.from_reference(self._sde(True, 1.0).start(path.initial_noise(), path.t0), path.t0)
+        return self._start(self.space.paths(seeds))
+
+    def _start(self, path: BrownianPath) -> Tensor:
+        return self.space.reference.from_reference(self.space.start(path), self.space.snr[0])
 
     @torch.no_grad()
     def seconds_per_1000(self, sampler: AnySampler, steps: int) -> float:
@@ -292,13 +273,13 @@ class Comparison:
         seeds, or fewer where steps or coordinates are many; elsewhere those of the clock, from a batch, as few seeds
         would leave a GPU idle, and after a call that is not timed.
         """
-        if self._device.type == "cpu":
-            at_once = max(1, PART // (steps * self.depth * math.prod(self.event)))
+        if self.space.device.type == "cpu":
+            at_once = max(1, PART // (steps * self.space.depth * math.prod(self.space.event)))
             seeds = range(min(at_once, max(50, min(TIMED, TIMED * 32 // steps))))
         else:
             seeds = range(self.batch)
             self._sampled(sampler, steps, seeds).cpu()
-        clock = time.process_time if self._device.type == "cpu" else time.perf_counter
+        clock = time.process_time if self.space.device.type == "cpu" else time.perf_counter
         started = clock()
         self._sampled(sampler, steps, seeds).cpu()  # waits for an accelerator
         return (clock() - started) * 1000 / len(seeds)
@@ -307,9 +288,10 @@ class Comparison:
         """x of a sampler alone, of whose path no more is drawn than it needs."""
         if not isinstance(sampler, Sampler):
             return self._drawn(sampler, steps, self.start(seeds))
-        sde = self._sde(sampler.referenced, sampler.eta)
-        path = self._path(seeds, None if sampler.eta == 0.0 else sde)
-        times = sampler.grid.times(path, steps)
+        sde, space = self._sde(sampler.referenced, sampler.eta), self._space_of(sampler)
+        if sampler.eta != 0.0:
+            space = replace(space, reference=sde.reference)
+        path, times = space.paths(seeds), space.times(steps)
         start = sde.start(path.initial_noise(), times[0])
         run = Run(sampler.scheme, sde, start, times, range(steps + 1), sampler.referenced)
         with evaluating(self.teacher, sampler.scheme):
@@ -317,26 +299,14 @@ class Comparison:
                 run.take(signatures)
         return run.noisy_data
 
-    @property
-    def _device(self) -> torch.device:
-        return self.reference.mean.device
-
-    def _path(self, seeds: Sequence[int], sde: CanonicalSDE | None = None) -> BrownianPath:
-        return BrownianPath(
-            *self.snr,
-            (len(seeds), *self.event),
-            seeds=seeds,
-            depth=self.depth,
-            clock=(sde or self._sde(True, 1.0)).clock,
-            levels=self.levels,
-            dtype=self.dtype,
-            device=self._device,
-        )
+    def _space_of(self, sampler: Sampler) -> PathSpace:
+        """The space with the sampler's grid."""
+        return replace(self.space, grid=sampler.grid)
 
     def _sde(self, referenced: bool, eta: float) -> CanonicalSDE:
         key = referenced, eta
         if key not in self._sdes:
-            reference = self.reference if referenced else GaussianReference(self.reference.mean, 0.0)
+            reference = self.space.reference if referenced else GaussianReference(self.space.reference.mean, 0.0)
             teacher = self.teacher
 
             def denoiser(y: Tensor, snr: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -11,7 +12,6 @@ from torch import Tensor
 from sdesig._checks import check_integer
 from sdesig.evaluation.comparison import Comparison, Outcome, Sampler, baselines, generator_sampler
 from sdesig.evaluation.report import Features, Row, report_rows
-from sdesig.sampling.canonical_sde import CanonicalSDE
 from sdesig.sampling.information_floor import Floor, information_floor
 from sdesig.sampling.step_grid import StepGrid
 from sdesig.sigdeg.sig_deg import SigDEG
@@ -49,7 +49,7 @@ def evaluate(
     """Pathwise errors with standard errors, Frechet distances, floors and seconds, on the same seeds and paths.
 
     Args:
-        comparison: of the teacher; `Comparison.of(teacher, generator)`.
+        comparison: of the teacher; `Comparison(teacher, generator.space)`.
         generators: by name, all on the paths of the comparison.
         steps: numbers of steps.
         seeds: one per sample.
@@ -71,14 +71,11 @@ def evaluate(
     converged, outcomes = comparison.run(plan, seeds, progress)
     floors = [
         information_floor(
-            CanonicalSDE(comparison.teacher, reference=comparison.reference),
-            event=comparison.event,
-            snr=comparison.snr,
+            comparison.teacher,
+            replace(comparison.space, grid=_grid(generators)),
             steps=n,
             depth=depth,
             groups=floor_groups,
-            grid=_grid(generators),
-            device=comparison.reference.mean.device,
         )
         for depth in sorted({generator.depth for generator in generators.values()} if floor_groups else ())
         for n in steps
@@ -97,4 +94,4 @@ def samplers(generators: Mapping[str, SigDEG], *, training_free: bool = True) ->
 
 def _grid(generators: Mapping[str, SigDEG]) -> StepGrid:
     """That of all generators."""
-    return next((generator.grid for generator in generators.values()), StepGrid())
+    return next((generator.space.grid for generator in generators.values()), StepGrid())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,6 @@ from sdesig.evaluation.report import (
     save_figure,
 )
 from sdesig.evaluation.sample_store import Method, SampleFiles
-from sdesig.sampling.canonical_sde import CanonicalSDE
 from sdesig.sampling.information_floor import Floor, information_floor
 from sdesig.sampling.teacher_paths import TeacherOptions
 
@@ -83,13 +82,13 @@ def evaluate_images(
     that was stopped goes on, and methods, steps, seeds, extractors and floors may be added: what is there is not drawn
     again, nor compared again. Processes, started by torchrun, share the blocks. A block needs half a gigabyte
     for its paths if it has no more than 2^18/d seeds, d the coordinates of a sample: 85 for 3 x 32 x 32. 1000 steps
-    need `comparison.levels` = 10.
+    need `comparison.space.levels` = 10.
 
     out/ then has report.json (the rows), report.md, errors.png (pathwise errors against evaluations) and images-N.png
     for every number of steps: a row per method, a column per seed.
 
     Args:
-        comparison: of the teacher; `Comparison.of(teacher, generator)`.
+        comparison: of the teacher; `Comparison(teacher, generator.space)`.
         methods: what to evaluate. The ancestral sampler in 1000 steps is `DPMSolver1` at 1000.
         data: images to whose features those of the samples are compared.
         out: folder.
@@ -115,7 +114,7 @@ def evaluate_images(
     if extractors:
         check_integer("number of images in data", len(data), FEWEST)
     if decode is None:
-        data.check_event(comparison.event, "the teacher")
+        data.check_event(comparison.space.event, "the teacher")
     out = Path(out)
     seeds = range(first_seed, first_seed + n)
     samples = SampleFiles(out / "samples", comparison, methods, seeds=seeds, decode=decode, recorded=recorded)
@@ -159,17 +158,13 @@ def _floors(comparison: Comparison, methods: Sequence[Method], groups: int, file
         key = f"depth {depth}, {steps} steps, {groups} groups, quantiles {list(grid.quantiles)}"
         known = read_json(file) if file.exists() else {}
         if key not in known:
-            sde = CanonicalSDE(comparison.teacher, reference=comparison.reference)
             floor = information_floor(
-                sde,
-                event=comparison.event,
-                snr=comparison.snr,
+                comparison.teacher,
+                replace(comparison.space, grid=grid),
                 steps=steps,
                 depth=depth,
                 groups=groups,
-                teacher=TeacherOptions(steps=comparison.truth_steps, cells=1),
-                grid=grid,
-                device=comparison.reference.mean.device,
+                teacher_options=TeacherOptions(steps=comparison.truth_steps, cells=1),
             )
             known[key] = asdict(floor)
             write_json(file, known)

@@ -24,7 +24,6 @@ from sdesig.evaluation.comparison import AnySampler, Comparison, Sampler, share_
 from sdesig.evaluation.features import FeatureExtractor, PerceptualDistance, extract
 from sdesig.evaluation.metrics import pair_distances
 from sdesig.evaluation.pixels import to_uint8
-from sdesig.sampling.reference_files import reference_digest
 from sdesig.sampling.step_grid import StepGrid
 
 
@@ -88,12 +87,10 @@ class SampleFiles:
         self._decode = decode
         described = {
             **(recorded or {}),
-            "snr": list(comparison.snr),
-            "event": list(comparison.event),
-            "levels": comparison.levels,
-            "depth": comparison.depth,
+            **{
+                key: value for key, value in comparison.space.identity.items() if key != "grid"
+            },  # samplers have their own
             "truth_steps": comparison.truth_steps,
-            "reference": reference_digest(comparison.reference),
         }
         processes.once(lambda: forget_options(folder / "options.json", "seeds-*.safetensors", key="truth_steps"))
         record_options(folder / "options.json", described)

@@ -59,23 +59,23 @@ def model_card(
 
 def _text(generator: SigDEG, results: Sequence[Row], name: str, latent: bool, licensed: bool) -> str:
     parameters = sum(p.numel() for p in generator.parameters())
-    grid = "even in log-SNR" if len(generator.grid.quantiles) == 2 else "chosen for this model"
+    grid = "even in log-SNR" if len(generator.space.grid.quantiles) == 2 else "chosen for this model"
     space = "latents, which the autoencoder in vae/ decodes" if latent else "images in [-1, 1]"
     lines = [
         f"# {name}\n",
         "A diffusion model distilled by Sig-DEG ([arXiv 2508.16939](https://arxiv.org/abs/2508.16939)): a generator "
         "that takes few coarse steps of the reverse-time SDE, and sees the exact partial signature of the Brownian "
         "path on each of them. The seed of an image is the seed of its path: a seed gives the same image in every "
-        f"batch, and follows one path at any number of steps, up to {2**generator.levels}. How near that brings the "
-        "images is the pathwise error.\n",
+        f"batch, and follows one path at any number of steps, up to {2**generator.space.levels}. How near that brings "
+        "the images is the pathwise error.\n",
         "```python\nfrom sdesig.images import SigDEGPipeline  # pip install 'sdesig[images]'\n\n"
         f'pipe = SigDEGPipeline.from_pretrained("{name}")\n'
         "images = pipe(seeds=range(4), num_inference_steps=10).images\n```\n",
         f"- Cell: {generator.kind}, partial signatures of depth {generator.depth}; {parameters:,} parameters; one "
         "evaluation of the network per step.",
-        f"- Samples: {' x '.join(map(str, generator.event))}, {space}.",
-        f"- SNR from {generator.snr[0]:.4g} to {generator.snr[1]:.4g}; steps {grid}; paths of depth "
-        f"{generator.path_depth}.",
+        f"- Samples: {' x '.join(map(str, generator.space.event))}, {space}.",
+        f"- SNR from {generator.space.snr[0]:.4g} to {generator.space.snr[1]:.4g}; steps {grid}; paths of depth "
+        f"{generator.space.depth}.",
         "- Weights are safetensors; no code comes with them, and none is run from this folder.\n",
     ]
     if not licensed:

@@ -23,7 +23,6 @@ from sdesig.images.teachers import PREDICTIONS, TABLES
 from sdesig.sampling import CanonicalDenoiser, CanonicalSDE, GaussianReference, SNRClock
 from sdesig.sampling.canonical import from_canonical, to_canonical
 from sdesig.sampling.path_average import check_eta, evaluation_snr
-from sdesig.sampling.reference_files import read_reference, reference_on
 from sdesig.sde import TabulatedVP, X0Denoiser
 
 _IGNORED = {"eta", "use_clipped_model_output"}
@@ -110,7 +109,7 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
         self._table = TabulatedVP(table / (shift + (1 - shift) * table))
         reference = GaussianReference(0.0, check_real("reference_variance", reference_variance, minimum=0.0))
         if reference_file is not None:
-            reference = read_reference(Path(reference_file))
+            reference = GaussianReference.load(Path(reference_file))
         self._sde = self._sde_of(reference)
         self._mark()
         self.num_inference_steps: int | None = None
@@ -257,7 +256,7 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
         """The run of a batch from a step on."""
         sde = self._sde
         if self.config["reference_file"] is not None:
-            sde = self._sde_of(reference_on(sde.reference, x.device))
+            sde = self._sde_of(sde.reference.to(x.device))
         sde.reference.check_event(x)
         path = None
         if sde.eta > 0:

@@ -75,11 +75,11 @@ class SigDEGPipeline(DiffusionPipeline):
             check_choice("vae", type(vae).__name__, KINDS)
             check_choice("channels of the vae's images", vae.config["out_channels"], channels)
             channels = (Autoencoder(vae).latent_channels,)
-        if len(generator.event) != 3 or generator.event[0] not in channels:
+        if len(generator.space.event) != 3 or generator.space.event[0] not in channels:
             wanted = " or ".join(map(str, channels))
             raise ValueError(
                 f"generator must have events ({wanted}, height, width){', or a vae' if vae is None else ''}; they are "
-                f"{generator.event}"
+                f"{generator.space.event}"
             )
         self.results = check_results(results)
         self._card: str | None = None
@@ -88,7 +88,7 @@ class SigDEGPipeline(DiffusionPipeline):
     @property
     def device(self) -> torch.device:
         """Of the generator."""
-        return self.generator.get_buffer("mean").device
+        return self.generator.space.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -149,7 +149,7 @@ class SigDEGPipeline(DiffusionPipeline):
             FloatingPointError: a state that is not finite.
         """
         check_choice("output_type", output_type, OUTPUTS)
-        check_integer("num_inference_steps", num_inference_steps, 1, 2**self.generator.levels)
+        check_integer("num_inference_steps", num_inference_steps, 1, 2**self.generator.space.levels)
         for name in callback_on_step_end_tensor_inputs:
             check_choice("callback_on_step_end_tensor_inputs", name, self._callback_tensor_inputs)
         chosen = _seeds(batch_size, seeds, generator)

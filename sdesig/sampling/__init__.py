@@ -7,6 +7,7 @@ from sdesig.sampling.dpm_solver import DPMSolver1, DPMSolver2M
 from sdesig.sampling.gaussian_reference import GaussianReference
 from sdesig.sampling.information_floor import Floor, information_floor
 from sdesig.sampling.path_average import PathAverage
+from sdesig.sampling.path_space import PathSpace
 from sdesig.sampling.snr_clock import SNRClock
 from sdesig.sampling.snr_denoiser import SNRDenoiser
 from sdesig.sampling.step_grid import StepGrid
@@ -21,6 +22,7 @@ __all__ = [
     "Floor",
     "GaussianReference",
     "PathAverage",
+    "PathSpace",
     "SNRClock",
     "SNRDenoiser",
     "StepGrid",

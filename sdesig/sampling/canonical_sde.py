@@ -5,13 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sdesig._checks import check_floating, check_real, check_step
-from sdesig.sampling.canonical import drift_clock, drift_power, noise_clock
+from sdesig._checks import check_real
+from sdesig.sampling.canonical import drift_clock, drift_power
 from sdesig.sampling.gaussian_reference import GaussianReference
 from sdesig.sampling.snr_clock import SNRClock
 from sdesig.sampling.snr_denoiser import SNRDenoiser, check_snr_denoiser
 from sdesig.sde.base import SDE
-from sdesig.sde.diffusions import per_sample
 
 
 class CanonicalSDE(SDE):
@@ -47,7 +46,8 @@ class CanonicalSDE(SDE):
         self.eta = check_real("eta", eta, minimum=0.0)
         self.denoiser = check_snr_denoiser("denoiser", denoiser, self.eta)
         self.reference = GaussianReference(0.0, 0.0) if reference is None else reference
-        self._drift_clock = SNRClock(self._variance, drift_power(eta))
+        c = self.reference.variance
+        self._drift_clock = SNRClock(c.item() if c.ndim == 0 else c, drift_power(eta))
 
     @property
     def clock(self) -> SNRClock:
@@ -58,7 +58,7 @@ class CanonicalSDE(SDE):
         """
         if self.eta == 0:
             raise ValueError("eta must be > 0 for a noise clock; any path will do for the probability flow, eta = 0")
-        return SNRClock(self._variance, self.eta**2)
+        return self.reference.noise_clock(self.eta)
 
     def drift(self, u: Tensor, snr: Tensor) -> Tensor:
         """Q at (u, tau), one evaluation of the denoiser: (batch, *event)."""
@@ -82,8 +82,7 @@ class CanonicalSDE(SDE):
 
     def start(self, noise: Tensor, snr: Tensor | float) -> Tensor:
         """u at the first SNR, N(0, <M>), from N(0, I): its law if the data are the reference, else up to O(tau)."""
-        tau = per_sample(check_step("snr", snr), check_floating("noise", noise))
-        return noise_clock(tau / (1 + self.reference.variance * tau), self.eta).sqrt() * noise
+        return self.reference.start(noise, snr, self.eta)
 
     def noisy_data(self, u: Tensor, snr: Tensor | float) -> Tensor:
         """y/a = x/alpha, in law x_0 + N(0, I/tau): what is left of the SDE is this little noise."""
@@ -93,11 +92,6 @@ class CanonicalSDE(SDE):
         """D = E[x_0 | u] at an SNR: one evaluation of the denoiser."""
         tau = torch.as_tensor(snr, dtype=torch.float64)
         return self.denoiser(self.reference.from_reference(u, tau, self.eta), tau)
-
-    @property
-    def _variance(self) -> float | Tensor:
-        c = self.reference.variance
-        return c.item() if c.ndim == 0 else c
 
     def _rate(self, snr: Tensor, power: float) -> Tensor:
         """d(v^power)/dtau."""

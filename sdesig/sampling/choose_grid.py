@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,19 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
-from sdesig._checks import check_integer, check_real
+from sdesig._checks import check_instance, check_integer, check_real
 from sdesig._files import read_tensors, write_tensors
 from sdesig._interrupts import keeping
 from sdesig._random import generator_for
 from sdesig._records import without_names
 from sdesig.sampling.canonical_sde import CanonicalSDE
-from sdesig.sampling.reference_files import reference_digest
+from sdesig.sampling.path_average import PathAverage
+from sdesig.sampling.path_space import PathSpace
+from sdesig.sampling.snr_denoiser import SNRDenoiser
 from sdesig.sampling.step_grid import StepGrid
-from sdesig.sampling.teacher_paths import draw_signature, snr_times, teacher_scheme, teacher_states
+from sdesig.sampling.teacher_paths import draw_signature, snr_times, teacher_states
 from sdesig.signature.partial_signature import PartialSignature, join_steps
 
 LOCAL_ORDER = 2.0
@@ -37,17 +40,15 @@ the grain of flat parts, which a mean square hardly sees and a Frechet distance 
 
 @torch.no_grad()
 def choose_grid(
-    sde: CanonicalSDE,
+    teacher: SNRDenoiser,
+    space: PathSpace,
     *,
-    event: Sequence[int],
-    snr: tuple[float, float],
     cells: int = 8,
     fine_per_cell: int = 16,
     paths: int = 2048,
     least: float = 0.05,
     seed: int = 0,
-    device: torch.device | str = "cpu",
-    progress: Callable[[int], None] | None = None,
+    progress: bool = True,
     kept: str | Path | None = None,
     recorded: Mapping[str, Any] | None = None,
 ) -> StepGrid:
@@ -59,15 +60,14 @@ def choose_grid(
     same for all: the density of steps is proportional to r^(2/3).
 
     Args:
-        sde: with the denoiser; its reference sets the scheme's variables.
-        event: shape of a sample.
-        snr: first and last SNR.
+        teacher: D(y, snr), on the device of the space.
+        space: event and range; its reference sets the scheme's variables, its own grid plays no part.
         cells: in which errors are measured: about as many as the steps that the grid is for.
         fine_per_cell: fine steps per cell.
         paths: over which errors are averaged; they are heavy-tailed.
         least: the density is nowhere less than this share of its mean, in (0, 1]; for images, `FOR_IMAGES`.
         seed: of everything random.
-        progress: called with the number of cells done.
+        progress: whether to show a progress bar.
         kept: safetensors file in which every cell is kept once it is measured. A choice that was stopped goes on from
             there; that of another choice is overwritten.
         recorded: what makes it another choice beside the arguments and the reference: which teacher it is, by a hash
@@ -85,20 +85,24 @@ def choose_grid(
         raise ValueError(f"least must be in (0, 1]; got {least}")
     if kept is not None and not recorded:
         raise ValueError(f"recorded must say which teacher it is, as the cells are kept; got {recorded!r}")
-    times = snr_times(snr, StepGrid(), cells * fine_per_cell)
-    generator = generator_for("grid", check_integer("seed", seed, 0), device=device)
-    shape, scheme = (paths, *event), teacher_scheme("path_average", sde)
-    start = sde.start(torch.randn(shape, generator=generator, device=device), times[0])
+    check_instance("space", space, PathSpace)
+    sde, times = (
+        CanonicalSDE(teacher, reference=space.reference),
+        snr_times(space.snr, StepGrid(), cells * fine_per_cell),
+    )
+    generator = generator_for("grid", check_integer("seed", seed, 0), device=space.device)
+    shape, scheme = (paths, *space.event), PathAverage()
+    start = sde.start(torch.randn(shape, generator=generator, dtype=space.dtype, device=space.device), times[0])
     measured = _Measured(
         None if kept is None else Path(kept),
         {
             **(recorded or {}),
-            "reference": reference_digest(sde.reference),
-            "numbers": [sde.eta, cells, fine_per_cell, paths, seed, *snr, *event],
+            "reference": space.reference.digest,
+            "numbers": [sde.eta, cells, fine_per_cell, paths, seed, *space.snr, *space.event],
             "noise": [start.device.type, str(start.dtype)],  # a seed gives other paths elsewhere
         },
     )
-    fine = draw_signature(sde, times, shape, 2, generator, start.dtype)
+    fine = draw_signature(sde.clock, times, shape, 2, generator, start.dtype)
     with nullcontext() if kept is None else keeping(f"the cells that were measured for the grid are kept in {kept}"):
         if measured.truth is None:
             measured.truth = sde.noisy_data(
@@ -106,7 +110,14 @@ def choose_grid(
             ).cpu()
         truth = measured.truth.to(start)
         rounding = NEGLIGIBLE * truth.square().mean().sqrt().item()
-        for k in range(len(measured.shares), cells):
+        for k in tqdm(
+            range(len(measured.shares), cells),
+            "grid",
+            cells,
+            initial=len(measured.shares),
+            unit="cell",
+            disable=not progress,
+        ):
             first, last = k * fine_per_cell, (k + 1) * fine_per_cell
             left = [*range(first + 1), *range(last, len(times))]
             single = join_steps(fine, (first, last))
@@ -116,8 +127,6 @@ def choose_grid(
             )
             end = sde.noisy_data(teacher_states(scheme, sde, start, times[left], steps, save="last"), times[-1])
             measured.add(max(rounding, (end - truth).square().mean().sqrt().item()))
-            if progress is not None:
-                progress(k + 1)
     density = np.asarray(measured.shares) ** (2 / (2 * LOCAL_ORDER - 1))
     smooth = np.convolve(np.pad(density, 1, mode="edge"), [0.25, 0.5, 0.25], mode="valid")
     return StepGrid.from_density(np.maximum(smooth, least * smooth.mean()), knots=max(64, 2 * cells))

@@ -19,14 +19,18 @@ from __future__ import annotations
 
 import copy
 import functools
+import hashlib
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from sdesig._checks import check_choice, check_floating, check_real, check_step
-from sdesig.sampling.canonical import drift_power
+from sdesig._files import read_tensors, reading, write_tensors
+from sdesig.sampling.canonical import drift_power, noise_clock
+from sdesig.sampling.snr_clock import SNRClock, clock_length
 from sdesig.sde.diffusions import per_sample
 
 REFERENCES = ("none", "scalar", "coordinates", "pca", "dct")
@@ -140,6 +144,39 @@ class GaussianReference:
             return cls(mean, variance.to(data))
         return cls(mean, variance.mean().item() if kind == "scalar" else 0.0)
 
+    @classmethod
+    def load(cls, file: str | Path, event: Sequence[int] | None = None) -> GaussianReference:
+        """Read what `save` wrote, for samples of a shape if one is given.
+
+        Raises:
+            FileNotFoundError, TypeError, ValueError: no such file, not safetensors, other tensors, another event.
+        """
+        tensors = read_tensors(Path(file))
+        basis = [f"basis_{k}" for k in range(len(tensors) - 2)]
+        with reading(Path(file), "is not one of a reference"):
+            if tensors.keys() != {"mean", "variance", *basis}:
+                raise ValueError(f"it must hold mean, variance, basis_0, ...; it holds {', '.join(sorted(tensors))}")
+            reference = cls(tensors["mean"], tensors["variance"], [tensors[name] for name in basis])
+            if event is not None:
+                reference.check_event(torch.zeros(1, *event))
+            return reference
+
+    def save(self, file: str | Path) -> None:
+        """Write mean, variance and basis to a safetensors file."""
+        basis = {f"basis_{k}": matrix for k, matrix in enumerate(self.basis)}
+        write_tensors(Path(file), {"mean": self.mean, "variance": self.variance, **basis})
+
+    @property
+    def digest(self) -> str:
+        """A sha256 of mean, variance and basis."""
+        values = (self.mean, self.variance, *self.basis)
+        return hashlib.sha256(b"".join(value.cpu().numpy().tobytes() for value in values)).hexdigest()
+
+    def to(self, device: torch.device | str) -> GaussianReference:
+        """The same on a device; a scalar variance stays on the CPU."""
+        variance = self.variance if self.variance.ndim == 0 else self.variance.to(device)
+        return self.with_tensors(self.mean.to(device), variance, [matrix.to(device) for matrix in self.basis])
+
     def with_tensors(self, mean: Tensor, variance: Tensor, basis: Sequence[Tensor]) -> GaussianReference:
         """The same reference from its own tensors on another device or in another dtype. Nothing is proved again."""
         moved = copy.copy(self)
@@ -176,6 +213,16 @@ class GaussianReference:
         """Inverse of `to_basis`."""
         return self._rotate(coordinates, [matrix.mT for matrix in self.basis])
 
+    def noise_clock(self, eta: float = 1.0) -> SNRClock:
+        """The clock of a path of M: variance v^(eta^2)."""
+        c = self.variance
+        return SNRClock(c.item() if c.ndim == 0 else c, eta**2)
+
+    def start(self, noise: Tensor, snr: Tensor | float, eta: float = 1.0) -> Tensor:
+        """u at the first SNR, N(0, <M>), from N(0, I): its law if the data are the reference, else up to O(tau)."""
+        tau = per_sample(check_step("snr", snr), check_floating("noise", noise))
+        return noise_clock(tau / (1 + self.variance * tau), eta).sqrt() * noise
+
     def clock(self, snr: Tensor | float) -> Tensor:
         """v = tau/(1 + c tau), shape snr.shape + variance.shape."""
         tau = self._outer("snr", snr)
@@ -184,7 +231,7 @@ class GaussianReference:
     def step_length(self, start: Tensor | float, end: Tensor | float) -> Tensor:
         """v(end) - v(start) = (end - start)/((1 + c start)(1 + c end)) for two SNRs of one shape; shape of `clock`."""
         tau_1, tau_2 = self._outer("start", start), self._outer("end", end)
-        return (tau_2 - tau_1) / (1 + self.variance * tau_1) / (1 + self.variance * tau_2)
+        return clock_length(tau_1, tau_2, self.variance)
 
     def snr(self, v: Tensor | float) -> Tensor:
         """tau = v/(1 - c v): inverse of `clock`, for v > 0 of a shape that broadcasts against variance's.
@@ -250,3 +297,8 @@ class GaussianReference:
         if not bool((remaining > 0).all()):
             raise ValueError(f"v must stay below 1/variance = {(1 / self.variance.max()).item():g}; a step goes beyond")
         return (tau + growth_step) / remaining
+
+    def __repr__(self) -> str:
+        variance = f"{self.variance.item():g}" if self.variance.ndim == 0 else f"of shape {tuple(self.variance.shape)}"
+        basis = f", {len(self.basis)} basis matrices" if self.basis else ""
+        return f"GaussianReference(variance {variance}{basis})"

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from sdesig._checks import check_integer
+from sdesig._checks import check_instance, check_integer
 from sdesig._random import generator_for
 from sdesig.brownian.path import MOST_DEPTH
 from sdesig.sampling.canonical_sde import CanonicalSDE
 from sdesig.sampling.error_statistics import root_mean_square, root_mean_square_interval
+from sdesig.sampling.path_space import PathSpace
+from sdesig.sampling.snr_denoiser import SNRDenoiser
 from sdesig.sampling.step_grid import StepGrid
 from sdesig.sampling.teacher_paths import TeacherOptions, draw_signature, snr_times, teacher_scheme, teacher_states
 from sdesig.signature import legendre
@@ -66,19 +68,15 @@ class Floor:
 
 @torch.no_grad()
 def information_floor(
-    sde: CanonicalSDE,
+    teacher: SNRDenoiser,
+    space: PathSpace,
     *,
-    event: Sequence[int],
-    snr: tuple[float, float],
     steps: int,
     depth: int,
     groups: int = 10_000,
-    teacher: TeacherOptions | None = None,
-    grid: StepGrid | None = None,
+    teacher_options: TeacherOptions | None = None,
     functionals: Callable[[Tensor, int], Tensor] | None = None,
     seed: int = 0,
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | str = "cpu",
 ) -> Floor:
     """The least pathwise error of any method that sees the start and depth-`depth` signatures of M on `steps` steps.
 
@@ -86,13 +84,12 @@ def information_floor(
     along both: E|x - x'|^2 / 2 is the conditional variance. Errors are heavy-tailed: take 10^4 groups.
 
     Args:
-        sde: with the teacher as denoiser; its reference sets the clock of the Legendre expansion.
-        event: shape of a sample.
-        snr: first and last SNR.
-        steps, grid: the coarse grid; default even in log-SNR.
+        teacher: D(y, snr), on the device of the space.
+        space: event, range and grid of the steps; its reference sets the clock of the Legendre expansion.
+        steps: number of coarse steps.
         depth: of the partial signatures, >= 1.
         groups: pairs of paths.
-        teacher: scheme and fine steps; the next multiple of `steps` is taken.
+        teacher_options: scheme and fine steps; the next multiple of `steps` is taken.
         functionals: what is known of the path on a step in place of its partial signature. Called with the SNRs of the
             fine steps in it, (n + 1, steps), and their depth k, it returns `depth` orthonormal combinations of their
             Legendre coefficients: (n, steps, depth, k).
@@ -105,13 +102,15 @@ def information_floor(
     check_integer("depth", depth, 1, MOST_DEPTH)
     check_integer("groups", groups, 2)
     check_integer("seed", seed, 0, 2**63 - 1)
-    teacher, grid = teacher or TeacherOptions(), grid or StepGrid()
-    fine_per_step = math.ceil(teacher.steps / steps)
-    times = snr_times(snr, grid, steps)
+    check_instance("space", space, PathSpace)
+    sde, options = CanonicalSDE(teacher, reference=space.reference), teacher_options or TeacherOptions()
+    event, device, dtype = space.event, space.device, space.dtype
+    fine_per_step = math.ceil(options.steps / steps)
+    times = snr_times(space.snr, space.grid, steps)
     fine_times = torch.cat(
         [snr_times((a.item(), b.item()), StepGrid(), fine_per_step)[:-1] for a, b in pairwise(times)] + [times[-1:]]
     )
-    scheme = teacher_scheme(teacher.scheme, sde)
+    scheme = teacher_scheme(options.scheme)
     fine_depth = max(2, depth)
     numbers = len(fine_times) * fine_depth * math.prod(event)
     rows = max(1, min(groups, _NUMBERS_AT_ONCE // numbers))
@@ -121,8 +120,8 @@ def information_floor(
         generator = generator_for("floor", seed, first, device=device)
         shape = (min(rows, groups - first), *event)
         noise = torch.randn(shape, generator=generator, dtype=dtype, device=device)
-        one = draw_signature(sde, fine_times, shape, fine_depth, generator, dtype)
-        other = draw_signature(sde, fine_times, shape, fine_depth, generator, dtype)
+        one = draw_signature(sde.clock, fine_times, shape, fine_depth, generator, dtype)
+        other = draw_signature(sde.clock, fine_times, shape, fine_depth, generator, dtype)
         if functionals is None:
             lengths = one.h.unflatten(0, (steps, fine_per_step)).movedim(1, 0)
             matrix = legendre.parts_to_whole(lengths, fine_depth)[..., :depth, :]
@@ -144,7 +143,7 @@ def information_floor(
         differences.append((x - y).flatten(1).double().norm(dim=1) / math.sqrt(2 * math.prod(event)))
     errors = torch.cat(differences)
     rmse, standard_error = root_mean_square(errors)
-    return Floor(rmse, standard_error, errors.median().item(), groups, steps, depth, grid.quantiles)
+    return Floor(rmse, standard_error, errors.median().item(), groups, steps, depth, space.grid.quantiles)
 
 
 def _agreeing(value: PartialSignature, given: PartialSignature, matrix: Tensor) -> PartialSignature:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sdesig.sampling.gaussian_reference import GaussianReference
+from sdesig.sampling.snr_clock import clock_length
 from sdesig.signature.legendre import gauss_legendre, orthonormal_legendre
 from sdesig.signature.partial_signature import PartialSignature
 
@@ -41,19 +42,14 @@ def reclock(
     start, end = (value.reshape(-1, *[1] * axes).to(c.device) for value in (times[:-1], times[1:]))
     nodes, weights = gauss_legendre(_NODES, c.device)
     x = nodes.reshape(-1, *[1] * (axes + 1))
-    length, new_length = _length(start, end, c), _length(start, end, variance)
+    length, new_length = clock_length(start, end, c), clock_length(start, end, variance)
     # v has grown by x h at the nodes of a cell: tau there, as in GaussianReference.advance
     growth = (1 + c * start) * x * length
     tau = (start + growth) / (1 - c * growth)
-    position = (_length(start, tau, variance) / new_length).clamp(0, 1)
+    position = (clock_length(start, tau, variance) / new_length).clamp(0, 1)
     ratio = (1 + c * tau) / (1 + variance * tau) * (length / new_length).sqrt()
     inner = orthonormal_legendre(nodes, cells.depth) * weights
     matrix = torch.einsum("iq...,jq->ij...", orthonormal_legendre(position, cells.depth) * ratio, inner)
     moved = torch.einsum("ij...,j...->i...", matrix.to(cells.coefficients), cells.coefficients)
     stacked = reference.from_basis(moved.flatten(0, 2)).reshape(moved.shape)
     return PartialSignature(new_length.to(cells.dtype), stacked)
-
-
-def _length(start: Tensor, end: Tensor, c: Tensor | float) -> Tensor:
-    """v(end) - v(start)."""
-    return (end - start) / (1 + c * start) / (1 + c * end)

@@ -14,6 +14,11 @@ from sdesig._checks import check_real
 from sdesig.brownian.clock import Times
 
 
+def clock_length(start: Times, end: Times, c: Times) -> Times:
+    """v(end) - v(start) = (end - start)/((1 + c start)(1 + c end)), v = t/(1 + c t): free of cancellation."""
+    return (end - start) / (1.0 + c * start) / (1.0 + c * end)
+
+
 @dataclass(frozen=True, eq=False)
 class SNRClock:
     """For reverse diffusions, whose time is the signal-to-noise ratio: master grid uniform in log t.
@@ -70,7 +75,7 @@ class SNRClock:
             c = c.to(torch.float64)
             s, t = (torch.as_tensor(x, dtype=torch.float64, device=c.device) for x in (s, t))
             s, t = (x.reshape(*x.shape, *[1] * c.ndim) for x in (s, t))
-        length = (t - s) / ((1.0 + c * s) * (1.0 + c * t))
+        length = clock_length(s, t, c)
         if self.power == 1.0:
             return length
         v = s / (1.0 + c * s)

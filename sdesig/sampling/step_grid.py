@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from sdesig._checks import check_integer, check_real
 from sdesig._files import read_json, reading, write_json
-from sdesig.brownian import BrownianPath
 
 
 @dataclass(frozen=True)
@@ -49,19 +47,6 @@ class StepGrid:
         knots = np.linspace(0, 1, len(self.quantiles))
         return np.interp(np.linspace(0, 1, steps + 1), knots, self.quantiles)
 
-    def times(self, path: BrownianPath, steps: int) -> Tensor:
-        """The times on a path, on its master grid where it has one: float64 on the CPU, (steps + 1,).
-
-        Raises:
-            ValueError: so many steps that two times fall on one of the path's.
-        """
-        if len(self.quantiles) == 2:
-            return path.grid(steps)
-        times = path.nearest(torch.from_numpy(path.clock.time(self.positions(steps), path.t0, path.t1)))
-        if not bool((times.diff() > 0).all()):
-            raise ValueError(f"steps must be fewer for this grid on a path of {2**path.levels} cells; got {steps}")
-        return times
-
     def save(self, file: str | Path) -> None:
         """Write the quantiles as JSON."""
         write_json(Path(file), {"quantiles": list(self.quantiles)})
@@ -78,3 +63,10 @@ class StepGrid:
             if not isinstance(quantiles, list):
                 raise TypeError(f"quantiles must be a list of numbers; got {quantiles!r}")
             return cls(tuple(check_real(f"quantiles[{k}]", value) for k, value in enumerate(quantiles)))
+
+    def __repr__(self) -> str:
+        return "StepGrid()" if len(self.quantiles) == 2 else f"StepGrid({len(self.quantiles)} quantiles)"
+
+
+EVEN = StepGrid()
+"""Steps even in log-SNR."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -15,14 +15,21 @@ from sdesig._checks import check_choice, check_integer
 from sdesig._evaluating import evaluating
 from sdesig._random import generator_for
 from sdesig.sampling.canonical_sde import CanonicalSDE
+from sdesig.sampling.dpm_solver import DPMSolver1, DPMSolver2M
+from sdesig.sampling.path_average import PathAverage
+from sdesig.sampling.path_space import PathSpace
+from sdesig.sampling.snr_clock import SNRClock
 from sdesig.sampling.snr_denoiser import SNRDenoiser, check_snr_denoiser
 from sdesig.sampling.step_grid import StepGrid
 from sdesig.signature.partial_signature import PartialSignature, join_steps
 from sdesig.solvers.base import Scheme
 from sdesig.solvers.driver import Save, run_steps
-from sdesig.solvers.registry import scheme_named
 
-TEACHER_SCHEMES = {"path_average": "path_average", "euler": "dpm_solver_1", "dpm_solver_2m": "dpm_solver_2m"}
+TEACHER_SCHEMES: dict[str, type[PathAverage] | type[DPMSolver1] | type[DPMSolver2M]] = {
+    "path_average": PathAverage,
+    "euler": DPMSolver1,
+    "dpm_solver_2m": DPMSolver2M,
+}
 
 MOST_STEPS = 2**20
 SAMPLE_STEPS = 128
@@ -91,21 +98,19 @@ def snr_times(snr: tuple[float, float], grid: StepGrid, steps: int) -> Tensor:
 
 
 def draw_signature(
-    sde: CanonicalSDE, times: Tensor, shape: Sequence[int], depth: int, generator: torch.Generator, dtype: torch.dtype
+    clock: SNRClock, times: Tensor, shape: Sequence[int], depth: int, generator: torch.Generator, dtype: torch.dtype
 ) -> PartialSignature:
     """Independent partial signatures of M on the steps between n + 1 SNRs: a stack of shape (n, *shape)."""
-    h = torch.as_tensor(sde.clock.length(times[:-1], times[1:]))
+    h = torch.as_tensor(clock.length(times[:-1], times[1:]))
     h = h.reshape(len(h), *[1] * (len(shape) + 1 - h.ndim), *h.shape[1:]).to(generator.device)
     size = (depth, len(times) - 1, *shape)
     return PartialSignature(h, torch.randn(size, generator=generator, dtype=dtype, device=generator.device))
 
 
-def teacher_scheme(name: str, sde: CanonicalSDE) -> Scheme:
-    """The scheme of a name of `TEACHER_SCHEMES`; raise TypeError unless the SDE is a `CanonicalSDE`."""
-    if not isinstance(sde, CanonicalSDE):
-        raise TypeError(f"sde must be a CanonicalSDE, of a denoiser D(y, snr); got {type(sde).__name__}")
+def teacher_scheme(name: str) -> Scheme:
+    """The scheme of a name of `TEACHER_SCHEMES`."""
     check_choice("scheme", name, tuple(TEACHER_SCHEMES))
-    return scheme_named(TEACHER_SCHEMES[name], sde)
+    return TEACHER_SCHEMES[name]()
 
 
 @torch.no_grad()
@@ -122,35 +127,25 @@ def teacher_states(
 
 @torch.no_grad()
 def draw_paths(
-    sde: CanonicalSDE,
-    options: TeacherOptions,
-    rows: int,
-    *,
-    event: Sequence[int],
-    snr: tuple[float, float],
-    depth: int,
-    grid: StepGrid,
-    generator: torch.Generator,
-    dtype: torch.dtype = torch.float32,
+    teacher: SNRDenoiser, space: PathSpace, options: TeacherOptions, rows: int, *, generator: torch.Generator
 ) -> TeacherPaths:
-    """Paths from the prior to the data, with the partial signatures of depth `depth` on the cells.
+    """Independent paths of a teacher from the prior to the data, with their partial signatures on the cells.
 
     Args:
-        sde: with the teacher as denoiser.
+        teacher: D(y, snr), on the device of the space.
+        space: event, range, depth and clock of the paths; its grid is the density of the fine steps.
         rows: number of paths.
-        event: shape of a sample.
-        snr: first and last SNR.
-        grid: density of the fine grid.
-        generator: on the device of the teacher.
+        generator: on the device of the space.
     """
-    times = snr_times(snr, grid, options.steps)
-    noise = torch.randn((rows, *event), generator=generator, dtype=dtype, device=generator.device)
-    fine = draw_signature(sde, times, (rows, *event), max(2, depth), generator, dtype)
+    sde, times = CanonicalSDE(teacher, reference=space.reference), snr_times(space.snr, space.grid, options.steps)
+    shape = (rows, *space.event)
+    noise = torch.randn(shape, generator=generator, dtype=space.dtype, device=generator.device)
+    fine = draw_signature(sde.clock, times, shape, max(2, space.depth), generator, space.dtype)
     start = sde.start(noise, times[0])
     ends = range(0, options.steps + 1, options.steps // options.cells)
-    states = teacher_states(teacher_scheme(options.scheme, sde), sde, start, times, fine, save=times[list(ends)])
-    cells = join_steps(fine, ends).truncate(depth) if options.cells < options.steps else fine.truncate(depth)
-    return TeacherPaths(times[list(ends)], cells, states)
+    states = teacher_states(teacher_scheme(options.scheme), sde, start, times, fine, save=times[list(ends)])
+    cells = join_steps(fine, ends) if options.cells < options.steps else fine
+    return TeacherPaths(times[list(ends)], cells.truncate(space.depth), states)
 
 
 @torch.no_grad()
@@ -174,30 +169,21 @@ def draw_local(
     tau = start.item()
     u = sde.reference.to_reference(tau * clean + tau**0.5 * eps, start)[0]
     times = snr_times((tau, end.item()), StepGrid(), options.steps)
-    fine = draw_signature(sde, times, tuple(clean.shape), max(2, depth), generator, clean.dtype)
-    states = teacher_states(teacher_scheme(options.scheme, sde), sde, u, times, fine, save=times[[0, -1]])
+    fine = draw_signature(sde.clock, times, tuple(clean.shape), max(2, depth), generator, clean.dtype)
+    states = teacher_states(teacher_scheme(options.scheme), sde, u, times, fine, save=times[[0, -1]])
     whole = join_steps(fine, (0, options.steps)).truncate(depth)
     return TeacherPaths(times[[0, -1]], whole, states)
 
 
-def teacher_samples(
-    teacher: SNRDenoiser,
-    n: int,
-    *,
-    event: tuple[int, ...],
-    snr: tuple[float, float],
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-) -> Tensor:
-    """n samples of a teacher, (n, *event) on the CPU: path-average without a reference, 128 steps even in log-SNR.
+def teacher_samples(teacher: SNRDenoiser, space: PathSpace, n: int, *, seed: int = 0) -> Tensor:
+    """n samples of a teacher, (n, *event) on the CPU: by the path-average scheme in 128 steps.
 
     They are what a reference can be fitted to without data. About half a gigabyte is held at once.
 
     Args:
-        teacher: D(y, snr), on the device.
+        teacher: D(y, snr), on the device of the space.
+        space: event, range, grid and clock; without a reference where none is known yet, N(0, 0).
         n: number of samples.
-        event: shape of a sample.
-        snr: first and last SNR.
         seed: of everything random.
 
     Raises:
@@ -205,12 +191,11 @@ def teacher_samples(
     """
     check_snr_denoiser("teacher", teacher)
     check_integer("n", n, 1)
-    sde, options = CanonicalSDE(teacher), TeacherOptions(steps=SAMPLE_STEPS, cells=1)
-    batch = max(1, _NUMBERS // (2 * SAMPLE_STEPS * math.prod(event)))
+    sde, options = CanonicalSDE(teacher, reference=space.reference), TeacherOptions(steps=SAMPLE_STEPS, cells=1)
+    batch = max(1, _NUMBERS // (2 * SAMPLE_STEPS * math.prod(space.event)))
     samples = []
     for first in range(0, n, batch):
-        generator = generator_for("teacher samples", seed, first, device=device)
-        rows = min(batch, n - first)
-        paths = draw_paths(sde, options, rows, event=event, snr=snr, depth=2, grid=StepGrid(), generator=generator)
+        generator = generator_for("teacher samples", seed, first, device=space.device)
+        paths = draw_paths(teacher, replace(space, depth=2), options, min(batch, n - first), generator=generator)
         samples.append(sde.noisy_data(paths.states[-1], paths.times[-1]).cpu())
     return torch.cat(samples)

@@ -17,10 +17,10 @@ from sdesig._checks import check_choice, check_instance, check_integer, check_re
 from sdesig._evaluating import evaluating
 from sdesig.sampling.canonical_sde import CanonicalSDE
 from sdesig.sampling.snr_denoiser import SNRDenoiser, check_snr_denoiser
-from sdesig.sampling.teacher_paths import TeacherOptions, TeacherPaths, coarse_ends, draw_local, snr_times
+from sdesig.sampling.teacher_paths import TeacherOptions, TeacherPaths, coarse_ends, draw_local, draw_paths, snr_times
 from sdesig.sigdeg.cells import SolverCell
 from sdesig.sigdeg.networks import in_precision
-from sdesig.sigdeg.path_cache import PathCache, draw_for
+from sdesig.sigdeg.path_cache import PathCache
 from sdesig.sigdeg.sig_deg import SigDEG
 from sdesig.sigdeg.training import MOST, TrainingOptions, begin, train
 from sdesig.sigdeg.training_data import Data, check_data, draw_rows
@@ -121,7 +121,7 @@ def distill(
     if options.pairs != "rollout":
         if data is None:
             raise ValueError(f"data must be given for pairs {options.pairs!r}")
-        check_data(data, student.event)
+        check_data(data, student.space.event)
     if options.only_coefficients and not isinstance(student.cell, SolverCell):
         raise ValueError("only_coefficients must be False with a plain cell, which has none")
     student.cell.set_trainable(only_coefficients=options.only_coefficients)
@@ -129,20 +129,20 @@ def distill(
     described = {
         **(recorded or {}),
         "distillation": {name: value for name, value in asdict(options).items() if name != "training"},
-        "event": list(student.event),
+        "event": list(student.space.event),
         "depth": student.depth,
         "cell": student.kind,
     }
     begin(options.training, folder, described)
-    sde = CanonicalSDE(teacher, reference=student.reference)
+    sde = CanonicalSDE(teacher, reference=student.space.reference)
     paths = None
     if options.pairs != "local" and options.paths > 0:
         paths = PathCache(
             folder / "paths" if cache is None else Path(cache),
-            options.paths,
-            student,
             teacher,
+            student.space,
             options.teacher,
+            paths=options.paths,
             seed=options.training.seed,
             recorded=recorded if cache_recorded is None else cache_recorded,
             progress=progress,
@@ -162,7 +162,7 @@ def distill(
             return _log(error, student), options.evaluations
         rows = max(2, options.evaluations // steps)
         if paths is None:
-            drawn = draw_for(student, sde, options.teacher, rows, generator)
+            drawn = draw_paths(teacher, student.space, options.teacher, rows, generator=generator)
         else:
             drawn = paths.draw(rows, generator)
         window, first = options.window, 0
@@ -247,7 +247,7 @@ def local_loss(
 
 def coarse_times(student: SigDEG, teacher: TeacherOptions, steps: int) -> Tensor:
     """SNRs of `steps` steps on the cells of the teacher's grid, as rollouts have them."""
-    return snr_times(student.snr, student.grid, teacher.cells)[coarse_ends(teacher.cells, steps)]
+    return snr_times(student.space.snr, student.space.grid, teacher.cells)[coarse_ends(teacher.cells, steps)]
 
 
 def _move(student: SigDEG, recompute: bool, *step: Any) -> tuple[Tensor, Any]:

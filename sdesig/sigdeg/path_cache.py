@@ -16,11 +16,9 @@ from sdesig._files import read_tensors, write_tensors
 from sdesig._interrupts import Interrupted, keeping, stop_requests
 from sdesig._random import generator_for
 from sdesig._records import forget_options, record_options
-from sdesig.sampling.canonical_sde import CanonicalSDE
-from sdesig.sampling.reference_files import reference_digest
+from sdesig.sampling.path_space import PathSpace
 from sdesig.sampling.snr_denoiser import SNRDenoiser, check_snr_denoiser
 from sdesig.sampling.teacher_paths import TeacherOptions, TeacherPaths, draw_paths
-from sdesig.sigdeg.sig_deg import SigDEG
 from sdesig.signature.partial_signature import PartialSignature
 
 SHARD = 512
@@ -29,25 +27,9 @@ NUMBERS = 2**28
 """Most numbers of fine steps that are in memory when paths are drawn, and of paths that were read."""
 
 
-def draw_for(
-    student: SigDEG, sde: CanonicalSDE, options: TeacherOptions, rows: int, generator: torch.Generator
-) -> TeacherPaths:
-    """`draw_paths` with the event, range, grid and path depth of a student."""
-    return draw_paths(
-        sde,
-        options,
-        rows,
-        event=student.event,
-        snr=student.snr,
-        depth=student.path_depth,
-        grid=student.grid,
-        generator=generator,
-    )
-
-
-def shard_rows(student: SigDEG, options: TeacherOptions) -> int:
+def shard_rows(space: PathSpace, options: TeacherOptions) -> int:
     """Paths in a file: 512, or the power of two below that with 2^28 numbers on its fine steps, a gigabyte."""
-    numbers = options.steps * max(2, student.path_depth) * math.prod(student.event)
+    numbers = options.steps * max(2, space.depth) * math.prod(space.event)
     return min(SHARD, 2 ** max(0, int(math.log2(max(1, NUMBERS // numbers)))))
 
 
@@ -58,10 +40,10 @@ class PathCache:
 
     Args:
         folder: made if missing; whole shards that are there are kept.
+        teacher: D(y, snr), on the device of the space.
+        space: event, range, reference, grid and depth of the paths; students of less depth can share them.
+        options: scheme, steps and cells of the paths.
         paths: number of paths, a multiple of those in a shard (see `shard_rows`), or fewer than that.
-        student: whose reference, range, grid and path depth the paths have; students of less depth can share them.
-        teacher: the denoiser.
-        options: of the paths.
         seed: of everything random.
         recorded: what else must agree with an earlier run, such as which teacher it is.
         progress: whether to show a progress bar.
@@ -74,18 +56,18 @@ class PathCache:
     def __init__(
         self,
         folder: Path,
-        paths: int,
-        student: SigDEG,
         teacher: SNRDenoiser,
+        space: PathSpace,
         options: TeacherOptions,
         *,
+        paths: int,
         seed: int = 0,
         recorded: Mapping[str, Any] | None = None,
         progress: bool = True,
     ) -> None:
         check_snr_denoiser("teacher", teacher)
         check_integer("paths", paths, 1)
-        shard = shard_rows(student, options)
+        shard = shard_rows(space, options)
         if paths > shard and paths % shard:
             raise ValueError(f"paths must be a multiple of {shard}; got {paths}")
         self.folder, self.shards, self.rows = folder, max(1, paths // shard), min(shard, paths)
@@ -95,33 +77,29 @@ class PathCache:
             "steps": options.steps,
             "cells": options.cells,
             "rows": self.rows,
-            "depth": student.path_depth,
-            "snr": list(student.snr),
-            "event": list(student.event),
-            "clock": student.sde.clock.identity(),
-            "reference": reference_digest(student.reference),
-            "grid": list(student.grid.quantiles),
+            **{
+                key: value for key, value in space.identity.items() if key != "levels"
+            },  # paths here have no master grid
+            "clock": space.clock.identity(),
             "seed": seed,
         }
         processes.once(lambda: forget_options(folder / "options.json", "paths-*.safetensors", key="cells"))
         record_options(folder / "options.json", description)
-        sde = CanonicalSDE(teacher, reference=student.reference)
-        device = student.get_buffer("mean").device
         missing = [k for k in processes.mine(self.shards) if not self._file(k).exists()]
         hidden = not progress or not missing or processes.number() > 0
         kept = f"all paths that were drawn are kept in {folder}: the same command goes on from there"
         with keeping(kept), stop_requests() as requests:
             for k in tqdm(missing, desc="teacher paths", unit="shard", disable=hidden):
-                generator = generator_for("teacher paths", seed, k, device=device)
+                generator = generator_for("teacher paths", seed, k, device=space.device)
                 with requests.at_once():
-                    drawn = draw_for(student, sde, options, self.rows, generator)
+                    drawn = draw_paths(teacher, space, options, self.rows, generator=generator)
                 tensors = {"times": drawn.times, "h": drawn.signature.h, "states": drawn.states}
                 write_tensors(self._file(k), {**tensors, "coefficients": drawn.signature.coefficients})
                 if requests.number is not None:
                     raise Interrupted(kept, requests.number)
         processes.wait()
-        self._shape = (student.path_depth, options.cells, self.rows, *student.event)
-        self._device = device
+        self._shape = (space.depth, options.cells, self.rows, *space.event)
+        self._device = space.device
         self._loaded: dict[int, TeacherPaths] = {}
 
     def draw(self, rows: int, generator: torch.Generator) -> TeacherPaths:

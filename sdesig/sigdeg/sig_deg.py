@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sdesig._checks import check_choice, check_instance, check_integer, check_real, check_shape
+from sdesig._checks import check_choice, check_instance, check_integer, check_real
 from sdesig._evaluating import evaluating
 from sdesig._files import FileError, read_tensors, reading
 from sdesig._modules import CONFIG, WEIGHTS, load_config, load_state, make_within, save_module
-from sdesig.brownian import BrownianPath
 from sdesig.brownian.path import MOST_DEPTH
-from sdesig.brownian.philox import MOST_SEEDS, check_seeds
+from sdesig.brownian.philox import MOST_SEEDS
 from sdesig.sampling.canonical_sde import CanonicalSDE
 from sdesig.sampling.gaussian_reference import GaussianReference
+from sdesig.sampling.path_space import PathSpace
 from sdesig.sampling.snr_denoiser import SNRDenoiser, check_snr_denoiser
 from sdesig.sampling.step_grid import StepGrid
 from sdesig.sigdeg.cells import CONDITIONS, Cell, CorrectedDenoiser, PlainCell, SolverCell, Student, StudentDenoiser
@@ -58,70 +59,38 @@ class SigDEG(nn.Module):
 
     Args:
         cell: `SolverCell` or `PlainCell`.
-        reference: Gaussian reference in whose clock the path runs; its tensors in float32.
-        event: shape of a sample.
-        snr: first and last SNR, 0 < first < last.
-        levels: the paths live on a master grid of 2^levels cells even in log-SNR, the most steps there can be.
-        path_depth: depth of the paths, at least the cell's. It is part of their identity: generators of different
-            depths make the same images of the same seeds if their paths have one depth. Default: the larger of 4 and
-            the cell's.
-        grid: where the steps lie.
+        space: where the seeds of its samples live; kept in float32. Its depth is at least the cell's.
 
     Raises:
-        TypeError, ValueError: arguments out of range, a reference that does not fit the event.
+        TypeError, ValueError: a cell or a space of another type, a space that is less deep than the cell.
     """
 
-    def __init__(
-        self,
-        cell: Cell,
-        reference: GaussianReference,
-        *,
-        event: Sequence[int],
-        snr: tuple[float, float],
-        levels: int = 10,
-        path_depth: int | None = None,
-        grid: StepGrid | None = None,
-    ) -> None:
+    def __init__(self, cell: Cell, space: PathSpace) -> None:
         super().__init__()
         if not isinstance(cell, Cell):
             raise TypeError(f"cell must be a SolverCell or a PlainCell; got {cell!r}")
-        check_instance("reference", reference, GaussianReference)
-        if not isinstance(snr, Sequence) or len(snr) != 2:
-            raise TypeError(f"snr must be two numbers, (first, last); got {snr!r}")
-        low, high = (check_real(f"snr[{k}]", value, minimum=0.0, strict=True) for k, value in enumerate(snr))
-        if low >= high:
-            raise ValueError(f"snr must be (first, last) with first < last; got {snr}")
         self.cell = cell
-        self.event = tuple(check_integer(f"event[{k}]", size, 1) for k, size in enumerate(check_shape("event", event)))
-        self.snr = low, high
-        self.levels = check_integer("levels", levels, 0, 30)
-        self.path_depth = max(4, cell.depth) if path_depth is None else path_depth
-        check_integer("path_depth", self.path_depth, cell.depth)
-        self.grid = StepGrid() if grid is None else check_instance("grid", grid, StepGrid)
+        check_integer("space.depth", check_instance("space", space, PathSpace).depth, cell.depth)
+        reference = space.reference
         self.register_buffer("mean", reference.mean.float().clone())
         self.register_buffer("variance", reference.variance.float().clone())
         self._axes = len(reference.basis)
         for k, matrix in enumerate(reference.basis):
             self.register_buffer(f"basis_{k}", matrix.float().clone())
-        self._reference: GaussianReference | None = reference.with_tensors(*self._reference_tensors())
-        self._reference.check_event(torch.zeros(1, *self.event, device=reference.mean.device))
+        self._space = replace(space, reference=reference.with_tensors(*self._reference_tensors()))
+        self._proved = True
 
     @classmethod
     def from_teacher(
         cls,
         teacher: SNRDenoiser,
+        space: PathSpace,
         *,
-        event: Sequence[int],
-        snr: tuple[float, float],
         depth: int,
-        reference: GaussianReference,
         cell: str = "solver",
         network: Network | None = None,
         rank: int | None = None,
         sigma_data: float | None = None,
-        levels: int = 10,
-        path_depth: int | None = None,
-        grid: StepGrid | None = None,
     ) -> SigDEG:
         """A generator that is ready to be distilled.
 
@@ -133,28 +102,27 @@ class SigDEG(nn.Module):
 
         Args:
             teacher: D(y, snr), an `SNRDenoiser`.
-            depth: of the partial signatures, >= 1.
+            space: where the seeds of its samples live.
+            depth: number of Legendre coefficients that the generator sees, 1 to the depth of the space.
             cell: "solver" or "plain".
             network: of a plain cell, or that corrects a denoiser that is none of our networks: with 2 conditions and
                 depth + 1 extra inputs, to correct depth + 2. Default: an MLP for vectors, a UNet for images.
             rank: of the changes of a teacher's weights, see `StudentDenoiser`; for large teachers.
             sigma_data: standard deviation of the data; default the teacher's own, or from the reference.
-            event, snr, reference, levels, path_depth, grid: see the class.
 
         Raises:
-            TypeError, ValueError: a teacher that is no D(y, snr); see the class.
+            TypeError, ValueError: a teacher that is no D(y, snr), or of another event; arguments out of range.
         """
         check_snr_denoiser("teacher", teacher)
         check_choice("cell", cell, tuple(CELLS))
         check_integer("depth", depth, 1, MOST_DEPTH)
-        event = check_shape("event", event)
-        check_instance("reference", reference, GaussianReference)
+        event = check_instance("space", space, PathSpace).event
         if sigma_data is None:
-            sigma_data = getattr(teacher, "sigma_data", None) or reference.variance.mean().sqrt().item()
+            sigma_data = getattr(teacher, "sigma_data", None) or space.reference.variance.mean().sqrt().item()
             if sigma_data == 0:
                 raise ValueError("sigma_data must be given, for neither the teacher nor the reference tells it")
         if isinstance(teacher, ModelDenoiser) and teacher.event != event:
-            raise ValueError(f"event must be {teacher.event}, the teacher's; got {event}")
+            raise ValueError(f"space must have the teacher's event, {teacher.event}; it has {event}")
         solver = cell == "solver"
         own = teacher if network is None and isinstance(teacher, ModelDenoiser) else None
         if rank is not None and (own is None or not solver):
@@ -176,8 +144,7 @@ class SigDEG(nn.Module):
             denoiser = (
                 CorrectedDenoiser(teacher, network, sigma_data) if solver else NetworkDenoiser(network, sigma_data)
             )
-        made = CELLS[cell](denoiser, depth, sigma_data)
-        return cls(made, reference, event=event, snr=snr, levels=levels, path_depth=path_depth, grid=grid)
+        return cls(CELLS[cell](denoiser, depth, sigma_data), space)
 
     @property
     def kind(self) -> str:
@@ -190,14 +157,15 @@ class SigDEG(nn.Module):
         return self.cell.depth
 
     @property
-    def reference(self) -> GaussianReference:
-        """The Gaussian reference, on the device of the generator (a scalar variance on the CPU).
+    def space(self) -> PathSpace:
+        """Where the seeds of its samples live, on the device of the generator.
 
         The basis of other weights is proved orthogonal when it is first asked for.
         """
-        if self._reference is None:
-            self._reference = GaussianReference(*self._reference_tensors())
-        return self._reference
+        if not self._proved:
+            self._space = replace(self._space, reference=GaussianReference(*self._reference_tensors()))
+            self._proved = True
+        return self._space
 
     def _reference_tensors(self) -> tuple[Tensor, Tensor, list[Tensor]]:
         variance = self.get_buffer("variance")
@@ -205,40 +173,28 @@ class SigDEG(nn.Module):
         return self.get_buffer("mean"), variance.double().cpu() if variance.ndim == 0 else variance, basis
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SigDEG:
-        """Of `Module`, called to move it or to change its dtype: the reference goes along."""
+        """Part of `Module`, called to move it or to change its dtype: the reference goes along."""
         super()._apply(fn, recurse)
-        if self._reference is not None:
-            self._reference = self._reference.with_tensors(*self._reference_tensors())
+        self._take_reference()
         return self
 
     def _load_from_state_dict(self, *arguments: Any) -> None:
-        """Of `Module`: the reference may be another one."""
+        """Part of `Module`: the reference may be another one."""
         mean, variance, basis = self._reference_tensors()
         before = [value.clone() for value in (mean, variance, *basis)]
         super()._load_from_state_dict(*arguments)
         mean, variance, basis = self._reference_tensors()
-        if self._reference is not None:
-            same = all(map(torch.equal, before, (mean, variance, *basis)))
-            self._reference = self._reference.with_tensors(mean, variance, basis) if same else None
+        self._proved &= all(map(torch.equal, before, (mean, variance, *basis)))
+        self._take_reference()
+
+    def _take_reference(self) -> None:
+        """The space of the reference that the buffers hold now."""
+        self._space = replace(self._space, reference=self._space.reference.with_tensors(*self._reference_tensors()))
 
     @property
     def sde(self) -> CanonicalSDE:
         """The reverse diffusion in the reference's variables, whose denoiser the cell stands for."""
-        return CanonicalSDE(SNRDenoiser(_ask_the_cell), reference=self.reference)
-
-    def path(self, seeds: int | Sequence[int]) -> BrownianPath:
-        """The paths of seeds, or of the seeds 0, ..., n - 1: float32, (n, *event)."""
-        chosen = range(check_integer("seeds", seeds, 1, MOST_SEEDS)) if isinstance(seeds, int) else check_seeds(seeds)
-        return BrownianPath(
-            *self.snr,
-            (len(chosen), *self.event),
-            seeds=chosen,
-            depth=self.path_depth,
-            clock=self.sde.clock,
-            levels=self.levels,
-            dtype=torch.float32,
-            device=self.get_buffer("mean").device,
-        )
+        return CanonicalSDE(SNRDenoiser(_ask_the_cell), reference=self.space.reference)
 
     @torch.no_grad()
     def sample(
@@ -266,24 +222,25 @@ class SigDEG(nn.Module):
             TypeError, ValueError: bad seeds, steps or batch.
             FloatingPointError: a state that is not finite.
         """
-        check_integer("steps", steps, 1, 2**self.levels)
+        space = self.space if grid is None else replace(self.space, grid=check_instance("grid", grid, StepGrid))
         check_integer("batch", batch, 1)
-        grid = self.grid if grid is None else check_instance("grid", grid, StepGrid)
-        path = self.path(seeds)
-        assert path.seeds is not None
-        values = []
-        for first in range(0, len(path.seeds), batch):
-            part = self.path(path.seeds[first : first + batch])
-            sde, times = self.sde, grid.times(part, steps)
-            start = sde.start(part.initial_noise(), times[0])
+        sde, times = self.sde, space.times(steps)
+        chosen = seeds if not isinstance(seeds, int) else range(check_integer("seeds", seeds, 1, MOST_SEEDS))
+        values: list[Tensor] = []
+        identities: list[dict[str, Any]] = []
+        for first in range(0, len(chosen), batch):
+            path = space.paths(chosen[first : first + batch])
             with evaluating(self):
-                last = solve(sde, start, times, scheme=self.cell, path=part, callback=callback, save="last")
+                last = solve(sde, space.start(path), times, scheme=self.cell, path=path, callback=callback, save="last")
             values.append(sde.noisy_data(last, times[-1]))
-        return Samples(torch.cat(values), steps, path.identity)
+            identities.append(path.identity)
+        seeds_drawn = [seed for identity in identities for seed in identity["seeds"]]
+        return Samples(torch.cat(values), steps, {**identities[0], "seeds": seeds_drawn})
 
     def save(self, folder: str | Path) -> None:
         """Write config.json and weights.safetensors. Of a denoiser that is none of our networks, nothing is saved."""
         denoiser: Any = self.cell.denoiser
+        space = self.space
         student = isinstance(denoiser, StudentDenoiser)
         own = denoiser.base if student else denoiser
         config = {
@@ -295,14 +252,14 @@ class SigDEG(nn.Module):
             "rank": denoiser.rank if student else None,
             "depth": self.depth,
             "sigma_data": self.cell.sigma_data,
-            "event": list(self.event),
-            "snr": list(self.snr),
-            "levels": self.levels,
-            "path_depth": self.path_depth,
-            "grid": list(self.grid.quantiles),
+            "event": list(space.event),
+            "snr": list(space.snr),
+            "levels": space.levels,
+            "path_depth": space.depth,
+            "grid": list(space.grid.quantiles),
             "mean": list(self.get_buffer("mean").shape),
             "variance": list(self.get_buffer("variance").shape),
-            "basis": [len(matrix) for matrix in self.reference.basis],
+            "basis": [len(matrix) for matrix in space.reference.basis],
         }
         save_module(Path(folder), config, self)
 
@@ -328,8 +285,14 @@ class SigDEG(nn.Module):
         with reading(folder / CONFIG, "is not one of a generator"):
             _check_config(folder, config, tensors)
             basis = [tensors[f"basis_{k}"] for k in range(len(config["basis"]))]
-            reference = GaussianReference(tensors["mean"], tensors["variance"], basis)
-            grid = StepGrid(tuple(config["grid"]))
+            space = PathSpace(
+                config["event"],
+                config["snr"],
+                GaussianReference(tensors["mean"], tensors["variance"], basis),
+                levels=config["levels"],
+                depth=config["path_depth"],
+                grid=StepGrid(tuple(config["grid"])),
+            )
         if config["corrects_a_denoiser"] != (denoiser is not None):
             needed = "must" if config["corrects_a_denoiser"] else "must not"
             raise FileError(f"{folder / CONFIG}: denoiser {needed} be given, by corrects_a_denoiser")
@@ -345,15 +308,7 @@ class SigDEG(nn.Module):
                 described = config.get("denoiser", {"kind": "edm", "sigma_data": sigma_data})  # older ones have none
                 wide = make_denoiser(network, described)
                 student = StudentDenoiser(wide, depth + 1, config.get("rank")) if kind == "solver" else wide
-            made = cls(
-                CELLS[kind](student, depth, sigma_data),
-                reference,
-                event=config["event"],
-                snr=tuple(config["snr"]),
-                levels=config["levels"],
-                path_depth=config["path_depth"],
-                grid=grid,
-            )
+            made = cls(CELLS[kind](student, depth, sigma_data), space)
         load_state(folder, made, tensors)
         return made.to(device).eval()
 

@@ -65,10 +65,10 @@ class CachePaths:
             with naming_a_full_disk(self.out):
                 PathCache(
                     self.out,
-                    self.paths,
-                    made.student,
                     made.teacher,
+                    made.student.space,
                     options,
+                    paths=self.paths,
                     seed=self.seed,
                     recorded={"teacher": made.recorded["teacher"]},
                 )

@@ -25,8 +25,7 @@ from sdesig.evaluation.features import load_extractor, load_perceptual
 from sdesig.evaluation.image_report import FEWEST, Method, OtherSampler, evaluate_images
 from sdesig.evaluation.pixels import ImageSet
 from sdesig.images.unipc import PEERS, peer_samples
-from sdesig.sampling import StepGrid
-from sdesig.sampling.reference_files import reference_on
+from sdesig.sampling import PathSpace, StepGrid
 from sdesig.sigdeg import SigDEG
 
 TRAINING_FREE = ("euler", "ddim", "sde-dpm++2m", "path-average", "path-average-reference", "path-average-grid")
@@ -96,7 +95,7 @@ class EvaluateImages:
                 "teacher": teacher.identity,
                 "data": described_images(images),
                 "models": identities,
-                "snr": comparison.snr,
+                "snr": comparison.space.snr,
                 "samplers": self.samplers,
                 "steps": self.steps,
                 "teacher_steps": self.teacher_steps,
@@ -137,13 +136,13 @@ class EvaluateImages:
             given = [name for name in ("snr", "reference_file") if getattr(self.setting, name) is not None]
             if given:
                 raise ValueError(f"{given[0]} must not be given with models, which set it")
-            return replace(Comparison.of(teacher.denoiser, models[0]), batch=batch), models[0].grid
+            return Comparison(teacher.denoiser, models[0].space, batch=batch), models[0].space.grid
         snr = self.setting.range(teacher.denoiser)
         data = self.teacher.training_data(images, teacher.denoiser, device)
         reference, _ = self.setting.fitted(teacher, images, data, snr, self.out, self.teacher.decoder_identity())
-        grid = self.setting.step_grid(teacher, reference, snr, self.out)
-        on_device = reference_on(reference, device)
-        return Comparison(teacher.denoiser, on_device, teacher.denoiser.event, snr, batch=batch), grid
+        space = PathSpace(teacher.denoiser.event, snr, reference.to(device))
+        grid = self.setting.step_grid(teacher, space, self.out)
+        return Comparison(teacher.denoiser, replace(space, grid=grid), batch=batch), grid
 
     def _methods(
         self, comparison: Comparison, grid: StepGrid, models: Sequence[SigDEG], identities: Sequence[Identity]
@@ -164,4 +163,4 @@ class EvaluateImages:
 
 
 def _peer(comparison: Comparison, name: str, y: Tensor, steps: int) -> Tensor:
-    return peer_samples(comparison.teacher, y, steps, snr=comparison.snr, scheduler=name)
+    return peer_samples(comparison.teacher, y, steps, snr=comparison.space.snr, scheduler=name)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from sdesig._caching import Record, cached
 from sdesig._checks import check_integer
@@ -17,9 +16,8 @@ from sdesig._files import file_digest
 from sdesig._random import generator_for
 from sdesig.commands.inputs import GRID_CELLS, Identity, Teacher, check_snr, identity_of_files, load_teacher, named_grid
 from sdesig.evaluation.pixels import ImageSet
-from sdesig.sampling import CanonicalSDE, GaussianReference, StepGrid, choose_grid
+from sdesig.sampling import GaussianReference, PathSpace, StepGrid, choose_grid
 from sdesig.sampling.choose_grid import FOR_IMAGES
-from sdesig.sampling.reference_files import read_reference, reference_digest, reference_on, write_reference
 from sdesig.sampling.teacher_paths import teacher_samples
 from sdesig.sigdeg.network_denoiser import ModelDenoiser
 from sdesig.sigdeg.training_data import Data, check_data, take_rows
@@ -177,7 +175,7 @@ class SettingFlags:
         event = teacher.denoiser.event
         if self.reference_file is not None:
             described: dict[str, Any] = {"file": str(self.reference_file), "sha256": file_digest(self.reference_file)}
-            return read_reference(self.reference_file, event), described
+            return GaussianReference.load(self.reference_file, event), described
         if data is None:
             n, of = check_integer("reference_samples", self.reference_samples, 2), "the teacher"
         else:
@@ -187,52 +185,44 @@ class SettingFlags:
         def make() -> GaussianReference:
             device = next(teacher.denoiser.parameters()).device
             if data is None:
-                samples = teacher_samples(teacher.denoiser, n, event=event, snr=snr, device=device)
+                known = PathSpace(event, snr, GaussianReference(torch.zeros((), device=device), 0.0))
+                samples = teacher_samples(teacher.denoiser, known, n)
             else:
                 samples = _some(data)
             return GaussianReference.fit(samples, self.reference)
 
         def write(stem: Path, reference: GaussianReference) -> Record:
-            write_reference(stem.with_suffix(".safetensors"), reference)
+            reference.save(stem.with_suffix(".safetensors"))
             return {"sha256": file_digest(stem.with_suffix(".safetensors"))}
 
         def read(stem: Path, record: Record) -> GaussianReference:
             if file_digest(stem.with_suffix(".safetensors")) != record["sha256"]:
                 raise ValueError("it does not have the sha256 that it was written with")
-            return read_reference(stem.with_suffix(".safetensors"), event)
+            return GaussianReference.load(stem.with_suffix(".safetensors"), event)
 
         key = {**described, "teacher": teacher.identity, "data": described_images(images), "snr": snr}
         key |= {} if decoder is None else {"decoder": decoder}
         return cached(folder, "reference", key, make=make, write=write, read=read), described
 
-    def step_grid(
-        self, teacher: Teacher, reference: GaussianReference, snr: tuple[float, float], folder: Path
-    ) -> StepGrid:
+    def step_grid(self, teacher: Teacher, space: PathSpace, folder: Path) -> StepGrid:
         """The grid of --grid; one that is chosen is kept in the folder for the next time."""
-        event = teacher.denoiser.event
-        paths = max(16, min(GRID_PATHS, GRID_NUMBERS // math.prod(event)))
-        device = next(teacher.denoiser.parameters()).device
-        sde = CanonicalSDE(teacher.denoiser, reference=reference_on(reference, device))
+        paths = max(16, min(GRID_PATHS, GRID_NUMBERS // math.prod(space.event)))
 
         def make() -> StepGrid:
-            with tqdm(total=8, desc="grid", unit="cell") as bar:
-                return choose_grid(
-                    sde,
-                    event=event,
-                    snr=snr,
-                    paths=paths,
-                    least=FOR_IMAGES,
-                    device=device,
-                    progress=lambda done: bar.update(done - bar.n),
-                    kept=folder / GRID_CELLS,
-                    recorded={"teacher": teacher.identity},
-                )
+            return choose_grid(
+                teacher.denoiser,
+                space,
+                paths=paths,
+                least=FOR_IMAGES,
+                kept=folder / GRID_CELLS,
+                recorded={"teacher": teacher.identity},
+            )
 
         def choose() -> StepGrid:
             key = {
                 "teacher": teacher.identity,
-                "reference": reference_digest(reference),
-                "snr": snr,
+                "reference": space.reference.digest,
+                "snr": space.snr,
                 "paths": paths,
                 "least": FOR_IMAGES,
             }

@@ -42,8 +42,8 @@ class SampleImages(Sample):
         if self.decoder is not None:
             from sdesig.images.latent import load_autoencoder
 
-            decoder = load_autoencoder(self.decoder, device=model.get_buffer("mean").device)
-            wanted, found = model.event[0], decoder.latent_channels
+            decoder = load_autoencoder(self.decoder, device=model.space.device)
+            wanted, found = model.space.event[0], decoder.latent_channels
             if wanted != found:
                 raise ValueError(f"decoder must be of latents of {wanted} channels; {self.decoder} has {found}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from sdesig._checks import check_integer
 from sdesig._random import seeded
 from sdesig.brownian.path import MOST_DEPTH
 from sdesig.commands.images.flags import ImageFlags, SettingFlags, TeacherFlags, described_images
+from sdesig.sampling import PathSpace
 from sdesig.sigdeg import SigDEG
 from sdesig.sigdeg.network_denoiser import ModelDenoiser
 from sdesig.sigdeg.training_data import Data
@@ -54,23 +56,22 @@ def prepare(
     data = teacher.training_data(pictures, denoiser, device)
     decoder = teacher.decoder_identity()
     reference, described = setting.fitted(loaded, pictures, data, snr, folder, decoder)
+    space = PathSpace(denoiser.event, snr, reference, depth=max(4, depth)).to(device)
+    space = replace(space, grid=setting.step_grid(loaded, space, folder))
     with seeded(seed):
         student = SigDEG.from_teacher(
             denoiser,
-            event=denoiser.event,
-            snr=snr,
+            space,
             depth=depth,
-            reference=reference,
             cell=cell,
             rank=rank,
         ).to(device)
-    student.grid = setting.step_grid(loaded, reference, snr, folder)
     recorded = {
         "teacher": identity,
         "data": described_images(pictures),
         "reference": described,
-        "snr": student.snr,
-        "grid": student.grid.quantiles,
+        "snr": space.snr,
+        "grid": space.grid.quantiles,
         **({} if decoder is None else {"decoder": decoder}),
         **({} if rank is None else {"rank": rank}),
     }

@@ -1,0 +1,143 @@
+"""What a seed means: the value that generators, comparisons, floors, teacher paths and files share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sdesig._checks import check_instance, check_integer, check_real, check_shape
+from sdesig.brownian import BrownianPath
+from sdesig.brownian.path import MOST_DEPTH
+from sdesig.brownian.philox import MOST_SEEDS, check_seeds
+from sdesig.sampling.gaussian_reference import GaussianReference
+from sdesig.sampling.snr_clock import SNRClock
+from sdesig.sampling.step_grid import EVEN, StepGrid
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PathSpace:
+    """Where the seeds of samples live: a Brownian path for each, in the clock of a Gaussian reference, and its times.
+
+    Spaces are equal if they differ in the device at most. Whatever works in equal spaces follows the same path for a
+    seed, at the same times for a number of steps.
+
+    Args:
+        event: shape of a sample.
+        snr: first and last SNR, 0 < first < last.
+        reference: the Gaussian reference in whose clock the paths run. Its tensors have the dtype and the device of the
+            paths; where it has none but numbers, the paths are float32.
+        levels: the paths live on a master grid of 2^levels cells even in log-SNR, the most steps there can be.
+        depth: number of Legendre coefficients of the paths, which is a part of what they are: generators that see fewer
+            coefficients follow the same paths.
+        grid: where the steps lie.
+
+    Raises:
+        TypeError, ValueError: arguments out of range, a reference that does not fit the event.
+    """
+
+    event: tuple[int, ...]
+    snr: tuple[float, float]
+    reference: GaussianReference
+    levels: int = 10
+    depth: int = 4
+    grid: StepGrid = EVEN
+
+    def __post_init__(self) -> None:
+        event = check_shape("event", self.event)
+        if not isinstance(self.snr, Sequence) or len(self.snr) != 2:
+            raise TypeError(f"snr must be two numbers, (first, last); got {self.snr!r}")
+        low, high = (check_real(f"snr[{k}]", value, minimum=0.0, strict=True) for k, value in enumerate(self.snr))
+        if low >= high:
+            raise ValueError(f"snr must be (first, last) with first < last; got {self.snr}")
+        check_integer("levels", self.levels, 0, 30)
+        check_integer("depth", self.depth, 1, MOST_DEPTH)
+        check_instance("grid", self.grid, StepGrid)
+        check_instance("reference", self.reference, GaussianReference)
+        object.__setattr__(self, "event", tuple(check_integer(f"event[{k}]", n, 1) for k, n in enumerate(event)))
+        object.__setattr__(self, "snr", (low, high))
+        self.reference.check_event(torch.empty(1, *self.event, dtype=self.dtype, device=self.device))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of the paths."""
+        tensors = (self.reference.mean, self.reference.variance, *self.reference.basis)
+        return next((value.dtype for value in tensors if value.ndim), torch.float32)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the paths."""
+        return self.reference.mean.device
+
+    @property
+    def clock(self) -> SNRClock:
+        """The clock of the paths."""
+        return self.reference.noise_clock()
+
+    def paths(self, seeds: int | Sequence[int]) -> BrownianPath:
+        """The paths of seeds, or of the seeds 0, ..., n - 1: (n, *event)."""
+        chosen = range(check_integer("seeds", seeds, 1, MOST_SEEDS)) if isinstance(seeds, int) else check_seeds(seeds)
+        return BrownianPath(
+            *self.snr,
+            (len(chosen), *self.event),
+            seeds=chosen,
+            depth=self.depth,
+            clock=self.clock,
+            levels=self.levels,
+            dtype=self.dtype,
+            device=self.device,
+        )
+
+    def start(self, path: BrownianPath) -> Tensor:
+        """u at the first SNR, N(0, v), from a path's initial noise: the shape of the path."""
+        return self.reference.start(path.initial_noise(), self.snr[0])
+
+    def ends(self, steps: int) -> list[int]:
+        """Cells of the master grid at which `steps` steps end, from 0 to 2^levels.
+
+        Raises:
+            TypeError, ValueError: not a number from 1 to 2^levels, or so many steps that two of the grid's times fall
+                on one of the master grid.
+        """
+        cells = 2**self.levels
+        ends = [round(position * cells) for position in self.grid.positions(check_integer("steps", steps, 1, cells))]
+        if len({*ends}) <= steps:
+            raise ValueError(f"steps must be fewer for this grid on a path of {cells} cells; got {steps}")
+        return ends
+
+    def times(self, steps: int) -> Tensor:
+        """SNRs at which `steps` steps end: float64 on the CPU, (steps + 1,). Raises the errors of `ends`."""
+        positions = torch.tensor(self.ends(steps), dtype=torch.float64) / 2**self.levels
+        return torch.from_numpy(self.clock.time(positions.numpy(), *self.snr))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that determines the space, JSON-serializable; the reference by a hash of its tensors."""
+        return {
+            "event": list(self.event),
+            "snr": list(self.snr),
+            "reference": self.reference.digest,
+            "levels": self.levels,
+            "depth": self.depth,
+            "grid": list(self.grid.quantiles),
+        }
+
+    def to(self, device: torch.device | str) -> PathSpace:
+        """The same space on a device."""
+        return replace(self, reference=self.reference.to(device))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PathSpace) and self.identity == other.identity
+
+    def __hash__(self) -> int:
+        return hash(json.dumps(self.identity))
+
+    def __repr__(self) -> str:
+        return (
+            f"PathSpace(event={self.event}, snr=({self.snr[0]:g}, {self.snr[1]:g}), reference={self.reference}, "
+            f"levels={self.levels}, depth={self.depth}, grid={self.grid})"
+        )
