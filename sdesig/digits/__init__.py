@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdesig._files import read_tensors
 from sdesig.digits.classifier import DigitClassifier
 from sdesig.sampling import PathSpace, StepGrid
 from sdesig.sampling.gaussian_reference import GaussianReference
