@@ -141,7 +141,7 @@ def test_it_is_the_scheme_of_this_package_with_the_first_evaluation_at_the_start
             else:
                 noise = torch.zeros(1, 1, *x.shape)
             if k:
-                u, memory = scheme.move(sde, start, end, u, memory, (noise[0],))
+                u, memory = scheme.advance(sde, start, end, u, memory, (noise[0],))
             else:
                 memory = sde.drift(u, start)
                 u = u + sde.drift_length(start, end).to(u) * memory + noise[0, 0]
