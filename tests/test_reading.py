@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from sdesig.sampling.reference_files import read_reference, write_reference
 
 from sdesig._files import FileError, check_output, read_json, read_tensors, reading, write_json
 from sdesig.commands.inputs import load_data
 from sdesig.digits.classifier import DigitClassifier
 from sdesig.sampling import GaussianReference, StepGrid
-from sdesig.sampling.reference_files import read_reference, write_reference
 from sdesig.sigdeg import MLP, NetworkDenoiser, Samples, SigDEG, TrainingOptions, UNet
 from sdesig.sigdeg.training import train
 

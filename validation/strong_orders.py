@@ -101,9 +101,9 @@ class MilsteinWithoutAreas(Milstein):
     strong_order = strong_orders(0.5, ("general",))
     word_order = 0.5
 
-    def noise(self, structure: str, steps: PartialSignature) -> tuple[Tensor, ...]:
+    def noise(self, structure: str, signatures: PartialSignature) -> tuple[Tensor, ...]:
         """As Milstein's, of steps whose areas are left out."""
-        return super().noise(structure, steps.without_area())
+        return super().noise(structure, signatures.without_area())
 
 
 class SRI2WithoutAreas(SRI2):
@@ -112,9 +112,9 @@ class SRI2WithoutAreas(SRI2):
     strong_order = strong_orders(0.5, ("general",))
     word_order = 0.5
 
-    def noise(self, structure: str, steps: PartialSignature) -> tuple[Tensor, ...]:
+    def noise(self, structure: str, signatures: PartialSignature) -> tuple[Tensor, ...]:
         """As SRI2's, of steps whose areas are left out."""
-        return super().noise(structure, steps.without_area())
+        return super().noise(structure, signatures.without_area())
 
 
 class LateEuler(Euler):
@@ -122,9 +122,9 @@ class LateEuler(Euler):
 
     strong_order = strong_orders(0.5, ("additive",))
 
-    def noise(self, structure: str, steps: PartialSignature) -> tuple[Tensor, ...]:
+    def noise(self, structure: str, signatures: PartialSignature) -> tuple[Tensor, ...]:
         """W of the step before; `solve` asks for all steps of these short paths at once."""
-        return (torch.cat([torch.zeros_like(steps.increment[:1]), steps.increment[:-1]]),)
+        return (torch.cat([torch.zeros_like(signatures.increment[:1]), signatures.increment[:-1]]),)
 
 
 class ReflectedEuler(Euler):
@@ -132,9 +132,9 @@ class ReflectedEuler(Euler):
 
     strong_order = strong_orders(0.0, MULTIPLICATIVE)
 
-    def noise(self, structure: str, steps: PartialSignature) -> tuple[Tensor, ...]:
+    def noise(self, structure: str, signatures: PartialSignature) -> tuple[Tensor, ...]:
         """-W."""
-        return (-steps.increment,)
+        return (-signatures.increment,)
 
 
 class AreaFreeLogODE(TorchsdeMethod):
@@ -150,9 +150,9 @@ class AreaFreeLogODE(TorchsdeMethod):
         """The increments."""
         return Scheme.words(self, structure)
 
-    def noise(self, structure: str, steps: PartialSignature) -> tuple[Tensor, ...]:
+    def noise(self, structure: str, signatures: PartialSignature) -> tuple[Tensor, ...]:
         """W and 0."""
-        w = steps.increment
+        w = signatures.increment
         return w, w.unsqueeze(-1) * torch.zeros_like(w).unsqueeze(-2)
 
 

@@ -116,9 +116,9 @@ class PlatenWithoutAreas(PlatenWeak2):
     strong_order = strong_orders(0.5, ("general",))
     weak_order = 1.0
 
-    def noise(self, structure: str, steps: PartialSignature) -> tuple[Tensor, ...]:
+    def noise(self, structure: str, signatures: PartialSignature) -> tuple[Tensor, ...]:
         """As Platen's, of steps whose areas are left out."""
-        return super().noise(structure, steps.without_area())
+        return super().noise(structure, signatures.without_area())
 
 
 CONTROLS = {

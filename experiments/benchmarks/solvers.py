@@ -43,7 +43,7 @@ class Standstill(Scheme):
     strong_order = strong_orders(0.5)
     weak_order = 0.5
 
-    def step(self, sde: SDELike, t: Tensor, h: Tensor, y: Tensor, *noise: Tensor) -> Tensor:
+    def step(self, sde: SDELike, start: Tensor, end: Tensor, y: Tensor, *noise: Tensor) -> Tensor:
         """The same y."""
         return y
 

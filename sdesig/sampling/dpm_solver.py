@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from sdesig.sampling.canonical_sde import CanonicalSDE
-from sdesig.sampling.reverse import ReverseScheme
+from sdesig.sampling.reverse import ReverseScheme, arrival
 from sdesig.solvers.base import strong_orders
 
 
@@ -21,11 +21,11 @@ class DPMSolver1(ReverseScheme):
     strong_order = strong_orders(1.0, ("additive",))
     weak_order = 1.0
 
-    def move(
+    def advance(
         self, sde: CanonicalSDE, start: Tensor, end: Tensor, u: Tensor, memory: Any, noise: tuple[Tensor, ...]
     ) -> tuple[Tensor, None]:
-        """See the class; there is no memory."""
-        return u + sde.drift_length(start, end).to(u) * sde.drift(u, start) + noise[0], None
+        """u + Q db + dM, with Q at the start of the step; no memory."""
+        return arrival(sde, start, end, u, sde.drift(u, start), noise[0]), None
 
 
 class DPMSolver2M(ReverseScheme):
@@ -40,13 +40,13 @@ class DPMSolver2M(ReverseScheme):
     strong_order = strong_orders(1.0, ("additive",))
     weak_order = 1.0
 
-    def move(
+    def advance(
         self, sde: CanonicalSDE, start: Tensor, end: Tensor, u: Tensor, memory: Any, noise: tuple[Tensor, ...]
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """See the class; the memory is the last time and evaluation."""
+        """u + Q db + dM, with Q extrapolated; the memory is the last time and evaluation."""
         drift = extrapolated = sde.drift(u, start)
         if memory is not None:
             before, last = memory
             ratio = (end.log() - start.log()) / (start.log() - before.log())
             extrapolated = drift + ratio / 2 * (drift - last)
-        return u + sde.drift_length(start, end).to(u) * extrapolated + noise[0], (start, drift)
+        return arrival(sde, start, end, u, extrapolated, noise[0]), (start, drift)

@@ -72,13 +72,11 @@ class Run:
         self._memory: Any = scheme.start(sde, times[0], state)
         self._done = 0
 
-    def take(self, steps: PartialSignature) -> None:
+    def take(self, signatures: PartialSignature) -> None:
         """Take the next steps; raise FloatingPointError if the state is not finite after them."""
-        for noise in zip(*(values.unbind() for values in self._scheme.noise("additive", steps)), strict=True):
+        for noise in self._scheme.noise_by_step("additive", signatures):
             start, end = self._times[self._done : self._done + 2]
-            self.state, self._memory = self._scheme.advance(
-                self._sde, start, end - start, self.state, self._memory, noise
-            )
+            self.state, self._memory = self._scheme.advance(self._sde, start, end, self.state, self._memory, noise)
             self._done += 1
         if not all_finite(self.state):
             raise FloatingPointError(

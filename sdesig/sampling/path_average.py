@@ -11,7 +11,7 @@ from sdesig.brownian import BrownianPath
 from sdesig.sampling.canonical import drift_clock, drift_power
 from sdesig.sampling.canonical_sde import CanonicalSDE
 from sdesig.sampling.gaussian_reference import GaussianReference
-from sdesig.sampling.reverse import ReverseScheme
+from sdesig.sampling.reverse import ReverseScheme, arrival
 from sdesig.sde.base import SDELike
 from sdesig.signature.legendre import gauss_legendre, orthonormal_legendre
 from sdesig.signature.partial_signature import PartialSignature
@@ -56,21 +56,21 @@ class PathAverage(ReverseScheme):
             check_eta(sde.eta)
         return structure
 
-    def noise(self, structure: str, steps: PartialSignature) -> tuple[Tensor, ...]:
+    def noise(self, structure: str, signatures: PartialSignature) -> tuple[Tensor, ...]:
         """sqrt(h) xi_0, sqrt(h) xi_1, ...: (n, depth, *shape), the first of them the increment."""
-        return ((steps.h.sqrt() * steps.coefficients).movedim(0, 1),)
+        return ((signatures.h.sqrt() * signatures.coefficients).movedim(0, 1),)
 
     def start(self, sde: SDELike, t: Tensor, y: Tensor) -> Tensor:
         """Q_{-1} = 0."""
         return torch.zeros_like(y)
 
-    def move(
+    def advance(
         self, sde: CanonicalSDE, start: Tensor, end: Tensor, u: Tensor, memory: Tensor, noise: tuple[Tensor, ...]
     ) -> tuple[Tensor, Tensor]:
-        """See the class; the memory is the last Q."""
+        """u + Q db + dM, with Q at the evaluation point; the memory is the last Q."""
         point, time = self.evaluation_point(sde, start, end, u, memory, noise)
         drift = sde.drift(point, time)
-        return self.arrival(sde, start, end, u, drift, noise), drift
+        return arrival(sde, start, end, u, drift, noise[0][0]), drift
 
     def evaluation_point(
         self, sde: CanonicalSDE, start: Tensor, end: Tensor, u: Tensor, memory: Tensor, noise: tuple[Tensor, ...]
@@ -88,12 +88,6 @@ class PathAverage(ReverseScheme):
             for weight, coefficient in zip(weights, scaled, strict=True):
                 point = point + weight * coefficient
         return point, time
-
-    def arrival(
-        self, sde: CanonicalSDE, start: Tensor, end: Tensor, u: Tensor, drift: Tensor, noise: tuple[Tensor, ...]
-    ) -> Tensor:
-        """u at the SNR `end`, from Q at the evaluation point."""
-        return u + sde.drift_length(start, end).to(u) * drift + noise[0][0]
 
 
 def check_eta(eta: float) -> None:

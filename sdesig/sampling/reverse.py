@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from sdesig.brownian import BrownianPath
@@ -23,10 +22,10 @@ class ReverseScheme(Scheme):
     sde_type = "ito"
 
     @abstractmethod
-    def move(
+    def advance(
         self, sde: CanonicalSDE, start: Tensor, end: Tensor, u: Tensor, memory: Any, noise: tuple[Tensor, ...]
     ) -> tuple[Tensor, Any]:
-        """The state at the SNR `end` from u at `start`, and the new memory."""
+        """The state u at the SNR `end` from that at `start`, and the new memory."""
 
     def check(self, sde: SDELike, y0: Tensor, path: BrownianPath) -> str:
         """As every scheme, on a `CanonicalSDE` alone."""
@@ -44,15 +43,8 @@ class ReverseScheme(Scheme):
     def check_clock(self, path: BrownianPath) -> None:
         """Not the time of the SDE; see `check`."""
 
-    def advance(
-        self, sde: SDELike, t: Tensor, h: Tensor, y: Tensor, memory: Any, noise: tuple[Tensor, ...]
-    ) -> tuple[Tensor, Any]:
-        """`move`, without noise at eta = 0."""
-        assert isinstance(sde, CanonicalSDE)
-        if sde.eta == 0:
-            noise = tuple(torch.zeros_like(value) for value in noise)
-        return self.move(sde, t, t + h, y, memory, noise)
 
-    def step(self, sde: SDELike, t: Tensor, h: Tensor, y: Tensor, *noise: Tensor) -> Tensor:
-        """The state at t + h as the first step gives it."""
-        return self.advance(sde, t, h, y, self.start(sde, t, y), noise)[0]
+def arrival(sde: CanonicalSDE, start: Tensor, end: Tensor, u: Tensor, drift: Tensor, increment: Tensor) -> Tensor:
+    """u + Q db + dM, the state at the SNR `end`, from a value of Q; at eta = 0 there is no dM."""
+    moved = u + sde.drift_length(start, end).to(u) * drift
+    return moved + increment if sde.eta > 0 else moved

@@ -84,12 +84,12 @@ class Cell(nn.Module, ReverseScheme):
             raise ValueError(f"{type(self).__name__} needs eta = 1; the SDE's is {sde.eta:g}")
         return structure
 
-    def noise(self, structure: str, steps: PartialSignature) -> tuple[Tensor, ...]:
+    def noise(self, structure: str, signatures: PartialSignature) -> tuple[Tensor, ...]:
         """sqrt(h), (n, 1 or batch, *event or ones), and xi_0, ..., xi_{depth-1}, (n, depth, batch, *event)."""
-        h = steps.h.reshape(-1, *[1] * len(steps.shape[1:])) if steps.h.ndim == 0 else steps.h
+        h = signatures.h.reshape(-1, *[1] * len(signatures.shape[1:])) if signatures.h.ndim == 0 else signatures.h
         return (
-            h.expand(len(steps), *h.shape[1:]).sqrt().to(steps.dtype),
-            steps.truncate(self.depth).coefficients.movedim(0, 1),
+            h.expand(len(signatures), *h.shape[1:]).sqrt().to(signatures.dtype),
+            signatures.truncate(self.depth).coefficients.movedim(0, 1),
         )
 
     def set_trainable(self, *, only_coefficients: bool = False) -> None:
@@ -169,10 +169,10 @@ class SolverCell(Cell):
         """Q_{-1} = 0 and D_{-1} - mu = 0."""
         return torch.zeros_like(y), torch.zeros_like(y)
 
-    def move(
+    def advance(
         self, sde: CanonicalSDE, start: Tensor, end: Tensor, u: Tensor, memory: Any, noise: tuple[Tensor, ...]
     ) -> tuple[Tensor, Any]:
-        """See the class; the memory is (Q_{n-1}, D_{n-1} - mu)."""
+        """The step of `StepCoefficients`; the memory is (Q_{n-1}, D_{n-1} - mu)."""
         root, coefficients = noise
         drift, estimate = memory
         conditions = step_conditions(start, end)
@@ -217,10 +217,10 @@ class PlainCell(Cell):
         """D_{-1} - mu = 0."""
         return torch.zeros_like(y)
 
-    def move(
+    def advance(
         self, sde: CanonicalSDE, start: Tensor, end: Tensor, u: Tensor, memory: Any, noise: tuple[Tensor, ...]
     ) -> tuple[Tensor, Any]:
-        """See the class; the memory is D_{n-1} - mu."""
+        """u + h Q_n + dM, with Q_n from the network; the memory is D_{n-1} - mu."""
         root, coefficients = noise
         y = sde.reference.from_reference(u, start)
         extra = self._extra(sde, coefficients, memory)

@@ -199,7 +199,7 @@ def rollout_loss(
     """
     u, memory = paths.states[0], student.cell.start(sde, paths.times[0], paths.states[0])
     errors = []
-    noises = zip(*(values.unbind() for values in student.cell.noise("additive", paths.signature)), strict=True)
+    noises = student.cell.noise_by_step("additive", paths.signature)
     steps = zip(paths.states[1:], noises, pairwise(paths.times.unbind()), strict=True)
     last = first + window if window else len(paths.times)
     for k, (target, noise, (start, end)) in enumerate(steps):
@@ -239,7 +239,7 @@ def local_loss(
                 if k == 0
                 else student.cell.memory_at(sde, times[k - 1], start, u, generator)
             )
-        (noise,) = zip(*(values.unbind() for values in student.cell.noise("additive", paths.signature)), strict=True)
+        (noise,) = student.cell.noise_by_step("additive", paths.signature)
         moved, _ = _move(student, recompute, sde, start, end, u, memory, noise)
         errors.append(_error(sde, moved, paths.states[1], end))
     return torch.stack(errors).mean()
@@ -252,8 +252,8 @@ def coarse_times(student: SigDEG, teacher: TeacherOptions, steps: int) -> Tensor
 
 def _move(student: SigDEG, recompute: bool, *step: Any) -> tuple[Tensor, Any]:
     if recompute:
-        return checkpoint(student.cell.move, *step, use_reentrant=False)
-    return student.cell.move(*step)
+        return checkpoint(student.cell.advance, *step, use_reentrant=False)
+    return student.cell.advance(*step)
 
 
 def _log(error: Tensor, student: SigDEG) -> Tensor:

@@ -103,8 +103,7 @@ def solve_adaptive(
             end, shortest = _step_end(path, t, h, goal)
             length = end - t
             noise = scheme.noise(structure, path.partial_signature(t, end))
-            start, width = grid.new_tensor(t), grid.new_tensor(length)
-            y_next, error = scheme.step_and_error(sde, start, width, y, *noise)
+            y_next, error = scheme.step_and_error(sde, grid.new_tensor(t), grid.new_tensor(end), y, *noise)
             ratio = _error_ratio(error, y, y_next, rtol, atol)
             if ratio <= 1:
                 factor = _factor(ratio, last)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from abc import ABC
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -46,30 +46,35 @@ class Scheme(ABC):
         """
         return words_for_scheme(strong=self.word_order, noise=structure, dim=1 if structure == "scalar" else 2)
 
-    def noise(self, structure: str, steps: PartialSignature) -> tuple[Tensor, ...]:
+    def noise(self, structure: str, signatures: PartialSignature) -> tuple[Tensor, ...]:
         """What `step` takes of the Brownian path, on n steps at once: tensors of shape (n, ...). Default: (W,)."""
-        return (steps.increment,)
+        return (signatures.increment,)
+
+    def noise_by_step(self, structure: str, signatures: PartialSignature) -> Iterator[tuple[Tensor, ...]]:
+        """What `noise` returns, one step after the other, as `advance` takes it."""
+        return zip(*(values.unbind() for values in self.noise(structure, signatures)), strict=True)
 
     def start(self, sde: SDELike, t: Tensor, y: Tensor) -> Any:
         """The memory before the first step. Default: None."""
         return None
 
     def advance(
-        self, sde: SDELike, t: Tensor, h: Tensor, y: Tensor, memory: Any, noise: tuple[Tensor, ...]
+        self, sde: Any, start: Tensor, end: Tensor, y: Tensor, memory: Any, noise: tuple[Tensor, ...]
     ) -> tuple[Tensor, Any]:
-        """The state at t + h and the new memory. Default: `step`, and the same memory."""
-        return self.step(sde, t, h, y, *noise), memory
-
-    @abstractmethod
-    def step(self, sde: SDELike, t: Tensor, h: Tensor, y: Tensor, *noise: Tensor) -> Tensor:
-        """The state at t + h.
+        """The state at `end` and the new memory. Default: `step`, and the same memory.
 
         Args:
-            sde: in the scheme's calculus.
-            t, h: zero-dimensional float64 tensors on the CPU.
-            y: the state at t, like y0.
+            sde: one that `check` admits, in the scheme's calculus.
+            start, end: zero-dimensional float64 tensors on the CPU.
+            y: the state at `start`, like y0.
+            memory: what the step before left, or `start` at first.
             noise: one step of each tensor that `noise` returns.
         """
+        return self.step(sde, start, end, y, *noise), memory
+
+    def step(self, sde: SDELike, start: Tensor, end: Tensor, y: Tensor, *noise: Tensor) -> Tensor:
+        """The state at `end` from y at `start`, for a one-step scheme; arguments as in `advance`."""
+        raise NotImplementedError(f"{type(self).__name__} defines neither `step` nor an `advance` of its own")
 
     def check(self, sde: SDELike, y0: Tensor, path: BrownianPath) -> str:
         """Return the noise structure that the scheme may exploit; raise if the SDE, y0 or path do not fit.

@@ -90,12 +90,12 @@ def run_steps(
     Returns, raises: as `solve`.
     """
     kept = _kept(save, times)
-    starts, lengths, saved = times[:-1].unbind(), times.diff().unbind(), {*kept}
-    y, memory, done = y0, scheme.start(sde, starts[0], y0), 0
+    ends, saved = times.unbind(), {*kept}
+    y, memory, done = y0, scheme.start(sde, ends[0], y0), 0
     states, unseen = [y0] if 0 in saved else [], []
-    for steps in signatures:
-        for noise in zip(*(values.unbind() for values in scheme.noise(structure, steps)), strict=True):
-            y, memory = scheme.advance(sde, starts[done], lengths[done], y, memory, noise)
+    for stack in signatures:
+        for noise in scheme.noise_by_step(structure, stack):
+            y, memory = scheme.advance(sde, ends[done], ends[done + 1], y, memory, noise)
             done += 1
             unseen.append(y)
             if done in saved:

@@ -20,7 +20,7 @@ class Euler(Scheme):
     strong_order = strong_orders(0.5, additive=1.0)
     weak_order = 1.0
 
-    def step(self, sde: SDELike, t: Tensor, h: Tensor, y: Tensor, *noise: Tensor) -> Tensor:
+    def step(self, sde: SDELike, start: Tensor, end: Tensor, y: Tensor, *noise: Tensor) -> Tensor:
         """Y + f h + g W."""
         (w,) = noise
-        return y + sde.f(t, y) * h + apply(sde.g(t, y), w)
+        return y + sde.f(start, y) * (end - start) + apply(sde.g(start, y), w)

@@ -19,9 +19,9 @@ class Heun(Scheme):
     strong_order = strong_orders(1.0, general=0.5)
     weak_order = 1.0
 
-    def step(self, sde: SDELike, t: Tensor, h: Tensor, y: Tensor, *noise: Tensor) -> Tensor:
+    def step(self, sde: SDELike, start: Tensor, end: Tensor, y: Tensor, *noise: Tensor) -> Tensor:
         """The mean of two Euler steps, from Y and from Y~."""
-        (w,) = noise
-        first = sde.f(t, y) * h + apply(sde.g(t, y), w)
+        (w,), h = noise, end - start
+        first = sde.f(start, y) * h + apply(sde.g(start, y), w)
         ahead = y + first
-        return y + (first + sde.f(t + h, ahead) * h + apply(sde.g(t + h, ahead), w)) / 2
+        return y + (first + sde.f(end, ahead) * h + apply(sde.g(end, ahead), w)) / 2

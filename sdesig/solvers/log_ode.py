@@ -24,16 +24,16 @@ class LogODE(Scheme):
     weak_order = 1.0
     word_order = 1.0
 
-    def noise(self, structure: str, steps: PartialSignature) -> tuple[Tensor, ...]:
+    def noise(self, structure: str, signatures: PartialSignature) -> tuple[Tensor, ...]:
         """W, and A for general noise."""
         if structure != "general":
-            return (steps.increment,)
-        assert steps.levy_area is not None
-        return steps.increment, steps.levy_area
+            return (signatures.increment,)
+        assert signatures.levy_area is not None
+        return signatures.increment, signatures.levy_area
 
-    def step(self, sde: SDELike, t: Tensor, h: Tensor, y: Tensor, *noise: Tensor) -> Tensor:
+    def step(self, sde: SDELike, start: Tensor, end: Tensor, y: Tensor, *noise: Tensor) -> Tensor:
         """See the class."""
-        w, *areas = noise
+        (w, *areas), h = noise, end - start
 
         def field(time: Tensor, z: Tensor) -> Tensor:
             value = sde.f(time, z) * h + apply(sde.g(time, z), w)
@@ -42,8 +42,8 @@ class LogODE(Scheme):
                 value = value + second_order_noise(sde, time, z, area)
             return value
 
-        k1 = field(t, y)
-        k2 = field(t + h / 2, y + k1 / 2)
-        k3 = field(t + h / 2, y + k2 / 2)
-        k4 = field(t + h, y + k3)
+        k1 = field(start, y)
+        k2 = field(start + h / 2, y + k1 / 2)
+        k3 = field(start + h / 2, y + k2 / 2)
+        k4 = field(end, y + k3)
         return y + (k1 + 2 * k2 + 2 * k3 + k4) / 6

@@ -23,12 +23,12 @@ class Milstein(Scheme):
     weak_order = 1.0
     word_order = 1.0
 
-    def noise(self, structure: str, steps: PartialSignature) -> tuple[Tensor, ...]:
+    def noise(self, structure: str, signatures: PartialSignature) -> tuple[Tensor, ...]:
         """W, and I_(i,j) unless the noise is additive."""
-        return increment_and_integrals(structure, steps)
+        return increment_and_integrals(structure, signatures)
 
-    def step(self, sde: SDELike, t: Tensor, h: Tensor, y: Tensor, *noise: Tensor) -> Tensor:
+    def step(self, sde: SDELike, start: Tensor, end: Tensor, y: Tensor, *noise: Tensor) -> Tensor:
         """Y + f h + g W + sum_{i,j} (Dg_j g_i) I_(i,j)."""
         w, *integrals = noise
-        euler = y + sde.f(t, y) * h + apply(sde.g(t, y), w)
-        return euler + second_order_noise(sde, t, y, *integrals) if integrals else euler
+        euler = y + sde.f(start, y) * (end - start) + apply(sde.g(start, y), w)
+        return euler + second_order_noise(sde, start, y, *integrals) if integrals else euler

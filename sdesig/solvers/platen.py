@@ -33,30 +33,30 @@ class PlatenWeak2(Scheme):
     weak_order = 2.0
     word_order = 1.0
 
-    def noise(self, structure: str, steps: PartialSignature) -> tuple[Tensor, ...]:
+    def noise(self, structure: str, signatures: PartialSignature) -> tuple[Tensor, ...]:
         """W, and I_(i,j) unless the noise is additive."""
-        return increment_and_integrals(structure, steps)
+        return increment_and_integrals(structure, signatures)
 
-    def step(self, sde: SDELike, t: Tensor, h: Tensor, y: Tensor, *noise: Tensor) -> Tensor:
+    def step(self, sde: SDELike, start: Tensor, end: Tensor, y: Tensor, *noise: Tensor) -> Tensor:
         """See the class."""
-        w, *integrals = noise
-        drift, g = sde.f(t, y) * h, sde.g(t, y)
+        (w, *integrals), h = noise, end - start
+        drift, g = sde.f(start, y) * h, sde.g(start, y)
         ahead = y + drift
-        y_next = y + (drift + sde.f(t + h, ahead + apply(g, w)) * h) / 2
+        y_next = y + (drift + sde.f(end, ahead + apply(g, w)) * h) / 2
         if not integrals:
-            return y_next + apply(g + sde.g(t + h, y), w) / 2
+            return y_next + apply(g + sde.g(end, y), w) / 2
         root = h.sqrt()
         if sde.noise_type == "diagonal":
-            above, below = sde.g(t + h, ahead + g * root), sde.g(t + h, ahead - g * root)
+            above, below = sde.g(end, ahead + g * root), sde.g(end, ahead - g * root)
             return y_next + (above + below + 2 * g) * w / 4 + (above - below) * integrals[0] / (2 * root)
         shift = columns(g) * root
         own = integrals[0].diagonal(dim1=-2, dim2=-1)
 
-        later = torch.func.vmap(lambda state: sde.g(t + h, state))
+        later = torch.func.vmap(lambda state: sde.g(end, state))
         above, below = own_columns(later(ahead + shift)), own_columns(later(ahead - shift))
         y_next = y_next + apply(above + below + 2 * g, w) / 4 + apply(above - below, own) / (2 * root)
 
-        now = torch.func.vmap(lambda state: sde.g(t, state))
+        now = torch.func.vmap(lambda state: sde.g(start, state))
         plus, minus = now(y + shift), now(y - shift)
         second = plus + minus - 2 * g
         others = second.sum(0) - own_columns(second)

@@ -28,21 +28,23 @@ class ShARK(Scheme):
     weak_order = 2.0
     word_order = 1.5
 
-    def noise(self, structure: str, steps: PartialSignature) -> tuple[Tensor, ...]:
+    def noise(self, structure: str, signatures: PartialSignature) -> tuple[Tensor, ...]:
         """W and H."""
-        return steps.increment, steps.space_time_area
+        return signatures.increment, signatures.space_time_area
 
-    def step(self, sde: SDELike, t: Tensor, h: Tensor, y: Tensor, *noise: Tensor) -> Tensor:
+    def step(self, sde: SDELike, start: Tensor, end: Tensor, y: Tensor, *noise: Tensor) -> Tensor:
         """See the class."""
-        return self.step_and_error(sde, t, h, y, *noise)[0]
+        return self.step_and_error(sde, start, end, y, *noise)[0]
 
-    def step_and_error(self, sde: SDELike, t: Tensor, h: Tensor, y: Tensor, *noise: Tensor) -> tuple[Tensor, Tensor]:
-        """The state at t + h, and 3/5 (f(Z) - f(Y~)) h + (g(t+h) - g(t)) (W/2 - H), what the cheaper step lacks."""
-        w, area = noise
-        g = sde.g(t, y)
+    def step_and_error(
+        self, sde: SDELike, start: Tensor, end: Tensor, y: Tensor, *noise: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The state at `end`, and 3/5 (f(Z) - f(Y~)) h + (g(t+h) - g(t)) (W/2 - H), what the cheaper step lacks."""
+        (w, area), h = noise, end - start
+        g = sde.g(start, y)
         shifted = y + apply(g, area)
-        drift, diffusion = sde.f(t, shifted) * h, apply(g, w)
+        drift, diffusion = sde.f(start, shifted) * h, apply(g, w)
         ahead = shifted + 5 / 6 * (drift + diffusion)
-        later = sde.f(t + 5 / 6 * h, ahead) * h
-        error = 0.6 * (later - drift) + apply(sde.g(t + h, y) - g, w / 2 - area)
+        later = sde.f(start + 5 / 6 * h, ahead) * h
+        error = 0.6 * (later - drift) + apply(sde.g(end, y) - g, w / 2 - area)
         return y + drift + diffusion + error, error

@@ -25,14 +25,14 @@ class SRA1(Scheme):
     weak_order = 2.0
     word_order = 1.5
 
-    def noise(self, structure: str, steps: PartialSignature) -> tuple[Tensor, ...]:
+    def noise(self, structure: str, signatures: PartialSignature) -> tuple[Tensor, ...]:
         """W and U/h, the mean of the path over the step."""
-        return steps.increment, steps.increment / 2 + steps.space_time_area
+        return signatures.increment, signatures.increment / 2 + signatures.space_time_area
 
-    def step(self, sde: SDELike, t: Tensor, h: Tensor, y: Tensor, *noise: Tensor) -> Tensor:
+    def step(self, sde: SDELike, start: Tensor, end: Tensor, y: Tensor, *noise: Tensor) -> Tensor:
         """See the class."""
-        w, mean = noise
-        drift, last = sde.f(t, y) * h, sde.g(t + h, y)
+        (w, mean), h = noise, end - start
+        drift, last = sde.f(start, y) * h, sde.g(end, y)
         ahead = y + 0.75 * drift + 1.5 * apply(last, mean)
-        later = sde.f(t + 0.75 * h, ahead) * h
-        return y + (drift + 2 * later) / 3 + apply(last, w - mean) + apply(sde.g(t, y), mean)
+        later = sde.f(start + 0.75 * h, ahead) * h
+        return y + (drift + 2 * later) / 3 + apply(last, w - mean) + apply(sde.g(start, y), mean)

@@ -27,22 +27,22 @@ class SRI2(Scheme):
     weak_order = 1.0
     word_order = 1.0
 
-    def noise(self, structure: str, steps: PartialSignature) -> tuple[Tensor, ...]:
+    def noise(self, structure: str, signatures: PartialSignature) -> tuple[Tensor, ...]:
         """W, and I_(i,j) unless the noise is additive."""
-        return increment_and_integrals(structure, steps)
+        return increment_and_integrals(structure, signatures)
 
-    def step(self, sde: SDELike, t: Tensor, h: Tensor, y: Tensor, *noise: Tensor) -> Tensor:
+    def step(self, sde: SDELike, start: Tensor, end: Tensor, y: Tensor, *noise: Tensor) -> Tensor:
         """See the class."""
-        w, *integrals = noise
-        drift, g = sde.f(t, y) * h, sde.g(t, y)
+        (w, *integrals), h = noise, end - start
+        drift, g = sde.f(start, y) * h, sde.g(start, y)
         ahead = y + drift
-        y_next = y + (drift + sde.f(t + h, ahead) * h) / 2 + apply(g, w)
+        y_next = y + (drift + sde.f(end, ahead) * h) / 2 + apply(g, w)
         if not integrals:
             return y_next
         if sde.noise_type == "diagonal":
             shift = g * integrals[0] / h.sqrt()
-            return y_next + h.sqrt() / 2 * (sde.g(t + h, ahead + shift) - sde.g(t + h, ahead - shift))
+            return y_next + h.sqrt() / 2 * (sde.g(end, ahead + shift) - sde.g(end, ahead - shift))
         shift = columns(g @ integrals[0]) / h.sqrt()
-        diffusion = torch.func.vmap(lambda state: sde.g(t + h, state))
+        diffusion = torch.func.vmap(lambda state: sde.g(end, state))
         difference = own_columns(diffusion(ahead + shift) - diffusion(ahead - shift))
         return y_next + h.sqrt() / 2 * difference.sum(-1)

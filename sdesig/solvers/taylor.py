@@ -35,16 +35,16 @@ class Taylor15(Scheme):
     weak_order = 2.0
     word_order = 1.5
 
-    def noise(self, structure: str, steps: PartialSignature) -> tuple[Tensor, ...]:
+    def noise(self, structure: str, signatures: PartialSignature) -> tuple[Tensor, ...]:
         """W, I_(i,0), I_(0,i), then I_(1,1) and I_(1,1,1) unless the noise is additive."""
-        gaussian = steps.increment, steps.gaussian_word(0, 1), steps.gaussian_word(1, 0)
+        gaussian = signatures.increment, signatures.gaussian_word(0, 1), signatures.gaussian_word(1, 0)
         if structure == "additive":
             return gaussian
-        return *gaussian, steps.scalar_word((1, 1)), steps.scalar_word((1, 1, 1))
+        return *gaussian, signatures.scalar_word((1, 1)), signatures.scalar_word((1, 1, 1))
 
-    def step(self, sde: SDELike, t: Tensor, h: Tensor, y: Tensor, *noise: Tensor) -> Tensor:
+    def step(self, sde: SDELike, start: Tensor, end: Tensor, y: Tensor, *noise: Tensor) -> Tensor:
         """See the class."""
-        w, i10, i01, *powers = noise
+        (w, i10, i01, *powers), t, h = noise, start, end - start
         f, g = sde.f(t, y), sde.g(t, y)
         noises = columns(torch.diag_embed(g) if sde.noise_type == "diagonal" else g)
         laplacian = torch.func.vmap(lambda column: _second_derivative(sde.f, t, y, column))(noises).sum(0) / 2

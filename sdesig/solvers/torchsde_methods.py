@@ -65,14 +65,14 @@ class TorchsdeMethod(Scheme):
             raise ValueError(f"torchsde:milstein is wrong for scalar noise in dimension > 1; y0 has {y0.shape[-1]}")
         return structure
 
-    def noise(self, structure: str, steps: PartialSignature) -> tuple[Tensor, ...]:
+    def noise(self, structure: str, signatures: PartialSignature) -> tuple[Tensor, ...]:
         """W; with U = int (W_u - W_s) du for "srk", with the Levy area for "log_ode"."""
         if self.name == "srk":
-            return steps.increment, steps.time_integral
+            return signatures.increment, signatures.time_integral
         if self.name == "log_ode":
-            assert steps.levy_area is not None
-            return steps.increment, steps.levy_area
-        return (steps.increment,)
+            assert signatures.levy_area is not None
+            return signatures.increment, signatures.levy_area
+        return (signatures.increment,)
 
     def start(self, sde: SDELike, t: Tensor, y: Tensor) -> Any:
         """torchsde's solver, and its extra state."""
@@ -91,17 +91,13 @@ class TorchsdeMethod(Scheme):
         return solver, solver.init_extra_solver_state(t, y)
 
     def advance(
-        self, sde: SDELike, t: Tensor, h: Tensor, y: Tensor, memory: Any, noise: tuple[Tensor, ...]
+        self, sde: SDELike, start: Tensor, end: Tensor, y: Tensor, memory: Any, noise: tuple[Tensor, ...]
     ) -> tuple[Tensor, Any]:
         """One step of torchsde's solver."""
         solver, extra = memory
         solver.bm.values = noise
-        y, extra = solver.step(t, t + h, y, extra)
+        y, extra = solver.step(start, end, y, extra)
         return y, (solver, extra)
-
-    def step(self, sde: SDELike, t: Tensor, h: Tensor, y: Tensor, *noise: Tensor) -> Tensor:
-        """One step by itself, without the extra state of an earlier one."""
-        return self.advance(sde, t, h, y, self.start(sde, t, y), noise)[0]
 
 
 class _StepNoise:

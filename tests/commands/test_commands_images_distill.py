@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from images_problem import SHORT, make_diffusers_model, make_latent_model, make_pictures
+from sdesig.sampling.reference_files import read_reference, write_reference
 
 from sdesig._random import generator_for
 from sdesig.commands.images import flags
@@ -19,7 +20,6 @@ from sdesig.images.diffusers_unet import DiffusersUNet
 from sdesig.images.image_data import load_images
 from sdesig.images.latent import load_autoencoder
 from sdesig.sampling import GaussianReference, SNRDenoiser, StepGrid, TeacherOptions, choose_grid
-from sdesig.sampling.reference_files import read_reference, write_reference
 from sdesig.sampling.teacher_paths import teacher_samples
 from sdesig.sigdeg import DistillOptions, NetworkDenoiser, Samples, SigDEG, TrainingOptions, UNet, distill
 

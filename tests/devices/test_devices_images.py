@@ -3,6 +3,7 @@
 import diffusers
 import pytest
 import torch
+from sdesig.sampling.reference_files import reference_on, write_reference
 from torch import Tensor, nn
 
 from sdesig.evaluation import Comparison
@@ -13,7 +14,6 @@ from sdesig.evaluation.metrics import kernel_distance, pair_distances, precision
 from sdesig.evaluation.pixels import ImageSet, pixel_digest
 from sdesig.images import PathAverageScheduler, SigDEGPipeline, load_autoencoder, load_teacher, peer_samples
 from sdesig.sampling import DPMSolver1, GaussianReference, PathAverage
-from sdesig.sampling.reference_files import reference_on, write_reference
 from sdesig.sigdeg import NetworkDenoiser, SigDEG, UNet
 
 EVENT, SNR = (1, 8, 8), (0.02, 50.0)

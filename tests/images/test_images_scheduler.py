@@ -15,6 +15,7 @@ from images_tiny import TINY, normal, tiny_unet
 from images_tiny import seeded as seeded_weights
 from PIL import Image
 from safetensors.torch import save_file
+from sdesig.sampling.reference_files import write_reference
 from test_images_latent import gaussian, quantized
 
 import sdesig.images
@@ -22,7 +23,6 @@ from sdesig.brownian import BrownianPath
 from sdesig.images.path_average_scheduler import PathAverageScheduler
 from sdesig.images.teachers import TABLES
 from sdesig.sampling import CanonicalSDE, GaussianReference, PathAverage, SNRClock, SNRDenoiser
-from sdesig.sampling.reference_files import write_reference
 from sdesig.sde import Mixture, TabulatedVP
 from sdesig.testing import check_gaussian, check_moments
 
@@ -141,7 +141,7 @@ def test_it_is_the_scheme_of_this_package_with_the_first_evaluation_at_the_start
             else:
                 noise = torch.zeros(1, 1, *x.shape)
             if k:
-                u, memory = scheme.move(sde, start, end, u, memory, (noise[0],))
+                u, memory = scheme.advance(sde, start, end, u, memory, (noise[0],))
             else:
                 memory = sde.drift(u, start)
                 u = u + sde.drift_length(start, end).to(u) * memory + noise[0, 0]

@@ -47,7 +47,7 @@ def step_loss(student, rows):
 
     def loss():
         memory = student.cell.start(sde, times[0], u)
-        return (student.cell.move(sde, times[0], times[1], u, memory, noise)[0] - target).square().mean()
+        return (student.cell.advance(sde, times[0], times[1], u, memory, noise)[0] - target).square().mean()
 
     return loss
 

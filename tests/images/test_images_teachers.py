@@ -258,7 +258,7 @@ def test_a_students_gradients_reach_all_that_it_learns(tmp_path):
     u = student.sde.start(path.initial_noise(), times[0])
     memory = student.cell.start(student.sde, times[0], u)
     noise = tuple(values[0] for values in student.cell.noise("additive", path.partial_signatures(times)))
-    student.cell.move(student.sde, times[0], times[1], u, memory, noise)[0].square().sum().backward()
+    student.cell.advance(student.sde, times[0], times[1], u, memory, noise)[0].square().sum().backward()
     learned = {name: p for name, p in student.named_parameters() if p.requires_grad}
     assert all(p.grad is not None for p in learned.values())
     assert not any(".base." in name for name in learned)

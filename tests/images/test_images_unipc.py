@@ -93,7 +93,7 @@ def test_dpm_solver_is_ours():
     states = [first]
     memory = None
     for before, after in pairwise(times):
-        state, memory = DPMSolver2M().move(sde, before, after, states[-1], memory, (torch.zeros(()),))
+        state, memory = DPMSolver2M().advance(sde, before, after, states[-1], memory, (torch.zeros(()),))
         states.append(state)
     expected = sde.noisy_data(states[-1], times[-1])
     found = peer_samples(SNRDenoiser(MIXTURE.denoise_y), y, 20, snr=SNR, scheduler="dpmsolver++(2M)")

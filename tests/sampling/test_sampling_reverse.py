@@ -185,7 +185,7 @@ def local_weak_slope(eta, variance, scheme):
         clock = torch.as_tensor(sde.clock.length(t, t + h)) if eta > 0 else h
         noise = [values[0] for values in scheme.noise("additive", PartialSignature(clock, normals[:, None]))]
         memory = sde.drift(states, t) if isinstance(scheme, PathAverage) else None
-        y, _ = scheme.advance(sde, t, h, states, memory, tuple(noise))
+        y, _ = scheme.advance(sde, t, t + h, states, memory, tuple(noise))
         errors.append((weights @ powers(y) - (value + h * rate + h**2 / 2 * second)).abs().max())
     return np.polyfit(np.log(LENGTHS), torch.stack(errors).log().numpy(), 1)[0]
 

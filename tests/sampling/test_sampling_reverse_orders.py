@@ -78,8 +78,8 @@ def test_runge_kutta_schemes_have_order_one_and_a_half(scheme):
 class IncrementAlone(PathAverage):
     """The average of the path replaced by its mean given the increment: W/2 at eta = 1."""
 
-    def noise(self, structure, steps):
-        (scaled,) = super().noise(structure, steps)
+    def noise(self, structure, signatures):
+        (scaled,) = super().noise(structure, signatures)
         return (torch.cat([scaled[:, :1], torch.zeros_like(scaled[:, 1:])], 1),)
 
 

@@ -113,8 +113,8 @@ def test_the_untrained_solver_cell_is_path_average(name, kind, depth):
 class IncrementAlone(PathAverage):
     """The average of the path replaced by its mean given the increment, W/2."""
 
-    def noise(self, structure, steps):
-        (scaled,) = super().noise(structure, steps)
+    def noise(self, structure, signatures):
+        (scaled,) = super().noise(structure, signatures)
         return (torch.cat([scaled[:, :1], torch.zeros_like(scaled[:, 1:])], 1),)
 
 
@@ -326,7 +326,7 @@ def second_step(cell, sde, memory):
     h = sde.reference.step_length(start, end).float()
     noise = h.expand(1, 3).sqrt(), normal(2, 4, 3, seed=3)
     with torch.no_grad():
-        return cell.move(sde, start, end, normal(4, 3, seed=4), memory, noise)
+        return cell.advance(sde, start, end, normal(4, 3, seed=4), memory, noise)
 
 
 @every_reference

@@ -144,10 +144,10 @@ def test_a_window_of_a_rollout_is_its_part(cell):
     torch.testing.assert_close(window, torch.stack(whole[2:5]).mean())
     found = gradients_of(student, window)
     states, memory = paths.states[0], student.cell.start(sde, paths.times[0], paths.states[0])
-    noises = list(zip(*(value.unbind() for value in student.cell.noise("additive", paths.signature)), strict=True))
+    noises = list(student.cell.noise_by_step("additive", paths.signature))
     errors = []
     for k in range(5):
-        states, memory = student.cell.move(sde, paths.times[k], paths.times[k + 1], states, memory, noises[k])
+        states, memory = student.cell.advance(sde, paths.times[k], paths.times[k + 1], states, memory, noises[k])
         if k == 1:
             states = states.detach()
             memory = memory.detach() if cell == "plain" else tuple(value.detach() for value in memory)
@@ -220,7 +220,7 @@ def test_a_local_step_starts_with_the_memory_of_the_step_before(cell, monkeypatc
     student = make(cell)
     starts, memories, moves = [], [], []
     kind = type(student.cell)
-    kept = kind.start, kind.memory_at, kind.move
+    kept = kind.start, kind.memory_at, kind.advance
 
     def start(self, sde, t, y):
         starts.append(float(t))
@@ -230,11 +230,11 @@ def test_a_local_step_starts_with_the_memory_of_the_step_before(cell, monkeypatc
         memories.append((float(before), float(start)))
         return kept[1](self, sde, before, start, u, generator)
 
-    def move(self, sde, start, end, u, memory, noise):
+    def advance(self, sde, start, end, u, memory, noise):
         moves.append((float(start), float(end), len(u), [m.requires_grad for m in _flat(memory)]))
         return kept[2](self, sde, start, end, u, memory, noise)
 
-    for name, function in (("start", start), ("memory_at", memory_at), ("move", move)):
+    for name, function in (("start", start), ("memory_at", memory_at), ("advance", advance)):
         monkeypatch.setattr(kind, name, function)
     teacher = TeacherOptions(steps=16, cells=8)
     local_loss(student, sde_of(student), data(), 3, 6, teacher, seeded()).backward()

@@ -174,12 +174,9 @@ class Momentum(Scheme):
     def start(self, sde, t, y):
         return sde.f(t, y)
 
-    def advance(self, sde, t, h, y, memory, noise):
-        f = sde.f(t, y)
-        return y + h * (1.5 * f - 0.5 * memory) + noise[0], f
-
-    def step(self, sde, t, h, y, *noise):
-        raise NotImplementedError
+    def advance(self, sde, start, end, y, memory, noise):
+        f = sde.f(start, y)
+        return y + (end - start) * (1.5 * f - 0.5 * memory) + noise[0], f
 
 
 def test_memory_goes_from_step_to_step():
@@ -191,6 +188,31 @@ def test_memory_goes_from_step_to_step():
     for k in range(5):
         y, last = y + (grid[k + 1] - grid[k]) * (-1.5 * y - 0.5 * last) + path(grid[k], grid[k + 1]), -y
     torch.testing.assert_close(solution[-1], y, rtol=1e-13, atol=1e-13)
+
+
+def test_a_step_ends_at_the_time_itself():
+    """Not at the sum of its start and its length, which rounds."""
+    seen = []
+
+    class Watched(OrnsteinUhlenbeck):
+        def f(self, t, y):
+            seen.append(t.item())
+            return super().f(t, y)
+
+    path = BrownianPath(0.0, 1.0, (4, 2), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    grid = torch.tensor([0.0, 0.01, 0.07, 0.33, 0.9], dtype=torch.float64)
+    assert not torch.equal(grid[:-1] + grid.diff(), grid[1:])
+    solve(Watched(), start(OrnsteinUhlenbeck()), grid, scheme="heun", path=path)
+    assert {*seen} == {*grid.tolist()}
+
+
+def test_a_scheme_without_a_step_says_so():
+    class Empty(Scheme):
+        sde_type, strong_order, weak_order = "ito", strong_orders(1.0), 1.0
+
+    path = make_path()
+    with pytest.raises(NotImplementedError, match="Empty defines neither"):
+        solve(OrnsteinUhlenbeck(), start(OrnsteinUhlenbeck()), path.grid(2), scheme=Empty(), path=path)
 
 
 def test_a_state_that_is_not_finite_names_its_step_and_rows():
@@ -383,9 +405,9 @@ def test_the_step_that_breaks_is_named_whatever_is_saved(save, steps):
             continue
 
         class Breaking(Euler):
-            def step(self, sde, t, h, y, *noise, first=first):
+            def step(self, sde, start, end, y, *noise, first=first):
                 y = 0 * y + 1
-                y[2] = torch.inf if t >= first else 1.0
+                y[2] = torch.inf if start >= first else 1.0
                 return y
 
         wanted = grid[::3] if save == "times" else save

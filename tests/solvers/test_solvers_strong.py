@@ -128,8 +128,8 @@ def test_order_one_schemes_fail_order_one_and_a_half(scheme):
 class WithoutArea(Milstein):
     """Milstein's scheme with the Levy areas removed."""
 
-    def noise(self, structure, steps):
-        return super().noise(structure, steps.without_area())
+    def noise(self, structure, signatures):
+        return super().noise(structure, signatures.without_area())
 
 
 class Remembering(BrownianPath):
@@ -198,8 +198,8 @@ def ornstein_uhlenbeck(paths, seed):
 class IndependentArea(ShARK):
     """ShARK with a space-time area that is not the path's."""
 
-    def noise(self, structure, steps):
-        w, area = super().noise(structure, steps)
+    def noise(self, structure, signatures):
+        w, area = super().noise(structure, signatures)
         generator = torch.Generator().manual_seed(5)
         return w, area.std() * torch.randn(area.shape, generator=generator, dtype=area.dtype)
 

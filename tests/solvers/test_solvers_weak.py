@@ -99,7 +99,7 @@ def local_errors(scheme, structure, *, area=True):
             levy = spread[..., None, None] * torch.tensor([[0.0, 1.0], [-1.0, 0.0]], dtype=torch.float64)
             steps = PartialSignature(h, normals[:, None], levy[None] if structure == "general" else None)
             noise = [value[0] for value in scheme.noise(structure, steps)]
-            y = scheme.step(chosen, t, h, START.expand(len(weights), 2), *noise)
+            y = scheme.step(chosen, t, t + h, START.expand(len(weights), 2), *noise)
             mean = mean + 0.5 * weights @ functionals(y)
         found.append(mean - (terms[0] + h * terms[1] + h**2 / 2 * terms[2]))
     return torch.stack(found).abs()
