@@ -22,7 +22,7 @@ from sdesig.sde.diffusions import Diffusion, per_sample
 
 def drift_power(eta: float) -> float:
     """(1 + eta^2)/2, the power of the SNR that is the drift clock."""
-    return 0.5 * (1 + check_real("eta", eta, minimum=0.0) ** 2)
+    return 1.0 if eta == 1.0 else 0.5 * (1 + check_real("eta", eta, minimum=0.0) ** 2)
 
 
 def drift_clock(snr: Tensor | float, eta: float = 1.0) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -37,6 +39,8 @@ class CanonicalSDE(SDE):
     """
 
     reference: GaussianReference
+    drift_clock: SNRClock
+    """b: `drift_clock.length(start, end)` is b(end) - b(start), of the shape of the reference's variance."""
     checked = True
 
     def __init__(self, denoiser: SNRDenoiser, *, reference: GaussianReference | None = None, eta: float = 1.0) -> None:
@@ -46,8 +50,8 @@ class CanonicalSDE(SDE):
         self.eta = check_real("eta", eta, minimum=0.0)
         self.denoiser = check_snr_denoiser("denoiser", denoiser, self.eta)
         self.reference = GaussianReference(0.0, 0.0) if reference is None else reference
-        c = self.reference.variance
-        self._drift_clock = SNRClock(c.item() if c.ndim == 0 else c, drift_power(eta))
+        self.drift_power = drift_power(eta)
+        self.drift_clock = replace(self.reference.noise_clock(), power=self.drift_power)
 
     @property
     def clock(self) -> SNRClock:
@@ -62,17 +66,12 @@ class CanonicalSDE(SDE):
 
     def drift(self, u: Tensor, snr: Tensor) -> Tensor:
         """Q at (u, tau), one evaluation of the denoiser: (batch, *event)."""
-        y = self.reference.from_reference(u, snr, self.eta)
-        return self.reference.drift(self.denoiser(y, snr).to(y), y, snr, self.eta)
-
-    def drift_length(self, start: Tensor, end: Tensor) -> Tensor:
-        """b(end) - b(start), for zero-dimensional float64 SNRs: float64, the shape of the reference's variance."""
-        return torch.as_tensor(self._drift_clock.length(start, end))
+        return self.reference.drift_at(self.denoiser, u, snr, self.eta)
 
     def f(self, t: Tensor | float, y: Tensor) -> Tensor:
         """Q db/dtau, with t = tau and y = u."""
         snr = torch.as_tensor(t)
-        return self.drift(y, snr) * self._rate(snr, drift_power(self.eta)).to(y)
+        return self.drift(y, snr) * self._rate(snr, self.drift_power).to(y)
 
     def g(self, t: Tensor | float, y: Tensor) -> Tensor:
         """sqrt(d<M>/dtau) in every coordinate."""

@@ -21,8 +21,9 @@ import copy
 import functools
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -70,6 +71,21 @@ def _orthogonal(name: str, matrix: Tensor) -> Tensor:
     if not defect <= max(100 * len(matrix) * unit, 2 * torch.finfo(made).eps):
         raise ValueError(f"{name} must be orthogonal; its columns' inner products are off by {defect:.3g}")
     return matrix
+
+
+class _Scales(NamedTuple):
+    """What an SNR makes of a state, shaped to multiply it.
+
+    Attributes:
+        a: the drift clock, tau^((1 + eta^2)/2).
+        growth, power_of_growth: 1 + c tau, and to the same power.
+        slope: c tau/a = c tau^((1 - eta^2)/2).
+    """
+
+    a: Tensor
+    growth: Tensor
+    power_of_growth: Tensor
+    slope: Tensor
 
 
 class GaussianReference:
@@ -255,23 +271,29 @@ class GaussianReference:
 
     def to_reference(self, y: Tensor, snr: Tensor | float, eta: float = 1.0) -> tuple[Tensor, Tensor]:
         """(u, v) from y, shape (batch, *event), and snr, () or (batch,): u is shaped as y, v as in `clock`."""
-        centred, growth, _ = self._centred(y, snr, eta)
-        return centred / growth ** drift_power(eta), self.clock(snr)
+        scales = self._scales("y", y, snr, eta)
+        return self._centred(y, scales) / scales.power_of_growth, self.clock(snr)
 
     def from_reference(self, u: Tensor, snr: Tensor | float, eta: float = 1.0) -> Tensor:
         """y from u and the SNR (v may differ between coordinates, so it is no argument): inverse of `to_reference`."""
-        tau, power = per_sample(check_step("snr", snr), check_floating("u", u)), drift_power(eta)
-        return self.from_basis(u * (1 + self.variance * tau) ** power) + tau**power * self.mean
+        return self._uncentred(u, self._scales("u", u, snr, eta))
 
     def drift(self, denoised: Tensor, y: Tensor, snr: Tensor | float, eta: float = 1.0) -> Tensor:
         """Q = (1 + c tau)(D - mu) - c tau^((1 - eta^2)/2) (y - a mu), shape (batch, *event), from D and y."""
-        centred, growth, slope = self._centred(y, snr, eta)
-        return growth * self.to_basis(denoised - self.mean) - slope * centred
+        return self._drift(denoised, y, self._scales("y", y, snr, eta))
+
+    def drift_at(
+        self, denoiser: Callable[[Tensor, Tensor], Tensor], u: Tensor, snr: Tensor, eta: float = 1.0
+    ) -> Tensor:
+        """Q at u, shape (batch, *event): `from_reference`, one evaluation of D(y, snr), and `drift`."""
+        scales = self._scales("u", u, snr, eta)
+        y = self._uncentred(u, scales)
+        return self._drift(denoiser(y, snr).to(y), y, scales)
 
     def denoised(self, drift: Tensor, y: Tensor, snr: Tensor | float, eta: float = 1.0) -> Tensor:
         """D from Q and y: inverse of `drift`."""
-        centred, growth, slope = self._centred(y, snr, eta)
-        return self.mean + self.from_basis((drift + slope * centred) / growth)
+        scales = self._scales("y", y, snr, eta)
+        return self.mean + self.from_basis((drift + scales.slope * self._centred(y, scales)) / scales.growth)
 
     def _outer(self, name: str, snr: Tensor | float) -> Tensor:
         """The SNR with one trailing axis per axis of the variance, and then on its device: see the class."""
@@ -280,11 +302,19 @@ class GaussianReference:
             tau.reshape(tau.shape + (1,) * self.variance.ndim).to(self.variance.device) if self.variance.ndim else tau
         )
 
-    def _centred(self, y: Tensor, snr: Tensor | float, eta: float) -> tuple[Tensor, Tensor, Tensor]:
-        """y - a mu in the basis, 1 + c tau and the slope c tau/a = c tau^((1 - eta^2)/2), shaped to multiply it."""
-        tau = per_sample(check_step("snr", snr), check_floating("y", y))
-        a = tau ** drift_power(eta)
-        return self.to_basis(y - a * self.mean), 1 + self.variance * tau, self.variance * tau / a
+    def _scales(self, name: str, state: Tensor, snr: Tensor | float, eta: float) -> _Scales:
+        tau, power = per_sample(check_step("snr", snr), check_floating(name, state)), drift_power(eta)
+        a, growth = tau**power, 1 + self.variance * tau
+        return _Scales(a, growth, growth**power, self.variance * tau / a)
+
+    def _centred(self, y: Tensor, scales: _Scales) -> Tensor:
+        return self.to_basis(y - scales.a * self.mean)
+
+    def _uncentred(self, u: Tensor, scales: _Scales) -> Tensor:
+        return self.from_basis(u * scales.power_of_growth) + scales.a * self.mean
+
+    def _drift(self, denoised: Tensor, y: Tensor, scales: _Scales) -> Tensor:
+        return scales.growth * self.to_basis(denoised - self.mean) - scales.slope * self._centred(y, scales)
 
     def _rotate(self, x: Tensor, matrices: Sequence[Tensor]) -> Tensor:
         for axis, matrix in enumerate(matrices, start=x.ndim - len(matrices)):

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from sdesig.brownian import BrownianPath
-from sdesig.sampling.canonical import drift_clock, drift_power
+from sdesig.sampling.canonical import drift_clock
 from sdesig.sampling.canonical_sde import CanonicalSDE
-from sdesig.sampling.gaussian_reference import GaussianReference
 from sdesig.sampling.reverse import ReverseScheme, arrival
+from sdesig.sampling.snr_clock import clock_length
 from sdesig.sde.base import SDELike
 from sdesig.signature.legendre import gauss_legendre, orthonormal_legendre
 from sdesig.signature.partial_signature import PartialSignature
@@ -77,12 +77,13 @@ class PathAverage(ReverseScheme):
     ) -> tuple[Tensor, Tensor]:
         """(u*, tau*), where the step from u asks the denoiser."""
         (scaled,) = noise
-        eta, length = sde.eta, sde.drift_length(start, end).to(u)
+        eta = sde.eta
         time = evaluation_snr(sde, start, end, 1 / 2 - eta**2 / 6)
-        point = u + sde.drift_length(start, time).to(u) * memory
+        point = u + sde.drift_clock.length(start, time).to(u) * memory
         if eta not in (0.0, 1.0):
             slope = u / drift_clock(sde.reference.clock(time), eta).to(u)
-            point = point + eta**2 * (eta**2 - 1) / (6 * (1 + eta**2)) * length * (memory - slope)
+            factor = eta**2 * (eta**2 - 1) / (6 * (1 + eta**2)) * sde.drift_clock.length(start, end).to(u)
+            point = point + factor * (memory - slope)
         if eta > 0:
             weights = average_weights(sde, start, end, len(scaled)).to(u)
             for weight, coefficient in zip(weights, scaled, strict=True):
@@ -96,14 +97,15 @@ def check_eta(eta: float) -> None:
         raise ValueError(f"PathAverage needs eta < sqrt(3); the SDE's is {eta}")
 
 
-def evaluation_snr(sde: CanonicalSDE, start: Tensor, end: Tensor, fraction: float) -> Tensor:
+def evaluation_snr(sde: CanonicalSDE, start: Tensor, end: Tensor, fraction: float | Tensor) -> Tensor:
     """The SNR at which the drift clock of the reference's mean variance has passed a fraction of the step, float64."""
-    mean = GaussianReference(0.0, sde.reference.mean_variance)
-    power = drift_power(sde.eta)
-    v, step = mean.clock(start), mean.step_length(start, end)
+    c, power = sde.reference.mean_variance, sde.drift_power
+    growth = 1 + c * start
+    v, step = start / growth, clock_length(start, end, c)
     # b = v^power: the fraction of the step in b as a step in v, without cancellation
     grown = torch.expm1(power * torch.log1p(step / v))
-    return mean.advance(start, v * torch.expm1(torch.log1p(fraction * grown) / power))
+    step = growth * (v * torch.expm1(torch.log1p(fraction * grown) / power))
+    return (start + step) / (1 - c * step)
 
 
 def average_weights(sde: CanonicalSDE, start: Tensor, end: Tensor, depth: int) -> Tensor:
@@ -122,7 +124,7 @@ def average_weights(sde: CanonicalSDE, start: Tensor, end: Tensor, depth: int) -
         return weights
     x, quadrature = (values.reshape(_NODES, *[1] * c.ndim) for values in gauss_legendre(_NODES, c.device))
     growth = torch.log1p(sde.reference.step_length(start, end).double() / sde.reference.clock(start).double())
-    power, noise_power = drift_power(sde.eta), sde.eta**2
+    power, noise_power = sde.drift_power, sde.eta**2
     passed = power / noise_power * torch.log1p(x * torch.expm1(noise_power * growth))  # log b - log b(start)
     remaining = torch.expm1(passed - power * growth) / torch.expm1(-power * growth)
     return (orthonormal_legendre(x, depth) * quadrature * remaining).sum(1)

@@ -46,5 +46,5 @@ class ReverseScheme(Scheme):
 
 def arrival(sde: CanonicalSDE, start: Tensor, end: Tensor, u: Tensor, drift: Tensor, increment: Tensor) -> Tensor:
     """u + Q db + dM, the state at the SNR `end`, from a value of Q; at eta = 0 there is no dM."""
-    moved = u + sde.drift_length(start, end).to(u) * drift
+    moved = u + sde.drift_clock.length(start, end).to(u) * drift
     return moved + increment if sde.eta > 0 else moved

@@ -179,7 +179,7 @@ class SolverCell(Cell):
         fraction, numbers = self.coefficients(conditions.to(u.device))
         before, now, again, *weights = numbers.to(u)
         time = evaluation_snr(sde, start, end, fraction.cpu())  # as every SNR of a whole batch
-        point = u + before * sde.drift_length(start, time).to(u) * drift
+        point = u + before * sde.drift_clock.length(start, time).to(u) * drift
         point = point + root * torch.tensordot(torch.stack(weights), coefficients, 1)
         y = sde.reference.from_reference(point, time)
         tau = time.to(u)
@@ -187,7 +187,7 @@ class SolverCell(Cell):
         extra = self._extra(sde, growth * coefficients, estimate)
         denoised = check_denoised(self.denoiser(y, time, conditions.to(u), extra), y).to(u)
         found = sde.reference.drift(denoised, y, time)
-        moved = u + sde.drift_length(start, end).to(u) * (now * found + again * drift) + root * coefficients[0]
+        moved = u + sde.drift_clock.length(start, end).to(u) * (now * found + again * drift) + root * coefficients[0]
         return moved, (found, denoised - sde.reference.mean.to(u))
 
     def memory_at(
@@ -225,7 +225,7 @@ class PlainCell(Cell):
         y = sde.reference.from_reference(u, start)
         extra = self._extra(sde, coefficients, memory)
         denoised = check_denoised(self.denoiser(y, start, step_conditions(start, end).to(u), extra), y).to(u)
-        change = sde.drift_length(start, end).to(u) * sde.reference.drift(denoised, y, start)
+        change = sde.drift_clock.length(start, end).to(u) * sde.reference.drift(denoised, y, start)
         return u + change + root * coefficients[0], denoised - sde.reference.mean.to(u)
 
     def memory_at(

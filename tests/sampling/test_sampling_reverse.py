@@ -307,7 +307,7 @@ def test_coefficients_are_rates_of_the_clocks(eta):
     u = tensor([[0.3], [-1.0]])
     for snr in tensor([1e-3, 1.0, 200.0]):
         up, down = snr * (1 + 1e-5), snr * (1 - 1e-5)
-        rate = sde.drift_length(down, up) / (up - down)
+        rate = sde.drift_clock.length(down, up) / (up - down)
         torch.testing.assert_close(sde.f(snr, u), sde.drift(u, snr) * rate, rtol=1e-8, atol=0)
         noise = sde.clock.length(down, up) / (up - down) if eta > 0 else torch.zeros(1).double()
         torch.testing.assert_close(sde.g(snr, u) ** 2, noise.expand(2, 1), rtol=1e-8, atol=0)
