@@ -121,3 +121,23 @@ def check_generator(generator: object) -> torch.Generator:
     if not isinstance(generator, torch.Generator):
         raise TypeError(f"generator must be a torch.Generator; got {generator!r}")
     return generator
+
+
+def per_sample(value: Tensor, x: Tensor) -> Tensor:
+    """`value`, one number () or one per sample (batch,), in x's dtype and shaped to multiply x, (batch, *event)."""
+    if value.ndim > 1 or (value.ndim == 1 and value.shape != x.shape[:1]):
+        raise ValueError(
+            f"a time or signal-to-noise ratio must have shape () or (batch,) beside a state of shape {tuple(x.shape)}; "
+            f"got {tuple(value.shape)}"
+        )
+    return value.to(x).reshape(value.shape + (1,) * (x.ndim - 1)) if value.ndim else value.to(x)
+
+
+def check_denoised(value: object, state: Tensor) -> Tensor:
+    """Return what a denoiser gave for a state; raise TypeError or ValueError unless it is a tensor of its shape."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"the denoiser must return a torch.Tensor; got {value!r}")
+    if value.shape != state.shape:
+        wanted, got = tuple(state.shape), tuple(value.shape)
+        raise ValueError(f"the denoiser must return the shape {wanted} of the state it is given; got {got}")
+    return value

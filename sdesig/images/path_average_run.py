@@ -10,7 +10,6 @@ from torch import Tensor
 from sdesig.brownian import BrownianPath
 from sdesig.sampling import CanonicalSDE
 from sdesig.sampling.path_average import PathAverage
-from sdesig.sampling.reverse import arrival
 
 _SCHEME = PathAverage()
 
@@ -56,7 +55,7 @@ class PathAverageRun:
             assert self.noise is not None
             assert self.expected is not None
             noise, u = self.noise, self.u + (point - self.expected)
-        u, number = arrival(self.sde, start, end, u, drift, noise[0]), self.number + 1
+        u, number = self.sde.moved(start, end, u, drift, noise[0]), self.number + 1
         if number + 1 == len(self.grid):
             return replace(self, number=number), u, end
         noise = self._draw(number, u)

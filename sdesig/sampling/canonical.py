@@ -14,25 +14,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sdesig._checks import check_floating, check_instance, check_real, check_step
+from sdesig._checks import check_floating, check_instance, check_real, check_step, per_sample
 from sdesig.sampling.snr_denoiser import SNRDenoiser
 from sdesig.sde.contracts import Denoiser
-from sdesig.sde.diffusions import Diffusion, per_sample
-
-
-def drift_power(eta: float) -> float:
-    """(1 + eta^2)/2, the power of the SNR that is the drift clock."""
-    return 1.0 if eta == 1.0 else 0.5 * (1 + check_real("eta", eta, minimum=0.0) ** 2)
-
-
-def drift_clock(snr: Tensor | float, eta: float = 1.0) -> Tensor:
-    """a = snr^((1 + eta^2)/2), or b from v in the place of the SNR; the shape of `snr`."""
-    return check_step("snr", snr) ** drift_power(eta)
-
-
-def noise_clock(snr: Tensor | float, eta: float = 1.0) -> Tensor:
-    """<M> = snr^(eta^2), with v in the place of the SNR for the reference variables; the shape of `snr`."""
-    return check_step("snr", snr) ** (check_real("eta", eta, minimum=0.0) ** 2)
+from sdesig.sde.diffusions import Diffusion
 
 
 def _scale(diffusion: Diffusion, t: Tensor, eta: float, x: Tensor) -> Tensor:

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from sdesig._checks import check_real
-from sdesig.sampling.canonical import drift_clock, drift_power
 from sdesig.sampling.gaussian_reference import GaussianReference
-from sdesig.sampling.snr_clock import SNRClock
+from sdesig.sampling.snr_clock import SNRClock, drift_clock, drift_power
 from sdesig.sampling.snr_denoiser import SNRDenoiser, check_snr_denoiser
 from sdesig.sde.base import SDE
 
@@ -67,6 +66,11 @@ class CanonicalSDE(SDE):
     def drift(self, u: Tensor, snr: Tensor) -> Tensor:
         """Q at (u, tau), one evaluation of the denoiser: (batch, *event)."""
         return self.reference.drift_at(self.denoiser, u, snr, self.eta)
+
+    def moved(self, start: Tensor, end: Tensor, u: Tensor, drift: Tensor, increment: Tensor) -> Tensor:
+        """u + Q db + dM, the state at the SNR `end`, from a value of Q; at eta = 0 there is no dM."""
+        moved = u + self.drift_clock.length(start, end).to(u) * drift
+        return moved + increment if self.eta > 0 else moved
 
     def f(self, t: Tensor | float, y: Tensor) -> Tensor:
         """Q db/dtau, with t = tau and y = u."""

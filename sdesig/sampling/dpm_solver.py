@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from sdesig.sampling.canonical_sde import CanonicalSDE
-from sdesig.sampling.reverse import ReverseScheme, arrival
+from sdesig.sampling.reverse import ReverseScheme
 from sdesig.solvers.base import strong_orders
 
 
@@ -25,7 +25,7 @@ class DPMSolver1(ReverseScheme):
         self, sde: CanonicalSDE, start: Tensor, end: Tensor, u: Tensor, memory: Any, noise: tuple[Tensor, ...]
     ) -> tuple[Tensor, None]:
         """u + Q db + dM, with Q at the start of the step; no memory."""
-        return arrival(sde, start, end, u, sde.drift(u, start), noise[0]), None
+        return sde.moved(start, end, u, sde.drift(u, start), noise[0]), None
 
 
 class DPMSolver2M(ReverseScheme):
@@ -49,4 +49,4 @@ class DPMSolver2M(ReverseScheme):
             before, last = memory
             ratio = (end.log() - start.log()) / (start.log() - before.log())
             extrapolated = drift + ratio / 2 * (drift - last)
-        return arrival(sde, start, end, u, extrapolated, noise[0]), (start, drift)
+        return sde.moved(start, end, u, extrapolated, noise[0]), (start, drift)

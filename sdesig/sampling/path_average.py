@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from sdesig.brownian import BrownianPath
-from sdesig.sampling.canonical import drift_clock
 from sdesig.sampling.canonical_sde import CanonicalSDE
-from sdesig.sampling.reverse import ReverseScheme, arrival
-from sdesig.sampling.snr_clock import clock_length
+from sdesig.sampling.reverse import ReverseScheme
+from sdesig.sampling.snr_clock import clock_length, drift_clock
 from sdesig.sde.base import SDELike
 from sdesig.signature.legendre import gauss_legendre, orthonormal_legendre
 from sdesig.signature.partial_signature import PartialSignature
@@ -70,7 +69,7 @@ class PathAverage(ReverseScheme):
         """u + Q db + dM, with Q at the evaluation point; the memory is the last Q."""
         point, time = self.evaluation_point(sde, start, end, u, memory, noise)
         drift = sde.drift(point, time)
-        return arrival(sde, start, end, u, drift, noise[0][0]), drift
+        return sde.moved(start, end, u, drift, noise[0][0]), drift
 
     def evaluation_point(
         self, sde: CanonicalSDE, start: Tensor, end: Tensor, u: Tensor, memory: Tensor, noise: tuple[Tensor, ...]

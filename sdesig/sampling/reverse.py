@@ -42,9 +42,3 @@ class ReverseScheme(Scheme):
 
     def check_clock(self, path: BrownianPath) -> None:
         """Not the time of the SDE; see `check`."""
-
-
-def arrival(sde: CanonicalSDE, start: Tensor, end: Tensor, u: Tensor, drift: Tensor, increment: Tensor) -> Tensor:
-    """u + Q db + dM, the state at the SNR `end`, from a value of Q; at eta = 0 there is no dM."""
-    moved = u + sde.drift_clock.length(start, end).to(u) * drift
-    return moved + increment if sde.eta > 0 else moved

@@ -1,4 +1,4 @@
-"""The clock of reverse diffusions: time is the signal-to-noise ratio, variance passes as in a Gaussian reference."""
+"""The clocks of reverse diffusions: time is the signal-to-noise ratio, variance passes as in a Gaussian reference."""
 
 from __future__ import annotations
 
@@ -10,8 +10,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdesig._checks import check_real
+from sdesig._checks import check_real, check_step
 from sdesig.brownian.clock import Times
+
+
+def drift_power(eta: float) -> float:
+    """(1 + eta^2)/2, the power of the SNR that is the drift clock."""
+    return 1.0 if eta == 1.0 else 0.5 * (1 + check_real("eta", eta, minimum=0.0) ** 2)
+
+
+def drift_clock(snr: Tensor | float, eta: float = 1.0) -> Tensor:
+    """a = snr^((1 + eta^2)/2), or b from v in the place of the SNR; the shape of `snr`."""
+    return check_step("snr", snr) ** drift_power(eta)
+
+
+def noise_clock(snr: Tensor | float, eta: float = 1.0) -> Tensor:
+    """<M> = snr^(eta^2), with v in the place of the SNR for the reference variables; the shape of `snr`."""
+    return check_step("snr", snr) ** (check_real("eta", eta, minimum=0.0) ** 2)
 
 
 def clock_length(start: Times, end: Times, c: Times) -> Times:

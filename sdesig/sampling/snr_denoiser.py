@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from sdesig._checks import check_real
-from sdesig.sde.contracts import check_denoised, check_denoiser
+from sdesig._checks import check_denoised, check_real
+from sdesig.sde.contracts import check_denoiser
 
 
 class SNRDenoiser(nn.Module):

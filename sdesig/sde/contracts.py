@@ -30,13 +30,3 @@ def check_denoiser(name: str, value: CallableT) -> CallableT:
     if not callable(value):
         raise TypeError(f"{name} must be callable as {name}(x, t); got {value!r}")
     return value
-
-
-def check_denoised(value: object, state: Tensor) -> Tensor:
-    """Return what a denoiser gave for a state; raise TypeError or ValueError unless it is a tensor of its shape."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"the denoiser must return a torch.Tensor; got {value!r}")
-    if value.shape != state.shape:
-        wanted, got = tuple(state.shape), tuple(value.shape)
-        raise ValueError(f"the denoiser must return the shape {wanted} of the state it is given; got {got}")
-    return value

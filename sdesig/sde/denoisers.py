@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from sdesig._checks import check_instance, check_real
+from sdesig._checks import check_instance, check_real, per_sample
 from sdesig.sde.contracts import check_denoiser
-from sdesig.sde.diffusions import Diffusion, per_sample
+from sdesig.sde.diffusions import Diffusion
 
 Network = Callable[..., Tensor]
 
