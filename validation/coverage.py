@@ -6,10 +6,11 @@ find with infinitely many paths. The larger b, the heavier the tail of the error
 exp(2 b N(0, 1)).
 
 Of many runs, each of a few hundred paths, the rows count in how many the interval of the order contains that slope, and
-in how many the interval of an error, where it holds least often, contains the exact error. At least .92 must. A run in which fewer than 10 effective paths make the error says so (`OrderEstimate.few`). In the cases called
-heavy, and for single errors in all, the runs that say so are counted as right, for no interval from so few paths can
-hold: with b = 2.5 the paths that make E (Y_N - Y)^2 are not among 1000. The share of such runs is in the row. The CSV
-has beside it how often normal theory holds: the order +- 1.96 standard errors by the delta method.
+in how many the interval of an error, where it holds least often, contains the exact error. At least .92 must. A run in
+which fewer than 10 effective paths make the error says so (`OrderEstimate.few`). In the cases called heavy, and for
+single errors in all, the runs that say so are counted as right, for no interval from so few paths can hold: with b =
+2.5 the paths that make E (Y_N - Y)^2 are not among 1000. The share of such runs is in the row. The CSV has beside it
+how often normal theory holds: the order +- 1.96 standard errors by the delta method.
 """
 
 from __future__ import annotations

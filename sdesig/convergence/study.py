@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sdesig._checks import check_floating, check_integer, check_shape
+from sdesig._memory import rows_at_once
 from sdesig.brownian import BrownianPath
 from sdesig.brownian.clock import Clock
 from sdesig.convergence.estimate import OrderEstimate
@@ -28,7 +29,6 @@ Start = Tensor | Callable[[BrownianPath], Tensor]
 Truth = Callable[[BrownianPath, Tensor], Tensor]
 
 _SEEDS_APART = 2**32
-_NUMBERS_AT_ONCE = 2**22  # of the finest steps of one chunk of paths
 
 P = ParamSpec("P")
 S = TypeVar("S")
@@ -132,7 +132,8 @@ class Study:
     def chunks(self, count: int) -> Iterator[NestedPath]:
         """The first `count` paths, in chunks that bound the memory."""
         numbers = self._options["depth"] + self._row_shape[-1] * self._options["area"]
-        rows = max(1, _NUMBERS_AT_ONCE // (2 ** self._options["levels"] * math.prod(self._row_shape) * numbers))
+        # Four times: the finest steps, all the coarser ones, and what a scheme takes of both.
+        rows = rows_at_once(4 * 2 ** self._options["levels"] * math.prod(self._row_shape) * numbers)
         for first in range(0, count, rows):
             yield self.path(first, min(rows, count - first))
 

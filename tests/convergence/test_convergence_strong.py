@@ -88,7 +88,7 @@ def test_errors_are_those_of_the_solver_on_the_same_path():
 
 def test_results_do_not_depend_on_the_chunks(monkeypatch):
     whole = order(LinearSDE(), "milstein", steps=(2, 4), truth=64, paths=50)
-    monkeypatch.setattr(study, "_NUMBERS_AT_ONCE", 64 * 6 * 7)
+    monkeypatch.setattr("sdesig._memory.NUMBERS_AT_ONCE", 4 * 64 * 6 * 7)
     parts = order(LinearSDE(), "milstein", steps=(2, 4), truth=64, paths=50)
     assert parts.errors == pytest.approx(whole.errors, rel=1e-12)
     assert parts.order == pytest.approx(whole.order, rel=1e-9)
