@@ -6,7 +6,7 @@ import torch
 from validation import reverse_diffusion
 from validation.reverse_diffusion import CASES, METHODS, Case, pathwise_errors, ratio_interval
 
-CASE = Case(1.0, 0.3, 32, 1.0, (16, 32, 64, 128), fitted=32, reference_steps=1024)
+CASE = Case(1.0, 0.3, 32, 1.0, (16, 32, 64, 128), fitted=32, truth_steps=1024)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_ratio_interval_covers_the_ratio():
 
 
 def test_the_figure_has_a_panel_for_every_case(monkeypatch):
-    small = tuple(case._replace(dim=2, steps=(4, 8, 16), fitted=None, reference_steps=32) for case in CASES)
+    small = tuple(case._replace(dim=2, steps=(4, 8, 16), fitted=None, truth_steps=32) for case in CASES)
     monkeypatch.setattr(reverse_diffusion, "CASES", small)
     monkeypatch.setattr(reverse_diffusion, "WEAK_CASES", ())
     rows = []

@@ -6,11 +6,11 @@ find with infinitely many paths. The larger b, the heavier the tail of the error
 exp(2 b N(0, 1)).
 
 Of many runs, each of a few hundred paths, the rows count in how many the interval of the order contains that slope, and
-in how many the interval of an error, at the level where it holds least often, contains the exact error. At least .92
-must. A run in which fewer than 10 effective paths make the error says so (`OrderEstimate.few`). In the cases called
-heavy, and for single errors in all, the runs that say so are counted as right, for no interval from so few paths can
-hold: with b = 2.5 the paths that make E (Y_N - Y)^2 are not among 1000. The share of such runs is in the row. The CSV
-has beside it how often normal theory holds: the order +- 1.96 standard errors by the delta method.
+in how many the interval of an error, where it holds least often, contains the exact error. At least .92 must. A run in
+which fewer than 10 effective paths make the error says so (`OrderEstimate.few`). In the cases called heavy, and for
+single errors in all, the runs that say so are counted as right, for no interval from so few paths can hold: with b =
+2.5 the paths that make E (Y_N - Y)^2 are not among 1000. The share of such runs is in the row. The CSV has beside it
+how often normal theory holds: the order +- 1.96 standard errors by the delta method.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ CASES = (
 
 
 class Coverage(NamedTuple):
-    """Shares of runs: the order's interval holds, normal theory's holds, errors' hold, (levels,), too few paths.
+    """Shares of runs: the order's interval holds, normal theory's holds, errors' hold, (len(STEPS),), too few paths.
 
     `_or_few`: it holds or the run says that its paths are too few.
     """
@@ -92,7 +92,7 @@ def exact_error(case: Case, steps: int) -> float:
 
 
 def pathwise_errors(case: Case, paths: int, generator: torch.Generator) -> Tensor:
-    """|Y_N - Y| at t = 1 for all `STEPS`, (levels, paths)."""
+    """|Y_N - Y| at t = 1 for all `STEPS`, (len(STEPS), paths)."""
     finest = STEPS[-1]
     dw = torch.randn(finest, paths, generator=generator, dtype=torch.float64) / math.sqrt(finest)
     exact = torch.exp(case.a - case.b**2 / 2 + case.b * dw.sum(0))
@@ -105,7 +105,7 @@ def pathwise_errors(case: Case, paths: int, generator: torch.Generator) -> Tenso
 
 
 def weights() -> Tensor:
-    """Of the log errors in the slope of their least-squares line, (levels,)."""
+    """Of the log errors in the slope of their least-squares line, (len(STEPS),)."""
     x = -torch.tensor(STEPS, dtype=torch.float64).log()
     return (x - x.mean()) / (x - x.mean()).square().sum()
 
@@ -181,7 +181,7 @@ def run(samples: int, report: Callable[[Row], None]) -> Figure:
         places = range(len(CASES))
         axis.plot(places, [shares.order for shares in found], "o", color="C0", label="order")
         axis.plot(places, [shares.normal for shares in found], "x", color="C3", label="order, by normal theory")
-        axis.plot(places, [shares.errors.min() for shares in found], "s", color="C2", label="error, worst level")
+        axis.plot(places, [shares.errors.min() for shares in found], "s", color="C2", label="error, worst step count")
         axis.bar(places, [shares.few for shares in found], color="0.9", label="runs that say: too few paths")
         axis.axhline(0.95, color="0.5", lw=1)
         axis.axhline(LEAST, color="0.5", lw=1, ls=":")

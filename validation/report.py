@@ -24,7 +24,7 @@ COLUMNS = ("case", "theory", "measured", "ci_low", "ci_high", "passed", "note", 
 
 RULE = (
     f"An order passes (`OrderEstimate.supports`) if its 95 % interval lies above theory - {SLACK:g}, reaches at most "
-    f"{HALF_WIDTH:g} to either side, comes from three levels or more that lie on one line, and from {FEWEST} effective "
+    f"{HALF_WIDTH:g} to either side, comes from three errors or more that lie on one line, and from {FEWEST} effective "
     f"paths or more. The slack of {SLACK:g} is for finite steps, whose orders are not yet those of theory: where an "
     "interval is wholly below theory, within the slack, the verdict says so. A control fails an order if its interval "
     f"is below it by more than {SLACK:g}."

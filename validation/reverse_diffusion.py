@@ -36,11 +36,11 @@ from sdesig.solvers import solve
 from validation.report import Row, Study, order_row
 
 LOW, HIGH = math.exp(-8), math.exp(8)
-NUMBERS_AT_ONCE = 2**23  # of the states of one reference solution
+NUMBERS_AT_ONCE = 2**23  # of the states of one numeric truth
 
 
 class Case(NamedTuple):
-    """A mixture, the share of the study's paths that it gets, its steps, the first that is fitted, the reference's."""
+    """A mixture, the share of the study's paths that it gets, its steps, the first that is fitted, the truth's."""
 
     radius: float
     std: float
@@ -48,7 +48,7 @@ class Case(NamedTuple):
     share: float
     steps: tuple[int, ...]
     fitted: int | None
-    reference_steps: int
+    truth_steps: int
 
     @property
     def title(self) -> str:
@@ -122,9 +122,9 @@ def methods_of(case: Case) -> list[Method]:
 
 
 def pathwise_errors(case: Case, paths: int) -> dict[Method, Tensor]:
-    """|x - x_ref|/sqrt(d) for every method, (levels + 1, paths); last the change of x_ref from half its steps."""
+    """|x - x_ref|/sqrt(d) for every method, (len(steps) + 1, paths); last the change of x_ref from half its steps."""
     law = mixture(case)
-    rows = max(1, NUMBERS_AT_ONCE // (case.reference_steps * case.dim))
+    rows = max(1, NUMBERS_AT_ONCE // (case.truth_steps * case.dim))
     chunks: dict[Method, list[Tensor]] = {method: [] for method in methods_of(case)}
     for kind in dict.fromkeys(method.kind for method in chunks):
         sde = CanonicalSDE(SNRDenoiser(law.denoise_y), reference=reference(law, kind))
@@ -136,10 +136,10 @@ def pathwise_errors(case: Case, paths: int) -> dict[Method, Tensor]:
                 shape=(len(seeds), case.dim),
                 seeds=seeds,
                 clock=sde.clock,
-                levels=case.reference_steps.bit_length() - 1,
+                levels=case.truth_steps.bit_length() - 1,
                 dtype=torch.float64,
             )
-            truth, half = (_end(sde, path, "path_average", case.reference_steps // n) for n in (1, 2))
+            truth, half = (_end(sde, path, "path_average", case.truth_steps // n) for n in (1, 2))
             for method, errors in chunks.items():
                 if method.kind == kind:
                     ends = [_end(sde, path, method.scheme, steps) for steps in case.steps]
@@ -203,8 +203,8 @@ def _report_rows(
         if method.order == 1.0:
             report(order_row(what, estimate, 1.5, details, control=True))
     if method.scheme == "path_average":
-        level = case.steps.index(16)
-        ratio = ratio_interval(errors[level], of_2m[level])
+        at = case.steps.index(16)
+        ratio = ratio_interval(errors[at], of_2m[at])
         report(Row(f"{what}, at 16 steps", f"error over that of {METHODS[1].label} < 1", *ratio, ratio[2] < 1, details))
 
 

@@ -63,14 +63,14 @@ MULTIPLICATIVE = ("scalar", "diagonal", "commutative", "general")
 
 
 class Case(NamedTuple):
-    """A problem, the share of the study's paths that it gets, steps, and a numeric reference where it needs one."""
+    """A problem, the share of the study's paths that it gets, steps, and a numeric truth where it needs one."""
 
     problem: Problem
     share: float
     steps: tuple[int, ...]
     t1: float = 1.0
-    reference_steps: int = 0
-    reference_scheme: str = ""
+    truth_steps: int = 0
+    truth_scheme: str = ""
 
     @property
     def name(self) -> str:
@@ -213,27 +213,27 @@ def exact_end(problem: Problem, path: BrownianPath) -> Tensor:
 
 
 def pathwise_errors(case: Case, schemes: Mapping[str, Scheme], paths: int) -> tuple[dict[str, Tensor], Tensor]:
-    """|Y_N - Y| at t1 for every scheme, (levels, paths), and the floors for `fit_strong`, (levels,)."""
+    """|Y_N - Y| at t1 for every scheme, (len(steps), paths), and the floors for `fit_strong`, (len(steps),)."""
     errors: dict[str, list[Tensor]] = {name: [] for name in schemes}
-    truths, reference_errors = [], []
-    for path in nested_paths(case.problem, case.t1, case.reference_steps or case.steps[-1], paths):
-        if case.reference_steps:
-            truth, coarse = (end(case.problem, path, case.reference_scheme, case.reference_steps // n) for n in (1, 2))
+    truths, truth_errors = [], []
+    for path in nested_paths(case.problem, case.t1, case.truth_steps or case.steps[-1], paths):
+        if case.truth_steps:
+            truth, coarse = (end(case.problem, path, case.truth_scheme, case.truth_steps // n) for n in (1, 2))
         else:
             truth = coarse = exact_end(case.problem, path)
         truths.append(truth)
-        reference_errors.append((truth - coarse).square().sum(1))
+        truth_errors.append((truth - coarse).square().sum(1))
         for name, scheme in schemes.items():
             errors[name].append(
                 torch.stack([(end(case.problem, path, scheme, n) - truth).norm(dim=1) for n in case.steps])
             )
-    floors = torch.maximum(torch.cat(reference_errors).mean().sqrt(), rounding(torch.cat(truths), case.steps))
+    floors = torch.maximum(torch.cat(truth_errors).mean().sqrt(), rounding(torch.cat(truths), case.steps))
     return {name: torch.cat(values, 1) for name, values in errors.items()}, floors
 
 
 def order_details(estimate: OrderEstimate, paths: int) -> dict[str, float]:
     """Columns of the CSV about an order."""
-    used = [level for level, flag in enumerate(estimate.used) if flag]
+    used = [k for k, flag in enumerate(estimate.used) if flag]
     return {
         "paths": paths,
         "first_steps": estimate.steps[used[0]],

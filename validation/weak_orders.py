@@ -129,7 +129,7 @@ BELOW_TWO = ("euler", "milstein")
 
 
 def weak_errors(case: Case, schemes: Mapping[str, Scheme], paths: int) -> tuple[dict[str, Tensor], Tensor]:
-    """Means over antithetic pairs of phi(Y_N) - phi(Y) for every scheme, (levels, pairs, k); the floors, (levels,)."""
+    """Means over antithetic pairs of phi(Y_N) - phi(Y) for every scheme, (steps, pairs, k); the floors, (steps,)."""
     phi, exact = FUNCTIONALS[case.functional], isinstance(case.problem, HasExactSolution)
     finest = case.steps[-1] if exact else 2 * case.steps[-1]
     errors: dict[str, list[Tensor]] = {name: [] for name in schemes}

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sdesig._checks import check_integer
+from sdesig._memory import rows_at_once
 from sdesig.brownian.clock import Clock
 from sdesig.brownian.lock import Lock
 from sdesig.brownian.philox import normals
@@ -28,7 +29,7 @@ from sdesig.signature.areas import (
 )
 
 _COEFFICIENTS, _INITIAL, _AREA = 0, 1, 2  # streams of the generator; the draws of an area take _AREA, _AREA + 1, ...
-_CHUNK = 1 << 21  # values worked on at a time: bounds the memory, and keeps much of it in the cache
+_COPIES = 8  # of a value that are counted for each that is asked for: parents, halves, normals and temporaries
 _FEWEST = 16  # below so many intervals at a time they are walked one by one, which bisects no cell twice
 _LOOKED_AT = 1 << 12  # cells of a grid whose lengths are looked at to find the longest
 
@@ -122,7 +123,7 @@ class MasterGrid:
 
     def coefficients(self, ends: np.ndarray) -> Tensor:
         """(depth, n, *shape) on the n intervals between n + 1 increasing grid indices."""
-        step = _CHUNK // max(1, self._depth * math.prod(self._shape))
+        step = rows_at_once(_COPIES * self._depth * math.prod(self._shape))
         step = step if step >= _FEWEST else 1
         if len(ends) - 1 > step:
             chunks = range(0, len(ends) - 1, step)
@@ -169,7 +170,7 @@ class MasterGrid:
                     drawn = self._sum_leaves(np.array([missing[0][0], *(stop for _, stop in missing)]))
                     found |= zip(missing, drawn, strict=True)
             # As many as are a chunk of numbers stay; as copies, for a part of a tensor would keep all of it.
-            most = max(1, _CHUNK // max(1, math.prod(self._shape) * self._shape[-1]))
+            most = rows_at_once(_COPIES * math.prod(self._shape) * self._shape[-1])
             for interval in intervals[-most:]:
                 if interval not in self._recent_areas:
                     self._recent_areas[interval] = found[interval].clone()
@@ -180,7 +181,7 @@ class MasterGrid:
 
     def _sum_leaves(self, ends: np.ndarray) -> Tensor:
         """(n, *shape, d) on the n intervals between the ends."""
-        step = max(1, _CHUNK // max(1, math.prod(self._shape) * max(self._shape[-1], 2 * self._depth)))
+        step = rows_at_once(_COPIES * math.prod(self._shape) * max(self._shape[-1], 2 * self._depth))
         sums = []
         block = ends[:1]
         # Whole intervals are gathered into blocks of at most `step` leaves; a longer one is summed in pieces.

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sdesig._memory import rows_at_once
+
 GENERATOR_VERSION = 1
 """Changes whenever the numbers of a seed change; part of the counter, and of a path's identity."""
 
@@ -24,8 +26,7 @@ MOST_SEEDS = 10**8
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
-_CHUNK = 1 << 16  # counters per pass on the CPU: large enough for two threads, small enough for the cache
-_CHUNK_ELSEWHERE = 1 << 22  # that bounds the memory, about 100 bytes per counter
+_IN_CACHE = 1 << 16  # counters per pass on the CPU: large enough for two threads, small enough for the cache
 
 
 def philox4x32(counter: Sequence[Tensor], key: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -103,8 +104,8 @@ def normals(seeds: Tensor, cells: Tensor, stream: int, count: int, dtype: torch.
     position = torch.arange(blocks, device=seeds.device)
     constant = torch.tensor((stream, GENERATOR_VERSION), device=seeds.device)
     key = ((seeds & _MASK)[:, None], (seeds >> 32)[:, None])
-    chunk = _CHUNK if seeds.device.type == "cpu" else _CHUNK_ELSEWHERE
-    step = max(1, min(len(cells), chunk // max(1, len(seeds) * blocks)))
+    counters = max(1, len(seeds) * blocks)  # of a cell, each of which gives four numbers
+    step = rows_at_once(4 * counters) if seeds.device.type != "cpu" else max(1, _IN_CACHE // counters)
     out = torch.empty(len(cells), len(seeds), 4 * blocks, dtype=dtype, device=seeds.device)
     for start in range(0, len(cells), step):
         part = cells[start : start + step, None, None]

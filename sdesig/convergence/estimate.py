@@ -22,28 +22,28 @@ FEWEST = 10
 
 @dataclass(frozen=True, repr=False)
 class OrderEstimate:
-    """The slope of log error against log step length, from one level per number of steps.
+    """The slope of log error against log step length, from one error per number of steps.
 
     `str` has the order, its interval and every reason for doubt, such as "strong order 0.87 [0.80, 0.94], 2 of 4
-    levels".
+    step counts".
 
     Attributes:
-        order: the slope of the line through the used levels, by least squares (`fit_strong`, `fit_weak`).
+        order: the slope of the line through the used errors, by least squares (`fit_strong`, `fit_weak`).
         ci_low, ci_high: its 95 % confidence interval, for the slope of the exact errors at these numbers of steps; as
-            much wider as the levels are off the line by more than noise.
-        steps: numbers of steps N, increasing, one per level; the step length is proportional to 1/N.
-        errors, standard_errors: one per level; error +- 1.96 standard errors is a 95 % interval, wider than normal
+            much wider as the errors are off the line by more than noise.
+        steps: the step counts N, increasing; the step length is proportional to 1/N.
+        errors, standard_errors: one per step count; error +- 1.96 standard errors is a 95 % interval, wider than normal
             theory has it where a few paths make the error.
-        used: which levels entered the fit: those above their floor, in one run.
-        floors: the level is masked unless its error is greater (errors of the reference, rounding, Monte-Carlo noise).
+        used: which errors entered the fit: those above their floor, in one run.
+        floors: an error is masked unless it is greater (errors of the truth, rounding, Monte-Carlo noise).
         constant: the line is constant * N^(-order).
-        slopes, slope_errors: between successive used levels, and their standard errors.
-        p_value: of the squared distance of the used levels from the line, in units of the noise, by Fisher's law with
-            as many degrees of freedom as paths make the noise; 1 for two levels. Levels may be off the line by 2 %
+        slopes, slope_errors: between successive used errors, and their standard errors.
+        p_value: of the squared distance of the used errors from the line, in units of the noise, by Fisher's law with
+            as many degrees of freedom as paths make the noise; 1 for two errors. Errors may be off the line by 2 %
             beside the noise, which forgives the curvature that any finite step has.
         kind: "strong" or "weak".
         effective_paths: (sum e^2)^2 / sum e^4 over the paths' errors e (weak: the samples less their mean), the least
-            of the used levels; NaN where not known. Below 10 no interval from these paths holds (`few`).
+            of the used errors; NaN where not known. Below 10 no interval from these paths holds (`few`).
     """
 
     order: float
@@ -68,7 +68,7 @@ class OrderEstimate:
 
     @property
     def straight(self) -> bool:
-        """Whether at least three levels were used and their successive slopes agree with one line within noise."""
+        """Whether at least three errors were used and their successive slopes agree with one line within noise."""
         return sum(self.used) >= 3 and self.p_value >= SIGNIFICANCE
 
     @property
@@ -88,11 +88,11 @@ class OrderEstimate:
     def __str__(self) -> str:
         """The order, its interval and every reason for doubt."""
         parts = [f"{self.kind} order {self.order:.2f} [{self.ci_low:.2f}, {self.ci_high:.2f}]"]
-        used, levels = sum(self.used), len(self.used)
-        if used < levels:
-            parts.append(f"{used} of {levels} levels")
-        elif levels == 2:
-            parts.append("2 levels")
+        used, count = sum(self.used), len(self.used)
+        if used < count:
+            parts.append(f"{used} of {count} step counts")
+        elif count == 2:
+            parts.append("2 step counts")
         if self.p_value < SIGNIFICANCE:
             parts.append(f"not straight (p = {self.p_value:.0e})")
         if self.few:
@@ -100,12 +100,12 @@ class OrderEstimate:
         return ", ".join(parts)
 
     def __repr__(self) -> str:
-        """The text, and the levels."""
-        levels = ", ".join(
+        """The text, and the errors."""
+        errors = ", ".join(
             f"{n}: {error:.3g} +- {NORMAL * spread:.2g}{'' if used else ' masked'}"
             for n, error, spread, used in zip(self.steps, self.errors, self.standard_errors, self.used, strict=True)
         )
-        return f"OrderEstimate({self}; {levels})"
+        return f"OrderEstimate({self}; {errors})"
 
     def to_json(self) -> str:
         """All attributes as a JSON object; `from_json` reads it."""
@@ -120,18 +120,18 @@ class OrderEstimate:
         return cls(**values)
 
     def plot(self, axis: Axes | None = None) -> Axes:
-        """Draw errors with 95 % error bars (masked levels hollow) and the line, log-log; returns the axis."""
+        """Draw errors with 95 % error bars (masked ones hollow) and the line, log-log; returns the axis."""
         import matplotlib.pyplot as plt
 
         if axis is None:
             axis = plt.subplots()[1]
         (line,) = axis.plot(self.steps, [self.constant * n**-self.order for n in self.steps], label=str(self))
         for used in (True, False):
-            levels = [k for k, flag in enumerate(self.used) if flag == used and self.errors[k] > 0]
+            shown = [k for k, flag in enumerate(self.used) if flag == used and self.errors[k] > 0]
             axis.errorbar(
-                [self.steps[k] for k in levels],
-                [self.errors[k] for k in levels],
-                yerr=[NORMAL * self.standard_errors[k] for k in levels],
+                [self.steps[k] for k in shown],
+                [self.errors[k] for k in shown],
+                yerr=[NORMAL * self.standard_errors[k] for k in shown],
                 fmt="o",
                 color=line.get_color(),
                 markerfacecolor=None if used else "none",

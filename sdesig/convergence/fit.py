@@ -1,4 +1,4 @@
-"""From errors per level and path to an order with a confidence interval: pure functions, no SDE in sight."""
+"""From errors per step count and path to an order with a confidence interval: pure functions, no SDE in sight."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from sdesig.convergence.estimate import OrderEstimate
 
 _GAUSS_NEWTON = 8
 CURVATURE = 0.02
-"""By how much (relative, rms) an error may be off the power law. It keeps the fit off differences between levels that
-are so correlated that their noise cancels, where it would see little but the curvature of the power law."""
+"""By how much (relative, rms) an error may be off the power law. It keeps the fit off differences between step counts
+that are so correlated that their noise cancels, where it would see little but the curvature of the power law."""
 
-MASK_REFERENCE = 8.0
-"""A level counts only above this multiple of the error of its reference. Errors of level and reference that are
-independent then move log2 error by .01, fully coherent ones by .19; of the slope over 5 levels that is .04 at most."""
+MASK_TRUTH = 8.0
+"""An error counts only above this multiple of the error of its truth. Errors of solution and truth that are
+independent then move log2 error by .01, fully coherent ones by .19: of the slope over 5 step counts .04 at most."""
 
 MASK_NOISE = 3.0
 """A weak error counts only above this multiple of its standard error."""
 
 
 def fit_strong(errors: Tensor, steps: Sequence[int], *, floors: Tensor | float = 0.0) -> OrderEstimate:
-    """Strong order from pathwise errors: the error of a level is sqrt(E error^2).
+    """Strong order from pathwise errors: the error of a step count is sqrt(E error^2).
 
     The order is that of the least-squares line through the log errors, whose weights no chance chooses. The influence
     of each path on it is found by leaving it out (jackknife). The interval is Student's, with as many degrees of
     freedom as paths make the variance of these influences: with multiplicative noise that may be four of a thousand.
 
     Args:
-        errors: norms |Y_N - Y| per level and path, (levels, paths), the same paths on all levels.
-        steps: numbers of steps N, one per level, increasing.
-        floors: per level, (levels,) or a number: what the reference's own error makes of the RMS error, and rounding.
-            The coarsest levels are used until the first that is not above `MASK_REFERENCE` floors.
+        errors: norms |Y_N - Y| per step count and path, (step counts, paths), the same paths for all.
+        steps: the step counts N, increasing.
+        floors: per step count, (step counts,) or a number: what the truth's own error makes of the RMS error, and
+            rounding. From the coarsest on, errors are used until the first that is not above `MASK_TRUTH` floors.
 
     Raises:
-        TypeError, ValueError: errors or steps that do not fit; fewer than two levels above the floor.
+        TypeError, ValueError: errors or steps that do not fit; fewer than two errors above the floor.
     """
-    levels = _check(errors, steps, 2)
+    count = _check(errors, steps, 2)
     sizes, standard_errors = root_mean_square(errors)
-    thresholds = MASK_REFERENCE * torch.as_tensor(floors).to(sizes).expand(levels)
+    thresholds = MASK_TRUTH * torch.as_tensor(floors).to(sizes).expand(count)
     used = (sizes > thresholds).cumprod(0).bool()
     _check_used(used, sizes, steps, thresholds)
     x, e = _log_lengths(steps, sizes)[used], sizes[used]
@@ -61,12 +61,12 @@ def fit_strong(errors: Tensor, steps: Sequence[int], *, floors: Tensor | float =
 
 
 def fit_weak(errors: Tensor, steps: Sequence[int], *, floors: Tensor | float = 0.0) -> OrderEstimate:
-    """Weak order from samples whose means are the errors: the error of a level is |E sample|, Euclidean.
+    """Weak order from samples whose means are the errors: the error of a step count is |E sample|, Euclidean.
 
-    A level is at the Monte-Carlo floor if its error is not above `MASK_NOISE` standard errors. All levels finer than
-    the first such one are masked with it, however large chance made them; levels just above the floor weigh little.
-    Levels coarser than a change of sign (for k > 1: of direction, by more than a right angle) are masked too: the
-    leading term of the error does not rule there.
+    An error is at the Monte-Carlo floor if it is not above `MASK_NOISE` standard errors. All errors of more steps than
+    the first such one are masked with it, however large chance made them; errors just above the floor weigh little.
+    Errors of fewer steps than a change of sign (for k > 1: of direction, by more than a right angle) are masked too:
+    the leading term of the error does not rule there.
 
     The line constant * N^-order is fitted by generalized least squares of relative residuals, by Gauss-Newton steps. To
     first order that is the line through the log errors, with their covariance. But chance, which makes log errors near
@@ -74,13 +74,13 @@ def fit_weak(errors: Tensor, steps: Sequence[int], *, floors: Tensor | float = 0
     is that of `fit_strong`.
 
     Args:
-        errors: e.g. phi(Y_N) - phi(Y) per level and sample, (levels, samples) or (levels, samples, k).
+        errors: e.g. phi(Y_N) - phi(Y) per step count and sample, (step counts, samples[, k]).
         steps, floors: as in `fit_strong`; the standard errors are found here.
 
     Raises:
         TypeError, ValueError: as `fit_strong`.
     """
-    levels = _check(errors, steps, 3)
+    count = _check(errors, steps, 3)
     samples = errors.reshape(*errors.shape[:2], -1)
     means = samples.mean(1)
     sizes = means.norm(dim=-1)
@@ -88,8 +88,8 @@ def fit_weak(errors: Tensor, steps: Sequence[int], *, floors: Tensor | float = 0
     along = torch.einsum("lnk,lk->ln", centred, means / torch.where(sizes > 0, sizes, 1.0)[:, None])
     low, high = mean_interval(samples.mT)
     standard_errors = torch.maximum(high - means, means - low).norm(dim=-1) / NORMAL
-    references = MASK_REFERENCE * torch.as_tensor(floors).to(sizes).expand(levels)
-    thresholds = torch.maximum(references, MASK_NOISE * standard_errors)
+    of_truth = MASK_TRUTH * torch.as_tensor(floors).to(sizes).expand(count)
+    thresholds = torch.maximum(of_truth, MASK_NOISE * standard_errors)
     used = (sizes > thresholds).cumprod(0).bool()
     turns = ((means[:-1] * means[1:]).sum(-1) < 0) & used[1:]
     used[: int(turns.nonzero().max()) + 1 if turns.any() else 0] = False
@@ -120,18 +120,18 @@ def check_steps(steps: object) -> tuple[int, ...]:
 
 
 def _check(errors: Tensor, steps: Sequence[int], most_axes: int) -> int:
-    levels = len(check_steps(steps))
-    if not 2 <= check_floating("errors", errors).ndim <= most_axes or len(errors) != levels or errors.shape[1] < 2:
-        raise ValueError(f"errors must have shape ({levels} levels, >= 2 samples); got {tuple(errors.shape)}")
+    count = len(check_steps(steps))
+    if not 2 <= check_floating("errors", errors).ndim <= most_axes or len(errors) != count or errors.shape[1] < 2:
+        raise ValueError(f"errors must have shape ({count} step counts, >= 2 samples); got {tuple(errors.shape)}")
     if not bool(errors.isfinite().all()):
         raise ValueError("errors must be finite")
-    return levels
+    return count
 
 
 class _Line(NamedTuple):
     """A fitted line.
 
-    design: rows (1, -log N) of the used levels. parameters: log constant and order. weights: of the log errors in the
+    design: rows (1, -log N) of the used errors. parameters: log constant and order. weights: of the log errors in the
     order. residual: of the log errors, (used,). influence: of each sample on them, (used, samples).
     """
 
@@ -147,7 +147,7 @@ def _log_lengths(steps: Sequence[int], like: Tensor) -> Tensor:
 
 
 def _noise(influence: Tensor) -> Tensor:
-    """Covariance of estimates from the influences of n samples on them, (levels, n) to (levels, levels)."""
+    """Covariance of estimates from the influences of n samples on them, (errors, n) to (errors, errors)."""
     n = influence.shape[1]
     return influence @ influence.T / (n * (n - 1))
 
@@ -159,8 +159,8 @@ def _curvature(x: Tensor) -> Tensor:
 def _check_used(used: Tensor, errors: Tensor, steps: Sequence[int], floors: Tensor) -> None:
     if used.sum() < 2:
         raise ValueError(
-            f"fewer than two levels are above the floor, on one side of a change of sign: errors {errors.tolist()} at "
-            f"steps {tuple(steps)}, floors {floors.tolist()}; take fewer steps, more paths or a better reference"
+            f"fewer than two errors are above the floor, on one side of a change of sign: errors {errors.tolist()} at "
+            f"steps {tuple(steps)}, floors {floors.tolist()}; take fewer steps, more paths or a better truth"
         )
 
 

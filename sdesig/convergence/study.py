@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sdesig._checks import check_floating, check_integer, check_shape
+from sdesig._memory import rows_at_once
 from sdesig.brownian import BrownianPath
 from sdesig.brownian.clock import Clock
+from sdesig.convergence.estimate import OrderEstimate
 from sdesig.convergence.fit import check_steps
 from sdesig.sde.base import SDELike
 from sdesig.signature.partial_signature import PartialSignature
@@ -23,135 +27,140 @@ from sdesig.solvers.driver import solve
 from sdesig.solvers.registry import scheme_named
 
 Start = Tensor | Callable[[BrownianPath], Tensor]
-Reference = Callable[[BrownianPath, Tensor], Tensor]
+Truth = Callable[[BrownianPath, Tensor], Tensor]
 
 _SEEDS_APART = 2**32
-_NUMBERS_AT_ONCE = 2**22  # of the finest steps of one chunk of paths
+
+P = ParamSpec("P")
+S = TypeVar("S")
 
 
+def takes_arguments_of(study: Callable[P, S]) -> Callable[[Callable[[S], OrderEstimate]], Callable[P, OrderEstimate]]:
+    """Turn a function of a study into one of the study's arguments, which then are written down once."""
+
+    def decorate(estimate: Callable[[S], OrderEstimate]) -> Callable[P, OrderEstimate]:
+        @functools.wraps(estimate)
+        def order(*args: P.args, **options: P.kwargs) -> OrderEstimate:
+            return estimate(study(*args, **options))
+
+        shown = inspect.signature(study).replace(return_annotation="OrderEstimate")
+        order.__signature__ = shown  # type: ignore[attr-defined]
+        return order
+
+    return decorate
+
+
+@dataclass(eq=False, repr=False)
 class Study:
-    """One SDE, a scheme at several numbers of steps, and their reference, on chunks of paths.
+    """The arguments of `strong_order` that `weak_order` shares, checked, and what both do with them.
 
     Path k of a seed has the path seed `seed * 2^32 + k`: more paths extend the sample, whatever the chunks.
-
-    Args:
-        y0, scheme, steps, t0, t1, seed, reference, reference_scheme, levels, depth, area, clock, row_shape: as in
-            `strong_order`, all of its checks are here.
-        doubled: whether `ends` also holds the scheme's solutions at twice the steps of each level.
     """
 
-    def __init__(
-        self,
-        sde: SDELike,
-        y0: Start,
-        *,
-        scheme: str | Scheme,
-        t0: float,
-        t1: float,
-        steps: Sequence[int],
-        paths: int,
-        seed: int,
-        reference: Reference | int | None,
-        reference_scheme: str | Scheme | None,
-        levels: int | None,
-        depth: int | None,
-        area: bool,
-        clock: Clock | None,
-        row_shape: Sequence[int] | None,
-        doubled: bool = False,
-    ) -> None:
-        self.steps = check_steps(steps)
-        self.count = check_integer("paths", paths, 2, _SEEDS_APART)
-        self.scheme = scheme_named(scheme, sde)
-        self._sde, self._reference = sde, reference
-        self._first_seed = check_integer("seed", seed, 0, 2**30) * _SEEDS_APART
-        self._solved = tuple(sorted({*self.steps, *(2 * n for n in self.steps if doubled)}))
-        finest = self._solved[-1]
-        if isinstance(reference, int):
-            if check_integer("reference", reference, 1) <= finest:
-                raise ValueError(f"reference must have more steps than the finest level, {finest}; got {reference}")
-            finest = reference
-        elif reference is not None and not callable(reference):
-            raise TypeError(
-                f"reference must be a number of steps or callable as reference(path, y0); got {reference!r}"
-            )
-        elif reference_scheme is not None:
-            raise ValueError("reference_scheme is given without a number of steps as reference")
-        self._reference_scheme = self.scheme if reference_scheme is None else scheme_named(reference_scheme, sde)
-        for n in (*self.steps, finest):
+    sde: SDELike
+    y0: Start
+    _: KW_ONLY
+    scheme: str | Scheme
+    t0: float = 0.0
+    t1: float = 1.0
+    steps: Sequence[int] = (8, 16, 32, 64, 128)
+    paths: int = 10_000
+    seed: int = 0
+    truth: Truth | int | float | Tensor | None = None
+    truth_scheme: str | Scheme | None = None
+    levels: int | None = None
+    depth: int | None = None
+    area: bool = False
+    clock: Clock | None = None
+    row_shape: Sequence[int] | None = None
+
+    def prepare(self, truth: Truth | int | None, *, doubled: bool = False) -> None:
+        """Check the arguments, before any work.
+
+        Args:
+            truth: what the solutions are compared with; None where that is no solution on the same path.
+            doubled: whether `ends` also holds the scheme's solutions at twice the numbers of steps.
+        """
+        self.steps = check_steps(self.steps)
+        self.paths = check_integer("paths", self.paths, 2, _SEEDS_APART)
+        self._scheme = scheme_named(self.scheme, self.sde)
+        self._truth = truth
+        self._first_seed = check_integer("seed", self.seed, 0, 2**30) * _SEEDS_APART
+        self._solved = sorted({*self.steps, *(2 * n for n in self.steps if doubled)})
+        most = self._solved[-1]
+        if isinstance(truth, int):
+            if check_integer("truth", truth, 1) <= most:
+                raise ValueError(f"truth must have more steps than the finest solution, {most}; got {truth}")
+            most = truth
+        elif truth is not None and not callable(truth):
+            raise TypeError(f"truth must be a number of steps or callable as truth(path, y0); got {truth!r}")
+        elif self.truth_scheme is not None:
+            raise ValueError("truth_scheme is given without a number of steps as truth")
+        self._truth_scheme = self._scheme if self.truth_scheme is None else scheme_named(self.truth_scheme, self.sde)
+        for n in (*self.steps, most):
             if n & (n - 1):
-                raise ValueError(f"steps and reference must be powers of two, on which one seed is one path; got {n}")
-        if not isinstance(area, bool):
-            raise TypeError(f"area must be True or False; got {area!r}")
-        self._y0 = y0 if callable(y0) else _check_start(sde, y0)
-        self._row_shape = _row_shape(sde, self._y0, t0, row_shape)
-        structure = noise_structure(sde, self._row_shape[-1] if self._row_shape else 1)
-        schemes = (self.scheme, self._reference_scheme)
+                raise ValueError(f"steps and truth must be powers of two, on which one seed is one path; got {n}")
+        if not isinstance(self.area, bool):
+            raise TypeError(f"area must be True or False; got {self.area!r}")
+        self._start = self.y0 if callable(self.y0) else _check_start(self.sde, self.y0)
+        self._row_shape = _row_shape(self.sde, self._start, self.t0, self.row_shape)
+        structure = noise_structure(self.sde, self._row_shape[-1] if self._row_shape else 1)
+        schemes = (self._scheme, self._truth_scheme)
         # A scheme that does not admit the structure has no say here: `check` refuses it below.
         words = [word for s in schemes if structure in s.strong_order for word in s.words(structure)]
+        depth = 1 if self.depth is None else check_integer("depth", self.depth, 1)
+        levels = 0 if self.levels is None else check_integer("levels", self.levels, 0, 30)
         self._options: dict[str, Any] = {
-            "t0": t0,
-            "t1": t1,
-            "depth": max(1, legendre_depth(words), 1 if depth is None else check_integer("depth", depth, 1)),
-            "area": needs_levy_area(words) or area,
-            "clock": clock,
-            "levels": max(finest.bit_length() - 1, 0 if levels is None else check_integer("levels", levels, 0, 30)),
+            "t0": self.t0,
+            "t1": self.t1,
+            "depth": max(depth, legendre_depth(words)),
+            "area": needs_levy_area(words) or self.area,
+            "clock": self.clock,
+            "levels": max(levels, most.bit_length() - 1),
             "dtype": torch.float64,
         }
-        one = self._path(0, 1)
+        one = self.path(0, 1)
         for s in schemes:
-            s.check(sde, self.start(one), one)
-        if callable(reference):
-            self._truth(reference, one, self.start(one))
+            s.check(self.sde, self.start(one), one)
+        if callable(truth):
+            _true_end(truth, one, self.start(one))
 
-    def paths(self, count: int) -> Iterator[NestedPath]:
+    def path(self, first: int, count: int) -> NestedPath:
+        """Path number `first` and those after it, in one batch."""
+        seeds = range(self._first_seed + first, self._first_seed + first + count)
+        return NestedPath(shape=(count, *self._row_shape), seeds=seeds, **self._options)
+
+    def chunks(self, count: int) -> Iterator[NestedPath]:
         """The first `count` paths, in chunks that bound the memory."""
         numbers = self._options["depth"] + self._row_shape[-1] * self._options["area"]
-        rows = max(1, _NUMBERS_AT_ONCE // (2 ** self._options["levels"] * math.prod(self._row_shape) * numbers))
+        # Four times: the finest steps, all the coarser ones, and what a scheme takes of both.
+        rows = rows_at_once(4 * 2 ** self._options["levels"] * math.prod(self._row_shape) * numbers)
         for first in range(0, count, rows):
-            yield self._path(first, min(rows, count - first))
+            yield self.path(first, min(rows, count - first))
 
     def start(self, path: BrownianPath) -> Tensor:
         """Y(t0), (paths, *event), float64."""
-        if isinstance(self._y0, Tensor):
-            return self._y0.expand(path.shape[0], *self._y0.shape).contiguous()
-        start = check_floating("y0(path)", self._y0(path))
+        if isinstance(self._start, Tensor):
+            return self._start.expand(path.shape[0], *self._start.shape).contiguous()
+        start = check_floating("y0(path)", self._start(path))
         if start.shape[:1] != path.shape[:1]:
             raise ValueError(f"y0(path) must have shape ({path.shape[0]}, *event); got {tuple(start.shape)}")
         return start.detach().double()
 
     def ends(self, path: BrownianPath) -> tuple[dict[int, Tensor], Tensor | None, Tensor | None]:
-        """The scheme's Y(t1) by number of steps, the reference's, and that of a numeric reference at half its steps."""
+        """The scheme's Y(t1) by number of steps, the true one, and that of a numeric truth at half its steps."""
         start = self.start(path)
-        ends = {n: self._solve(path, start, self.scheme, n) for n in self._solved}
-        if isinstance(self._reference, int):
-            half = self._reference // 2
-            known = ends.get(half) if self._reference_scheme is self.scheme else None
-            coarse = self._solve(path, start, self._reference_scheme, half) if known is None else known
-            return ends, self._solve(path, start, self._reference_scheme, self._reference), coarse
-        if self._reference is None:
-            return ends, None, None
-        return ends, self._truth(self._reference, path, start), None
-
-    @staticmethod
-    def _truth(reference: Reference, path: BrownianPath, start: Tensor) -> Tensor:
-        truth = reference(path, start)
-        if not isinstance(truth, Tensor) or truth.shape != start.shape or not truth.is_floating_point():
-            got = f"{truth.dtype}, {tuple(truth.shape)}" if isinstance(truth, Tensor) else repr(truth)
-            raise ValueError(
-                f"reference(path, y0) must be floating-point of the shape {tuple(start.shape)} of y0; got {got}"
-            )
-        if not bool(truth.isfinite().all()):
-            raise ValueError("reference(path, y0) must be finite")
-        return truth.detach().double()
-
-    def _solve(self, path: BrownianPath, start: Tensor, scheme: Scheme, steps: int) -> Tensor:
+        solved = functools.partial(solve, self.sde, start, path=path, save="last")
+        ends = {}
         with torch.no_grad():
-            return solve(self._sde, start, path.grid(steps), scheme=scheme, path=path, save="last")
-
-    def _path(self, first: int, rows: int) -> NestedPath:
-        seeds = range(self._first_seed + first, self._first_seed + first + rows)
-        return NestedPath(shape=(rows, *self._row_shape), seeds=seeds, **self._options)
+            for n in self._solved:
+                ends[n] = solved(path.grid(n), scheme=self._scheme)
+            if isinstance(self._truth, int):
+                half = self._truth // 2
+                known = ends.get(half) if self._truth_scheme is self._scheme else None
+                coarse = solved(path.grid(half), scheme=self._truth_scheme) if known is None else known
+                return ends, solved(path.grid(self._truth), scheme=self._truth_scheme), coarse
+        return ends, None if self._truth is None else _true_end(self._truth, path, start), None
 
 
 class NestedPath(BrownianPath):
@@ -162,7 +171,7 @@ class NestedPath(BrownianPath):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._stacks: dict[int, PartialSignature] = {}
+        self._stacks: dict[int, PartialSignature] = {}  # by the width of a step, in cells
 
     def partial_signatures(self, times: Any) -> PartialSignature:
         """As `BrownianPath.partial_signatures`."""
@@ -172,7 +181,13 @@ class NestedPath(BrownianPath):
         first, last, width = int(ends[0]), int(ends[-1]), int(ends[1] - ends[0])
         if width & (width - 1) or first % width or (np.diff(ends) != width).any():
             return super().partial_signatures(times)
-        return self._stack(width)[first // width : last // width]
+        if not self._stacks:
+            self._stacks[1] = PartialSignature(*self._values(np.arange(2**self.levels + 1)))
+        while width not in self._stacks:
+            widest = max(k for k in self._stacks if k < width)
+            halves = self._stacks[widest]
+            self._stacks[2 * widest] = halves[::2].combine(halves[1::2])
+        return self._stacks[width][first // width : last // width]
 
     def reflected(self) -> NestedPath:
         """As `BrownianPath.reflected`; what is drawn serves both."""
@@ -181,21 +196,22 @@ class NestedPath(BrownianPath):
         path._stacks = {k: replace(steps, coefficients=-steps.coefficients) for k, steps in self._stacks.items()}
         return path
 
-    def _stack(self, width: int) -> PartialSignature:
-        """All steps of `width` cells."""
-        if width not in self._stacks:
-            if width == 1:
-                self._stacks[width] = super().partial_signatures(self.grid(2**self.levels))
-            else:
-                halves = self._stack(width // 2)
-                self._stacks[width] = halves[::2].combine(halves[1::2])
-        return self._stacks[width]
-
 
 def rounding(ends: Tensor, steps: Sequence[int]) -> Tensor:
-    """eps |Y| sqrt(N) per level, |Y| the root mean square: what rounding makes of a solution in N steps, (levels,)."""
+    """eps |Y| sqrt(N) per N, |Y| the root mean square: what rounding makes of a solution in N steps, (len(steps),)."""
     size = ends.flatten(1).norm(dim=1).square().mean().sqrt()
     return torch.finfo(ends.dtype).eps * size * torch.tensor(steps).to(ends).sqrt()
+
+
+def _true_end(truth: Truth, path: BrownianPath, start: Tensor) -> Tensor:
+    """Y(t1) of a callable, checked, float64."""
+    end = truth(path, start)
+    if not isinstance(end, Tensor) or end.shape != start.shape or not end.is_floating_point():
+        got = f"{end.dtype}, {tuple(end.shape)}" if isinstance(end, Tensor) else repr(end)
+        raise ValueError(f"truth(path, y0) must be floating-point of the shape {tuple(start.shape)} of y0; got {got}")
+    if not bool(end.isfinite().all()):
+        raise ValueError("truth(path, y0) must be finite")
+    return end.detach().double()
 
 
 def _check_start(sde: SDELike, y0: Tensor) -> Tensor:

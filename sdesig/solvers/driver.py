@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sdesig._checks import check_choice
+from sdesig._memory import rows_at_once
 from sdesig.brownian import BrownianPath
 from sdesig.sde.base import SDELike
 from sdesig.sde.coefficients import check_coefficients
@@ -21,7 +22,6 @@ from sdesig.solvers.registry import scheme_named
 Callback = Callable[[int, Tensor, Tensor], None]
 Save = Literal["all", "last"] | Tensor
 
-_CHUNK = 2**22  # numbers of the path that are held at once
 _CHECK_EVERY = 16  # steps between looks for infinities and NaN
 _ROWS_NAMED = 8  # in the error about them
 
@@ -167,8 +167,8 @@ def _kept(save: Save, times: Tensor) -> Sequence[int]:
 
 def chunks(path: BrownianPath, times: Tensor) -> Iterator[PartialSignature]:
     """The path's partial signatures on all steps, as many at once as memory is meant to hold."""
-    numbers = math.prod(path.shape) * (path.depth + (path.shape[-1] if path.area else 0))
-    size = max(1, _CHUNK // max(1, numbers))
+    # Four times: what is drawn, the values, what the scheme takes of them, and a temporary.
+    size = rows_at_once(4 * math.prod(path.shape) * (path.depth + (path.shape[-1] if path.area else 0)))
     for first in range(0, len(times) - 1, size):
         yield path.partial_signatures(times[first : first + size + 1])
 

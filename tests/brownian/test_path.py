@@ -354,7 +354,7 @@ def test_areas_of_increments_alone_take_few_numbers(monkeypatch):
 
 
 def test_kept_areas_are_few(monkeypatch):
-    monkeypatch.setattr(master_grid, "_CHUNK", 5 * 3 * 2 * 2)
+    monkeypatch.setattr("sdesig._memory.NUMBERS_AT_ONCE", 8 * 5 * 3 * 2 * 2)
     path = BrownianPath(0.0, 1.0, (3, 2), seeds=range(3), levels=4, area=True, dtype=F64)
     stack = path.partial_signatures(path.grid(16)).levy_area
     for k in range(16):
@@ -695,7 +695,7 @@ def test_a_path_does_not_depend_on_how_much_of_it_is_drawn_at_once(cells: int, b
     variance = torch.tensor([0.3, 0.9, 2.0])
     path = BrownianPath(0.1, 10.0, (4, 3), seeds=range(4), clock=SNRClock(variance), levels=6)
     whole = path.partial_signatures(path.grid(64)).coefficients
-    monkeypatch.setattr("sdesig.brownian.master_grid._CHUNK", cells * 2 * 4 * 3)
+    monkeypatch.setattr("sdesig._memory.NUMBERS_AT_ONCE", 8 * cells * 2 * 4 * 3)
     bisected, bisect = [], MasterGrid._bisect
 
     def counting(self, level, parents, *values):

@@ -24,7 +24,7 @@ def generator(seed: int) -> torch.Generator:
 
 
 def correlated(paths, source):
-    """N(0, 1) per level and path, of correlation .8 between levels."""
+    """N(0, 1) per step count and path, of correlation .8 between step counts."""
     common, own = (torch.randn(k, paths, generator=source, dtype=F64) for k in (1, len(STEPS)))
     return math.sqrt(0.8) * common + math.sqrt(0.2) * own
 
@@ -42,7 +42,7 @@ def samples(order, source, noise, paths=400):
 CASES = {
     "strong": lambda source: fit_strong(pathwise(1.5, source), STEPS),
     "weak": lambda source: fit_weak(samples(1.5, source, 0.02), STEPS),
-    "weak, finest levels masked": lambda source: fit_weak(samples(1.5, source, 0.2), STEPS),
+    "weak, finest steps masked": lambda source: fit_weak(samples(1.5, source, 0.2), STEPS),
 }
 
 
@@ -89,7 +89,7 @@ def test_standard_errors():
     torch.testing.assert_close(found, errors.std(1) / math.sqrt(n), rtol=0.3, atol=0)
 
 
-def test_levels_near_the_floor_of_the_reference_are_masked():
+def test_errors_near_the_floor_of_the_truth_are_masked():
     """Errors sqrt(N^-3 + floor^2): the floor bends them, which only masking hides from the fit."""
     floor = 1e-3
     errors = (N**-3 + floor**2).sqrt() * pathwise(0.0, generator(4), 0.1)
@@ -100,15 +100,15 @@ def test_levels_near_the_floor_of_the_reference_are_masked():
     assert fit_strong(errors, STEPS).order < 1.47
 
 
-def test_levels_finer_than_the_first_at_the_floor_are_masked_however_large():
+def test_errors_finer_than_the_first_at_the_floor_are_masked_however_large():
     errors = torch.tensor([1.0, 0.5, 0.001, 0.125, 0.0625])[:, None].double().expand(-1, 10)
     estimate = fit_strong(errors, STEPS, floors=0.01)
     assert estimate.used == (True, True, False, False, False)
     assert estimate.slopes == pytest.approx([1.0])
-    assert not estimate.supports(1.0), "two levels have no slopes to agree"
+    assert not estimate.supports(1.0), "two errors have no slopes to agree"
 
 
-def test_levels_coarser_than_a_change_of_sign_are_masked():
+def test_errors_coarser_than_a_change_of_sign_are_masked():
     means = torch.tensor([0.3, 0.1, -0.08, -0.04, -0.02], dtype=F64)[:, None]
     estimate = fit_weak(means + 1e-4 * correlated(100, generator(5)), STEPS)
     assert estimate.used == (False, False, True, True, True)
@@ -138,7 +138,7 @@ def test_json_round_trip():
     assert json.loads(estimate.to_json())["steps"] == list(STEPS)
 
 
-def test_plot_shows_masked_levels_hollow():
+def test_plot_shows_masked_errors_hollow():
     import matplotlib
 
     matplotlib.use("Agg")
@@ -158,11 +158,11 @@ def test_plot_shows_masked_levels_hollow():
 
 def test_refusals():
     good = pathwise(1.0, generator(10))
-    with pytest.raises(ValueError, match=r"fewer than two levels are above the floor.*floors \[4.0, 4.0"):
+    with pytest.raises(ValueError, match=r"fewer than two errors are above the floor.*floors \[4.0, 4.0"):
         fit_strong(good, STEPS, floors=0.5)
-    with pytest.raises(ValueError, match="fewer than two levels"):
+    with pytest.raises(ValueError, match="fewer than two errors"):
         fit_weak(correlated(100, generator(11)), STEPS)
-    with pytest.raises(ValueError, match=r"errors must have shape \(5 levels, >= 2 samples\); got \(4, 1000\)"):
+    with pytest.raises(ValueError, match=r"errors must have shape \(5 step counts, >= 2 samples\); got \(4, 1000\)"):
         fit_strong(good[:4], STEPS)
     with pytest.raises(ValueError, match="errors must be finite"):
         fit_strong(good * math.inf, STEPS)
@@ -190,8 +190,8 @@ def test_the_text_says_every_reason_for_doubt():
     two = fit_strong(errors[:2], STEPS[:2])
     for estimate, words in (
         (bent, f"not straight (p = {bent.p_value:.0e})"),
-        (masked, "2 of 5 levels"),
-        (two, "2 levels"),
+        (masked, "2 of 5 step counts"),
+        (two, "2 step counts"),
         (few, "too few effective paths (1.0)"),
     ):
         assert str(estimate).endswith(f"], {words}")

@@ -27,7 +27,7 @@ def order(scheme, **kwargs):
 
 @pytest.mark.parametrize(
     "options",
-    [{"reference": exact}, {"reference": 256, "reference_scheme": "platen"}, {}],
+    [{"truth": exact}, {"truth": 256, "truth_scheme": "platen"}, {}],
     ids=["exact", "numeric", "differences"],
 )
 def test_euler_has_weak_order_one(options):
@@ -38,18 +38,18 @@ def test_euler_has_weak_order_one(options):
 
 
 def test_platen_has_weak_order_two():
-    estimate = order("platen", steps=(4, 8, 16), reference=exact)
+    estimate = order("platen", steps=(4, 8, 16), truth=exact)
     assert all(estimate.used)
     assert estimate.supports(2.0), estimate
     assert order("platen", steps=(4, 8, 16)).supports(1.85)
-    assert order("milstein", steps=(4, 8, 16), reference=exact).refutes(2.0)
+    assert order("milstein", steps=(4, 8, 16), truth=exact).refutes(2.0)
 
 
 def test_errors_have_the_means_that_are_known():
     """E Y_N^2 of Euler's scheme is ((1 + h)^2 + .09 h)^N, E Y^2 = exp(2.09). 5.5 standard errors: 4e-8 each."""
     truth = math.exp(2.09)
     means = {n: ((1 + 1 / n) ** 2 + 0.09 / n) ** n for n in (16, 32, 64, 128)}
-    for options in ({"reference": exact}, {"reference": truth}, {"reference": truth, "antithetic": False}, {}):
+    for options in ({"truth": exact}, {"truth": truth}, {"truth": truth, "antithetic": False}, {}):
         estimate = order("euler", **options)
         for n, error, spread in zip(estimate.steps, estimate.errors, estimate.standard_errors, strict=True):
             expected = abs(means[n] - (truth if options else means[2 * n]))
@@ -57,21 +57,21 @@ def test_errors_have_the_means_that_are_known():
 
 
 def test_several_functionals():
-    both = order("euler", functional=lambda y: torch.cat([y, y**2], 1), reference=exact)
-    parts = [order("euler", functional=f, reference=exact) for f in (lambda y: y[:, 0], square)]
+    both = order("euler", functional=lambda y: torch.cat([y, y**2], 1), truth=exact)
+    parts = [order("euler", functional=f, truth=exact) for f in (lambda y: y[:, 0], square)]
     assert both.errors == pytest.approx([math.hypot(*pair) for pair in zip(*(p.errors for p in parts), strict=True)])
     assert both.supports(1.0)
 
 
 def test_antithetic_paths_cut_the_noise():
     """At equal numbers of solutions, against a known expectation: by half here, known to some 5 % by the bootstrap."""
-    plain, pairs = (order("euler", reference=math.exp(2.09), antithetic=antithetic) for antithetic in (False, True))
+    plain, pairs = (order("euler", truth=math.exp(2.09), antithetic=antithetic) for antithetic in (False, True))
     for one, other in zip(plain.standard_errors, pairs.standard_errors, strict=True):
         assert one > 1.5 * other
 
 
 def test_odd_functions_of_the_path_cancel():
-    with pytest.raises(ValueError, match="fewer than two levels"):
+    with pytest.raises(ValueError, match="fewer than two errors"):
         weak_order(
             SinhDiffusion(0.7, dim=1),
             torch.zeros(1),
@@ -82,8 +82,8 @@ def test_odd_functions_of_the_path_cancel():
         )
 
 
-def test_levels_at_the_monte_carlo_floor_are_masked():
-    estimate = order("platen", steps=(2, 4, 8, 16, 32, 64), reference=exact, paths=200)
+def test_errors_at_the_monte_carlo_floor_are_masked():
+    estimate = order("platen", steps=(2, 4, 8, 16, 32, 64), truth=exact, paths=200)
     used = sum(estimate.used)
     assert 2 <= used < 6
     assert estimate.used == (True,) * used + (False,) * (6 - used)
@@ -102,9 +102,9 @@ def test_levels_at_the_monte_carlo_floor_are_masked():
             r"functional must return shape \(3,\) or \(3, k\); got \(2,\)",
         ),
         ({"functional": lambda y: y[:, 0].log() / 0}, "functional must be finite at Y"),
-        ({"reference": torch.ones(3)}, r"reference must be one number, or the functional's 1, .*; got \(3,\)"),
-        ({"reference": 64}, "reference must have more steps than the finest level, 64; got 64"),
-        ({"reference": 1.0, "reference_scheme": "platen"}, "reference_scheme is given without"),
+        ({"truth": torch.ones(3)}, r"truth must be one number, or the functional's 1, .*; got \(3,\)"),
+        ({"truth": 64}, "truth must have more steps than the finest solution, 64; got 64"),
+        ({"truth": 1.0, "truth_scheme": "platen"}, "truth_scheme is given without"),
         ({"steps": ()}, "steps must be two or more"),
         ({"scheme": "sra1"}, "SRA1 needs additive noise"),
     ],
@@ -165,7 +165,7 @@ def test_a_pre_asymptotic_order_is_not_sold_as_one():
 
 
 def test_gradients_are_not_followed():
-    """Nor do they keep the states of a chunk alive: y0, functional and reference may have them."""
+    """Nor do they keep the states of a chunk alive: y0, functional and truth may have them."""
 
     def errors(factor):
         return weak_order(
@@ -175,7 +175,7 @@ def test_gradients_are_not_followed():
             functional=lambda y: factor * y,
             steps=(4, 8),
             paths=100,
-            reference=lambda path, y0: 0.1 * factor * y0,
+            truth=lambda path, y0: 0.1 * factor * y0,
         ).errors
 
     one = torch.ones(1, dtype=torch.float64, requires_grad=True)
@@ -194,6 +194,6 @@ def test_a_known_expectation_has_all_its_digits():
 
     expected = math.exp(-1)
     options = {"scheme": "euler", "functional": lambda y: y[:, 0], "steps": (2**9, 2**10), "paths": 4}
-    found = weak_order(Decay(), torch.tensor([1.0]), reference=expected, **options)
+    found = weak_order(Decay(), torch.tensor([1.0]), truth=expected, **options)
     for n, error in zip(found.steps, found.errors, strict=True):
         assert error == pytest.approx(expected - (1 - 1 / n) ** n, rel=1e-9)

@@ -240,7 +240,7 @@ def test_seconds_are_measured_of_every_kind_of_sampler(monkeypatch):
 
 @pytest.mark.parametrize("numbers", [1 << 20, 5 * 2 * 4 * 3], ids=["at once", "three steps at once"])
 def test_what_is_timed_is_what_is_compared(numbers, monkeypatch):
-    monkeypatch.setattr("sdesig.solvers.driver._CHUNK", numbers)
+    monkeypatch.setattr("sdesig._memory.NUMBERS_AT_ONCE", 4 * numbers)
     made, sampler = comparison(), generator_sampler("g", student())
     (samples,) = made.follow([(sampler, 10)], range(5))
     torch.testing.assert_close(made._sampled(sampler, 10, range(5)), samples, rtol=0, atol=1e-4)

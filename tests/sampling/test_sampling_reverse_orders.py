@@ -43,8 +43,8 @@ def order(scheme, *, law=CIRCLE, eta=1.0, reference=None, steps=(16, 32, 64), pa
         t1=HIGH,
         steps=steps,
         paths=paths,
-        reference=8 * steps[-1],
-        reference_scheme="path_average",
+        truth=8 * steps[-1],
+        truth_scheme="path_average",
         clock=sde.clock if eta > 0 else SNRClock(),
         row_shape=(law.dim,),
     )

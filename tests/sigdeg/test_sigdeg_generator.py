@@ -556,7 +556,7 @@ def test_sampling_keeps_no_states_and_no_path(cell, monkeypatch):
         states.append(weakref.ref(u))
         most[0] = max(most[0], alive(states))
 
-    monkeypatch.setattr("sdesig.solvers.driver._CHUNK", 4 * generator.path_depth * 5 * 2)
+    monkeypatch.setattr("sdesig._memory.NUMBERS_AT_ONCE", 4 * 4 * generator.path_depth * 5 * 2)
     monkeypatch.setattr(BrownianPath, "partial_signatures", draw)
     assert generator.sample(5, 128, callback=see).values.isfinite().all()
     assert (len(states), len(chunks)) == (128, 32)

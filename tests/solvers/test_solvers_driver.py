@@ -69,7 +69,7 @@ def test_chunks_change_nothing(monkeypatch, scheme):
     whole = solve(problem, start(problem), path.grid(16), scheme=scheme, path=path)
     asked = []
     original = BrownianPath.partial_signatures
-    monkeypatch.setattr(driver, "_CHUNK", 3 * 4 * 2 * (2 + 2))
+    monkeypatch.setattr("sdesig._memory.NUMBERS_AT_ONCE", 4 * 3 * 4 * 2 * (2 + 2))
     monkeypatch.setattr(BrownianPath, "partial_signatures", lambda p, t: asked.append(len(t) - 1) or original(p, t))
     torch.testing.assert_close(solve(problem, start(problem), path.grid(16), scheme=scheme, path=path), whole)
     assert asked == [3, 3, 3, 3, 3, 1]
@@ -286,7 +286,7 @@ def test_refuses_times():
 
 
 def test_a_bad_time_is_refused_before_the_first_step(monkeypatch):
-    monkeypatch.setattr(driver, "_CHUNK", 1)
+    monkeypatch.setattr("sdesig._memory.NUMBERS_AT_ONCE", 1)
     problem, path, calls = OrnsteinUhlenbeck(), make_path(), []
     with pytest.raises(ValueError, match="master grid"):
         solve(
