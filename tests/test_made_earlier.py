@@ -10,28 +10,34 @@ import pytest
 import torch
 import tyro
 
-from sdesig.cli import main
 from sdesig.commands.config_file import with_config
 from sdesig.commands.distill import Distill
 from sdesig.commands.images.distill import DistillImages
 from sdesig.commands.images.train_teacher import TrainImageTeacher
+from sdesig.commands.main import main
 from sdesig.commands.options import checked
-from sdesig.distillation import DistillOptions, TeacherOptions, TrainingOptions, choose_grid
-from sdesig.distillation.cache import PathCache
-from sdesig.distillation.reference import read_reference
-from sdesig.generator import NetworkDenoiser, Samples, SigDEG, StepGrid
-from sdesig.generator.denoiser import ModelDenoiser
-from sdesig.generator.networks import network_config
 from sdesig.images import PathAverageScheduler, SigDEGPipeline
 from sdesig.images.teachers import load_teacher
-from sdesig.sde import CanonicalSDE, GaussianReference, Mixture, SNRDenoiser
+from sdesig.sampling import (
+    GaussianReference,
+    PathSpace,
+    SNRDenoiser,
+    StepGrid,
+    TeacherOptions,
+    choose_grid,
+)
+from sdesig.sde import Mixture
+from sdesig.sigdeg import DistillOptions, NetworkDenoiser, Samples, SigDEG, TrainingOptions
+from sdesig.sigdeg.network_denoiser import ModelDenoiser
+from sdesig.sigdeg.networks import network_config
+from sdesig.sigdeg.path_cache import PathCache
 
 FOLDER = Path(__file__).parent / "made_earlier"
 CONFIGS = json.loads((FOLDER / "configs.json").read_text())
 LAW = Mixture.circle(1.5, 0.1, dtype=torch.float32)
 SEEDS = [0, 1, 7, 3, 2**40]
 SNR = (0.01, 100.0)
-GENERATORS = {"solver": None, "plain": None, "correcting": LAW.denoise_y, "rank": None, "older": None}
+GENERATORS = {"solver": None, "plain": None, "correcting": SNRDenoiser(LAW.denoise_y), "rank": None, "older": None}
 """Their names, and the denoisers that they need."""
 REPLAY = "sample --model generators/solver --replay samples/solver.npz --steps 4 --out again.npz"
 SHORT = "--iterations 6 --evaluations 64 --warmup 1 --checkpoint-every 1 --steps 2 4 --teacher-steps 8 --snr 0.01 100"
@@ -89,7 +95,7 @@ def never_asked(y, snr):
 def test_a_generator_makes_the_same_samples(name, earlier):
     generator, samples = load_generator(name), Samples.load(f"samples/{name}.npz")
     assert (samples.seeds, samples.steps) == (SEEDS, 4)
-    assert generator.path(SEEDS).identity == samples.identity
+    assert generator.space.paths(SEEDS).identity == samples.identity
     torch.testing.assert_close(generator.sample(SEEDS, 4).values, samples.values, **ROUNDING)
 
 
@@ -147,10 +153,10 @@ def test_teacher_paths_are_not_drawn_again(earlier):
     recorded = json.loads(Path("rollout/options.json").read_text())
     cache = PathCache(
         Path("rollout/paths"),
-        16,
-        student,
         SNRDenoiser(never_asked),
+        student.space,
         TeacherOptions(steps=8, cells=8),
+        paths=16,
         recorded={name: recorded[name] for name in ("teacher", "data", "reference", "snr", "grid")},
     )
     paths = cache.draw(16, torch.Generator().manual_seed(0))
@@ -166,10 +172,10 @@ def test_paths_reference_and_grid_of_images_are_not_made_again(earlier):
 
 
 def test_a_reference_file(earlier):
-    reference = read_reference(Path("reference.safetensors"), (1, 4, 4))
+    reference = GaussianReference.load("reference.safetensors", (1, 4, 4))
     assert torch.equal(reference.variance, torch.full((1, 4, 4), 0.25))
     (file,) = Path("image-cache").glob("reference-*.safetensors")
-    assert [len(matrix) for matrix in read_reference(file, (1, 4, 4)).basis] == [1, 4, 4]
+    assert [len(matrix) for matrix in GaussianReference.load(file, (1, 4, 4)).basis] == [1, 4, 4]
 
 
 # --- grids -----------------------------------------------------------------------------------------------------------
@@ -180,19 +186,16 @@ def test_a_grid(earlier):
 
 
 def test_a_choice_of_the_grid_goes_on_where_it_was_stopped(earlier):
-    done = []
-    found = choose_grid(
-        CanonicalSDE(LAW.denoise_y, reference=GaussianReference(0.0, 1.2)),
-        event=(2,),
-        snr=SNR,
-        cells=4,
-        fine_per_cell=4,
-        paths=32,
-        kept="grid-cells.safetensors",
-        recorded={"teacher": "circle"},
-        progress=done.append,
-    )
-    assert done == [3, 4]
+    asked = []
+
+    def denoiser(y, snr):
+        asked.append(len(y))
+        return LAW.denoise_y(y, snr)
+
+    space = PathSpace((2,), SNR, GaussianReference(0.0, 1.2))
+    options = {"cells": 4, "fine_per_cell": 4, "paths": 32, "recorded": {"teacher": "circle"}, "progress": False}
+    found = choose_grid(SNRDenoiser(denoiser), space, kept="grid-cells.safetensors", **options)
+    assert len(asked) == 2 * (3 * 4 + 1)  # two of four cells, and no converged paths
     assert found.quantiles == pytest.approx(StepGrid.load("chosen-grid.json").quantiles, rel=1e-5)
 
 
