@@ -99,7 +99,10 @@ class EDMDenoiser(_NetworkDenoiser):
     def forward(self, x: Tensor, t: Tensor, *inputs: object) -> Tensor:
         """D(x, t), shape (batch, *event)."""
         alpha, sigma = self._alpha_sigma(x, t)
-        z, s = x / alpha, sigma / alpha
-        c_in = torch.rsqrt(s**2 + self.sigma_data**2)
         c_noise = -0.125 * self.diffusion.log_snr(t)
+        return self.preconditioned(x / alpha, sigma / alpha, c_noise, *inputs)
+
+    def preconditioned(self, z: Tensor, s: Tensor, c_noise: Tensor, *inputs: object) -> Tensor:
+        """D from z = x/alpha, (batch, *event), s shaped to multiply it, and c_noise, () or (batch,)."""
+        c_in = torch.rsqrt(s**2 + self.sigma_data**2)
         return (self.sigma_data * c_in) ** 2 * z + s * self.sigma_data * c_in * self._predict(c_in * z, c_noise, inputs)

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
+from sdesig._checks import check_step, per_sample
 from sdesig._files import FileError, read_tensors, reading
 from sdesig._modules import CONFIG, WEIGHTS, load_config, load_state, make_within, save_module
 from sdesig.sampling import CanonicalDenoiser
@@ -89,6 +91,13 @@ class NetworkDenoiser(ModelDenoiser):
         self.denoiser: EDMDenoiser
         super().__init__(EDMDenoiser(network, EDM(), sigma_data=sigma_data), EDM())
         self.sigma_data = self.denoiser.sigma_data
+
+    def _denoise(self, y: Tensor, snr: Tensor | float, *inputs: object) -> Tensor:
+        # what CanonicalDenoiser does, without the ways from y to x_t and from x_t to z: z is y/snr
+        sigma = torch.rsqrt(check_step("snr", snr))
+        return self.denoiser.preconditioned(
+            y / per_sample(1 / sigma / sigma, y), per_sample(sigma, y), -0.25 * torch.log(1 / sigma), *inputs
+        )
 
     @property
     def network(self) -> Network:

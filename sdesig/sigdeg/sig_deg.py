@@ -25,8 +25,7 @@ from sdesig.sigdeg.cells import CONDITIONS, Cell, CorrectedDenoiser, PlainCell, 
 from sdesig.sigdeg.network_denoiser import ModelDenoiser, NetworkDenoiser, denoiser_config, make_denoiser
 from sdesig.sigdeg.networks import Network, make_network, network_config, network_for
 from sdesig.sigdeg.samples import Samples
-from sdesig.solvers import solve
-from sdesig.solvers.driver import Callback
+from sdesig.solvers.driver import Callback, chunks, run_steps
 
 CELLS = {"solver": SolverCell, "plain": PlainCell}
 CONFIG_KEYS = {
@@ -231,7 +230,9 @@ class SigDEG(nn.Module):
         for first in range(0, len(chosen), batch):
             path = space.paths(chosen[first : first + batch])
             with evaluating(self):
-                last = solve(sde, space.start(path), times, scheme=self.cell, path=path, callback=callback, save="last")
+                last = run_steps(
+                    self.cell, sde, "additive", space.start(path), times, chunks(path, times), callback, save="last"
+                )
             values.append(sde.noisy_data(last, times[-1]))
             identities.append(path.identity)
         seeds_drawn = [seed for identity in identities for seed in identity["seeds"]]

@@ -63,8 +63,6 @@ def solve(
             they should not.
         FloatingPointError: a state that is not finite; names the step and the rows.
     """
-    if callback is not None and not callable(callback):
-        raise TypeError(f"callback must be callable as callback(step, t, y); got {callback!r}")
     chosen = scheme_named(scheme, sde)
     grid, sde, structure = check_arguments(chosen, sde, y0, times, path)
     return run_steps(chosen, sde, structure, y0, grid, chunks(path, grid), callback, save)
@@ -89,6 +87,8 @@ def run_steps(
 
     Returns, raises: as `solve`.
     """
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be callable as callback(step, t, y); got {callback!r}")
     kept = _kept(save, times)
     ends, saved = times.unbind(), {*kept}
     y, memory, done = y0, scheme.start(sde, ends[0], y0), 0
