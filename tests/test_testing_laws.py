@@ -501,3 +501,12 @@ def test_chen_deviation_sees_the_area_alone():
         for seed, part in enumerate((first, second), start=26)
     ]
     assert chen_deviation(ps, *with_areas) > 1e12
+
+
+def test_a_report_is_one_line():
+    samples = torch.randn(2000, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    right, wrong = (check_moments(samples, [0.0, mean], names=["first", "second"]) for mean in (0.0, 1.0))
+    assert repr(right).startswith("LawReport(passed: 2 statistics of n = 2000 samples, worst ")
+    z = wrong.z_scores[1].item()
+    text = f"2 statistics of n = 2000 samples, worst second with z = {z:.2f}, threshold {wrong.threshold:.2f}"
+    assert repr(wrong) == f"LawReport(failed: {text})"

@@ -46,7 +46,7 @@ class UniformClock:
     self_similar: bool = field(default=True, init=False, repr=False)
 
     def check(self, t0: float, t1: float) -> None:
-        """Any interval will do."""
+        """Accept any interval."""
 
     def position(self, t: np.ndarray | float, t0: float, t1: float) -> np.ndarray:
         """(t - t0) / (t1 - t0)."""

@@ -22,7 +22,7 @@ from sdesig.signature.partial_signature import PartialSignature, check_root
 Times = Sequence[float] | np.ndarray | Tensor
 
 MOST_DEPTH = 4096
-"""Of a path: its steps are joined by matrices of depth^2 entries."""
+"""Greatest depth of a path: its steps are joined by matrices of depth^2 entries."""
 
 _INSIDE = 1e-6  # how far outside [t0, t1], in units of the clock's position, a query time may lie
 
@@ -296,10 +296,13 @@ class BrownianPath(torchsde.BaseBrownian):
         return noise_sampler
 
     def __repr__(self) -> str:
-        source = "generator" if self.seeds is None else f"{len(self.seeds)} seeds"
+        """One line, without the seeds and a clock's tensors."""
+        source = "a generator" if self.seeds is None else f"{len(self.seeds)} seeds"
+        cells = f", 2^{self.levels} cells" if isinstance(self._source, MasterGrid) else ""
         return (
-            f"BrownianPath([{self.t0}, {self.t1}], shape={self._shape}, from {source}, depth={self.depth}, "
-            f"clock={self.clock}, levels={self.levels}, area={self.area}, dtype={self._dtype}, device={self._device})"
+            f"{type(self).__name__}(shape {self._shape} on [{self.t0:g}, {self.t1:g}], {type(self.clock).__name__}, "
+            f"{source}{cells}, depth {self.depth}{', area' * self.area}{', reflected' * self._reflected}, "
+            f"{str(self._dtype).removeprefix('torch.')} on {self._device})"
         )
 
     def _values(self, ends: np.ndarray) -> tuple[Tensor, Tensor, Callable[[], Tensor] | None]:

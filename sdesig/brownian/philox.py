@@ -21,7 +21,7 @@ GENERATOR_VERSION = 1
 """Changes whenever the numbers of a seed change; part of the counter, and of a path's identity."""
 
 MOST_SEEDS = 10**8
-"""Of one path: their list alone takes gigabytes."""
+"""Most seeds of one path: their list alone takes gigabytes."""
 
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)

@@ -174,7 +174,7 @@ class NestedPath(BrownianPath):
         self._stacks: dict[int, PartialSignature] = {}  # by the width of a step, in cells
 
     def partial_signatures(self, times: Any) -> PartialSignature:
-        """As `BrownianPath.partial_signatures`."""
+        """Partial signatures on the n steps between n + 1 increasing times, as of every path."""
         if len(times) < 2:
             return super().partial_signatures(times)
         ends = self._locate([float(time) for time in times])
@@ -190,7 +190,7 @@ class NestedPath(BrownianPath):
         return self._stacks[width][first // width : last // width]
 
     def reflected(self) -> NestedPath:
-        """As `BrownianPath.reflected`; what is drawn serves both."""
+        """The path -W; steps that are drawn already serve both."""
         path = super().reflected()
         assert isinstance(path, NestedPath)
         path._stacks = {k: replace(steps, coefficients=-steps.coefficients) for k, steps in self._stacks.items()}

@@ -49,7 +49,7 @@ class PathAverage(ReverseScheme):
     word_order = 1.5
 
     def check(self, sde: SDELike, y0: Tensor, path: BrownianPath) -> str:
-        """As the base class; also raise ValueError where p would not be positive."""
+        """Check as every reverse scheme; also raise ValueError where p would not be positive."""
         structure = super().check(sde, y0, path)
         if isinstance(sde, CanonicalSDE):
             check_eta(sde.eta)

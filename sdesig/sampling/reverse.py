@@ -28,7 +28,7 @@ class ReverseScheme(Scheme):
         """The state u at the SNR `end` from that at `start`, and the new memory."""
 
     def check(self, sde: SDELike, y0: Tensor, path: BrownianPath) -> str:
-        """As every scheme, on a `CanonicalSDE` alone."""
+        """Check as every scheme; also raise ValueError for another SDE, or a path in another clock than its."""
         if not isinstance(sde, CanonicalSDE):
             raise ValueError(f"{type(self).__name__} needs a CanonicalSDE, a reverse diffusion; got {sde!r}")
         structure = super().check(sde, y0, path)
@@ -41,4 +41,4 @@ class ReverseScheme(Scheme):
         return structure
 
     def check_clock(self, path: BrownianPath) -> None:
-        """Not the time of the SDE; see `check`."""
+        """Accept any clock: `check` compares it with the SDE's."""

@@ -245,6 +245,13 @@ class PartialSignature:
         coefficients = self.coefficients * signs.view(-1, *[1] * len(self.shape))
         return PartialSignature(self.h, coefficients, self._map_area(torch.neg))
 
+    def __repr__(self) -> str:
+        """One line, without numbers; an area is not drawn for it."""
+        return (
+            f"PartialSignature(values of shape {self.shape}, depth {self.depth}{', area' * (self._area is not None)}, "
+            f"{str(self.dtype).removeprefix('torch.')} on {self.device})"
+        )
+
     def __len__(self) -> int:
         if not self.shape:
             raise TypeError("len() of a partial signature with zero-dimensional values")
@@ -302,28 +309,28 @@ class PartialSignature:
             raise ValueError(f"{what} needs depth >= {depth}; this partial signature has depth {self.depth}")
 
 
-def join_steps(steps: PartialSignature, ends: Sequence[int]) -> PartialSignature:
+def join_steps(signatures: PartialSignature, ends: Sequence[int]) -> PartialSignature:
     """A stack of adjoining steps, (n, *shape), to the stack of longer ones between them, exactly (Chen).
 
     Args:
-        steps: a stack as `BrownianPath.partial_signatures` returns it, without areas.
-        ends: increasing indices of steps, in [0, n]: the k-th new step joins steps[ends[k]:ends[k+1]].
+        signatures: a stack of steps as `BrownianPath.partial_signatures` returns it, without areas.
+        ends: increasing indices of steps, in [0, n]: the k-th new step joins signatures[ends[k]:ends[k+1]].
 
     Raises:
         ValueError: areas, or ends that do not increase or are out of range.
     """
-    if steps._area is not None:
-        raise ValueError("steps must have no levy_area; see without_area")
-    bounds = [check_integer(f"ends[{k}]", end, 0, len(steps)) for k, end in enumerate(ends)]
+    if signatures._area is not None:
+        raise ValueError("signatures must have no levy_area; see without_area")
+    bounds = [check_integer(f"ends[{k}]", end, 0, len(signatures)) for k, end in enumerate(ends)]
     if len(bounds) < 2 or any(a >= b for a, b in pairwise(bounds)):
         raise ValueError(f"ends must be two or more indices that increase; got {bounds}")
-    lengths = steps.h.expand(len(steps), *steps.h.shape[1:]) if steps.h.ndim else steps.h.expand(len(steps))
+    lengths = signatures.h.expand(len(signatures), *signatures.h.shape[1:])
     joined = []
     for start, stop in pairwise(bounds):
-        matrix = legendre.parts_to_whole(lengths[start:stop], steps.depth)
-        parts = steps.coefficients[:, start:stop]
-        if matrix[0].numel() == steps.depth**2:
-            flat = matrix.reshape(stop - start, steps.depth, steps.depth).to(parts)
+        matrix = legendre.parts_to_whole(lengths[start:stop], signatures.depth)
+        parts = signatures.coefficients[:, start:stop]
+        if matrix[0].numel() == signatures.depth**2:
+            flat = matrix.reshape(stop - start, signatures.depth, signatures.depth).to(parts)
             joined.append(torch.einsum("nij,jn...->i...", flat, parts))
         else:
             joined.append(torch.einsum("n...ij,jn...->i...", matrix.to(parts), parts))

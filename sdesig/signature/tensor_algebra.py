@@ -16,7 +16,7 @@ from sdesig._checks import check_dtype, check_floating, check_integer, check_sha
 from sdesig.signature.words import Word, check_word, ito_to_stratonovich, stratonovich_to_ito
 
 MOST_WORDS = 2**28
-"""Of one length in a series: gigabytes, once an exponential is taken."""
+"""Most words of one length in a series: gigabytes, once an exponential is taken."""
 
 
 @dataclass(frozen=True, eq=False)

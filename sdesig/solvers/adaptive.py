@@ -30,17 +30,24 @@ class AdaptiveSolution:
     Attributes:
         times: the times asked for, float64 on the CPU, (n,).
         states: the states at these times, (n, *y0.shape).
-        steps: all times between which a step was made, float64 on the CPU, (accepted + 1,). On them
-            `solve(..., solution.steps, scheme="shark")` makes the same steps again.
+        step_times: all times between which a step was made, float64 on the CPU, (accepted + 1,). On them
+            `solve(..., solution.step_times, scheme="shark")` makes the same steps again.
         rejected: number of rejected steps.
         evaluations: number of evaluations of the drift, two for a step, rejected or not.
     """
 
     times: Tensor
     states: Tensor
-    steps: Tensor
+    step_times: Tensor
     rejected: int
     evaluations: int
+
+    def __repr__(self) -> str:
+        """One line, without numbers of the states."""
+        return (
+            f"AdaptiveSolution({len(self.times)} states of shape {tuple(self.states.shape[1:])}, "
+            f"{len(self.step_times) - 1} steps, {self.rejected} rejected, {self.evaluations} evaluations)"
+        )
 
 
 def solve_adaptive(
@@ -65,7 +72,7 @@ def solve_adaptive(
     care: Gaines & Lyons, SIAM J. Appl. Math. 57, 1997).
 
     The batch shares its steps. So a row depends on the other rows, within tolerance. Where it must not, solve the rows
-    one by one, or all of them with `solve` on given times, such as the `steps` of one adaptive solution.
+    one by one, or all of them with `solve` on given times, such as the `step_times` of one adaptive solution.
 
     Diffusions run in the signal-to-noise ratio tau, dy = D(y, tau) dtau + dB, on a path with `SNRClock()`. Their y
     grows like tau times the data, so rtol bounds the error relative to the data's scale as soon as tau is large, and
@@ -97,7 +104,7 @@ def solve_adaptive(
 
     t, y = grid[0].item(), y0
     h = _after(path, t, _FIRST_STEP) - t
-    states, steps, rejected, last = [y0], [t], 0, 1.0
+    states, step_times, rejected, last = [y0], [t], 0, 1.0
     for goal in grid[1:].tolist():
         while t < goal:
             end, shortest = _step_end(path, t, h, goal)
@@ -110,7 +117,7 @@ def solve_adaptive(
                 # A step cut off by the goal says little about the length that is possible.
                 h = h * factor if end < goal else max(h, length * factor)
                 t, y, last = end, y_next, ratio
-                steps.append(t)
+                step_times.append(t)
             elif shortest:
                 raise RuntimeError(
                     f"the shortest step from t = {t} (h = {length:.3g}) has {ratio:.3g} times the error that rtol = "
@@ -120,8 +127,8 @@ def solve_adaptive(
                 h = length * min(_SAFETY, _factor(ratio, last))
                 rejected += 1
         states.append(y)
-    evaluations = 2 * (len(steps) - 1 + rejected)
-    return AdaptiveSolution(grid, torch.stack(states), grid.new_tensor(steps), rejected, evaluations)
+    evaluations = 2 * (len(step_times) - 1 + rejected)
+    return AdaptiveSolution(grid, torch.stack(states), grid.new_tensor(step_times), rejected, evaluations)
 
 
 @torch.no_grad()

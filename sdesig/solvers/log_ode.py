@@ -32,7 +32,7 @@ class LogODE(Scheme):
         return signatures.increment, signatures.levy_area
 
     def step(self, sde: SDELike, start: Tensor, end: Tensor, y: Tensor, *noise: Tensor) -> Tensor:
-        """See the class."""
+        """z(1), by one step of the classical Runge-Kutta method."""
         (w, *areas), h = noise, end - start
 
         def field(time: Tensor, z: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class PlatenWeak2(Scheme):
         return increment_and_integrals(structure, signatures)
 
     def step(self, sde: SDELike, start: Tensor, end: Tensor, y: Tensor, *noise: Tensor) -> Tensor:
-        """See the class."""
+        """Y', by finite differences of g; for additive noise the trapezoidal rule in f and g."""
         (w, *integrals), h = noise, end - start
         drift, g = sde.f(start, y) * h, sde.g(start, y)
         ahead = y + drift

@@ -33,7 +33,7 @@ class ShARK(Scheme):
         return signatures.increment, signatures.space_time_area
 
     def step(self, sde: SDELike, start: Tensor, end: Tensor, y: Tensor, *noise: Tensor) -> Tensor:
-        """See the class."""
+        """Y', the first of what `step_and_error` returns."""
         return self.step_and_error(sde, start, end, y, *noise)[0]
 
     def step_and_error(

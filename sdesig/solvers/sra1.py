@@ -30,7 +30,7 @@ class SRA1(Scheme):
         return signatures.increment, signatures.increment / 2 + signatures.space_time_area
 
     def step(self, sde: SDELike, start: Tensor, end: Tensor, y: Tensor, *noise: Tensor) -> Tensor:
-        """See the class."""
+        """Y', from two evaluations of f and g each."""
         (w, mean), h = noise, end - start
         drift, last = sde.f(start, y) * h, sde.g(end, y)
         ahead = y + 0.75 * drift + 1.5 * apply(last, mean)

@@ -43,7 +43,7 @@ class Taylor15(Scheme):
         return *gaussian, signatures.scalar_word((1, 1)), signatures.scalar_word((1, 1, 1))
 
     def step(self, sde: SDELike, start: Tensor, end: Tensor, y: Tensor, *noise: Tensor) -> Tensor:
-        """See the class."""
+        """Y', with all derivatives by forward mode."""
         (w, i10, i01, *powers), t, h = noise, start, end - start
         f, g = sde.f(t, y), sde.g(t, y)
         noises = columns(torch.diag_embed(g) if sde.noise_type == "diagonal" else g)

@@ -36,7 +36,7 @@ class TorchsdeMethod(Scheme):
 
     Args:
         name: a key of `STRONG_ORDERS`.
-        sde_type: of the SDE, for "milstein", which exists for both; the other methods know their own.
+        sde_type: calculus of the SDE, for "milstein", which exists for both; the other methods know their own.
 
     Raises:
         ValueError: an unknown name.
@@ -56,7 +56,7 @@ class TorchsdeMethod(Scheme):
         return words_for_scheme(strong=strong, noise=noise, dim=2)
 
     def check(self, sde: SDELike, y0: Tensor, path: BrownianPath) -> str:
-        """As every scheme; torchsde also asks for one of its noise types, and its "milstein" for a right derivative."""
+        """Check as every scheme; also raise ValueError for noise that torchsde refuses, or gets wrong in "milstein"."""
         structure = super().check(sde, y0, path)
         if sde.noise_type not in self._method.noise_types:
             raise ValueError(f"torchsde:{self.name} does not admit the noise_type {sde.noise_type!r}")

@@ -24,7 +24,7 @@ from sdesig.testing.rows import Rows, deterministic, gaussian_rows, studentized
 MINIMUM_SAMPLES = 1000
 
 VARIANCES = {"W": 1.0, "H": 1 / 12, "K": 1 / 720}
-"""Of an increment, a space-time and a space-time-time area, at h = 1."""
+"""Variances of an increment, a space-time and a space-time-time area, at h = 1."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +60,14 @@ class LawReport:
     def worst(self) -> str:
         """Name of the statistic with the largest |z|."""
         return self.names[int(self.z_scores.abs().argmax())]
+
+    def __repr__(self) -> str:
+        """One line: the verdict and the worst statistic."""
+        z = self.z_scores[int(self.z_scores.abs().argmax())].item()
+        return (
+            f"LawReport({'passed' if self.passed else 'failed'}: {len(self.names)} statistics of n = {self.n} samples, "
+            f"worst {self.worst} with z = {z:.2f}, threshold {self.threshold:.2f})"
+        )
 
     def assert_passed(self) -> None:
         """Raise AssertionError with a table of the statistics that fail, worst first, if there are any."""

@@ -503,7 +503,16 @@ def test_torchsde_interface():
     assert path.levy_area_approximation == "foster"
     assert BrownianPath(0.0, 1.0, (1,), seeds=[0], depth=1).levy_area_approximation == "none"
     assert path.size() == (3, 2)
-    assert "seeds" in repr(path)
+
+
+def test_a_path_is_one_line():
+    path = BrownianPath(0.0, 1.0, (3, 2), seeds=range(3), levels=4, area=True, dtype=F64)
+    text = "BrownianPath(shape (3, 2) on [0, 1], UniformClock, 3 seeds, 2^4 cells, depth 2, area, float64 on cpu)"
+    assert repr(path) == text
+    assert repr(path.reflected()) == text.replace("area,", "area, reflected,")
+    clock = SNRClock(torch.ones(2000))
+    path = BrownianPath(0.5, 2.0, (1, 2000), generator=torch.Generator(), clock=clock, depth=3)
+    assert repr(path) == "BrownianPath(shape (1, 2000) on [0.5, 2], SNRClock, a generator, depth 3, float32 on cpu)"
 
 
 @pytest.mark.parametrize("source", SOURCES)

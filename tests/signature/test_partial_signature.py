@@ -455,3 +455,15 @@ def test_bad_arguments():
         PartialSignature(torch.tensor(1.0), torch.zeros(1, 3, dtype=torch.complex64))
     with pytest.raises(ValueError, match="levy_area must have shape"):
         PartialSignature(torch.tensor(1.0), torch.zeros(1, 3), torch.zeros(3, 2))
+
+
+def test_a_partial_signature_is_one_line():
+    """For which its area is not drawn."""
+
+    def area():
+        raise AssertionError("drawn")
+
+    stack = PartialSignature(torch.tensor(0.5), torch.zeros(2, 8, 100, 3), area)
+    assert repr(stack) == "PartialSignature(values of shape (8, 100, 3), depth 2, area, float32 on cpu)"
+    plain = stack.without_area().truncate(1)
+    assert repr(plain) == "PartialSignature(values of shape (8, 100, 3), depth 1, float32 on cpu)"

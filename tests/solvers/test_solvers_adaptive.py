@@ -43,7 +43,7 @@ def test_a_stiff_double_well_is_solved_where_as_many_fixed_steps_explode():
         errors.append(rms(solution.states - reference))
         assert errors[-1] < tolerance
         with pytest.raises(FloatingPointError):
-            solve(problem, y0, path.grid(len(solution.steps) - 1), scheme="shark", path=path)
+            solve(problem, y0, path.grid(len(solution.step_times) - 1), scheme="shark", path=path)
     assert all(finer < coarser / 2 for coarser, finer in pairwise(errors)), errors
 
 
@@ -106,7 +106,7 @@ def law_of_adaptive_solutions(kind, batches, tolerance, batch=8):
         solution = solve_adaptive(sde, y0, times(0.0, 1.0), path=path, rtol=tolerance, atol=tolerance)
         found.append(solution.states[-1])
         rejected += solution.rejected
-        accepted += len(solution.steps) - 1
+        accepted += len(solution.step_times) - 1
     y, r = torch.cat(found).unbind(-1)
     y = y - math.exp(-2)
     variance, covariance = (1 - math.exp(-4)) / 4, (1 - math.exp(-2)) / 2
@@ -156,13 +156,15 @@ def test_what_is_returned(source, eager):
     assert torch.equal(solution.times, outputs)
     assert torch.equal(solution.states[0], y0)
     assert solution.rejected > 0
-    assert solution.evaluations == 2 * (len(solution.steps) - 1 + solution.rejected)
-    at = torch.searchsorted(solution.steps, outputs)
-    assert torch.equal(solution.steps[at], outputs)
-    again = solve(problem, y0, solution.steps, scheme="shark", path=path)
+    counts = f"{len(solution.step_times) - 1} steps, {solution.rejected} rejected, {solution.evaluations} evaluations"
+    assert repr(solution) == f"AdaptiveSolution({len(outputs)} states of shape {tuple(y0.shape)}, {counts})"
+    assert solution.evaluations == 2 * (len(solution.step_times) - 1 + solution.rejected)
+    at = torch.searchsorted(solution.step_times, outputs)
+    assert torch.equal(solution.step_times[at], outputs)
+    again = solve(problem, y0, solution.step_times, scheme="shark", path=path)
     torch.testing.assert_close(solution.states, again[at], rtol=1e-12, atol=1e-12)
     # Every row's estimate of every step is within tolerance.
-    for k, (t, end) in enumerate(pairwise(solution.steps)):
+    for k, (t, end) in enumerate(pairwise(solution.step_times)):
         noise = ShARK().noise("additive", path.partial_signature(t, end))
         _, error = ShARK().step_and_error(problem, t, end, again[k], *noise)
         assert error.square().mean(-1).sqrt().max() <= 3e-3 * (1 + 1e-9)
@@ -181,7 +183,7 @@ def test_without_drift_steps_grow_and_are_exact():
     problem = OrnsteinUhlenbeck(rate=0.0, level=0.0, volatility=0.5)
     path = brownian((4, 1))
     solution = solve_adaptive(problem, problem.y0(4, torch.float64), times(0.0, 1.0), path=path, atol=1e-4)
-    assert len(solution.steps) < 6
+    assert len(solution.step_times) < 6
     assert solution.rejected == 0
     torch.testing.assert_close(solution.states[-1], 1 + 0.5 * path(0.0, 1.0), rtol=1e-12, atol=1e-12)
 
@@ -264,7 +266,7 @@ def test_steps_do_not_depend_on_units():
         y0 = size * torch.linspace(-2, 2, 8, dtype=torch.float64).reshape(4, 2)
         ends = span * times(0.0, 0.25, 1.0)
         solution = solve_adaptive(Scaled(size, span), y0, ends, path=path, rtol=1e-2, atol=1e-2 * size)
-        found.append((solution.steps / span, solution.states / size, solution.rejected))
+        found.append((solution.step_times / span, solution.states / size, solution.rejected))
     assert len(found[0][0]) > 10
     for steps, states, rejected in found[1:]:
         assert torch.equal(steps, found[0][0])
