@@ -28,8 +28,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from sdesig.brownian import BrownianPath
-from sdesig.convergence import fit_strong, weak_order
-from sdesig.convergence.study import NestedPath
+from sdesig.convergence import NestedPath, fit_strong, weak_order
 from sdesig.sde import CanonicalSDE, GaussianReference, Mixture
 from sdesig.solvers import solve
 from validation.report import Row, Study, order_row

@@ -1,6 +1,6 @@
 """General SDEs, Ito <-> Stratonovich conversion, diffusion families, canonical form; `problems` has toy SDEs."""
 
-from sdesig.sde.base import SDE
+from sdesig.sde.base import SDE, SDELike
 from sdesig.sde.canonical import (
     CanonicalDenoiser,
     drift_clock,
@@ -43,6 +43,7 @@ __all__ = [
     "LinearBeta",
     "Mixture",
     "ReverseDiffusion",
+    "SDELike",
     "SNRDenoiser",
     "ScoreDenoiser",
     "SubVP",

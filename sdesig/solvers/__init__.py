@@ -20,9 +20,9 @@
 """
 
 from sdesig.solvers.adaptive import AdaptiveSolution, solve_adaptive
-from sdesig.solvers.base import Scheme
+from sdesig.solvers.base import Scheme, noise_structure, strong_orders
 from sdesig.solvers.dpm_solver import DPMSolver1, DPMSolver2M
-from sdesig.solvers.driver import SCHEMES, solve
+from sdesig.solvers.driver import SCHEMES, scheme_named, solve
 from sdesig.solvers.euler import Euler
 from sdesig.solvers.heun import Heun
 from sdesig.solvers.log_ode import LogODE
@@ -52,6 +52,9 @@ __all__ = [
     "ShARK",
     "Taylor15",
     "TorchsdeMethod",
+    "noise_structure",
+    "scheme_named",
     "solve",
     "solve_adaptive",
+    "strong_orders",
 ]
