@@ -31,10 +31,7 @@ from matplotlib.figure import Figure
 from scipy.special import polygamma
 from torch import Tensor
 
-from sdesig.signature.areas import legendre_area, levy_area, terms_needed
-from sdesig.signature.areas._draws import Draw, pair_count
-from sdesig.signature.areas.fourier import fourier_area
-from sdesig.signature.areas.truncation import normals_drawn
+from sdesig.signature import levy_area, normals_drawn, strong_area, terms_needed
 from sdesig.testing import LawReport, check_moments
 from validation.report import Row, Study, law_row, mean_interval
 
@@ -117,20 +114,20 @@ def _errors_of_chunk(dim: int, wanted: list[Point], rows: int, generator: torch.
     increment = math.sqrt(H) * w
     errors: dict[Point | str, Tensor] = {}
 
-    numbers, m, g = normals(LONG, rows, 2 * dim), normals(rows, dim), normals(rows, pair_count(dim))
-    path = fourier_area("mronroe", increment, h, LONG, _replay(m, g, *numbers))
+    numbers, m, g = normals(LONG, rows, 2 * dim), normals(rows, dim), normals(rows, dim * (dim - 1) // 2)
+    path = strong_area("mronroe", w[None], h, LONG, _replay(m, g, *numbers))
     for point in wanted:
         if point.method != "legendre":
             tail = _coupled_tail(point.method, w, point.terms, numbers, m, g)
-            area = fourier_area(point.method, increment, h, point.terms, _replay(*tail, *numbers))
+            area = strong_area(point.method, w[None], h, point.terms, _replay(*tail, *numbers))
             errors[point] = mean_square(area - path)
 
     xi = torch.cat([w.unsqueeze(0), normals(LONG, rows, dim)])
-    path = legendre_area(xi[:1], H, LONG, _replay(g, *xi[1:]))
+    path = strong_area("legendre", xi[:1], h, LONG, _replay(g, *xi[1:]))
     for point in wanted:
         if point.method == "legendre":
             tail = _coupled_legendre_tail(point.terms, xi, g)
-            area = legendre_area(xi[:1], H, point.terms, _replay(*tail, *xi[1:]))
+            area = strong_area("legendre", xi[:1], h, point.terms, _replay(*tail, *xi[1:]))
             errors[point] = mean_square(area - path)
     for method, depth in WEAK.items():
         area = levy_area(increment, H, coefficients=xi[:depth], method=method, generator=generator)
@@ -138,14 +135,14 @@ def _errors_of_chunk(dim: int, wanted: list[Point], rows: int, generator: torch.
     return errors
 
 
-def _replay(*numbers: Tensor) -> Draw:
+def _replay(*numbers: Tensor) -> Callable[[tuple[int, ...]], Tensor]:
     """Hands out the given numbers, whatever the generator would have drawn."""
     queue = iter(numbers)
     return lambda shape: next(queue).reshape(shape)
 
 
 def _coupled_tail(method: str, w: Tensor, terms: int, numbers: Tensor, m: Tensor, g: Tensor) -> tuple[Tensor, ...]:
-    """The numbers of the tail that `fourier_area` draws first, made of the path's terms beyond `terms`.
+    """The numbers of the tail that the Fourier methods draw first, made of the path's terms beyond `terms`.
 
     The path itself ends with the numbers `m` and `g` in place of its terms beyond LONG.
     """
@@ -174,7 +171,7 @@ def _coupled_tail(method: str, w: Tensor, terms: int, numbers: Tensor, m: Tensor
 
 
 def _coupled_legendre_tail(terms: int, xi: Tensor, g: Tensor) -> tuple[Tensor, ...]:
-    """The same for `legendre_area`, from the coefficients xi_0, ... of the path beyond `terms`.
+    """The same for "legendre", from the coefficients xi_0, ... of the path beyond `terms`.
 
     With c_k = (4 k^2 - 1)^{-1/2}, what is neglected is (h/2) sum_l B_l xi_l^T - xi_l B_l^T over l = n+1, n+3, ...,
     B_l = c_l xi_{l-1} - c_{l+1} xi_{l+1}, and the path's own tail.
@@ -247,7 +244,7 @@ def weak_row(dim: int, method: str, squares: Tensor) -> Row:
     """A weak method against the path that shares its coefficients."""
     measured, low, high = (math.sqrt(max(value, 0.0)) for value in mean_interval(squares, RATE))
     exact = weak_error(WEAK[method])
-    pairs = pair_count(dim)
+    pairs = dim * (dim - 1) // 2
     numbers = {"davie": dim + pairs, "foster": dim + pairs, "four_moment": 3 * dim + 2 * pairs}[method]
     case = f"{method} (weak), d = {dim}, beside the path with its W, H{', K' if WEAK[method] == 3 else ''}"
     details = _details(dim, numbers, seconds_per_area(dim, method))

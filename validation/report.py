@@ -13,11 +13,10 @@ from matplotlib.figure import Figure
 from scipy.special import ndtri
 from torch import Tensor
 
-from sdesig import _intervals as intervals
 from sdesig._files import replacing
-from sdesig.convergence import OrderEstimate
-from sdesig.convergence.estimate import FEWEST, HALF_WIDTH, SLACK
+from sdesig.convergence import FEWEST, HALF_WIDTH, SLACK, OrderEstimate
 from sdesig.testing import LawReport
+from sdesig.testing import mean_interval as ends_of_mean
 
 COLUMNS = ("case", "theory", "measured", "ci_low", "ci_high", "passed", "note", "mode", "seconds")
 """Of every study's CSV; the columns of `Row.details` follow. Seconds are of one core, whatever else runs beside."""
@@ -81,7 +80,7 @@ def mean_interval(samples: Tensor, false_alarm_rate: float) -> tuple[float, floa
     the skewness of the samples, solved for the mean (P. Hall, J. R. Statist. Soc. B 54, 1992).
     """
     z = torch.tensor(float(ndtri(1 - false_alarm_rate / 2)), dtype=torch.float64)
-    low, high = intervals.mean_interval(samples, z)
+    low, high = ends_of_mean(samples, z)
     return samples.mean().item(), low.item(), high.item()
 
 

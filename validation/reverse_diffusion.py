@@ -28,8 +28,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from sdesig.brownian import BrownianPath
-from sdesig.convergence import fit_strong, weak_order
-from sdesig.convergence.study import NestedPath
+from sdesig.convergence import NestedPath, fit_strong, weak_order
 from sdesig.sampling import CanonicalSDE, GaussianReference, SNRDenoiser
 from sdesig.sde import Mixture
 from sdesig.solvers import solve

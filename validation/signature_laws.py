@@ -15,8 +15,7 @@ from scipy import stats
 
 from sdesig.brownian import BrownianPath
 from sdesig.sampling import SNRClock
-from sdesig.signature import gaussian_word_covariance, levy_area, sample_partial_signature
-from sdesig.signature.areas import JOINT_METHODS
+from sdesig.signature import JOINT_METHODS, gaussian_word_covariance, levy_area, sample_partial_signature
 from sdesig.testing import LawReport, check_brownian_step, check_gaussian, check_moments
 from validation.report import Row, Study, law_row
 

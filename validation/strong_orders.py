@@ -30,8 +30,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from sdesig.brownian import BrownianPath
-from sdesig.convergence import OrderEstimate, fit_strong
-from sdesig.convergence.study import NestedPath, rounding
+from sdesig.convergence import NestedPath, OrderEstimate, fit_strong, rounding
 from sdesig.sampling.reverse import ReverseScheme
 from sdesig.sde import SDE
 from sdesig.sde.problems import (
@@ -51,10 +50,7 @@ from sdesig.sde.problems import (
     TanhDiffusion,
 )
 from sdesig.signature import PartialSignature
-from sdesig.solvers import SCHEMES, SRI2, Euler, Milstein, Scheme, TorchsdeMethod, solve
-from sdesig.solvers.base import strong_orders
-from sdesig.solvers.registry import scheme_named
-from sdesig.solvers.torchsde_methods import STRONG_ORDERS
+from sdesig.solvers import SCHEMES, SRI2, Euler, Milstein, Scheme, TorchsdeMethod, scheme_named, solve, strong_orders
 from validation.report import Row, Study, order_row
 
 NUMBERS_AT_ONCE = 2**21  # of the finest steps of one chunk of paths
@@ -164,7 +160,9 @@ CONTROLS = ("euler", "milstein", *WITHOUT_AREAS, *NOT_SCHEMES)
 def general_schemes(sde: SDE) -> dict[str, Scheme]:
     """All schemes for SDEs of this calculus but those for reverse diffusions, by label."""
     ours = [name for name, scheme in SCHEMES.items() if not issubclass(scheme, ReverseScheme)]
-    schemes = {name: scheme_named(name, sde) for name in (*ours, *(f"torchsde:{name}" for name in STRONG_ORDERS))}
+    schemes = {
+        name: scheme_named(name, sde) for name in (*ours, *(f"torchsde:{name}" for name in TorchsdeMethod.NAMES))
+    }
     if sde.noise_structure != "general":
         schemes["torchsde:log_ode"] = AreaFreeLogODE()
     return schemes

@@ -26,8 +26,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from sdesig.brownian import BrownianPath
-from sdesig.convergence import OrderEstimate, fit_weak
-from sdesig.convergence.study import rounding
+from sdesig.convergence import OrderEstimate, fit_weak, rounding
 from sdesig.sde.problems import (
     CommutativeLinearSDE,
     DoubleWell,
@@ -40,8 +39,7 @@ from sdesig.sde.problems import (
     TanhDiffusion,
 )
 from sdesig.signature import PartialSignature
-from sdesig.solvers import Euler, PlatenWeak2, Scheme
-from sdesig.solvers.base import strong_orders
+from sdesig.solvers import Euler, PlatenWeak2, Scheme, strong_orders
 from validation.report import Row, Study, order_row
 from validation.strong_orders import (
     admitted,

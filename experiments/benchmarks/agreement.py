@@ -16,13 +16,13 @@ from torch import Tensor
 
 from experiments.benchmarks.comparison import Check, import_peer, max_z
 from sdesig.signature import (
+    STRONG_METHODS,
     PartialSignature,
     expected_signature,
     iterated_integrals,
     piecewise_linear_signature,
     sample_partial_signature,
 )
-from sdesig.signature.areas import STRONG_METHODS
 from sdesig.testing import check_moments
 
 Z_BOUND = 5.0

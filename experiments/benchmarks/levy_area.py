@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from experiments.benchmarks.comparison import Case, Run, fastest, import_peer, seconds
-from sdesig.signature.areas import STRONG_METHODS, levy_area, terms_needed
+from sdesig.signature import STRONG_METHODS, levy_area, terms_needed
 
 ERROR = 0.01  # max-L2 error of an area over a step h = 1
 TARGETS = {2: 1.5, 5: 8.0, 10: 25.0}  # by dimension

@@ -11,10 +11,8 @@ from torch import Tensor
 from experiments.benchmarks.comparison import Case, Cost, Run
 from experiments.benchmarks.known_grid import DIM, make_interval, make_path
 from sdesig.brownian import BrownianPath
-from sdesig.sde import SDE
-from sdesig.sde.base import SDELike
-from sdesig.solvers import Scheme, solve
-from sdesig.solvers.base import strong_orders
+from sdesig.sde import SDE, SDELike
+from sdesig.solvers import Scheme, solve, strong_orders
 
 _SOLVE_BOUND = "both sides draw the same normals, evaluate the same SDE and store the same states."
 _SRK_BOUND = "a step of `srk` costs the same on both sides, and a path that is not prefetched cuts its tree at each."

@@ -16,14 +16,11 @@ import torchsde
 from torch import Tensor
 
 from experiments.benchmarks.comparison import Run, import_peer
-from sdesig.brownian import BrownianPath
-from sdesig.brownian.clock import Clock
-from sdesig.convergence.study import NestedPath
-from sdesig.sde.base import SDELike
-from sdesig.signature.words import legendre_depth, needs_levy_area
-from sdesig.solvers import solve
-from sdesig.solvers.base import noise_structure
-from sdesig.solvers.registry import scheme_named
+from sdesig.brownian import BrownianPath, Clock
+from sdesig.convergence import NestedPath
+from sdesig.sde import SDELike
+from sdesig.signature import legendre_depth, needs_levy_area
+from sdesig.solvers import noise_structure, scheme_named, solve
 
 DTYPE = torch.float32
 _ROWS = 512  # paths of ours whose fine solutions are in memory at once

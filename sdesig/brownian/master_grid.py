@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from itertools import groupby, pairwise
@@ -15,7 +16,6 @@ from torch import Tensor
 from sdesig._checks import check_integer
 from sdesig._memory import rows_at_once
 from sdesig.brownian.clock import Clock
-from sdesig.brownian.lock import Lock
 from sdesig.brownian.philox import normals
 from sdesig.signature import legendre
 from sdesig.signature.areas import (
@@ -69,7 +69,7 @@ class MasterGrid:
         self._interval = (t0, t1)
         # Half precision would round differently from one batch size to another.
         self._dtype = torch.promote_types(dtype, torch.float32)
-        self._lock = Lock()
+        self._lock = threading.RLock()
         self._shared_matrices: dict[int, Tensor] = {}  # whichever thread computes one, it is the same
         self._recent: OrderedDict[int, Tensor] = OrderedDict()
         self._recent_areas: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
@@ -78,8 +78,13 @@ class MasterGrid:
             self._choose_area(area_tolerance, dtype)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies start without what is kept for speed: it may change under other threads while it is copied."""
-        return self.__dict__ | {"_shared_matrices": {}, "_recent": OrderedDict(), "_recent_areas": OrderedDict()}
+        """Copies have their own lock, and start without what is kept for speed: other threads may be changing it."""
+        empty: dict[str, Any] = {"_shared_matrices": {}, "_recent": OrderedDict(), "_recent_areas": OrderedDict()}
+        return self.__dict__ | empty | {"_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.RLock()
 
     def locate(self, times: np.ndarray) -> np.ndarray:
         """Grid indices of query times.
@@ -239,6 +244,11 @@ class MasterGrid:
 
     def _cover(self, ends: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
         """Per level, the cells of the coarsest exact cover of the intervals, and whose interval each is part of."""
+        # From the finest level up: a cell at either end that is not half of a cell within the interval is taken, what
+        # remains are whole cells of the level above. On 2^3 cells the interval from 1 to 7 is covered by four:
+        #   level 3, [1, 7): cells 1 and 6 are taken, [2, 6) remains, which is [1, 3) on level 2
+        #   level 2, [1, 3): cells 1 and 2 are taken, [2, 2) remains: nothing
+        #   of all 8:        . 1 | 1 | 2 | 6 .
         cover = []
         lower, upper = ends[:-1].copy(), ends[1:].copy()
         owners = np.arange(len(lower))
@@ -252,6 +262,9 @@ class MasterGrid:
 
     def _cells(self, wanted: list[np.ndarray]) -> Iterator[tuple[int, Tensor]]:
         """Yield (level, (depth, n, *shape)) for the n cells wanted on each level, from the coarsest down."""
+        # What is needed beside what is wanted are all cells above. For the cover above, {1, 2} on level 2 and {1, 6} on
+        # level 3, that is {0} on level 0, {0, 1} on level 1, {0, 1, 2, 3} on level 2, {1, 6} on level 3. Going down,
+        # `values` holds the needed cells of one level; those with a needed half are bisected: on level 2 only 0 and 3.
         needed = [np.unique(cells) for cells in wanted]
         for level in range(self._levels, 0, -1):
             needed[level - 1] = np.union1d(needed[level - 1], needed[level] // 2)
@@ -271,30 +284,31 @@ class MasterGrid:
 
     def _recent_cells(self, cover: list[tuple[np.ndarray, np.ndarray]]) -> list[tuple[int, Tensor]]:
         """The same for a single interval, keeping the cells on its way: the next step is likely to start from them."""
-        with self._lock:
-            return self._walk(cover)
-
-    def _walk(self, cover: list[tuple[np.ndarray, np.ndarray]]) -> list[tuple[int, Tensor]]:
+        # Cells go by number, 2^level + index: the halves of cell n are 2n and 2n + 1. On 2^3 cells the step [1, 2) is
+        # number 9. Nothing is known of 9, 4 and 2, so 1, 2 and 4 are bisected, which leaves 1, 2, 3, 4, 5, 8 and 9. The
+        # next step [2, 3), number 10, is half of 5: one bisection, and none for [3, 4), the other half.
         wanted = [(level, (2**level + cells).tolist()) for level, (cells, _) in enumerate(cover) if len(cells)]
         missing = set()
-        for _, numbers in wanted:
-            for number in numbers:
-                while number > 1 and number not in self._recent and number // 2 not in missing:
-                    number //= 2
-                    missing.add(number)
-        parents = sorted(missing)
-        normals_of = self._coefficient_normals(np.array(parents, dtype=np.int64))
-        if 1 not in self._recent:
-            self._recent[1] = self._whole()
-        for k, parent in enumerate(parents):
-            level = parent.bit_length() - 1
-            self._recent.move_to_end(parent)
-            halves = self._bisect(level, np.array([parent - 2**level]), self._recent[parent], normals_of[:, k : k + 1])
-            self._recent[2 * parent], self._recent[2 * parent + 1] = halves
-        values = [(level, torch.cat([self._recent[number] for number in numbers], dim=1)) for level, numbers in wanted]
-        while len(self._recent) > 6 * self._levels + 1:
-            self._recent.popitem(last=False)
-        return values
+        with self._lock:
+            for _, numbers in wanted:
+                for number in numbers:
+                    while number > 1 and number not in self._recent and number // 2 not in missing:
+                        number //= 2
+                        missing.add(number)
+            parents = sorted(missing)
+            normals_of = self._coefficient_normals(np.array(parents, dtype=np.int64))
+            if 1 not in self._recent:
+                self._recent[1] = self._whole()
+            for k, parent in enumerate(parents):
+                level = parent.bit_length() - 1
+                self._recent.move_to_end(parent)
+                values, numbers = self._recent[parent], normals_of[:, k : k + 1]
+                halves = self._bisect(level, np.array([parent - 2**level]), values, numbers)
+                self._recent[2 * parent], self._recent[2 * parent + 1] = halves
+            found = [(level, torch.cat([self._recent[n] for n in numbers], dim=1)) for level, numbers in wanted]
+            while len(self._recent) > 6 * self._levels + 1:
+                self._recent.popitem(last=False)
+        return found
 
     def _whole(self) -> Tensor:
         """(depth, 1, *shape) on the whole interval. Its number, 0, is that of no bisected cell."""

@@ -39,8 +39,7 @@ def philox4x32(counter: Sequence[Tensor], key: Sequence[Tensor]) -> tuple[Tensor
     Returns:
         Four int64 tensors of the broadcast shape, iid uniform on {0, ..., 2^32 - 1} over distinct counters.
     """
-    shape = torch.broadcast_shapes(*(word.shape for word in (*counter, *key)))
-    c0, c1, c2, c3 = (word.expand(shape).clone() for word in counter)
+    c0, c1, c2, c3 = map(torch.clone, torch.broadcast_tensors(*counter, *key)[:4])
     p0, p1 = torch.empty_like(c0), torch.empty_like(c0)
     k0, k1 = key
     for _ in range(10):

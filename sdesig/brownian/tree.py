@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import bisect
+import threading
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sdesig.brownian.clock import Clock
-from sdesig.brownian.lock import Lock
 from sdesig.signature import legendre
 
 _ROUNDING = 1e-12  # positions in the clock that are as close as this, or as four roundings of a time, are one time
@@ -61,7 +62,15 @@ class ConditionalTree:
         self._generator = generator
         self._dtype = torch.promote_types(dtype, torch.float32)
         self._device = device
-        self._lock = Lock()
+        self._lock = threading.RLock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies have a lock of their own."""
+        return self.__dict__ | {"_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.RLock()
 
     def grid(self, steps: int) -> np.ndarray:
         """Times of `steps` steps that are even in the clock."""
@@ -118,6 +127,9 @@ class ConditionalTree:
 
     def _cut(self, time: float) -> None:
         """Make `time` an end of leaves."""
+        # Say [0, 1] was cut at .5 and its first half at .25: leaves [0, .25], [.25, .5], [.5, 1] under the inner nodes
+        # [0, 1] and [0, .5]. The time .7 goes down to the leaf [.5, 1], which is given two parts by their law given
+        # its own coefficients; 4 leaves then are under [0, 1]. The step [.25, .7] is joined from [.25, .5], [.5, .7].
         path = []
         node = self._root
         while node.parts is not None:

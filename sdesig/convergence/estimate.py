@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SLACK = 0.15
+"""By how much an order may miss theory: the orders of finite steps are not yet those of theory."""
+
 HALF_WIDTH = 0.1
+"""Half the length of the longest confidence interval that shows an order."""
+
 SIGNIFICANCE = 1e-3
 FEWEST = 10
 """Effective paths below which no interval holds: the errors of the paths that matter most were probably not drawn."""

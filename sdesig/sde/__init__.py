@@ -1,6 +1,6 @@
 """General SDEs, Ito <-> Stratonovich conversion, diffusion families; `problems` has toy SDEs."""
 
-from sdesig.sde.base import SDE
+from sdesig.sde.base import SDE, SDELike
 from sdesig.sde.contracts import Denoiser
 from sdesig.sde.conversion import ito_correction, to_ito, to_stratonovich
 from sdesig.sde.denoisers import EDMDenoiser, EpsilonDenoiser, ScoreDenoiser, VDenoiser, X0Denoiser
@@ -25,6 +25,7 @@ __all__ = [
     "LinearBeta",
     "Mixture",
     "ReverseDiffusion",
+    "SDELike",
     "ScoreDenoiser",
     "SubVP",
     "TabulatedVP",

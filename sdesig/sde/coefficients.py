@@ -1,4 +1,4 @@
-"""What f and g return, against what the SDE declares: looked at once, before a solution."""
+"""What an SDE has, and what its f and g return, against what it declares: looked at once, before a solution."""
 
 from __future__ import annotations
 
@@ -7,7 +7,17 @@ import contextlib
 import torch
 from torch import Tensor
 
+from sdesig._checks import check_choice
 from sdesig.sde.base import SDE, SDELike
+
+
+def check_sde(sde: object) -> None:
+    """Raise unless the SDE has torchsde's interface: TypeError for a part that lacks, ValueError for unknown names."""
+    missing = [name for name in ("f", "g", "noise_type", "sde_type") if not hasattr(sde, name)]
+    if missing:
+        raise TypeError(f"sde must have f, g, noise_type and sde_type; {sde!r} lacks {', '.join(missing)}")
+    check_choice("sde.noise_type", sde.noise_type, ("diagonal", "scalar", "additive", "general"))  # type: ignore[attr-defined]
+    check_choice("sde.sde_type", sde.sde_type, ("ito", "stratonovich"))  # type: ignore[attr-defined]
 
 
 def check_coefficients(sde: SDELike, t: Tensor, y: Tensor, noise_dim: int, structure: str) -> None:

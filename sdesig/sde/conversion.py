@@ -12,9 +12,9 @@ import torch
 import torchsde
 from torch import Tensor
 
-from sdesig._checks import check_choice
 from sdesig.sde.base import SDE, SDELike
 from sdesig.sde.calculus import second_order_noise
+from sdesig.sde.coefficients import check_sde
 
 
 def ito_correction(sde: SDELike, t: Tensor | float, y: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ def ito_correction(sde: SDELike, t: Tensor | float, y: Tensor) -> Tensor:
         TypeError: `sde` lacks a part of torchsde's interface.
         ValueError: unknown noise_type or sde_type.
     """
-    _check_sde(sde)
+    check_sde(sde)
     if getattr(sde, "noise_structure", sde.noise_type) == "additive":
         return torch.zeros_like(y)
 
@@ -91,15 +91,7 @@ class ConvertedSDE(SDE):
 
 
 def _convert(sde: SDELike, sde_type: str) -> SDELike:
-    _check_sde(sde)
+    check_sde(sde)
     if sde.sde_type == sde_type:
         return sde
     return sde.sde if isinstance(sde, ConvertedSDE) else ConvertedSDE(sde, sde_type)
-
-
-def _check_sde(sde: object) -> None:
-    missing = [name for name in ("f", "g", "noise_type", "sde_type") if not hasattr(sde, name)]
-    if missing:
-        raise TypeError(f"sde must have f, g, noise_type and sde_type; {sde!r} lacks {', '.join(missing)}")
-    check_choice("sde.noise_type", sde.noise_type, ("diagonal", "scalar", "additive", "general"))  # type: ignore[attr-defined]
-    check_choice("sde.sde_type", sde.sde_type, ("ito", "stratonovich"))  # type: ignore[attr-defined]

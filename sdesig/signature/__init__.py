@@ -1,12 +1,23 @@
 """Partial signatures of Brownian motion: words, tensor algebra, Gaussian words, Levy areas, and their value type."""
 
-from sdesig.signature.areas import chen_area, iterated_integrals, levy_area, terms_needed
+from sdesig.signature.areas import (
+    JOINT_METHODS,
+    STRONG_METHODS,
+    chen_area,
+    iterated_integrals,
+    levy_area,
+    normals_drawn,
+    strong_area,
+    terms_needed,
+)
 from sdesig.signature.gaussian_words import gaussian_word_covariance
 from sdesig.signature.partial_signature import PartialSignature, join_steps, sample_partial_signature
 from sdesig.signature.tensor_algebra import TensorSeries, expected_signature, piecewise_linear_signature
 from sdesig.signature.words import (
     Word,
     ito_to_stratonovich,
+    legendre_depth,
+    needs_levy_area,
     quasi_shuffle,
     shuffle,
     stratonovich_to_ito,
@@ -14,6 +25,8 @@ from sdesig.signature.words import (
 )
 
 __all__ = [
+    "JOINT_METHODS",
+    "STRONG_METHODS",
     "PartialSignature",
     "TensorSeries",
     "Word",
@@ -23,12 +36,16 @@ __all__ = [
     "iterated_integrals",
     "ito_to_stratonovich",
     "join_steps",
+    "legendre_depth",
     "levy_area",
+    "needs_levy_area",
+    "normals_drawn",
     "piecewise_linear_signature",
     "quasi_shuffle",
     "sample_partial_signature",
     "shuffle",
     "stratonovich_to_ito",
+    "strong_area",
     "terms_needed",
     "words_for_scheme",
 ]

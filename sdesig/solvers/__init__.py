@@ -20,14 +20,14 @@
 """
 
 from sdesig.solvers.adaptive import AdaptiveSolution, solve_adaptive
-from sdesig.solvers.base import Scheme
+from sdesig.solvers.base import Scheme, noise_structure, strong_orders
 from sdesig.solvers.driver import solve
 from sdesig.solvers.euler import Euler
 from sdesig.solvers.heun import Heun
 from sdesig.solvers.log_ode import LogODE
 from sdesig.solvers.milstein import Milstein
 from sdesig.solvers.platen import PlatenWeak2
-from sdesig.solvers.registry import SCHEMES
+from sdesig.solvers.registry import SCHEMES, scheme_named
 from sdesig.solvers.shark import ShARK
 from sdesig.solvers.sra1 import SRA1
 from sdesig.solvers.sri2 import SRI2
@@ -48,6 +48,9 @@ __all__ = [
     "ShARK",
     "Taylor15",
     "TorchsdeMethod",
+    "noise_structure",
+    "scheme_named",
     "solve",
     "solve_adaptive",
+    "strong_orders",
 ]

@@ -13,7 +13,7 @@ from sdesig._checks import check_choice
 from sdesig._memory import rows_at_once
 from sdesig.brownian import BrownianPath
 from sdesig.sde.base import SDELike
-from sdesig.sde.coefficients import check_coefficients
+from sdesig.sde.coefficients import check_coefficients, check_sde
 from sdesig.sde.conversion import to_ito, to_stratonovich
 from sdesig.signature.partial_signature import PartialSignature
 from sdesig.solvers.base import Scheme
@@ -121,12 +121,14 @@ def check_arguments(
 ) -> tuple[Tensor, SDELike, str]:
     """Return the times on the CPU, the SDE in the scheme's calculus, and its noise structure; raise as `solve`."""
     grid = _check_times(times, path)
-    converted = to_ito(sde) if scheme.sde_type == "ito" else to_stratonovich(sde)
+    check_sde(sde)
     structure = scheme.check(sde, y0, path)
     if not all_finite(y0):
         raise ValueError("y0 must be finite")
     check_coefficients(sde, grid[0], y0, path.shape[-1], structure)
-    return grid, sde if structure == "additive" else converted, structure
+    if structure != "additive" and sde.sde_type != scheme.sde_type:
+        sde = to_ito(sde) if scheme.sde_type == "ito" else to_stratonovich(sde)
+    return grid, sde, structure
 
 
 def all_finite(values: Tensor) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -35,15 +35,17 @@ class TorchsdeMethod(Scheme):
     additive noise and SRID2 otherwise (SIAM J. Numer. Anal. 48, 2010). The words are those of the stated order.
 
     Args:
-        name: a key of `STRONG_ORDERS`.
+        name: one of `NAMES`.
         sde_type: calculus of the SDE, for "milstein", which exists for both; the other methods know their own.
 
     Raises:
         ValueError: an unknown name.
     """
 
+    NAMES: ClassVar[tuple[str, ...]] = tuple(STRONG_ORDERS)
+
     def __init__(self, name: str, sde_type: str = "ito") -> None:
-        check_choice("name", name, tuple(STRONG_ORDERS))
+        check_choice("name", name, self.NAMES)
         self.name = name
         self._method = methods.select(name, sde_type)
         self.sde_type = self._method.sde_type

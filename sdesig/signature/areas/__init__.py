@@ -18,6 +18,7 @@ from sdesig.signature.areas.truncation import (
     STRONG_METHODS,
     affordable_terms,
     choose_method,
+    normals_drawn,
     terms_needed,
 )
 
@@ -35,6 +36,7 @@ __all__ = [
     "iterated_integrals",
     "legendre_area",
     "levy_area",
+    "normals_drawn",
     "plan_area",
     "strong_area",
     "terms_needed",
