@@ -22,7 +22,7 @@ from sdesig._records import without_names
 from sdesig.sampling.canonical_sde import CanonicalSDE
 from sdesig.sampling.path_average import PathAverage
 from sdesig.sampling.path_space import PathSpace
-from sdesig.sampling.snr_denoiser import SNRDenoiser
+from sdesig.sampling.snr_denoiser import SNRDenoiser, check_snr_denoiser
 from sdesig.sampling.step_grid import StepGrid
 from sdesig.sampling.teacher_paths import draw_signature, snr_times, teacher_states
 from sdesig.signature.partial_signature import PartialSignature, join_steps
@@ -86,10 +86,8 @@ def choose_grid(
     if kept is not None and not recorded:
         raise ValueError(f"recorded must say which teacher it is, as the cells are kept; got {recorded!r}")
     check_instance("space", space, PathSpace)
-    sde, times = (
-        CanonicalSDE(teacher, reference=space.reference),
-        snr_times(space.snr, StepGrid(), cells * fine_per_cell),
-    )
+    sde = CanonicalSDE(check_snr_denoiser("teacher", teacher), reference=space.reference)
+    times = snr_times(space.snr, StepGrid(), cells * fine_per_cell)
     generator = generator_for("grid", check_integer("seed", seed, 0), device=space.device)
     shape, scheme = (paths, *space.event), PathAverage()
     start = sde.start(torch.randn(shape, generator=generator, dtype=space.dtype, device=space.device), times[0])

@@ -16,7 +16,7 @@ from sdesig.brownian.path import MOST_DEPTH
 from sdesig.sampling.canonical_sde import CanonicalSDE
 from sdesig.sampling.error_statistics import root_mean_square, root_mean_square_interval
 from sdesig.sampling.path_space import PathSpace
-from sdesig.sampling.snr_denoiser import SNRDenoiser
+from sdesig.sampling.snr_denoiser import SNRDenoiser, check_snr_denoiser
 from sdesig.sampling.step_grid import StepGrid
 from sdesig.sampling.teacher_paths import TeacherOptions, draw_signature, snr_times, teacher_scheme, teacher_states
 from sdesig.signature import legendre
@@ -103,7 +103,8 @@ def information_floor(
     check_integer("groups", groups, 2)
     check_integer("seed", seed, 0, 2**63 - 1)
     check_instance("space", space, PathSpace)
-    sde, options = CanonicalSDE(teacher, reference=space.reference), teacher_options or TeacherOptions()
+    sde = CanonicalSDE(check_snr_denoiser("teacher", teacher), reference=space.reference)
+    options = teacher_options or TeacherOptions()
     event, device, dtype = space.event, space.device, space.dtype
     fine_per_step = math.ceil(options.steps / steps)
     times = snr_times(space.snr, space.grid, steps)

@@ -137,7 +137,8 @@ def draw_paths(
         rows: number of paths.
         generator: on the device of the space.
     """
-    sde, times = CanonicalSDE(teacher, reference=space.reference), snr_times(space.snr, space.grid, options.steps)
+    sde = CanonicalSDE(check_snr_denoiser("teacher", teacher), reference=space.reference)
+    times = snr_times(space.snr, space.grid, options.steps)
     shape = (rows, *space.event)
     noise = torch.randn(shape, generator=generator, dtype=space.dtype, device=generator.device)
     fine = draw_signature(sde.clock, times, shape, max(2, space.depth), generator, space.dtype)

@@ -19,9 +19,10 @@ from sdesig.evaluation.comparison import (
     share_apart,
     spread_of,
 )
-from sdesig.sampling import CanonicalSDE, DPMSolver1, GaussianReference, PathAverage, SNRDenoiser, StepGrid
+from sdesig.sampling import CanonicalSDE, DPMSolver1, GaussianReference, PathAverage, PathSpace, SNRDenoiser, StepGrid
 from sdesig.sampling.error_statistics import root_mean_square
 from sdesig.sampling.reclock import reclock
+from sdesig.sampling.step_grid import EVEN
 from sdesig.sde import Mixture
 from sdesig.sigdeg import MLP, SigDEG
 from sdesig.signature.partial_signature import join_steps
@@ -49,26 +50,21 @@ def reference(kind, dtype=torch.float32):
 every_reference = pytest.mark.parametrize("kind", ["none", "scalar", "pca"])
 
 
-def student(kind="scalar", depth=2, levels=7, grid=None):
+def space(kind="scalar", levels=7, grid=EVEN):
+    return PathSpace((2,), (LOW, HIGH), reference(kind), levels=levels, grid=grid)
+
+
+def student(kind="scalar", depth=2, levels=7, grid=EVEN):
     torch.manual_seed(0)
     network = MLP(2, width=8, blocks=1, conditions=2, extra=depth + 2)
     return SigDEG.from_teacher(
-        SNRDenoiser(LAW.denoise_y),
-        event=(2,),
-        snr=(LOW, HIGH),
-        depth=depth,
-        reference=reference(kind),
-        network=network,
-        sigma_data=0.8,
-        levels=levels,
-        grid=grid,
+        SNRDenoiser(LAW.denoise_y), space(kind, levels, grid), depth=depth, network=network, sigma_data=0.8
     )
 
 
-def comparison(kind="scalar", **options):
+def comparison(kind="scalar", levels=7, **options):
     """On the paths that a generator of this reference has."""
-    options = {"levels": 7, "truth_steps": 128, "batch": 250} | options
-    return Comparison(SNRDenoiser(LAW.denoise_y), student(kind).reference, (2,), (LOW, HIGH), **options)
+    return Comparison(SNRDenoiser(LAW.denoise_y), space(kind, levels), **{"truth_steps": 128} | options)
 
 
 @pytest.fixture(autouse=True)
@@ -179,7 +175,7 @@ def test_samples_are_functions_of_their_seeds():
 
 def x_at_the_start(kind, path):
     """x = y/tau of the states where all samplers start: u = sqrt(v) times the initial noise."""
-    sde = CanonicalSDE(SNRDenoiser(LAW.denoise_y), reference=student(kind).reference)
+    sde = CanonicalSDE(SNRDenoiser(LAW.denoise_y), reference=reference(kind))
     return sde.noisy_data(sde.start(path.initial_noise(), LOW), LOW)
 
 
@@ -189,7 +185,7 @@ def test_ddim_by_hand(kind, steps):
     """In EDM's x at sigma = 1/sqrt(SNR): x' = D + sigma'/sigma (x - D). It has another limit than the paths."""
     (ddim,) = [sampler for sampler in baselines() if sampler.eta == 0]
     _, (outcome,) = comparison(kind).run([(ddim, (steps,))], range(30))
-    path = student(kind).path(30)
+    path = space(kind).paths(30)
     x, times = x_at_the_start(kind, path), path.grid(steps)
     for tau, end in pairwise(times):
         denoised = LAW.denoise_y(tau.float() * x, tau)
@@ -205,8 +201,8 @@ def test_euler_without_the_reference_by_hand(kind):
     both agree to the square of the cells' length."""
     steps = 4
     _, (outcome,) = comparison(kind, levels=11).run([(Sampler("euler", DPMSolver1()), (steps,))], range(30))
-    made = student(kind, levels=11)
-    path = made.path(30)
+    made = space(kind, levels=11)
+    path = made.paths(30)
     fine = path.grid(2**11)
     cells = path.partial_signatures(fine)
     middle = (fine[:-1] * fine[1:]).sqrt().reshape(-1, 1, 1)
@@ -253,7 +249,7 @@ def test_a_gpu_is_timed_on_a_batch_after_an_untimed_call(monkeypatch):
     made.seconds_per_1000(other, 1000)
     made.seconds_per_1000(other, 2)
     assert drawn == [50, 500]
-    monkeypatch.setattr(Comparison, "_device", property(lambda self: FakeCUDA()))
+    monkeypatch.setattr(PathSpace, "device", property(lambda self: FakeCUDA()))
     monkeypatch.setattr(Comparison, "start", lambda self, seeds: torch.zeros(len(seeds), 2))
     made.seconds_per_1000(other, 1000)
     assert drawn == [50, 500, 40, 40]

@@ -7,7 +7,8 @@ import torch
 
 from sdesig.evaluation import Comparison, evaluate
 from sdesig.evaluation.frechet import FeatureStatistics
-from sdesig.sampling import GaussianReference, SNRDenoiser, StepGrid
+from sdesig.sampling import GaussianReference, PathSpace, SNRDenoiser, StepGrid
+from sdesig.sampling.step_grid import EVEN
 from sdesig.sde import Mixture
 from sdesig.sigdeg import MLP, SigDEG
 
@@ -16,20 +17,11 @@ REFERENCE = GaussianReference(LAW.mean(), 0.5)
 DATA = LAW.sample(300, torch.Generator().manual_seed(0))
 
 
-def student(depth, grid=None, levels=6):
+def student(depth, grid=EVEN, levels=6):
     torch.manual_seed(0)
     network = MLP(2, width=8, blocks=1, conditions=2, extra=depth + 2)
-    return SigDEG.from_teacher(
-        SNRDenoiser(LAW.denoise_y),
-        event=(2,),
-        snr=(math.exp(-4), math.exp(4)),
-        depth=depth,
-        reference=REFERENCE,
-        network=network,
-        sigma_data=0.8,
-        levels=levels,
-        grid=grid,
-    )
+    space = PathSpace((2,), (math.exp(-4), math.exp(4)), REFERENCE, levels=levels, grid=grid)
+    return SigDEG.from_teacher(SNRDenoiser(LAW.denoise_y), space, depth=depth, network=network, sigma_data=0.8)
 
 
 @pytest.fixture(autouse=True)
@@ -40,13 +32,13 @@ def no_timing(monkeypatch):
 def evaluated(generators, **options):
     first = next(iter(generators.values()), student(2))
     options = {"steps": (4, 8), "seeds": range(60), "real": DATA} | options
-    return evaluate(Comparison.of(SNRDenoiser(LAW.denoise_y), first), generators, **options)
+    return evaluate(Comparison(SNRDenoiser(LAW.denoise_y), first.space), generators, **options)
 
 
 def test_the_comparison_of_a_generator_is_on_its_paths():
     generator = student(2, levels=6)
-    comparison = Comparison.of(SNRDenoiser(LAW.denoise_y), generator)
-    assert (comparison.levels, comparison.depth, comparison.truth_steps) == (6, generator.path_depth, 64)
+    comparison = Comparison(SNRDenoiser(LAW.denoise_y), generator.space)
+    assert (comparison.space.levels, comparison.space.depth, comparison.truth_steps) == (6, 4, 64)
     found = evaluated({"mine": generator}, training_free=False)
     torch.testing.assert_close(found.outcomes[0].samples, generator.sample(60, 4).values, rtol=1e-4, atol=1e-4)
 

@@ -14,7 +14,7 @@ from sdesig.evaluation.frechet import FeatureStatistics
 from sdesig.evaluation.image_report import evaluate_images
 from sdesig.evaluation.pixels import ImageSet, pixel_digest, to_floats, to_uint8
 from sdesig.evaluation.sample_store import Method, SampleFiles
-from sdesig.sampling import DPMSolver1, GaussianReference, StepGrid
+from sdesig.sampling import DPMSolver1, GaussianReference, PathSpace, StepGrid
 from sdesig.sigdeg import NetworkDenoiser, SigDEG, UNet
 
 EVENT, SNR = (1, 4, 4), (0.02, 50.0)
@@ -49,19 +49,17 @@ def no_timing(monkeypatch):
     monkeypatch.setattr("sdesig.evaluation.comparison.Comparison.seconds_per_1000", lambda *_: 1.5)
 
 
+def space():
+    return PathSpace(EVENT, SNR, GaussianReference.fit(to_floats(pictures().pixels), "dct"), levels=5)
+
+
 def comparison(teacher, **options):
-    reference = GaussianReference.fit(to_floats(pictures().pixels), "dct")
-    return Comparison(teacher, reference, EVENT, SNR, **{"levels": 5, "truth_steps": 16, "batch": 15} | options)
-
-
-def student(teacher):
-    reference = GaussianReference.fit(to_floats(pictures().pixels), "dct")
-    return SigDEG.from_teacher(teacher, event=EVENT, snr=SNR, depth=2, reference=reference, levels=5)
+    return Comparison(teacher, space(), **{"truth_steps": 16, "batch": 15} | options)
 
 
 def test_numbers_are_those_of_the_parts(teacher, tmp_path):
     made, data = comparison(teacher), pictures()
-    mine = generator_sampler("mine", student(teacher))
+    mine = generator_sampler("mine", SigDEG.from_teacher(teacher, space(), depth=2))
     methods = [Method(EULER, (2, 16)), Method(DDIM, (2,)), Method(mine, (2,), ema=True, digest="ab" * 32)]
     found = evaluate_images(
         made,
@@ -234,9 +232,9 @@ def test_samplers_that_follow_no_path(teacher, tmp_path):
     assert row["measured"] == []
     assert row["seconds_per_1000"] > 0
     assert torch.equal(found.samples.images(other, 3), to_uint8(draw(seen[0], 3)))
-    path = made._path(range(8))
-    u = path.initial_noise() * made.reference.clock(SNR[0]).sqrt()
-    torch.testing.assert_close(seen[0], made.reference.from_reference(u.float(), SNR[0]))
+    reference = made.space.reference
+    u = made.space.paths(8).initial_noise() * reference.clock(SNR[0]).sqrt()
+    torch.testing.assert_close(seen[0], reference.from_reference(u.float(), SNR[0]))
 
 
 def test_latents_are_decoded(teacher, tmp_path):

@@ -2,12 +2,21 @@
 
 import importlib
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from sdesig.sampling import CanonicalDenoiser, CanonicalSDE, GaussianReference, SNRDenoiser, StepGrid, choose_grid
+from sdesig.sampling import (
+    CanonicalDenoiser,
+    CanonicalSDE,
+    GaussianReference,
+    PathSpace,
+    SNRDenoiser,
+    StepGrid,
+    choose_grid,
+)
 from sdesig.sampling.error_statistics import paired_ratio
 from sdesig.sampling.teacher_paths import TeacherOptions, draw_paths, teacher_scheme, teacher_states
 from sdesig.sde import EDM, Mixture
@@ -15,14 +24,15 @@ from sdesig.signature.partial_signature import join_steps
 
 LAW = Mixture.circle(1.5, 0.1, dtype=torch.float32)
 SCALAR = GaussianReference(LAW.mean(), LAW.covariance().trace().item() / 2)
-SDE = CanonicalSDE(SNRDenoiser(LAW.denoise_y), reference=SCALAR)
-SNR = (math.exp(-8), math.exp(8))
-SMALL = {"event": (2,), "snr": SNR, "cells": 4, "fine_per_cell": 4, "paths": 32}
+TEACHER = SNRDenoiser(LAW.denoise_y)
+SPACE = PathSpace((2,), (math.exp(-8), math.exp(8)), SCALAR, depth=2)
+SDE = CanonicalSDE(TEACHER, reference=SCALAR)
+SMALL = {"cells": 4, "fine_per_cell": 4, "paths": 32, "progress": False}
 
 
 @pytest.fixture(scope="module")
 def chosen():
-    return choose_grid(SDE, event=(2,), snr=SNR)
+    return choose_grid(TEACHER, SPACE, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +40,14 @@ def paths():
     """4000 paths of 512 fine steps, even in log-SNR."""
     generator = torch.Generator().manual_seed(1)
     options = TeacherOptions(steps=512, cells=512)
-    return draw_paths(SDE, options, 4000, event=(2,), snr=SNR, depth=2, grid=StepGrid(), generator=generator)
+    return draw_paths(TEACHER, SPACE, options, 4000, generator=generator)
 
 
 def path_errors(paths, grid, steps):
     """|x - x_fine| per path of the path-average scheme on a grid, rounded to the fine one."""
     ends = np.rint(grid.positions(steps) * 512).astype(int).tolist()
     times, joined = paths.times[ends], join_steps(paths.signature, ends)
-    last = teacher_states(teacher_scheme("path_average", SDE), SDE, paths.states[0], times, joined, save="last")
+    last = teacher_states(teacher_scheme("path_average"), SDE, paths.states[0], times, joined, save="last")
     return (SDE.noisy_data(last, times[-1]) - SDE.noisy_data(paths.states[-1], times[-1])).norm(dim=1)
 
 
@@ -71,32 +81,32 @@ def test_it_is_a_grid_that_saves_and_loads(chosen, tmp_path):
 @pytest.mark.parametrize("least", [0.5, 0.8, 1.0])
 def test_density_is_bounded_below(least):
     """Of an even step, none is longer than (1 + least)/least: the bound adds at most its own mass to the density."""
-    gaps, tight = (np.diff(choose_grid(SDE, **SMALL, least=value).quantiles) for value in (least, 1e-6))
+    gaps, tight = (np.diff(choose_grid(TEACHER, SPACE, **SMALL, least=value).quantiles) for value in (least, 1e-6))
     assert gaps.max() * len(gaps) <= (1 + least) / least
     assert gaps.max() < tight.max()
 
 
 def gaussian(dtype):
-    """Data N(mu, .7), whose reference makes the drift vanish."""
+    """The teacher of data N(mu, .7), and the space of the reference that makes its drift vanish."""
     mean = torch.tensor([[0.5, -1.0]], dtype=dtype)
     law = Mixture(torch.ones(1, dtype=dtype), mean, 0.7 * torch.eye(2, dtype=dtype)[None])
-    return CanonicalSDE(SNRDenoiser(law.denoise_y), reference=GaussianReference(mean[0], 0.7))
+    return SNRDenoiser(law.denoise_y), replace(SPACE, reference=GaussianReference(mean[0], 0.7))
 
 
 def test_gaussian_data_which_the_scheme_solves_exactly():
     """All shares are rounding errors: any grid will do, as long as it is one."""
-    check_grid(choose_grid(gaussian(torch.float32), **SMALL))
+    check_grid(choose_grid(*gaussian(torch.float32), **SMALL))
 
 
 def test_a_scheme_without_any_error(monkeypatch):
     """Every share exactly zero, as with all data at the reference's mean and few paths: the even grid, say."""
     module = importlib.import_module("sdesig.sampling.choose_grid")
     monkeypatch.setattr(module, "teacher_states", lambda scheme, sde, start, times, signature, save: start)
-    check_grid(choose_grid(SDE, **SMALL))
+    check_grid(choose_grid(TEACHER, SPACE, **SMALL))
 
 
 def test_knots_grow_with_the_cells():
-    grid = choose_grid(SDE, event=(2,), snr=SNR, cells=40, fine_per_cell=2, paths=4)
+    grid = choose_grid(TEACHER, SPACE, **SMALL | {"cells": 40, "fine_per_cell": 2, "paths": 4})
     assert len(grid.quantiles) == 81
 
 
@@ -104,47 +114,47 @@ def test_knots_grow_with_the_cells():
     "reference", [GaussianReference(0.0, 0.0), GaussianReference(LAW.mean(), torch.tensor([1.1, 0.9]), torch.eye(2))]
 )
 def test_every_kind_of_reference(reference):
-    check_grid(choose_grid(CanonicalSDE(SNRDenoiser(LAW.denoise_y), reference=reference), **SMALL))
+    check_grid(choose_grid(TEACHER, replace(SPACE, reference=reference), **SMALL))
 
 
 def test_it_is_a_function_of_the_seed():
     state = torch.get_rng_state()
-    one, same, other = (choose_grid(SDE, **SMALL, seed=seed) for seed in (0, 0, 1))
+    one, same, other = (choose_grid(TEACHER, SPACE, **SMALL, seed=seed) for seed in (0, 0, 1))
     assert one == same
     assert one != other
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_progress_counts_the_cells():
-    done = []
-    choose_grid(SDE, **SMALL, progress=done.append)
-    assert done == [1, 2, 3, 4]
+def test_progress_counts_the_cells(capsys):
+    choose_grid(TEACHER, SPACE, **SMALL)
+    assert not capsys.readouterr().err
+    choose_grid(TEACHER, SPACE, **SMALL | {"progress": True})
+    assert "4/4" in capsys.readouterr().err
 
 
 def test_networks_keep_no_gradients():
     weight = torch.nn.Parameter(torch.ones(()))
-    sde = CanonicalSDE(SNRDenoiser(lambda y, snr: weight * LAW.denoise_y(y, snr)), reference=SCALAR)
-    check_grid(choose_grid(sde, **SMALL))
+    check_grid(choose_grid(SNRDenoiser(lambda y, snr: weight * LAW.denoise_y(y, snr)), SPACE, **SMALL))
     assert weight.grad is None
 
 
 @pytest.mark.parametrize("name, value", [("cells", 1), ("fine_per_cell", 1), ("paths", 1), ("seed", -1)])
 def test_numbers_out_of_range_are_refused(name, value):
     with pytest.raises(ValueError, match=rf"{name} must be >= \d; got {value}"):
-        choose_grid(SDE, **SMALL | {name: value})
+        choose_grid(TEACHER, SPACE, **SMALL | {name: value})
 
 
 @pytest.mark.parametrize("value", [0.0, -0.1, 1.1, float("nan")])
 def test_a_least_density_is_a_share(value):
     with pytest.raises(ValueError, match=f"least must be .*; got {value}"):
-        choose_grid(SDE, **SMALL, least=value)
+        choose_grid(TEACHER, SPACE, **SMALL, least=value)
 
 
 @pytest.mark.parametrize("name", ["cells", "fine_per_cell", "paths", "seed"])
 @pytest.mark.parametrize("value", [2.0, "4", True])
 def test_other_types_are_refused(name, value):
     with pytest.raises(TypeError, match=f"{name} must be an integer; got"):
-        choose_grid(SDE, **SMALL | {name: value})
+        choose_grid(TEACHER, SPACE, **SMALL | {name: value})
 
 
 class Counting:
@@ -161,8 +171,8 @@ class Counting:
 
 
 def choose(counting, file, **changes):
-    sde = CanonicalSDE(CanonicalDenoiser(counting, EDM()), reference=SDE.reference)
-    return choose_grid(sde, **SMALL | changes, kept=file, recorded={"teacher": {"name": "a", "sha256": "1"}})
+    teacher = CanonicalDenoiser(counting, EDM())
+    return choose_grid(teacher, SPACE, **SMALL | changes, kept=file, recorded={"teacher": {"name": "a", "sha256": "1"}})
 
 
 def test_a_choice_that_was_stopped_goes_on(tmp_path):
@@ -182,16 +192,16 @@ def test_a_choice_that_was_stopped_goes_on(tmp_path):
 def test_another_choice_is_made_anew(tmp_path, change):
     file, again = tmp_path / "cells.safetensors", Counting()
     choose(Counting(), file)
-    teacher = {"name": "b", "sha256": "2" if change == "teacher" else "1"}
-    reference = GaussianReference(0.1, 0.7) if change == "reference" else SDE.reference
-    sde = CanonicalSDE(CanonicalDenoiser(again, EDM()), reference=reference)
+    recorded = {"teacher": {"name": "b", "sha256": "2" if change == "teacher" else "1"}}
+    space = replace(SPACE, reference=GaussianReference(0.1, 0.7)) if change == "reference" else SPACE
+    teacher = CanonicalDenoiser(again, EDM())
     changed = SMALL | {"seed": {"seed": 1}, "paths": {"paths": SMALL["paths"] + 1}}.get(change, {})
-    grid = choose_grid(sde, **changed, kept=file, recorded={"teacher": teacher})
+    grid = choose_grid(teacher, space, **changed, kept=file, recorded=recorded)
     assert again.asked > 0
-    assert grid == choose_grid(sde, **changed)
+    assert grid == choose_grid(teacher, space, **changed)
 
 
 def test_what_is_kept_says_of_which_teacher(tmp_path):
     with pytest.raises(ValueError, match="recorded must say which teacher it is, as the cells are kept; got None"):
-        choose_grid(SDE, **SMALL, kept=tmp_path / "cells.safetensors")
+        choose_grid(TEACHER, SPACE, **SMALL, kept=tmp_path / "cells.safetensors")
     assert not any(tmp_path.iterdir())

@@ -11,6 +11,7 @@ int G^2 dv - sum_{k < m} (int G phi_k dv)^2.
 Estimates are compared within 5 standard errors: a right one fails with a probability below 1e-6.
 """
 
+import importlib
 import math
 from itertools import pairwise
 
@@ -20,14 +21,15 @@ import torch
 from scipy import integrate, special
 
 from sdesig.sampling import (
-    CanonicalSDE,
     Floor,
     GaussianReference,
+    PathSpace,
     SNRDenoiser,
     StepGrid,
     TeacherOptions,
     information_floor,
 )
+from sdesig.sampling.step_grid import EVEN
 from sdesig.sde import Mixture
 
 F64 = torch.float64
@@ -67,15 +69,16 @@ def linear(y, snr):
     return S2 * y / (1 + S2 * snr.item())
 
 
-def floor(reference=None, denoiser=linear, *, steps=2, depth=2, groups=3000, fine=64, **options):
-    sde = CanonicalSDE(denoiser, reference=reference)
-    options = {
-        "event": (DIM,),
-        "snr": (LOW, HIGH),
-        "dtype": F64,
-        "teacher": TeacherOptions(steps=fine, cells=1),
-    } | options
-    return information_floor(sde, steps=steps, depth=depth, groups=groups, **options)
+def scalar(c, event=(DIM,), dtype=F64):
+    """N(0, c) as a reference in a dtype."""
+    return GaussianReference(torch.zeros(event, dtype=dtype), c)
+
+
+def floor(reference=None, denoiser=linear, *, grid=EVEN, steps=2, depth=2, groups=3000, fine=64, **options):
+    reference = scalar(0.0) if reference is None else reference
+    space = PathSpace(reference.mean.shape, (LOW, HIGH), reference, grid=grid)
+    options = {"teacher_options": TeacherOptions(steps=fine, cells=1)} | options
+    return information_floor(denoiser, space, steps=steps, depth=depth, groups=groups, **options)
 
 
 def z_score(found, expected):
@@ -96,7 +99,7 @@ def test_floor_of_gaussian_data_is_the_closed_form(steps, depth):
 @pytest.mark.parametrize("c", [0.1, 2.0])
 def test_floor_of_gaussian_data_with_another_reference(c):
     """The reference sets the clock of the Legendre expansion: less is left the nearer it is to the data."""
-    found = floor(GaussianReference(0.0, c))
+    found = floor(scalar(c))
     assert abs(z_score(found, closed_form(2, 2, c))) < 5
     assert abs(z_score(found, closed_form(2, 2))) > 20
 
@@ -120,7 +123,7 @@ def test_floor_on_a_grid_of_steps_of_other_lengths():
 def test_with_the_true_reference_nothing_is_left(dtype):
     """x is then a function of the increments."""
     assert closed_form(2, 1, S2) < 1e-6
-    assert floor(GaussianReference(0.0, S2), depth=1, groups=200, dtype=dtype).rmse < 1e-5
+    assert floor(scalar(S2, dtype=dtype), depth=1, groups=200).rmse < 1e-5
 
 
 def test_a_denoiser_that_knows_nothing_leaves_nothing():
@@ -132,12 +135,12 @@ def test_a_teacher_of_as_many_steps_leaves_nothing():
     law = Mixture.circle(1.0, 0.3, dtype=F64)
     found = [
         floor(
-            denoiser=SNRDenoiser(law.denoise_y),
-            event=(2,),
+            scalar(0.0, (2,)),
+            SNRDenoiser(law.denoise_y),
             steps=4,
             depth=1,
             groups=50,
-            teacher=TeacherOptions("euler", fine, 1),
+            teacher_options=TeacherOptions("euler", fine, 1),
         ).rmse
         for fine in (4, 8)
     ]
@@ -153,10 +156,9 @@ def test_ratio_by_hand():
 
 def test_deeper_signatures_and_more_steps_leave_less():
     law = Mixture.circle(1.0, 0.3, dtype=F64)
-    reference = GaussianReference(0.0, 0.59)
     found = {
         (steps, depth): floor(
-            reference, SNRDenoiser(law.denoise_y), event=(2,), steps=steps, depth=depth, groups=1000
+            scalar(0.59, (2,)), SNRDenoiser(law.denoise_y), steps=steps, depth=depth, groups=1000
         ).rmse
         for steps in (4, 8)
         for depth in (1, 2, 3)
@@ -181,7 +183,8 @@ def test_another_seed_is_another_value():
 
 def test_groups_in_several_batches(monkeypatch):
     """Where memory is short the groups are drawn in parts, which are independent."""
-    monkeypatch.setattr("sdesig.sampling.information_floor._NUMBERS_AT_ONCE", 200_000)
+    module = importlib.import_module("sdesig.sampling.information_floor")
+    monkeypatch.setattr(module, "_NUMBERS_AT_ONCE", 200_000)
     found = floor(groups=3001)
     assert found.groups == 3001
     assert abs(z_score(found, closed_form(2, 2))) < 5
@@ -190,7 +193,7 @@ def test_groups_in_several_batches(monkeypatch):
 
 def test_fine_steps_that_the_coarse_ones_do_not_divide_are_rounded_up():
     """64 fine steps for 5 coarse ones are 65: the value is still right, and events may have two axes."""
-    found = floor(steps=5, fine=61, event=(2, 2))
+    found = floor(scalar(0.0, (2, 2)), steps=5, fine=61)
     assert abs(z_score(found, closed_form(5, 2))) < 5
 
 

@@ -149,7 +149,7 @@ def test_dpm_solver_is_the_published_one(diffusion, second_order, eta):
 
 
 def test_euler_is_dpm_solver_1_at_eta_1():
-    sde = CanonicalSDE(Mixture.circle(1.0, 0.3, dtype=torch.float64).denoise_y)
+    sde = CanonicalSDE(SNRDenoiser(Mixture.circle(1.0, 0.3, dtype=torch.float64).denoise_y))
     path = make_path(sde, (5, 2))
     assert torch.equal(solution(sde, path, 8, "euler"), solution(sde, path, 8, "dpm_solver_1"))
 

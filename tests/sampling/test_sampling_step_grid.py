@@ -10,7 +10,7 @@ import torch
 from scipy import integrate
 
 from sdesig.brownian import BrownianPath
-from sdesig.sampling import SNRClock, StepGrid
+from sdesig.sampling import GaussianReference, PathSpace, SNRClock, StepGrid
 
 LOW, HIGH = math.exp(-5), math.exp(7)
 CELLS = 50
@@ -34,6 +34,10 @@ def mass(a, b, cells=CELLS):
 
     points = [k / cells for k in range(cells + 1) if a < k / cells < b]
     return integrate.quad(f, a, b, points=points or None, limit=200)[0] * cells / values.sum()
+
+
+def space(grid, levels=8):
+    return PathSpace((1,), (LOW, HIGH), GaussianReference(torch.zeros(1, dtype=torch.float64), 0.5), levels, grid=grid)
 
 
 def make_path(levels=8):
@@ -72,7 +76,7 @@ def test_the_factor_of_a_density_does_not_matter_nor_its_type():
 def test_without_a_density_steps_are_even_in_the_clock(grid):
     for steps in (1, 5, 64):
         np.testing.assert_allclose(grid.positions(steps), np.linspace(0, 1, steps + 1), rtol=0, atol=1e-12)
-        torch.testing.assert_close(grid.times(make_path(), steps), make_path().grid(steps), rtol=0, atol=0)
+        torch.testing.assert_close(space(grid).times(steps), make_path().grid(steps), rtol=0, atol=0)
 
 
 def test_positions_and_times_increase():
@@ -80,7 +84,7 @@ def test_positions_and_times_increase():
     for steps in (1, 3, 17, 64, 100):
         assert (np.diff(grid.positions(steps)) > 0).all()
     for steps in (1, 3, 17, 64):
-        times = grid.times(make_path(), steps)
+        times = space(grid).times(steps)
         assert (times.diff() > 0).all()
         assert times.dtype == torch.float64
         assert (times[0].item(), times[-1].item()) == (LOW, HIGH)
@@ -88,7 +92,7 @@ def test_positions_and_times_increase():
 
 def test_times_are_those_of_the_master_grid_next_to_the_quantiles():
     path, grid = make_path(), StepGrid.from_density(on_cells())
-    times = grid.times(path, 16)
+    times = space(grid).times(16)
     master = path.grid(256)
     assert all((master == time).any() for time in times)
     positions = torch.log(times / LOW) / math.log(HIGH / LOW)
@@ -131,9 +135,9 @@ def load(folder, text):
         (lambda _: StepGrid.from_density([math.nan]), ValueError, "density must be finite and > 0 everywhere"),
         (lambda _: StepGrid.from_density(np.ones((2, 2))), ValueError, r"of shape \(cells,\)"),
         (lambda _: StepGrid().positions(0), ValueError, "steps must be >= 1; got 0"),
-        (lambda _: StepGrid().times(make_path(3), 9), ValueError, r"steps must be in \[1, 8\]; got 9"),
+        (lambda _: space(StepGrid(), 3).times(9), ValueError, r"steps must be in \[1, 8\]; got 9"),
         (
-            lambda _: StepGrid.from_density(on_cells()).times(make_path(3), 8),
+            lambda _: space(StepGrid.from_density(on_cells()), 3).times(8),
             ValueError,
             "steps must be fewer for this grid on a path of 8 cells; got 8",
         ),

@@ -3,6 +3,7 @@
 import json
 import math
 import signal
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -13,6 +14,7 @@ from sdesig.brownian import BrownianPath
 from sdesig.sampling import (
     CanonicalSDE,
     GaussianReference,
+    PathSpace,
     SNRDenoiser,
     StepGrid,
     TeacherOptions,
@@ -48,18 +50,12 @@ def make_sde(reference=None):
     return CanonicalSDE(SNRDenoiser(LAW.denoise_y), reference=reference)
 
 
-def draw(sde=None, *, steps=16, cells=16, rows=5, scheme="path_average", depth=2, grid=None, seed=0, dtype=F64):
-    return draw_paths(
-        make_sde() if sde is None else sde,
-        TeacherOptions(scheme, steps, cells),
-        rows,
-        event=(2,),
-        snr=(LOW, HIGH),
-        depth=depth,
-        grid=StepGrid() if grid is None else grid,
-        generator=seeded(seed),
-        dtype=dtype,
-    )
+def draw(
+    reference=None, *, teacher=LAW.denoise_y, steps=16, cells=16, rows=5, scheme="path_average", seed=0, **options
+):
+    reference = GaussianReference(torch.zeros(2, dtype=F64), 0.0) if reference is None else reference
+    space = PathSpace((2,), (LOW, HIGH), reference, **{"depth": 2} | options)
+    return draw_paths(SNRDenoiser(teacher), space, TeacherOptions(scheme, steps, cells), rows, generator=seeded(seed))
 
 
 # --- the solution --------------------------------------------------------------------------------------------------
@@ -98,7 +94,7 @@ def by_hand(paths, mean, c, basis, scheme):
 @pytest.mark.parametrize("scheme", ["path_average", "euler"])
 @pytest.mark.parametrize("grid", [StepGrid(), SKEWED], ids=["even", "skewed"])
 def test_states_are_the_solution_along_the_path_that_is_told(reference, scheme, grid):
-    paths = draw(make_sde(reference), scheme=scheme, grid=grid)
+    paths = draw(reference, scheme=scheme, grid=grid)
     assert paths.states.shape == (17, 5, 2)
     assert paths.signature.coefficients.shape == (2, 16, 5, 2)
     mean = torch.zeros(2, dtype=F64) if reference is None else reference.mean
@@ -111,7 +107,7 @@ def test_states_are_the_solution_along_the_path_that_is_told(reference, scheme, 
 
 def test_the_first_state_has_the_law_of_the_reference():
     """N(0, v), false-alarm rate 1e-6."""
-    paths = draw(make_sde(PCA), steps=1, cells=1, rows=4000)
+    paths = draw(PCA, steps=1, cells=1, rows=4000)
     covariance = torch.diag(v(torch.tensor(LOW, dtype=F64), PCA.variance))
     check_gaussian(paths.states[0], covariance, false_alarm_rate=1e-6).assert_passed()
 
@@ -130,7 +126,7 @@ def test_run_steps_is_solve_on_signatures_at_hand():
 
 def test_the_step_lengths_are_those_of_the_clock():
     """v(end) - v(start) of every coordinate, at ends that lie even in log-SNR."""
-    paths = draw(make_sde(PCA), cells=4)
+    paths = draw(PCA, cells=4)
     torch.testing.assert_close(paths.times.log(), torch.linspace(-3, 3, 5, dtype=F64), rtol=0, atol=1e-12)
     assert (paths.times[0].item(), paths.times[-1].item()) == (LOW, HIGH)
     lengths = v(paths.times[:, None], PCA.variance).diff(dim=0)
@@ -144,8 +140,8 @@ def test_the_step_lengths_are_those_of_the_clock():
 @pytest.mark.parametrize("depth", [1, 3])
 def test_cells_are_joined_from_the_fine_steps(reference, depth):
     """The same draws on 16 cells of one step and on 4 of four: nothing is drawn anew for the cells."""
-    fine = draw(make_sde(reference), cells=16, depth=max(2, depth))
-    coarse = draw(make_sde(reference), cells=4, depth=depth)
+    fine = draw(reference, cells=16, depth=max(2, depth))
+    coarse = draw(reference, cells=4, depth=depth)
     torch.testing.assert_close(coarse.states, fine.states[::4], rtol=0, atol=0)
     torch.testing.assert_close(coarse.times, fine.times[::4], rtol=0, atol=0)
     assert coarse.signature.depth == depth
@@ -161,7 +157,7 @@ def test_cells_are_joined_from_the_fine_steps(reference, depth):
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 16])
 def test_coarse_paths_are_the_same_paths(steps):
-    paths = draw(make_sde(PCA), depth=3)
+    paths = draw(PCA, depth=3)
     coarse = paths.coarse(steps)
     ends = [round(16 * k / steps) for k in range(steps + 1)]
     assert coarse.times.tolist() == paths.times[ends].tolist()
@@ -173,7 +169,7 @@ def test_coarse_paths_are_the_same_paths(steps):
 
 
 def test_rows_are_some_of_the_paths():
-    paths = draw(make_sde(PCA))
+    paths = draw(PCA)
     for chosen in (torch.tensor([4, 1]), slice(1, 3)):
         some = paths.rows(chosen)
         assert torch.equal(some.states, paths.states[:, chosen])
@@ -195,7 +191,7 @@ def test_coarse_ends_are_as_even_as_can_be():
 @pytest.mark.parametrize("cells", [1, 5])
 def test_coarse_coefficients_are_independent_normals(cells):
     """N(0, 1), independent of each other, of other cells and of the start. False-alarm rate 1e-6."""
-    paths = draw(make_sde(PCA), steps=10 * cells, cells=cells, rows=4000, depth=3)
+    paths = draw(PCA, steps=10 * cells, cells=cells, rows=4000, depth=3)
     count = min(2, cells)
     values = paths.signature.coefficients[:, :count].permute(2, 0, 1, 3).flatten(1)
     whole = torch.cat([values, paths.states[0] / v(torch.tensor(LOW), PCA.variance).sqrt()], 1)
@@ -210,7 +206,7 @@ def test_one_generator_gives_the_same_paths():
 
 def test_signatures_are_drawn_with_the_lengths_of_the_clock():
     sde, times = make_sde(PCA), snr_times((LOW, HIGH), StepGrid(), 6)
-    steps = draw_signature(sde, times, (4, 2), 3, seeded(), torch.float32)
+    steps = draw_signature(sde.clock, times, (4, 2), 3, seeded(), torch.float32)
     assert isinstance(steps, PartialSignature)
     assert (steps.shape, steps.depth, steps.dtype) == ((6, 4, 2), 3, torch.float32)
     lengths = v(times[:, None], PCA.variance).diff(dim=0).float()
@@ -287,18 +283,12 @@ def test_local_steps_of_the_data_have_the_marginal_at_their_end():
 SINGLE = Mixture.circle(1.0, 0.3, dtype=torch.float32)
 
 
-def student(**options):
-    options = {"snr": (LOW, HIGH), "depth": 2, "reference": GaussianReference(0.0, 0.6), "path_depth": 2} | options
-    network = MLP(2, width=8, blocks=1, conditions=2, extra=options["depth"] + 2)
-    return SigDEG.from_teacher(SNRDenoiser(SINGLE.denoise_y), event=(2,), network=network, levels=4, **options)
+SPACE = PathSpace((2,), (LOW, HIGH), GaussianReference(0.0, 0.6), levels=4, depth=2)
+EULER = TeacherOptions("euler", 4, 2)
 
 
-def make_cache(folder, paths=1024, *, options=None, seed=0, recorded=None, **changes):
-    options = TeacherOptions("euler", 4, 2) if options is None else options
-    made = student(**changes)
-    return PathCache(
-        folder, paths, made, SNRDenoiser(SINGLE.denoise_y), options, seed=seed, recorded=recorded, progress=False
-    )
+def make_cache(folder, paths=1024, *, options=EULER, space=SPACE, **others):
+    return PathCache(folder, SNRDenoiser(SINGLE.denoise_y), space, options, paths=paths, progress=False, **others)
 
 
 def shards(folder):
@@ -335,7 +325,7 @@ def test_a_cache_that_is_whole_asks_the_teacher_nothing(tmp_path):
     def teacher(y, snr):
         raise AssertionError("the teacher was asked")
 
-    again = PathCache(tmp_path, 1024, student(), teacher, TeacherOptions("euler", 4, 2), progress=False)
+    again = PathCache(tmp_path, teacher, SPACE, EULER, paths=1024, progress=False)
     assert again.draw(3, seeded()).states.shape == (3, 3, 2)
 
 
@@ -363,15 +353,15 @@ def test_draws_are_functions_of_the_generator(tmp_path):
 def test_what_is_drawn_when_a_signal_comes_is_kept(number, tmp_path, monkeypatch):
     """Of four files the second is completed, and the rest drawn the next time; handlers are those of before."""
     monkeypatch.setattr("sdesig.sigdeg.path_cache.SHARD", 10)
-    drawn, draw, before = [], cache_module.draw_for, signal.getsignal(number)
+    drawn, draw, before = [], cache_module.draw_paths, signal.getsignal(number)
 
-    def signalled(*arguments):
+    def signalled(*arguments, **options):
         drawn.append(None)
         if len(drawn) == 2:
             signal.raise_signal(number)
-        return draw(*arguments)
+        return draw(*arguments, **options)
 
-    monkeypatch.setattr("sdesig.sigdeg.path_cache.draw_for", signalled)
+    monkeypatch.setattr("sdesig.sigdeg.path_cache.draw_paths", signalled)
     with pytest.raises(KeyboardInterrupt, match=r"all paths that were drawn are kept in .*: the same command goes on"):
         make_cache(tmp_path, 40)
     assert signal.getsignal(number) is before
@@ -397,9 +387,18 @@ def test_drawn_paths_are_paths_of_the_teacher(tmp_path):
 
 
 def test_students_of_several_depths_share_a_cache(tmp_path):
-    make_cache(tmp_path, 40, depth=1, path_depth=2)
+    one, two = (
+        SigDEG.from_teacher(
+            SNRDenoiser(SINGLE.denoise_y),
+            SPACE,
+            depth=depth,
+            network=MLP(2, width=8, blocks=1, conditions=2, extra=depth + 2),
+        )
+        for depth in (1, 2)
+    )
+    make_cache(tmp_path, 40, space=one.space)
     before = state_of(shards(tmp_path))
-    drawn = make_cache(tmp_path, 40, depth=2, path_depth=2).draw(5, seeded())
+    drawn = make_cache(tmp_path, 40, space=two.space).draw(5, seeded())
     assert drawn.signature.depth == 2
     assert state_of(shards(tmp_path)) == before
 
@@ -411,10 +410,10 @@ def test_students_of_several_depths_share_a_cache(tmp_path):
         ({"options": TeacherOptions("path_average", 4, 2)}, "scheme: 'euler', now 'path_average'"),
         ({"options": TeacherOptions("euler", 8, 2)}, "steps: 4, now 8"),
         ({"options": TeacherOptions("euler", 4, 4)}, "cells: 2, now 4"),
-        ({"depth": 3, "path_depth": 3}, "depth: 2, now 3"),
-        ({"snr": (LOW, 30.0)}, "snr: .*, now .*30.0"),
-        ({"reference": GaussianReference(0.0, 0.5)}, "clock.variance: .*, now 0.5"),
-        ({"grid": SKEWED}, "grid: "),
+        ({"space": replace(SPACE, depth=3)}, "depth: 2, now 3"),
+        ({"space": replace(SPACE, snr=(LOW, 30.0))}, "snr: .*, now .*30.0"),
+        ({"space": replace(SPACE, reference=GaussianReference(0.0, 0.5))}, "clock.variance: .*, now 0.5"),
+        ({"space": replace(SPACE, grid=SKEWED)}, "grid: "),
         ({"recorded": {"teacher": "b"}}, "teacher: 'a', now 'b'"),
         ({"recorded": {}}, "teacher: 'a', now None"),
         ({"paths": 30}, "rows: 40, now 30"),
@@ -434,9 +433,11 @@ def test_a_cache_of_other_options_is_refused(changes, match, tmp_path):
 def test_a_cache_of_another_reference_is_refused(mean, basis, tmp_path):
     """Also where its clock is the same: the states are others."""
     variance = torch.tensor([0.3, 0.9])
-    make_cache(tmp_path, 40, reference=GaussianReference(torch.zeros(2), variance, [TURN.float()]))
+    first = GaussianReference(torch.zeros(2), variance, [TURN.float()])
+    other = GaussianReference(torch.full((2,), mean), variance, basis)
+    make_cache(tmp_path, 40, space=replace(SPACE, reference=first))
     with pytest.raises(ValueError, match="has a run with other options"):
-        make_cache(tmp_path, 40, reference=GaussianReference(torch.full((2,), mean), variance, basis))
+        make_cache(tmp_path, 40, space=replace(SPACE, reference=other))
 
 
 def spoil(folder, change):
@@ -501,6 +502,5 @@ def test_refusals(call, error, match, tmp_path):
 
 
 def test_a_teacher_whose_state_is_not_finite_is_an_error():
-    sde = CanonicalSDE(SNRDenoiser(lambda y, snr: y * math.inf))
     with pytest.raises(FloatingPointError, match="the state is not finite after step"):
-        draw(sde)
+        draw(teacher=lambda y, snr: y * math.inf)
