@@ -49,7 +49,7 @@ def runs_of(solver: DistillOptions, iterations: tuple[int, int, int, int]) -> di
 
     slow = replace(solver.training, learning_rate=0.3 * solver.training.learning_rate)  # it starts near its end
     teacher = TeacherOptions(scheme="euler", steps=TEACHER_STEPS, cells=100)
-    paper = replace(solver, steps=(50, 100), teacher=teacher, training=slow)
+    paper = replace(solver, steps=(50, 100), teacher_options=teacher, training=slow)
     four, plain, two, one = iterations
     return {
         "depth-4": Run(trained(solver, four)),
@@ -130,7 +130,7 @@ class Study:
             space = replace(space, grid=self._grid(teacher, space, runs / "grid.json"))
         torch.manual_seed(0)
         made = SigDEG.from_teacher(teacher, space, depth=run.depth, cell=run.cell)
-        return distill(made.to(device), teacher, run.options, runs / name, data=images.to(device))
+        return distill(made.to(device), teacher, runs / name, run.options, data=images.to(device))
 
     def _grid(self, teacher: NetworkDenoiser, space: PathSpace, file: Path) -> StepGrid:
         """The grid of steps that suits the teacher, measured once and kept in a file."""
