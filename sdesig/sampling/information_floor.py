@@ -22,7 +22,8 @@ from sdesig.sampling.teacher_paths import TeacherOptions, draw_signature, snr_ti
 from sdesig.signature import legendre
 from sdesig.signature.partial_signature import PartialSignature
 
-_NUMBERS_AT_ONCE = 2**24
+_NUMBERS = 2**24
+"""Most numbers of paths that are drawn from one generator. The floor of a seed depends on it: it must not change."""
 _ORTHONORMAL = 1e-4  # what inner products of functionals may be off by
 
 
@@ -114,7 +115,7 @@ def information_floor(
     scheme = teacher_scheme(options.scheme)
     fine_depth = max(2, depth)
     numbers = len(fine_times) * fine_depth * math.prod(event)
-    rows = max(1, min(groups, _NUMBERS_AT_ONCE // numbers))
+    rows = max(1, min(groups, _NUMBERS // numbers))
     inner = torch.cat([fine_times[:-1].unflatten(0, (steps, fine_per_step)).T, times[None, 1:]])
     differences = []
     for first in range(0, groups, rows):

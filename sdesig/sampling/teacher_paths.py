@@ -34,6 +34,7 @@ TEACHER_SCHEMES: dict[str, type[PathAverage] | type[DPMSolver1] | type[DPMSolver
 MOST_STEPS = 2**20
 SAMPLE_STEPS = 128
 _NUMBERS = 2**26
+"""Most numbers that `teacher_samples` draws from one generator. What a seed gives depends on it: it must not change."""
 
 
 @dataclass(frozen=True)
