@@ -49,6 +49,12 @@ class Floor:
     depth: int
     quantiles: tuple[float, ...] = (0.0, 1.0)
 
+    def __repr__(self) -> str:
+        return (
+            f"Floor(rmse={self.rmse:.4g} +- {self.standard_error:.2g}, steps={self.steps}, depth={self.depth}, "
+            f"groups={self.groups})"
+        )
+
     def is_of(self, depth: int | None, steps: int, grid: StepGrid) -> bool:
         """Whether it is the floor of generators of this depth, in so many steps of this grid."""
         return (self.depth, self.steps, tuple(self.quantiles)) == (depth, steps, tuple(grid.quantiles))

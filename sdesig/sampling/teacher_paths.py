@@ -69,6 +69,14 @@ class TeacherPaths(NamedTuple):
     signature: PartialSignature
     states: Tensor
 
+    def __repr__(self) -> str:
+        cells, (rows, *event) = len(self.times) - 1, self.states.shape[1:]
+        low, high = self.times[[0, -1]].tolist()
+        return (
+            f"TeacherPaths({rows} of shape {tuple(event)}, cells={cells}, depth={self.signature.depth}, "
+            f"snr=({low:g}, {high:g}))"
+        )
+
     def coarse(self, steps: int) -> TeacherPaths:
         """The same paths, their cells joined to `steps` steps, as equal in number of cells as can be (Chen, exact)."""
         ends = coarse_ends(len(self.times) - 1, steps)
