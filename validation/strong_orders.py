@@ -32,7 +32,7 @@ from torch import Tensor
 from sdesig.brownian import BrownianPath
 from sdesig.convergence import OrderEstimate, fit_strong
 from sdesig.convergence.study import NestedPath, rounding
-from sdesig.sampling.reverse import ReverseScheme
+from sdesig.sampling import ReverseScheme
 from sdesig.sde import SDE
 from sdesig.sde.problems import (
     CommutativeLinearSDE,

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from sdesig._checks import check_choice
 from validation import coverage, levy_area, reverse_diffusion, signature_laws, strong_orders, weak_orders
 from validation.report import run_study, write_summary
 
@@ -37,7 +36,8 @@ def run_studies(names: Sequence[str] = (), *, full: bool = False, out: Path = RE
         ValueError: a name that is not in `STUDIES`, before any of them is run.
     """
     for name in names:
-        check_choice("study", name, tuple(STUDIES))
+        if name not in STUDIES:
+            raise ValueError(f"study must be one of {', '.join(map(repr, STUDIES))}; got {name!r}")
     torch.set_num_threads(1)  # tensors are small: more threads mostly wait for each other
     verdicts = []
     for name in names or STUDIES:

@@ -8,15 +8,12 @@ from pathlib import Path
 
 import torch
 
+from experiments.files import WEIGHTS, file_digest
 from sdesig import _processes as processes
-from sdesig._files import file_digest
-from sdesig._modules import WEIGHTS
 from sdesig.evaluation.pixels import ImageSet
 from sdesig.images.image_data import load_images
-from sdesig.sampling import GaussianReference, PathSpace, StepGrid, TeacherOptions, choose_grid
-from sdesig.sampling.choose_grid import FOR_IMAGES
-from sdesig.sigdeg import DistillOptions, NetworkDenoiser, SigDEG, TrainingOptions, distill, train_teacher
-from sdesig.sigdeg.networks import Network
+from sdesig.sampling import LEAST_FOR_IMAGES, GaussianReference, PathSpace, StepGrid, TeacherOptions, choose_grid
+from sdesig.sigdeg import DistillOptions, Network, NetworkDenoiser, SigDEG, TrainingOptions, distill, train_teacher
 
 SNR = (1 / 20**2, 1 / 0.05**2)
 """Noise of standard deviation 20 to .05, for images in [-1, 1]."""
@@ -141,7 +138,7 @@ class Study:
                     teacher,
                     space,
                     paths=self.grid_paths,
-                    least=FOR_IMAGES,
+                    least=LEAST_FOR_IMAGES,
                     kept=file.with_name("grid-cells.safetensors"),
                     recorded={"teacher": file_digest(weights)},
                 )

@@ -4,6 +4,14 @@
 `sdesig.testing.memory` has `saved_bytes`, the memory of a backward pass.
 """
 
+from sdesig._intervals import mean_interval
 from sdesig.testing.laws import LawReport, check_brownian_step, check_gaussian, check_moments, chen_deviation
 
-__all__ = ["LawReport", "check_brownian_step", "check_gaussian", "check_moments", "chen_deviation"]
+__all__ = [
+    "LawReport",
+    "check_brownian_step",
+    "check_gaussian",
+    "check_moments",
+    "chen_deviation",
+    "mean_interval",
+]
