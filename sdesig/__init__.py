@@ -2,7 +2,15 @@
 
 from sdesig.brownian import BrownianPath, UniformClock
 from sdesig.convergence import OrderEstimate, strong_order, weak_order
-from sdesig.sampling import CanonicalDenoiser, CanonicalSDE, GaussianReference, SNRClock, SNRDenoiser, information_floor
+from sdesig.sampling import (
+    CanonicalDenoiser,
+    CanonicalSDE,
+    GaussianReference,
+    PathSpace,
+    SNRClock,
+    SNRDenoiser,
+    information_floor,
+)
 from sdesig.sde import EDM, SDE, VE, VP, Mixture, SubVP, to_ito, to_stratonovich
 from sdesig.sigdeg import SigDEG, distill
 from sdesig.signature import (
@@ -31,6 +39,7 @@ __all__ = [
     "Mixture",
     "OrderEstimate",
     "PartialSignature",
+    "PathSpace",
     "SNRClock",
     "SNRDenoiser",
     "SigDEG",

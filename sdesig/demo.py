@@ -145,12 +145,12 @@ def distilled(size: Size, seed: int, out: Path) -> SigDEG:
         student = SigDEG.from_teacher(load_teacher(), path_space(), depth=4)
     options = DistillOptions(
         steps=(4, 16),
-        teacher=TeacherOptions(steps=64, cells=32),
+        teacher_options=TeacherOptions(steps=64, cells=32),
         training=TrainingOptions(
             iterations=size.iterations, learning_rate=2e-3, warmup=50, ema=0.99, seed=seed, checkpoint_every=100
         ),
     )
-    return distill(student, load_teacher(), options, out, data=load_digits()[0])
+    return distill(student, load_teacher(), out, options, data=load_digits()[0])
 
 
 def plan(student: SigDEG, size: Size) -> list[tuple[AnySampler, Sequence[int]]]:

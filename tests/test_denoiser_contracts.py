@@ -40,7 +40,7 @@ WANTED = {
     "CanonicalSDE": lambda d, _: CanonicalSDE(d),
     "from_teacher": lambda d, _: SigDEG.from_teacher(d, depth=2, reference=REFERENCE, **PLACE),
     "distill": lambda d, out: distill(
-        student(), d, DistillOptions(), out / "run", data=LAW.sample(9, torch.Generator())
+        student(), d, out / "run", DistillOptions(), data=LAW.sample(9, torch.Generator())
     ),
     "Comparison": lambda d, _: Comparison(d, REFERENCE, **PLACE),
     "Comparison.of": lambda d, _: Comparison.of(d, student()),

@@ -30,7 +30,7 @@ def command_of(kind, file, *arguments):
 def distillation(command):
     paths = command.teacher_paths.cut_options(command.distillation.steps[1])
     training = checked(TrainingOptions, command.distillation.training)
-    return checked(DistillOptions, command.distillation, teacher=paths, training=training)
+    return checked(DistillOptions, command.distillation, teacher_options=paths, training=training)
 
 
 @pytest.mark.parametrize("file", DIGITS, ids=lambda file: file.stem)

@@ -21,9 +21,10 @@ def tiny(study, size):
     """Two iterations of everything, with few fine steps."""
 
     def shorter(run):
-        teacher = TeacherOptions(run.options.teacher.scheme, run.options.teacher.cells, run.options.teacher.cells)
+        of_run = run.options.teacher_options
+        teacher = TeacherOptions(of_run.scheme, of_run.cells, of_run.cells)
         training = replace(run.options.training, iterations=2)
-        return replace(run, options=replace(run.options, evaluations=100, teacher=teacher, training=training))
+        return replace(run, options=replace(run.options, evaluations=100, teacher_options=teacher, training=training))
 
     return replace(
         study,

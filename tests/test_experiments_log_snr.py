@@ -54,7 +54,7 @@ def test_the_floor_in_log_snr_has_its_closed_form(steps, depth):
         steps=steps,
         depth=depth,
         groups=4000,
-        teacher=TeacherOptions(steps=128),
+        teacher_options=TeacherOptions(steps=128),
         functionals=functools.partial(log_snr_functionals, depth=depth),
         dtype=torch.float64,
     )

@@ -41,9 +41,9 @@ def small():
 
 def tiny(options):
     """Two iterations on 32 paths of few fine steps."""
-    teacher = replace(options.teacher, steps=options.teacher.cells)
+    teacher = replace(options.teacher_options, steps=options.teacher_options.cells)
     training = replace(options.training, iterations=2)
-    return replace(options, paths=32, evaluations=128, teacher=teacher, training=training)
+    return replace(options, paths=32, evaluations=128, teacher_options=teacher, training=training)
 
 
 def check_figure(file):
@@ -209,7 +209,7 @@ def test_runs_that_share_paths_agree_in_what_the_paths_depend_on():
     for run in FULL_RUNS.values():
         if run.options.pairs != "local":
             training = run.options.training
-            key = (run.reference, run.even, run.options.teacher, run.options.paths, training.seed)
+            key = (run.reference, run.even, run.options.teacher_options, run.options.paths, training.seed)
             shared.setdefault(run.cache, set()).add(key)
     assert {cache: len(keys) for cache, keys in shared.items()} == dict.fromkeys(shared, 1)
     assert len(shared) == len({key for keys in shared.values() for key in keys})

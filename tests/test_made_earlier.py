@@ -263,7 +263,9 @@ def meaning_of(command):
     paths = command.teacher_paths.cut_options(command.distillation.steps[1])
     setting = command if isinstance(command, Distill) else command.setting
     return {
-        "distillation": asdict(checked(DistillOptions, command.distillation, teacher=paths, training=training)),
+        "distillation": checked(
+            DistillOptions, command.distillation, teacher_options=paths, training=training
+        ).described(),
         "depth": command.depth,
         "cell": command.cell,
         "reference": setting.reference,

@@ -359,7 +359,7 @@ def trained(folder, iterations=4):
         return module(torch.randn(4, 2, generator=generator)).square().mean(), 4
 
     options = TrainingOptions(iterations=iterations, checkpoint_every=2)
-    return train(module, loss, options, folder, recorded={}, progress=False)
+    return train(module, loss, folder, options, recorded={}, progress=False)
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,9 @@ from matplotlib.figure import Figure
 from scipy.special import ndtri
 from torch import Tensor
 
-from sdesig._files import replacing
+from sdesig import testing
 from sdesig.convergence import FEWEST, HALF_WIDTH, SLACK, OrderEstimate
 from sdesig.testing import LawReport
-from sdesig.testing import mean_interval as ends_of_mean
 
 COLUMNS = ("case", "theory", "measured", "ci_low", "ci_high", "passed", "note", "mode", "seconds")
 """Of every study's CSV; the columns of `Row.details` follow. Seconds are of one core, whatever else runs beside."""
@@ -80,7 +79,7 @@ def mean_interval(samples: Tensor, false_alarm_rate: float) -> tuple[float, floa
     the skewness of the samples, solved for the mean (P. Hall, J. R. Statist. Soc. B 54, 1992).
     """
     z = torch.tensor(float(ndtri(1 - false_alarm_rate / 2)), dtype=torch.float64)
-    low, high = ends_of_mean(samples, z)
+    low, high = testing.mean_interval(samples, z)
     return samples.mean().item(), low.item(), high.item()
 
 
@@ -124,9 +123,9 @@ def run_study(study: Study, out: Path, *, full: bool) -> bool:
         print(f"{_verdict(row)}  {study.name}: {row.case}: {_measurement(row)}; theory: {row.theory}", flush=True)
 
     figure = study.run(study.full if full else study.quick, report)
-    with replacing(out / f"{study.name}.png") as path:
-        figure.savefig(path, format="png", dpi=130)
-    with replacing(out / f"{study.name}.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
+    out.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out / f"{study.name}.png", dpi=130)
+    with (out / f"{study.name}.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow((*COLUMNS, *rows[0].details))
         for row, spent in zip(rows, seconds, strict=True):
@@ -157,8 +156,7 @@ def write_summary(studies: Iterable[Study], out: Path) -> None:
             f"`{command}`, {seconds:.0f} s."
         )
         table += [_table_line(study.name, row) for row in stored]
-    with replacing(out / "summary.md") as path:
-        path.write_text("\n".join([*lines, "", *table, ""]), encoding="utf-8")
+    (out / "summary.md").write_text("\n".join([*lines, "", *table, ""]), encoding="utf-8")
 
 
 def _table_line(name: str, stored: Mapping[str, str]) -> str:

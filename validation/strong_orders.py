@@ -31,7 +31,7 @@ from torch import Tensor
 
 from sdesig.brownian import BrownianPath
 from sdesig.convergence import NestedPath, OrderEstimate, fit_strong, rounding
-from sdesig.sampling.reverse import ReverseScheme
+from sdesig.sampling import ReverseScheme
 from sdesig.sde import SDE
 from sdesig.sde.problems import (
     CommutativeLinearSDE,

@@ -20,7 +20,7 @@ EVENT = (3, 32, 32)
 SOLVER = DistillOptions(
     steps=(4, 20),
     evaluations=2048,
-    teacher=TeacherOptions(steps=60, cells=60),
+    teacher_options=TeacherOptions(steps=60, cells=60),
     training=TrainingOptions(learning_rate=3e-4, warmup=100, checkpoint_every=100, precision="bfloat16"),
 )
 GPU = Study(

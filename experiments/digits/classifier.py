@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sdesig.digits import FOLDER, load_digits
-from sdesig.digits.classifier import train_classifier
+from sdesig.digits import FOLDER, load_digits, train_classifier
 
 
 def main() -> None:

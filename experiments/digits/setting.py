@@ -38,12 +38,12 @@ class Run:
 
 FULL = DistillOptions(
     steps=(4, 16),
-    teacher=TeacherOptions(steps=64, cells=32),
+    teacher_options=TeacherOptions(steps=64, cells=32),
     training=TrainingOptions(iterations=4000, learning_rate=2e-3, warmup=200),
 )
 PAPER = DistillOptions(
     steps=(16, 100),
-    teacher=TeacherOptions(scheme="euler", steps=1000, cells=100),
+    teacher_options=TeacherOptions(scheme="euler", steps=1000, cells=100),
     training=TrainingOptions(iterations=1500, learning_rate=1e-3, warmup=200),
 )
 """The plain cell on Euler's scheme with 1000 steps, for 16 to 100 steps."""
@@ -89,5 +89,5 @@ def distilled(name: str, folder: Path) -> SigDEG:
         cell=run.cell,
     )
     return distill(
-        made, load_teacher(), run.options, folder / name, data=load_digits()[0], cache=folder / "paths" / run.cache
+        made, load_teacher(), folder / name, run.options, data=load_digits()[0], cache=folder / "paths" / run.cache
     )

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from experiments.digits.floors import DEPTHS, LOG_SNR, floors_of
 from experiments.digits.setting import RUNS, distilled
-from sdesig._files import replacing, write_json
+from experiments.files import replacing, write_json
 from sdesig.digits import load_grid, load_teacher, path_space
 from sdesig.evaluation import Comparison
 from sdesig.evaluation.comparison import Sampler, baselines, generator_sampler

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from experiments.digits.floors import DEPTHS, floors_of
 from experiments.digits.setting import distilled
+from experiments.files import read_json, replacing, write_json
 from experiments.targets import TITLES, Line, line
-from sdesig._files import read_json, replacing, write_json
 from sdesig.digits import load_classifier, load_digits, load_grid, load_teacher, path_space
 from sdesig.evaluation import Comparison
 from sdesig.evaluation.comparison import Outcome, Sampler, baselines, generator_sampler
@@ -26,8 +26,7 @@ from sdesig.evaluation.report import (
     report_rows,
     save_figure,
 )
-from sdesig.sampling import Floor
-from sdesig.sampling.error_statistics import paired_ratio
+from sdesig.sampling import Floor, paired_ratio
 
 STEPS = (4, 8, 10, 16, 32)
 COLUMNS = {

@@ -16,14 +16,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sdesig._files import replacing, write_json
+from experiments.files import replacing, write_json
 from sdesig.evaluation.report import markdown_table
 from sdesig.images import DiffusersUNet
 from sdesig.sampling import GaussianReference, PathSpace, SNRDenoiser, TeacherOptions, draw_paths
-from sdesig.sigdeg import NetworkDenoiser, SigDEG, UNet
-from sdesig.sigdeg.distillation import rollout_loss
-from sdesig.sigdeg.network_denoiser import ModelDenoiser
-from sdesig.sigdeg.networks import Network
+from sdesig.sigdeg import ModelDenoiser, Network, NetworkDenoiser, SigDEG, UNet, rollout_loss
 from sdesig.testing.memory import saved_bytes
 
 RESULTS = Path(__file__).parent / "results"

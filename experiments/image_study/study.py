@@ -8,15 +8,12 @@ from pathlib import Path
 
 import torch
 
+from experiments.files import WEIGHTS, file_digest
 from sdesig import _processes as processes
-from sdesig._files import file_digest
-from sdesig._modules import WEIGHTS
 from sdesig.evaluation.pixels import ImageSet
 from sdesig.images.image_data import load_images
-from sdesig.sampling import GaussianReference, PathSpace, StepGrid, TeacherOptions, choose_grid
-from sdesig.sampling.choose_grid import FOR_IMAGES
-from sdesig.sigdeg import DistillOptions, NetworkDenoiser, SigDEG, TrainingOptions, distill, train_teacher
-from sdesig.sigdeg.networks import Network
+from sdesig.sampling import LEAST_FOR_IMAGES, GaussianReference, PathSpace, StepGrid, TeacherOptions, choose_grid
+from sdesig.sigdeg import DistillOptions, Network, NetworkDenoiser, SigDEG, TrainingOptions, distill, train_teacher
 
 SNR = (1 / 20**2, 1 / 0.05**2)
 """Noise of standard deviation 20 to .05, for images in [-1, 1]."""
@@ -49,7 +46,7 @@ def runs_of(solver: DistillOptions, iterations: tuple[int, int, int, int]) -> di
 
     slow = replace(solver.training, learning_rate=0.3 * solver.training.learning_rate)  # it starts near its end
     teacher = TeacherOptions(scheme="euler", steps=TEACHER_STEPS, cells=100)
-    paper = replace(solver, steps=(50, 100), teacher=teacher, training=slow)
+    paper = replace(solver, steps=(50, 100), teacher_options=teacher, training=slow)
     four, plain, two, one = iterations
     return {
         "depth-4": Run(trained(solver, four)),
@@ -130,7 +127,7 @@ class Study:
             space = replace(space, grid=self._grid(teacher, space, runs / "grid.json"))
         torch.manual_seed(0)
         made = SigDEG.from_teacher(teacher, space, depth=run.depth, cell=run.cell)
-        return distill(made.to(device), teacher, run.options, runs / name, data=images.to(device))
+        return distill(made.to(device), teacher, runs / name, run.options, data=images.to(device))
 
     def _grid(self, teacher: NetworkDenoiser, space: PathSpace, file: Path) -> StepGrid:
         """The grid of steps that suits the teacher, measured once and kept in a file."""
@@ -141,7 +138,7 @@ class Study:
                     teacher,
                     space,
                     paths=self.grid_paths,
-                    least=FOR_IMAGES,
+                    least=LEAST_FOR_IMAGES,
                     kept=file.with_name("grid-cells.safetensors"),
                     recorded={"teacher": file_digest(weights)},
                 )

@@ -11,11 +11,10 @@ from pathlib import Path
 
 from torch import Tensor
 
+from experiments.files import WEIGHTS, file_digest, replacing, write_json
 from experiments.image_study.study import SNR, Study
 from experiments.targets import TITLES, Line, line
 from sdesig import _processes as processes
-from sdesig._files import file_digest, replacing, write_json
-from sdesig._modules import WEIGHTS
 from sdesig.evaluation import Comparison
 from sdesig.evaluation.comparison import baselines, generator_sampler
 from sdesig.evaluation.features import FeatureExtractor, PerceptualDistance, load_extractor, load_perceptual
@@ -26,8 +25,7 @@ from sdesig.evaluation.reference_statistics import reference_statistics
 from sdesig.evaluation.report import markdown_table
 from sdesig.evaluation.sample_store import SampleFiles
 from sdesig.images.unipc import peer_samples
-from sdesig.sampling import PathAverage
-from sdesig.sampling.error_statistics import paired_ratio
+from sdesig.sampling import PathAverage, paired_ratio
 from sdesig.sigdeg import ModelDenoiser, SigDEG
 
 MOST_OF_FEW = 20

@@ -12,7 +12,7 @@ from sdesig.sigdeg import DistillOptions, TrainingOptions, UNet
 SOLVER = DistillOptions(
     steps=(4, 20),
     evaluations=512,
-    teacher=TeacherOptions(steps=60, cells=60),
+    teacher_options=TeacherOptions(steps=60, cells=60),
     training=TrainingOptions(learning_rate=1e-3, warmup=50, checkpoint_every=50),
 )
 FASTER = replace(SOLVER, training=replace(SOLVER.training, precision="bfloat16"))

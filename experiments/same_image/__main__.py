@@ -23,7 +23,7 @@ import diffusers
 import torch
 from torch import Tensor
 
-from sdesig._files import replacing, write_json
+from experiments.files import replacing, write_json
 from sdesig.digits import load_digits
 from sdesig.evaluation.report import markdown_table
 from sdesig.images import PathAverageScheduler

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
+from experiments.files import replacing, write_json
 from experiments.targets import measured
 from experiments.toy_mixture.setting import DENOISER, DEPTHS, SDE, SPACE, STEPS, TEACHER, distilled
-from sdesig._files import replacing, write_json
 from sdesig.evaluation.comparison import Comparison, baselines, generator_sampler
 from sdesig.evaluation.report import INTERVALS, Row, error_figure, markdown_table, report_rows, save_figure
 from sdesig.sampling import information_floor

@@ -33,7 +33,7 @@ def student(depth: int) -> SigDEG:
 def options(depth: int, iterations: int | None = None) -> DistillOptions:
     """How the student of a depth is distilled: up to half an hour on one core."""
     training = TrainingOptions(iterations=iterations or ITERATIONS[depth], learning_rate=2e-3, warmup=200)
-    return DistillOptions(steps=(4, 16), evaluations=4096, teacher=TEACHER, training=training)
+    return DistillOptions(steps=(4, 16), evaluations=4096, teacher_options=TEACHER, training=training)
 
 
 def distilled(depth: int, out: Path, iterations: int | None = None) -> SigDEG:
@@ -42,4 +42,4 @@ def distilled(depth: int, out: Path, iterations: int | None = None) -> SigDEG:
     if done.exists():
         return SigDEG.load(done, denoiser=DENOISER)
     data = MIXTURE.sample(DATA, torch.Generator().manual_seed(0))
-    return distill(student(depth), DENOISER, options(depth, iterations), out / f"depth-{depth}", data=data)
+    return distill(student(depth), DENOISER, out / f"depth-{depth}", options(depth, iterations), data=data)

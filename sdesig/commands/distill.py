@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -64,7 +64,7 @@ class Distill:
         check_integer("depth", self.depth, 1, MOST_DEPTH)
         training = checked(TrainingOptions, self.distillation.training)
         paths = self.teacher_paths.cut_options(self.distillation.steps[1])
-        options = checked(DistillOptions, self.distillation, teacher=paths, training=training)
+        options = checked(DistillOptions, self.distillation, teacher_options=paths, training=training)
         teacher, data, identity = load_problem(self.teacher, self.data, device)
         gaussian, snr = fitted_reference(self.reference, data, self.data), snr_range(self.snr, self.teacher)
         space = PathSpace(teacher.event, snr, gaussian.to(device))
@@ -88,7 +88,7 @@ class Distill:
                 **recorded,
                 "depth": self.depth,
                 "cell": self.cell,
-                "distillation": asdict(options),
+                "distillation": options.described(),
                 "out": self.out,
                 "cache": self.cache,
                 "device": device,
@@ -97,5 +97,5 @@ class Distill:
         )
         samples = data.to(device)
         with naming_memory(evaluations=options.evaluations, depth=self.depth, recompute=options.recompute):
-            distill(student.to(device), teacher, options, self.out, data=samples, cache=self.cache, recorded=recorded)
+            distill(student.to(device), teacher, self.out, options, data=samples, cache=self.cache, recorded=recorded)
         print(f"-> {self.out / 'student'}")

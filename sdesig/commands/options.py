@@ -40,9 +40,9 @@ class TrainingFlags(TrainingOptions):
 class DistillFlags(DistillOptions):
     """What to distil from, and how."""
 
-    # of `DistillOptions`, likewise; `TeacherPathFlags` are in the place of `teacher`
+    # of `DistillOptions`, likewise; `TeacherPathFlags` are in the place of `teacher_options`
 
-    teacher: tyro.conf.Suppress[tyro.conf.Fixed[TeacherOptions]] = field(default_factory=TeacherOptions)
+    teacher_options: tyro.conf.Suppress[tyro.conf.Fixed[TeacherOptions]] = field(default_factory=TeacherOptions)
     training: TrainingFlags = field(default_factory=TrainingFlags)
 
     def __post_init__(self) -> None:

@@ -11,10 +11,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdesig.digits.classifier import DigitClassifier
-from sdesig.sampling import PathSpace, StepGrid
-from sdesig.sampling.gaussian_reference import GaussianReference
+from sdesig.digits.classifier import DigitClassifier, train_classifier
+from sdesig.sampling import GaussianReference, PathSpace, StepGrid
 from sdesig.sigdeg import NetworkDenoiser, SigDEG
+
+__all__ = [
+    "EVENT",
+    "FOLDER",
+    "REFERENCE",
+    "SNR",
+    "DigitClassifier",
+    "load_classifier",
+    "load_digits",
+    "load_grid",
+    "load_student",
+    "load_teacher",
+    "path_space",
+    "reference",
+    "train_classifier",
+]
 
 FOLDER = Path(__file__).parent
 EVENT = (64,)

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from sdesig._checks import check_instance, check_integer
 from sdesig._evaluating import evaluating
+from sdesig._memory import rows_at_once
 from sdesig.brownian import BrownianPath
 from sdesig.sampling import DPMSolver1, DPMSolver2M, PathAverage
 from sdesig.sampling.canonical_sde import CanonicalSDE
 from sdesig.sampling.error_statistics import root_mean_square
 from sdesig.sampling.gaussian_reference import GaussianReference
-from sdesig.sampling.lockstep import PART, Run, run_along
+from sdesig.sampling.lockstep import Run, run_along
 from sdesig.sampling.path_space import PathSpace
 from sdesig.sampling.snr_denoiser import SNRDenoiser, check_snr_denoiser
 from sdesig.sampling.step_grid import StepGrid
@@ -274,7 +275,7 @@ class Comparison:
         would leave a GPU idle, and after a call that is not timed.
         """
         if self.space.device.type == "cpu":
-            at_once = max(1, PART // (steps * self.space.depth * math.prod(self.space.event)))
+            at_once = rows_at_once(steps * self.space.depth * math.prod(self.space.event))
             seeds = range(min(at_once, max(50, min(TIMED, TIMED * 32 // steps))))
         else:
             seeds = range(self.batch)

@@ -33,7 +33,7 @@ LOCAL_ORDER = 2.0
 NEGLIGIBLE = 1e-5
 """Relative errors that are no reason to prefer one place to another: where all are below, the grid is even."""
 
-FOR_IMAGES = 0.8
+LEAST_FOR_IMAGES = 0.8
 """`least` for images. By their pathwise error alone, the last steps would be long: little moves then. But what moves is
 the grain of flat parts, which a mean square hardly sees and a Frechet distance does."""
 
@@ -65,7 +65,7 @@ def choose_grid(
         cells: in which errors are measured: about as many as the steps that the grid is for.
         fine_per_cell: fine steps per cell.
         paths: over which errors are averaged; they are heavy-tailed.
-        least: the density is nowhere less than this share of its mean, in (0, 1]; for images, `FOR_IMAGES`.
+        least: the density is nowhere less than this share of its mean, in (0, 1]; for images, `LEAST_FOR_IMAGES`.
         seed: of everything random.
         progress: whether to show a progress bar.
         kept: safetensors file in which every cell is kept once it is measured. A choice that was stopped goes on from

@@ -328,5 +328,5 @@ class GaussianReference:
 
     def __repr__(self) -> str:
         variance = f"{self.variance.item():g}" if self.variance.ndim == 0 else f"of shape {tuple(self.variance.shape)}"
-        basis = f", {len(self.basis)} basis matrices" if self.basis else ""
+        basis = f", basis of sizes {tuple(map(len, self.basis))}" if self.basis else ""
         return f"GaussianReference(variance {variance}{basis})"

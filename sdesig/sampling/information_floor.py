@@ -22,7 +22,8 @@ from sdesig.sampling.teacher_paths import TeacherOptions, draw_signature, snr_ti
 from sdesig.signature import legendre
 from sdesig.signature.partial_signature import PartialSignature
 
-_NUMBERS_AT_ONCE = 2**24
+_NUMBERS = 2**24
+"""Most numbers of paths that are drawn from one generator. The floor of a seed depends on it: it must not change."""
 _ORTHONORMAL = 1e-4  # what inner products of functionals may be off by
 
 
@@ -47,6 +48,12 @@ class Floor:
     steps: int
     depth: int
     quantiles: tuple[float, ...] = (0.0, 1.0)
+
+    def __repr__(self) -> str:
+        return (
+            f"Floor(rmse={self.rmse:.4g} +- {self.standard_error:.2g}, steps={self.steps}, depth={self.depth}, "
+            f"groups={self.groups})"
+        )
 
     def is_of(self, depth: int | None, steps: int, grid: StepGrid) -> bool:
         """Whether it is the floor of generators of this depth, in so many steps of this grid."""
@@ -114,7 +121,7 @@ def information_floor(
     scheme = teacher_scheme(options.scheme)
     fine_depth = max(2, depth)
     numbers = len(fine_times) * fine_depth * math.prod(event)
-    rows = max(1, min(groups, _NUMBERS_AT_ONCE // numbers))
+    rows = max(1, min(groups, _NUMBERS // numbers))
     inner = torch.cat([fine_times[:-1].unflatten(0, (steps, fine_per_step)).T, times[None, 1:]])
     differences = []
     for first in range(0, groups, rows):

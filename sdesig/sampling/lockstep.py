@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sdesig._memory import rows_at_once
 from sdesig.brownian import BrownianPath
 from sdesig.sampling.canonical_sde import CanonicalSDE
 from sdesig.sampling.gaussian_reference import GaussianReference
@@ -17,12 +18,10 @@ from sdesig.signature.partial_signature import PartialSignature, join_steps
 from sdesig.solvers.base import Scheme
 from sdesig.solvers.driver import all_finite
 
-PART = 2**24
-"""Numbers of a path that are held at once."""
-FEWEST = 16
-"""Cells of it that are held at least."""
+FEWEST_CELLS = 16
+"""Cells of a path that are held at least."""
 FEWEST_SEEDS = 64
-"""What the memory for matrices counts as, which there are for every coordinate that has a clock of its own."""
+"""Matrices, one for every coordinate that has a clock of its own, take the memory of the paths of so many seeds."""
 
 
 class Joined:
@@ -101,7 +100,7 @@ def run_along(path: BrownianPath, reference: GaussianReference, runs: Sequence[R
     for run in runs:
         groups.setdefault((run.referenced, run.ends), (Joined(run.ends), []))[1].append(run)
     seeds, *event = path.shape
-    part = max(FEWEST, PART // (max(FEWEST_SEEDS, seeds) * path.depth * math.prod(event)))
+    part = max(FEWEST_CELLS, rows_at_once(max(FEWEST_SEEDS, seeds) * path.depth * math.prod(event)))
     for first in range(0, len(times) - 1, part):
         now = times[first : first + part + 1]
         cells = path.partial_signatures(now)

@@ -32,6 +32,11 @@ class SNRDenoiser(nn.Module):
         self.denoiser = check_denoiser("denoiser", denoiser)
         self.eta = check_real("eta", eta, minimum=0.0)
 
+    def __repr__(self) -> str:
+        name = getattr(self.denoiser, "__qualname__", type(self.denoiser).__name__)
+        numbers = sum(parameter.numel() for parameter in self.parameters())
+        return f"{type(self).__name__}({name}, eta={self.eta:g}, {numbers} parameters)"
+
     def forward(self, y: Tensor, snr: Tensor | float, *inputs: object) -> Tensor:
         """E[x_0 | y], shape (batch, *event), for y of that shape and snr () or (batch,); `inputs` are handed on.
 

@@ -34,6 +34,7 @@ TEACHER_SCHEMES: dict[str, type[PathAverage] | type[DPMSolver1] | type[DPMSolver
 MOST_STEPS = 2**20
 SAMPLE_STEPS = 128
 _NUMBERS = 2**26
+"""Most numbers that `teacher_samples` draws from one generator. What a seed gives depends on it: it must not change."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,14 @@ class TeacherPaths(NamedTuple):
     times: Tensor
     signature: PartialSignature
     states: Tensor
+
+    def __repr__(self) -> str:
+        cells, (rows, *event) = len(self.times) - 1, self.states.shape[1:]
+        low, high = self.times[[0, -1]].tolist()
+        return (
+            f"TeacherPaths({rows} of shape {tuple(event)}, cells={cells}, depth={self.signature.depth}, "
+            f"snr=({low:g}, {high:g}))"
+        )
 
     def coarse(self, steps: int) -> TeacherPaths:
         """The same paths, their cells joined to `steps` steps, as equal in number of cells as can be (Chen, exact)."""

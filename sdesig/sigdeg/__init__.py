@@ -1,7 +1,7 @@
 """Sig-DEG: a recurrent generator on a coarse grid of the SNR clock, fed partial signatures, and its distillation."""
 
 from sdesig.sigdeg.cells import Cell, CorrectedDenoiser, PlainCell, SolverCell, StepCoefficients
-from sdesig.sigdeg.distillation import DistillOptions, distill
+from sdesig.sigdeg.distillation import DistillOptions, distill, rollout_loss
 from sdesig.sigdeg.network_denoiser import ModelDenoiser, NetworkDenoiser
 from sdesig.sigdeg.networks import MLP, Network, UNet
 from sdesig.sigdeg.samples import Samples
@@ -25,6 +25,7 @@ __all__ = [
     "TrainingOptions",
     "UNet",
     "distill",
+    "rollout_loss",
     "train",
     "train_teacher",
 ]

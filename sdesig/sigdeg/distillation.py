@@ -56,17 +56,17 @@ class DistillOptions:
     time."""
     only_coefficients: bool = False
     """Train the evaluation point's numbers alone (`StepCoefficients`); the network stays the teacher's."""
-    teacher: TeacherOptions = field(default_factory=TeacherOptions)
+    teacher_options: TeacherOptions = field(default_factory=TeacherOptions)
     training: TrainingOptions = field(default_factory=TrainingOptions)
 
     def __post_init__(self) -> None:
-        check_instance("teacher", self.teacher, TeacherOptions)
+        check_instance("teacher_options", self.teacher_options, TeacherOptions)
         check_instance("training", self.training, TrainingOptions)
         if not isinstance(self.steps, Sequence) or len(self.steps) != 2:
             raise TypeError(f"steps must be two integers, (fewest, most); got {self.steps!r}")
         low, high = self.steps
         check_integer("steps[0]", low, 1)
-        check_integer("steps[1]", high, low, self.teacher.cells)
+        check_integer("steps[1]", high, low, self.teacher_options.cells)
         check_integer("evaluations", self.evaluations, high, MOST)
         check_choice("pairs", self.pairs, ("local", "rollout", "both"))
         if not 0.0 <= check_real("local_share", self.local_share) <= 1.0:
@@ -74,12 +74,16 @@ class DistillOptions:
         check_integer("paths", self.paths, 0, MOST)
         check_integer("window", self.window, 0)
 
+    def described(self) -> dict[str, Any]:
+        """The options as runs record them, JSON-serializable: `teacher_options` is called "teacher" there."""
+        return {"teacher" if name == "teacher_options" else name: value for name, value in asdict(self).items()}
+
 
 def distill(
     student: SigDEG,
     teacher: SNRDenoiser,
-    options: DistillOptions,
     out: str | Path,
+    options: DistillOptions,
     *,
     data: Data | None = None,
     cache: str | Path | None = None,
@@ -98,8 +102,8 @@ def distill(
     Args:
         student: from `SigDEG.from_teacher`; trained in place.
         teacher: D(y, snr), on the device of the student.
-        options: see `DistillOptions`.
         out: folder of the run: options.json, stats.jsonl, the checkpoint, the student.
+        options: see `DistillOptions`.
         data: samples (n, *event) for local pairs, see `sdesig.sigdeg.training_data`.
         cache: folder of the teacher paths; default out/paths.
         recorded: what else options.json shall say, such as which teacher it is.
@@ -128,12 +132,12 @@ def distill(
     folder = Path(out)
     described = {
         **(recorded or {}),
-        "distillation": {name: value for name, value in asdict(options).items() if name != "training"},
+        "distillation": {name: value for name, value in options.described().items() if name != "training"},
         "event": list(student.space.event),
         "depth": student.depth,
         "cell": student.kind,
     }
-    begin(options.training, folder, described)
+    begin(folder, options.training, described)
     sde = CanonicalSDE(teacher, reference=student.space.reference)
     paths = None
     if options.pairs != "local" and options.paths > 0:
@@ -141,7 +145,7 @@ def distill(
             folder / "paths" if cache is None else Path(cache),
             teacher,
             student.space,
-            options.teacher,
+            options.teacher_options,
             paths=options.paths,
             seed=options.training.seed,
             recorded=recorded if cache_recorded is None else cache_recorded,
@@ -158,11 +162,12 @@ def distill(
         if iteration < local_iterations:
             assert data is not None
             rows = options.evaluations // min(steps, LOCAL_STEPS)
-            error = local_loss(student, sde, data, steps, rows, options.teacher, generator, recompute=options.recompute)
+            fine = options.teacher_options
+            error = local_loss(student, sde, data, steps, rows, fine, generator, recompute=options.recompute)
             return _log(error, student), options.evaluations
         rows = max(2, options.evaluations // steps)
         if paths is None:
-            drawn = draw_paths(teacher, student.space, options.teacher, rows, generator=generator)
+            drawn = draw_paths(teacher, student.space, options.teacher_options, rows, generator=generator)
         else:
             drawn = paths.draw(rows, generator)
         window, first = options.window, 0
@@ -174,7 +179,7 @@ def distill(
 
     student.train()
     with in_precision(options.training.precision, teacher), evaluating(teacher):
-        trained = train(student, loss, options.training, folder, recorded=described, progress=progress)
+        trained = train(student, loss, folder, options.training, recorded=described, progress=progress)
     processes.once(lambda: trained.save(folder / "student"))
     return trained.eval()
 
@@ -218,15 +223,15 @@ def local_loss(
     data: Data,
     steps: int,
     rows: int,
-    teacher: TeacherOptions,
+    teacher_options: TeacherOptions,
     generator: torch.Generator,
     *,
     recompute: bool = False,
 ) -> Tensor:
     """The same for single steps that start on the exact marginal of data: `rows` for each of some steps of a grid."""
-    times = coarse_times(student, teacher, steps)
-    per_step = max(1, teacher.steps // steps)
-    fine = TeacherOptions(teacher.scheme, per_step, per_step)
+    times = coarse_times(student, teacher_options, steps)
+    per_step = max(1, teacher_options.steps // steps)
+    fine = TeacherOptions(teacher_options.scheme, per_step, per_step)
     errors = []
     for k in torch.randperm(steps, generator=generator, device=generator.device)[:LOCAL_STEPS].tolist():
         start, end = times[k], times[k + 1]
@@ -245,9 +250,10 @@ def local_loss(
     return torch.stack(errors).mean()
 
 
-def coarse_times(student: SigDEG, teacher: TeacherOptions, steps: int) -> Tensor:
+def coarse_times(student: SigDEG, teacher_options: TeacherOptions, steps: int) -> Tensor:
     """SNRs of `steps` steps on the cells of the teacher's grid, as rollouts have them."""
-    return snr_times(student.space.snr, student.space.grid, teacher.cells)[coarse_ends(teacher.cells, steps)]
+    space, cells = student.space, teacher_options.cells
+    return snr_times(space.snr, space.grid, cells)[coarse_ends(cells, steps)]
 
 
 def _move(student: SigDEG, recompute: bool, *step: Any) -> tuple[Tensor, Any]:

@@ -24,7 +24,8 @@ from sdesig.signature.partial_signature import PartialSignature
 SHARD = 512
 """Most paths in a file."""
 NUMBERS = 2**28
-"""Most numbers of fine steps that are in memory when paths are drawn, and of paths that were read."""
+"""Most numbers of the fine steps of one file, and of the paths that are kept in memory. Folders made earlier have files
+of as many paths: it must not change."""
 
 
 def shard_rows(space: PathSpace, options: TeacherOptions) -> int:

@@ -30,6 +30,9 @@ class Samples:
     steps: int
     identity: dict[str, Any]
 
+    def __repr__(self) -> str:
+        return f"Samples({len(self.values)} of shape {tuple(self.values.shape[1:])}, steps={self.steps})"
+
     @property
     def seeds(self) -> list[int]:
         """One per sample."""

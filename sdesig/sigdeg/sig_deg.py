@@ -144,6 +144,10 @@ class SigDEG(nn.Module):
             )
         return cls(CELLS[cell](denoiser, depth, sigma_data), space)
 
+    def __repr__(self) -> str:
+        numbers = sum(parameter.numel() for parameter in self.parameters())
+        return f"SigDEG(cell={self.kind!r}, depth={self.depth}, {numbers} parameters, {self.space})"
+
     @property
     def kind(self) -> str:
         """Of its cell, one of `CELLS`."""

@@ -93,8 +93,8 @@ class TrainingOptions:
 def train(
     module: ModuleT,
     loss: Loss,
-    options: TrainingOptions,
     out: Path,
+    options: TrainingOptions,
     *,
     recorded: Mapping[str, Any],
     progress: bool = True,
@@ -112,8 +112,8 @@ def train(
         module: trained in place.
         loss: (iteration, generator) -> (loss, number of samples in it), of one part. It must depend on nothing else
             that changes, but for torch's global generators, which are seeded too.
-        options: see `TrainingOptions`.
         out: folder for options.json, stats.jsonl and the checkpoint; if it has a checkpoint, training goes on from it.
+        options: see `TrainingOptions`.
         recorded: further options, JSON-serializable, which a run that goes on must share.
         progress: whether to show a progress bar with the loss, samples per second and the time left.
 
@@ -130,7 +130,7 @@ def train(
     parameters = [p for p in module.parameters() if p.requires_grad]
     if not parameters:
         raise ValueError("module must have parameters that require gradients")
-    begin(options, out, recorded)
+    begin(out, options, recorded)
     average = copy.deepcopy(module).requires_grad_(False)
     optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate, weight_decay=options.weight_decay, fused=True)
     first = 0
@@ -199,7 +199,7 @@ def train(
     return average
 
 
-def begin(options: TrainingOptions, out: Path, recorded: Mapping[str, Any]) -> None:
+def begin(out: Path, options: TrainingOptions, recorded: Mapping[str, Any]) -> None:
     """Record the options of a run, as `train` does; earlier, where work comes before the training.
 
     Raises:

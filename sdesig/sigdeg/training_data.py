@@ -11,6 +11,7 @@ from torch import Tensor
 from sdesig._checks import check_floating
 
 _ROWS = 1024
+"""Samples that are added up at once. The last digit of a standard deviation depends on it: it must not change."""
 
 
 class Rows(Protocol):

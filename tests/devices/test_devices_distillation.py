@@ -108,7 +108,7 @@ def test_a_training_goes_on_where_it_was_stopped(agrees, device, tmp_path):
             return (network(x, x[:, 0].abs()) - x.sin()).square().mean(), 16
 
         options = TrainingOptions(iterations=4, warmup=1, checkpoint_every=1)
-        return train(network, loss, options, out, recorded={}, progress=False)
+        return train(network, loss, out, options, recorded={}, progress=False)
 
     with pytest.raises(Stopped):
         trained(device, tmp_path / "resumed", stop=2)
@@ -201,8 +201,8 @@ def distilled(device, out, name, *, iterations=2, teacher=None, steps=(2, 4), ch
     own = SNRDenoiser(Shrinking()) if settings.pop("corrected") else None
     student = student_on(device, kind, teacher=own, sigma_data=0.8, **made)
     training = TrainingOptions(iterations=iterations, warmup=1, precision=precision, checkpoint_every=checkpoint_every)
-    options = DistillOptions(steps=steps, evaluations=4, teacher=FINE, training=training, **settings)
-    return distill(student, own or teacher or teacher_on(device), options, out, data=DATA, progress=False)
+    options = DistillOptions(steps=steps, evaluations=4, teacher_options=FINE, training=training, **settings)
+    return distill(student, own or teacher or teacher_on(device), out, options, data=DATA, progress=False)
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -245,9 +245,9 @@ def test_images_are_distilled(agrees, tmp_path, kind):
         event = {"event": (1, 8, 8), "snr": SNR, "depth": 2, "levels": 6}
         student = SigDEG.from_teacher(teacher, reference=reference, **event).to(device)
         training = TrainingOptions(iterations=1, warmup=1)
-        options = DistillOptions(steps=(2, 4), evaluations=4, teacher=FINE, training=training)
+        options = DistillOptions(steps=(2, 4), evaluations=4, teacher_options=FINE, training=training)
         out = tmp_path / f"{kind}-{device}"
-        return distill(student, teacher, options, out, data=data, progress=False).sample(range(2), 4)
+        return distill(student, teacher, out, options, data=data, progress=False).sample(range(2), 4)
 
     agrees(compute, rtol=1e-2, atol=1e-2, draws=True)
 

@@ -113,12 +113,14 @@ def test_students_learn_from_images_as_from_their_floats(tmp_path):
     teacher = NetworkDenoiser(UNet(1, 8, widths=(8,)), 0.6).eval()
     reference = GaussianReference.fit(pictures().floats(), "dct")
     training = TrainingOptions(iterations=2, warmup=0)
-    options = DistillOptions(steps=(2, 4), evaluations=8, teacher=TeacherOptions(steps=8, cells=4), training=training)
+    options = DistillOptions(
+        steps=(2, 4), evaluations=8, teacher_options=TeacherOptions(steps=8, cells=4), training=training
+    )
     made = []
     for name, data in (("a", pictures()), ("b", pictures().floats())):
         torch.manual_seed(1)
         student = SigDEG.from_teacher(teacher, event=EVENT, snr=(0.01, 100.0), depth=2, reference=reference)
-        made.append(distill(student, teacher, options, tmp_path / name, data=data, progress=False))
+        made.append(distill(student, teacher, tmp_path / name, options, data=data, progress=False))
     assert same(*made)
 
 

@@ -184,7 +184,7 @@ def test_another_seed_is_another_value():
 def test_groups_in_several_batches(monkeypatch):
     """Where memory is short the groups are drawn in parts, which are independent."""
     module = importlib.import_module("sdesig.sampling.information_floor")
-    monkeypatch.setattr(module, "_NUMBERS_AT_ONCE", 200_000)
+    monkeypatch.setattr(module, "_NUMBERS", 200_000)
     found = floor(groups=3001)
     assert found.groups == 3001
     assert abs(z_score(found, closed_form(2, 2))) < 5

@@ -48,8 +48,8 @@ def test_steps_are_those_of_the_whole(sizes, ends, kind):
 @pytest.mark.parametrize("kind", REFERENCES)
 def test_ends_are_those_of_solve(fewest, kind, monkeypatch):
     """Two schemes at three numbers of steps at once, on parts of 3 cells, 16, or all."""
-    monkeypatch.setattr(lockstep, "PART", 1)
-    monkeypatch.setattr(lockstep, "FEWEST", fewest)
+    monkeypatch.setattr("sdesig._memory.NUMBERS_AT_ONCE", 1)
+    monkeypatch.setattr(lockstep, "FEWEST_CELLS", fewest)
     sde = CanonicalSDE(SNRDenoiser(LAW.denoise_y), reference=REFERENCES[kind])
     path = path_of(sde)
     start, times = sde.start(path.initial_noise(), path.t0), path.grid(64)

@@ -90,14 +90,14 @@ def options(**changes):
         "steps": (3, 5),
         "evaluations": 800,
         "paths": 512,
-        "teacher": TeacherOptions(steps=32, cells=8),
+        "teacher_options": TeacherOptions(steps=32, cells=8),
     } | changes
     return DistillOptions(**changes, training=TrainingOptions(**training))
 
 
 def train_on(student, out, *, teacher=TEACHER, **changes):
     given = changes.pop("data", data())
-    return distill(student, teacher, options(**changes), out, data=given, progress=False)
+    return distill(student, teacher, out, options(**changes), data=given, progress=False)
 
 
 # --- losses ----------------------------------------------------------------------------------------------------------
@@ -298,8 +298,8 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(pairs, tmp_path):
     student = SigDEG.from_teacher(teacher, space_of(), depth=1, cell="plain")
     before = student.sample(5, 4).values
     same = TeacherOptions(scheme="euler", steps=4, cells=4)
-    same_steps = options(pairs=pairs, steps=(4, 4), paths=0, iterations=3, teacher=same)
-    trained = distill(student, teacher, same_steps, tmp_path, data=data(), progress=False)
+    same_steps = options(pairs=pairs, steps=(4, 4), paths=0, iterations=3, teacher_options=same)
+    trained = distill(student, teacher, tmp_path, same_steps, data=data(), progress=False)
     torch.testing.assert_close(trained.sample(5, 4).values, before, rtol=1e-3, atol=1e-4)
 
 
@@ -397,13 +397,13 @@ def test_students_of_images_are_trained(precision, pairs, tmp_path):
         paths=0,
         steps=(2, 3),
         evaluations=8,
-        teacher=TeacherOptions(steps=4, cells=4),
+        teacher_options=TeacherOptions(steps=4, cells=4),
         iterations=3,
         precision=precision,
     )
     images = torch.randn(20, 1, 4, 4, generator=seeded())
     before = student.sample(2, 2).values
-    trained = distill(student, teacher, chosen, tmp_path, data=images, progress=False)
+    trained = distill(student, teacher, tmp_path, chosen, data=images, progress=False)
     assert all(value.dtype == torch.float32 and value.isfinite().all() for value in trained.state_dict().values())
     line = json.loads((tmp_path / "stats.jsonl").read_text().splitlines()[-1])
     assert line["iteration"] == 3
@@ -456,7 +456,7 @@ def test_precision_is_the_teachers_too_for_as_long_as_training_lasts(precision, 
     watching("student", student.cell.denoiser.network)
     chosen = options(pairs="local", steps=(2, 2), evaluations=8, iterations=1, precision=precision)
     with pytest.raises(FloatingPointError) if math.isnan(loss) else nullcontext():
-        distill(student, teacher, chosen, tmp_path, data=torch.randn(20, 1, 4, 4, generator=seeded()), progress=False)
+        distill(student, teacher, tmp_path, chosen, data=torch.randn(20, 1, 4, 4, generator=seeded()), progress=False)
     computed = (precision == "bfloat16", torch.bfloat16 if precision == "bfloat16" else torch.float32)
     assert seen == {"teacher": {computed}, "student": {computed}}
     assert not teacher.network.mixed_precision

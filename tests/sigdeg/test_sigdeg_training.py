@@ -44,7 +44,7 @@ def run(out, pause=0.0, wrap=None, **changes):
     network, loss = problem(pause)
     recorded = {"problem": "sine"}
     return train(
-        network, loss if wrap is None else wrap(loss), options(**changes), out, recorded=recorded, progress=False
+        network, loss if wrap is None else wrap(loss), out, options(**changes), recorded=recorded, progress=False
     )
 
 
@@ -208,7 +208,7 @@ def test_a_run_with_other_options_is_refused(whole, changes, match):
 def test_a_run_of_another_problem_is_refused(whole):
     network, loss = problem()
     with pytest.raises(ValueError, match=r"has a run with other options .*problem: 'sine', now 'cosine'"):
-        train(network, loss, options(), whole[0], recorded={"problem": "cosine"}, progress=False)
+        train(network, loss, whole[0], options(), recorded={"problem": "cosine"}, progress=False)
 
 
 def test_a_checkpoint_that_is_not_whole_is_refused(tmp_path):
@@ -365,7 +365,7 @@ def test_what_has_a_hash_is_known_by_it(tmp_path):
     def again(name, digest):
         data = {"name": name, "sha256": digest}
         recorded = {"data": data, "models": [data], "label": {"name": name}} if digest else {"data": {"name": name}}
-        train(network, loss, options(iterations=1), tmp_path / str(bool(digest)), recorded=recorded, progress=False)
+        train(network, loss, tmp_path / str(bool(digest)), options(iterations=1), recorded=recorded, progress=False)
 
     again("data.npz", "12")
     with pytest.raises(ValueError, match=r"\(label.name: 'data.npz', now '../data.npz'\)"):
@@ -395,7 +395,7 @@ class Weights(nn.Module):
             self.seen.append(self.moving.detach().clone())
             return (self.moving * gradient(iteration)).sum(), 1
 
-        average = train(self, loss, TrainingOptions(**changes), out, recorded={}, progress=False)
+        average = train(self, loss, out, TrainingOptions(**changes), recorded={}, progress=False)
         self.seen.append(self.moving.detach().clone())
         return average
 
@@ -530,7 +530,7 @@ class Mixed(nn.Module):
                 raise Stopped
             return value, 8
 
-        return train(self, loss, options(**{"iterations": 12, **changes}), out, recorded={}, progress=False)
+        return train(self, loss, out, options(**{"iterations": 12, **changes}), recorded={}, progress=False)
 
 
 @pytest.mark.parametrize("parts", [1, 2])
@@ -558,7 +558,7 @@ def test_every_iteration_has_its_own_dropout(tmp_path):
         assert masks[-1] != dropout(torch.randn(64, generator=generator).sign().abs()).tolist()
         return weights.moving.sum(), 1
 
-    train(weights, loss, options(iterations=3, parts=2), tmp_path, recorded={}, progress=False)
+    train(weights, loss, tmp_path, options(iterations=3, parts=2), recorded={}, progress=False)
     assert len({tuple(mask) for mask in masks}) == 6
 
 
@@ -632,7 +632,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path):
         return weights.moving.abs().sqrt().sum(), 1
 
     with pytest.raises(FloatingPointError, match=r"loss 0.0 with a gradient of norm (nan|inf) at iteration 0"):
-        train(weights, loss, TrainingOptions(iterations=3), tmp_path, recorded={}, progress=False)
+        train(weights, loss, tmp_path, TrainingOptions(iterations=3), recorded={}, progress=False)
     assert torch.equal(weights.moving.detach(), torch.zeros(2))
 
 
@@ -709,7 +709,7 @@ def test_a_module_with_nothing_to_train_is_refused(tmp_path):
     """Such as the result of an earlier run, whose parameters require no gradients."""
     network, loss = problem()
     with pytest.raises(ValueError, match=r"requires? gradients"):
-        train(network.requires_grad_(False), loss, options(), tmp_path, recorded={}, progress=False)
+        train(network.requires_grad_(False), loss, tmp_path, options(), recorded={}, progress=False)
 
 
 # --- parts -----------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -67,7 +67,7 @@ class DistillImages:
             flags = replace(flags, pairs="rollout")
         training = checked(TrainingOptions, flags.training)
         paths = self.teacher_paths.cut_options(flags.steps[1])
-        options = checked(DistillOptions, flags, teacher=paths, training=training)
+        options = checked(DistillOptions, flags, teacher_options=paths, training=training)
         with naming_memory(evaluations=options.evaluations, depth=self.depth, recompute=options.recompute):
             made = prepare(
                 self.teacher,
@@ -86,7 +86,7 @@ class DistillImages:
                     **made.recorded,
                     "depth": self.depth,
                     "cell": self.cell,
-                    "distillation": asdict(options),
+                    "distillation": options.described(),
                     "out": self.out,
                     "teacher_cache": self.teacher_cache,
                     "device": device,
@@ -97,8 +97,8 @@ class DistillImages:
                 distill(
                     made.student,
                     made.teacher,
-                    options,
                     self.out,
+                    options,
                     data=made.data,
                     cache=self.teacher_cache,
                     recorded=made.recorded,

@@ -17,7 +17,7 @@ from sdesig._random import generator_for
 from sdesig.commands.inputs import GRID_CELLS, Identity, Teacher, check_snr, identity_of_files, load_teacher, named_grid
 from sdesig.evaluation.pixels import ImageSet
 from sdesig.sampling import GaussianReference, PathSpace, StepGrid, choose_grid
-from sdesig.sampling.choose_grid import FOR_IMAGES
+from sdesig.sampling.choose_grid import LEAST_FOR_IMAGES
 from sdesig.sampling.teacher_paths import teacher_samples
 from sdesig.sigdeg.network_denoiser import ModelDenoiser
 from sdesig.sigdeg.training_data import Data, check_data, take_rows
@@ -213,7 +213,7 @@ class SettingFlags:
                 teacher.denoiser,
                 space,
                 paths=paths,
-                least=FOR_IMAGES,
+                least=LEAST_FOR_IMAGES,
                 kept=folder / GRID_CELLS,
                 recorded={"teacher": teacher.identity},
             )
@@ -224,7 +224,7 @@ class SettingFlags:
                 "reference": space.reference.digest,
                 "snr": space.snr,
                 "paths": paths,
-                "least": FOR_IMAGES,
+                "least": LEAST_FOR_IMAGES,
             }
             return cached(
                 folder,
