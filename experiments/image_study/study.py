@@ -134,7 +134,7 @@ class Study:
 
     def _grid(self, teacher: NetworkDenoiser, space: PathSpace, file: Path) -> StepGrid:
         """The grid of steps that suits the teacher, measured once and kept in a file."""
-        with processes.first_one_first():
+        with processes.main_first():
             if not file.exists():
                 weights = file.parent / "teacher" / "teacher" / WEIGHTS
                 grid = choose_grid(

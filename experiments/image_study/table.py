@@ -95,7 +95,7 @@ def table(
         ema=True,
     )
     verdicts = targets(study, report.samples, data, extractors, perceptual, folder / "reference")
-    processes.once(lambda: _publish(study, options.command, data, verdicts, folder, options.out))
+    processes.on_main(lambda: _publish(study, options.command, data, verdicts, folder, options.out))
 
 
 def _publish(study: Study, command: str, data: ImageSet, verdicts: list[Line], folder: Path, out: Path) -> None:

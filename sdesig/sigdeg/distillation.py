@@ -175,7 +175,7 @@ def distill(
     student.train()
     with in_precision(options.training.precision, teacher), evaluating(teacher):
         trained = train(student, loss, options.training, folder, recorded=described, progress=progress)
-    processes.once(lambda: trained.save(folder / "student"))
+    processes.on_main(lambda: trained.save(folder / "student"))
     return trained.eval()
 
 
