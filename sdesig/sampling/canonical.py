@@ -14,15 +14,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sdesig._checks import check_floating, check_instance, check_real, check_step
+from sdesig._checks import check_floating, check_instance, check_real, check_step, per_sample
+from sdesig.sampling.snr_clock import drift_power
 from sdesig.sampling.snr_denoiser import SNRDenoiser
 from sdesig.sde.contracts import Denoiser
-from sdesig.sde.diffusions import Diffusion, per_sample
-
-
-def drift_power(eta: float) -> float:
-    """(1 + eta^2)/2, the power of the SNR that is the drift clock."""
-    return 0.5 * (1 + check_real("eta", eta, minimum=0.0) ** 2)
+from sdesig.sde.diffusions import Diffusion
 
 
 def drift_clock(snr: Tensor | float, eta: float = 1.0) -> Tensor:

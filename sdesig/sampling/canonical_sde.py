@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from sdesig._checks import check_real
-from sdesig.sampling.canonical import drift_clock, drift_power
+from sdesig.sampling.canonical import drift_clock
 from sdesig.sampling.gaussian_reference import GaussianReference
-from sdesig.sampling.snr_clock import SNRClock
+from sdesig.sampling.snr_clock import SNRClock, drift_power
 from sdesig.sampling.snr_denoiser import SNRDenoiser, check_snr_denoiser
 from sdesig.sde.base import SDE
 

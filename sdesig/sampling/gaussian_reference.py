@@ -27,11 +27,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sdesig._checks import check_choice, check_floating, check_real, check_step
+from sdesig._checks import check_choice, check_floating, check_real, check_step, per_sample
 from sdesig._files import read_tensors, reading, write_tensors
-from sdesig.sampling.canonical import drift_power, noise_clock
-from sdesig.sampling.snr_clock import SNRClock, clock_length
-from sdesig.sde.diffusions import per_sample
+from sdesig.sampling.canonical import noise_clock
+from sdesig.sampling.snr_clock import SNRClock, clock_length, drift_power
 
 REFERENCES = ("none", "scalar", "coordinates", "pca", "dct")
 """Kinds of references that `GaussianReference.fit` knows."""

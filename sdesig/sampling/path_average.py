@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from sdesig.brownian import BrownianPath
-from sdesig.sampling.canonical import drift_clock, drift_power
+from sdesig.sampling.canonical import drift_clock
 from sdesig.sampling.canonical_sde import CanonicalSDE
 from sdesig.sampling.gaussian_reference import GaussianReference
 from sdesig.sampling.reverse import ReverseScheme
+from sdesig.sampling.snr_clock import drift_power
 from sdesig.sde.base import SDELike
 from sdesig.signature.legendre import gauss_legendre, orthonormal_legendre
 from sdesig.signature.partial_signature import PartialSignature
@@ -68,17 +69,24 @@ class PathAverage(ReverseScheme):
         self, sde: CanonicalSDE, start: Tensor, end: Tensor, u: Tensor, memory: Tensor, noise: tuple[Tensor, ...]
     ) -> tuple[Tensor, Tensor]:
         """See the class; the memory is the last Q."""
-        point, time = self.evaluation_point(sde, start, end, u, memory, noise)
+        time = evaluation_snr(sde, start, end, evaluation_fraction(sde.eta))
+        point = self.evaluation_point(sde, start, time, end, u, memory, noise)
         drift = sde.drift(point, time)
         return self.arrival(sde, start, end, u, drift, noise), drift
 
     def evaluation_point(
-        self, sde: CanonicalSDE, start: Tensor, end: Tensor, u: Tensor, memory: Tensor, noise: tuple[Tensor, ...]
-    ) -> tuple[Tensor, Tensor]:
-        """(u*, tau*), where the step from u asks the denoiser."""
+        self,
+        sde: CanonicalSDE,
+        start: Tensor,
+        time: Tensor,
+        end: Tensor,
+        u: Tensor,
+        memory: Tensor,
+        noise: tuple[Tensor, ...],
+    ) -> Tensor:
+        """u* at tau* = `time`, where the step from u asks the denoiser."""
         (scaled,) = noise
         eta, length = sde.eta, sde.drift_length(start, end).to(u)
-        time = evaluation_snr(sde, start, end, 1 / 2 - eta**2 / 6)
         point = u + sde.drift_length(start, time).to(u) * memory
         if eta not in (0.0, 1.0):
             slope = u / drift_clock(sde.reference.clock(time), eta).to(u)
@@ -87,7 +95,7 @@ class PathAverage(ReverseScheme):
             weights = average_weights(sde, start, end, len(scaled)).to(u)
             for weight, coefficient in zip(weights, scaled, strict=True):
                 point = point + weight * coefficient
-        return point, time
+        return point
 
     def arrival(
         self, sde: CanonicalSDE, start: Tensor, end: Tensor, u: Tensor, drift: Tensor, noise: tuple[Tensor, ...]
@@ -100,6 +108,11 @@ def check_eta(eta: float) -> None:
     """Raise ValueError where p = 1/2 - eta^2/6 would not be positive."""
     if eta >= math.sqrt(3):
         raise ValueError(f"PathAverage needs eta < sqrt(3); the SDE's is {eta}")
+
+
+def evaluation_fraction(eta: float) -> float:
+    """p = 1/2 - eta^2/6, the part of a step's drift clock that has passed at tau*."""
+    return 1 / 2 - eta**2 / 6
 
 
 def evaluation_snr(sde: CanonicalSDE, start: Tensor, end: Tensor, fraction: float) -> Tensor:

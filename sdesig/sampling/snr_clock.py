@@ -19,6 +19,11 @@ def clock_length(start: Times, end: Times, c: Times) -> Times:
     return (end - start) / (1.0 + c * start) / (1.0 + c * end)
 
 
+def drift_power(eta: float) -> float:
+    """(1 + eta^2)/2, the power of the SNR that is the drift clock."""
+    return 0.5 * (1 + check_real("eta", eta, minimum=0.0) ** 2)
+
+
 @dataclass(frozen=True, eq=False)
 class SNRClock:
     """For reverse diffusions, whose time is the signal-to-noise ratio: master grid uniform in log t.

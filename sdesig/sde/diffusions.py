@@ -9,19 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sdesig._checks import check_dtype, check_floating, check_generator, check_real, check_shape
+from sdesig._checks import check_dtype, check_floating, check_generator, check_real, check_shape, per_sample
 from sdesig.sde.base import SDE
 from sdesig.sde.contracts import Denoiser, check_denoised, check_denoiser
-
-
-def per_sample(value: Tensor, x: Tensor) -> Tensor:
-    """`value`, one number () or one per sample (batch,), in x's dtype and shaped to multiply x, (batch, *event)."""
-    if value.ndim > 1 or (value.ndim == 1 and value.shape != x.shape[:1]):
-        raise ValueError(
-            f"a time or signal-to-noise ratio must have shape () or (batch,) beside a state of shape {tuple(x.shape)}; "
-            f"got {tuple(value.shape)}"
-        )
-    return value.to(x).reshape(value.shape + (1,) * (x.ndim - 1)) if value.ndim else value.to(x)
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,17 @@ import math
 import torch
 from torch import Tensor
 
-from sdesig._checks import check_dtype, check_floating, check_generator, check_integer, check_real, check_step
+from sdesig._checks import (
+    check_dtype,
+    check_floating,
+    check_generator,
+    check_integer,
+    check_real,
+    check_step,
+    per_sample,
+)
 from sdesig.sde.contracts import Denoiser
-from sdesig.sde.diffusions import Diffusion, per_sample
+from sdesig.sde.diffusions import Diffusion
 
 
 class Mixture:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sdesig._checks import check_integer, check_real
+from sdesig._checks import check_integer, check_real, per_sample
 from sdesig._evaluating import evaluating
 from sdesig.brownian import BrownianPath
 from sdesig.sampling.canonical_sde import CanonicalSDE
@@ -23,7 +23,6 @@ from sdesig.sampling.reverse import ReverseScheme
 from sdesig.sampling.snr_denoiser import SNRDenoiser, check_snr_denoiser
 from sdesig.sde.base import SDELike
 from sdesig.sde.contracts import check_denoised
-from sdesig.sde.diffusions import per_sample
 from sdesig.sigdeg.network_denoiser import ModelDenoiser
 from sdesig.sigdeg.networks import Network, zeros
 from sdesig.signature.partial_signature import PartialSignature
