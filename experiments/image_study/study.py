@@ -12,7 +12,7 @@ from sdesig import _processes as processes
 from sdesig._files import file_digest
 from sdesig._modules import WEIGHTS
 from sdesig.evaluation.pixels import ImageSet
-from sdesig.images.image_data import load_images
+from sdesig.images import load_images
 from sdesig.sampling import GaussianReference, PathSpace, StepGrid, TeacherOptions, choose_grid
 from sdesig.sampling.choose_grid import FOR_IMAGES
 from sdesig.sigdeg import DistillOptions, NetworkDenoiser, SigDEG, TrainingOptions, distill, train_teacher

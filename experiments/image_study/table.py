@@ -25,7 +25,7 @@ from sdesig.evaluation.pixels import ImageSet
 from sdesig.evaluation.reference_statistics import reference_statistics
 from sdesig.evaluation.report import markdown_table
 from sdesig.evaluation.sample_store import SampleFiles
-from sdesig.images.unipc import peer_samples
+from sdesig.images import peer_samples
 from sdesig.sampling import PathAverage
 from sdesig.sampling.error_statistics import paired_ratio
 from sdesig.sigdeg import ModelDenoiser, SigDEG
