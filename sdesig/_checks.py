@@ -77,6 +77,16 @@ def check_step(name: str, value: float | Tensor) -> Tensor:
     return value
 
 
+def per_sample(value: Tensor, x: Tensor) -> Tensor:
+    """`value`, one number () or one per sample (batch,), in x's dtype and shaped to multiply x, (batch, *event)."""
+    if value.ndim > 1 or (value.ndim == 1 and value.shape != x.shape[:1]):
+        raise ValueError(
+            f"a time or signal-to-noise ratio must have shape () or (batch,) beside a state of shape {tuple(x.shape)}; "
+            f"got {tuple(value.shape)}"
+        )
+    return value.to(x).reshape(value.shape + (1,) * (x.ndim - 1)) if value.ndim else value.to(x)
+
+
 def check_floating(name: str, value: object) -> Tensor:
     """Return `value`; raise TypeError unless it is a real floating-point tensor."""
     if not isinstance(value, Tensor):
@@ -121,16 +131,6 @@ def check_generator(generator: object) -> torch.Generator:
     if not isinstance(generator, torch.Generator):
         raise TypeError(f"generator must be a torch.Generator; got {generator!r}")
     return generator
-
-
-def per_sample(value: Tensor, x: Tensor) -> Tensor:
-    """`value`, one number () or one per sample (batch,), in x's dtype and shaped to multiply x, (batch, *event)."""
-    if value.ndim > 1 or (value.ndim == 1 and value.shape != x.shape[:1]):
-        raise ValueError(
-            f"a time or signal-to-noise ratio must have shape () or (batch,) beside a state of shape {tuple(x.shape)}; "
-            f"got {tuple(value.shape)}"
-        )
-    return value.to(x).reshape(value.shape + (1,) * (x.ndim - 1)) if value.ndim else value.to(x)
 
 
 def check_denoised(value: object, state: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, distributed
 
 T = TypeVar("T")
 PATIENCE = timedelta(days=2)
-"""How long processes wait for the first one, which alone does what cannot be divided."""
+"""How long processes wait for the main one, which alone does what cannot be divided."""
 
 
 def join(device: torch.device) -> torch.device:
@@ -39,60 +39,60 @@ def join(device: torch.device) -> torch.device:
     return device
 
 
-def number() -> int:
-    """Of this process, from 0."""
+def rank() -> int:
+    """The number of this process, from 0; 0 is the main one."""
     return distributed.get_rank() if _several() else 0
 
 
-def count() -> int:
-    """How many there are."""
+def world_size() -> int:
+    """How many processes there are."""
     return distributed.get_world_size() if _several() else 1
 
 
-def mine(parts: int) -> range:
+def share(parts: int) -> range:
     """Numbers of the parts of some work that this process does."""
-    return range(number(), parts, count())
+    return range(rank(), parts, world_size())
 
 
-def wait() -> None:
-    """Until all are here."""
+def barrier() -> None:
+    """Wait until all processes are here."""
     if _several():
         distributed.barrier()
 
 
 @contextmanager
-def first_one_first() -> Iterator[None]:
-    """The first process goes through the block, then all others: they find the files that it has written."""
-    if number() > 0:
-        wait()
+def main_first() -> Iterator[None]:
+    """The main process goes through the block, then all others: they find the files that it has written."""
+    if rank() > 0:
+        barrier()
     try:
         yield
     finally:
-        if number() == 0:
-            wait()
+        if rank() == 0:
+            barrier()
 
 
-def once(call: Callable[[], object]) -> None:
-    """Let the first process do something, for which the others wait."""
-    if number() == 0:
+def on_main(call: Callable[[], object]) -> None:
+    """Let the main process do something, for which the others wait."""
+    if rank() == 0:
         call()
-    wait()
+    barrier()
 
 
-def add_up(*tensors: Tensor) -> None:
+def all_reduce(*tensors: Tensor) -> None:
     """Replace every tensor by its sum over all processes."""
     if _several():
         for tensor in tensors:
             distributed.all_reduce(tensor)
 
 
-def gathered(of_mine: Mapping[int, T], parts: int) -> list[T]:
-    """The parts of all processes in order, from those of each by number."""
+def all_gather(own: Mapping[int, T], parts: int) -> list[T]:
+    """All parts in order, on every process, from those that each has by number."""
     if not _several():
-        return [of_mine[k] for k in range(parts)]
-    found: list[Mapping[int, T]] = [{}] * count()
-    distributed.all_gather_object(found, dict(of_mine))
-    return [found[k % count()][k] for k in range(parts)]
+        return [own[k] for k in range(parts)]
+    found: list[Mapping[int, T]] = [{}] * world_size()
+    distributed.all_gather_object(found, dict(own))
+    return [found[k % world_size()][k] for k in range(parts)]
 
 
 def _several() -> bool:

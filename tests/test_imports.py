@@ -23,6 +23,10 @@ def test_slow_modules_are_not_imported(imported, name):
     assert name not in imported
 
 
+def test_images_are_known_without_diffusers_and_pillow():
+    assert not {"diffusers", "PIL"} & modules_after("sdesig.images")
+
+
 def test_few_modules_are_imported_beside_those_of_torch_and_torchsde(imported):
     """About 1 ms each: 8 foreign ones (of safetensors, mostly) and 100 of its own take .1 s of 2.5."""
     added = imported - modules_after("torch, torchsde")

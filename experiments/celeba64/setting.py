@@ -14,7 +14,7 @@ from functools import partial
 
 from experiments.cifar10 import setting as cifar10
 from experiments.image_study.study import runs_of
-from sdesig.images.image_network import image_network
+from sdesig.images import image_network
 from sdesig.sigdeg import UNet
 
 EVENT = (3, 64, 64)

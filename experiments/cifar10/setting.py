@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 
 from experiments.image_study.study import Study, runs_of
-from sdesig.images.image_network import image_network
+from sdesig.images import image_network
 from sdesig.sampling import TeacherOptions
 from sdesig.sigdeg import DistillOptions, TrainingOptions, UNet
 

@@ -47,10 +47,10 @@ def main(folder: str, studies: Mapping[str, Study], arguments: Sequence[str] | N
     options.seeds = options.seeds or study.seeds
     options.command = f"python -m experiments.{name}" + (f" --scale {options.scale}" if suffix else "")
     options.device = MachineFlags(options.device, options.threads).use()
-    with processes.first_one_first():
+    with processes.main_first():
         data = study.images(options.data, options.runs / "data")
     if options.part == "text":
-        processes.once(lambda: write_text(study, options.command, data, options.out))
+        processes.on_main(lambda: write_text(study, options.command, data, options.out))
         return
     teacher = study.trained_teacher(data, options.runs, options.device)
     if options.part == "teacher":

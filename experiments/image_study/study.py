@@ -11,7 +11,7 @@ import torch
 from experiments.files import WEIGHTS, file_digest
 from sdesig import _processes as processes
 from sdesig.evaluation.pixels import ImageSet
-from sdesig.images.image_data import load_images
+from sdesig.images import load_images
 from sdesig.sampling import LEAST_FOR_IMAGES, GaussianReference, PathSpace, StepGrid, TeacherOptions, choose_grid
 from sdesig.sigdeg import DistillOptions, Network, NetworkDenoiser, SigDEG, TrainingOptions, distill, train_teacher
 
@@ -131,7 +131,7 @@ class Study:
 
     def _grid(self, teacher: NetworkDenoiser, space: PathSpace, file: Path) -> StepGrid:
         """The grid of steps that suits the teacher, measured once and kept in a file."""
-        with processes.first_one_first():
+        with processes.main_first():
             if not file.exists():
                 weights = file.parent / "teacher" / "teacher" / WEIGHTS
                 grid = choose_grid(

@@ -24,7 +24,7 @@ from sdesig.evaluation.pixels import ImageSet
 from sdesig.evaluation.reference_statistics import reference_statistics
 from sdesig.evaluation.report import markdown_table
 from sdesig.evaluation.sample_store import SampleFiles
-from sdesig.images.unipc import peer_samples
+from sdesig.images import peer_samples
 from sdesig.sampling import PathAverage, paired_ratio
 from sdesig.sigdeg import ModelDenoiser, SigDEG
 
@@ -93,7 +93,7 @@ def table(
         ema=True,
     )
     verdicts = targets(study, report.samples, data, extractors, perceptual, folder / "reference")
-    processes.once(lambda: _publish(study, options.command, data, verdicts, folder, options.out))
+    processes.on_main(lambda: _publish(study, options.command, data, verdicts, folder, options.out))
 
 
 def _publish(study: Study, command: str, data: ImageSet, verdicts: list[Line], folder: Path, out: Path) -> None:

@@ -58,7 +58,7 @@ class Sample:
         model.space.ends(self.steps)  # checks the steps
         pictures = self._begin(model, seeds)
         samples = self._drawn(model, range(seeds) if isinstance(seeds, int) else seeds)
-        if processes.number() > 0:
+        if processes.rank() > 0:
             return
         samples.save(self.out)
         print(f"{len(samples.values)} samples in {samples.steps} steps -> {self.out}")
@@ -73,8 +73,8 @@ class Sample:
         """Of all seeds, whose batches processes share."""
         identity = model.space.paths(seeds).identity
         batches = [seeds[first : first + self.batch] for first in range(0, len(seeds), self.batch)]
-        own = {k: model.sample(batches[k], self.steps).values.cpu() for k in processes.mine(len(batches))}
-        values = torch.cat(processes.gathered(own, len(batches)))
+        own = {k: model.sample(batches[k], self.steps).values.cpu() for k in processes.share(len(batches))}
+        values = torch.cat(processes.all_gather(own, len(batches)))
         return Samples(values, self.steps, identity)
 
     def _files(self) -> tuple[Path, ...]:

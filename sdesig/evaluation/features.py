@@ -170,8 +170,8 @@ def feature_batches(extractor: FeatureExtractor, images: Tensor, batch: int = 25
     """
     check_integer("batch", batch, 1)
     parts = check_pixels("images", images).split(batch)
-    hidden = None if processes.number() == 0 else True  # None: shown on a terminal
-    own = processes.mine(len(parts))
+    hidden = None if processes.rank() == 0 else True  # None: shown on a terminal
+    own = processes.share(len(parts))
     for k in tqdm(own, desc=f"features {extractor.name}", unit="batch", leave=False, disable=hidden):
         yield k, extractor(parts[k])
 

@@ -119,19 +119,19 @@ def evaluate_images(
     seeds = range(first_seed, first_seed + n)
     samples = SampleFiles(out / "samples", comparison, methods, seeds=seeds, decode=decode, recorded=recorded)
     samples.make(progress=progress)
-    with processes.first_one_first():
+    with processes.main_first():
         floors = list(_floors(comparison, methods, floor_groups, out / "floors.json"))
     references = [reference_statistics(data, extractor, cache=cache or out / "reference") for extractor in extractors]
     compared = list(zip(extractors, references, strict=True))
     truth = pixel_digest(samples.images(samples.truth, samples.truth.steps[0])) if perceptual else ""
     rows = []
-    hidden = not progress or processes.number() > 0
+    hidden = not progress or processes.rank() > 0
     for method, steps in tqdm(samples.pairs, desc="comparing", unit="row", disable=hidden):
         measured = _measure(samples, method, steps, compared, perceptual, truth, ema)
         rows.append(_row(samples, method, steps, floors, measured))
     report = ImageReport(rows, floors, samples)
     text = report_text(rows, data)
-    processes.once(lambda: _write(report, text, out))
+    processes.on_main(lambda: _write(report, text, out))
     return report
 
 

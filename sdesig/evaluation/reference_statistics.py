@@ -76,11 +76,11 @@ def _extract(images: ImageSet, extractor: FeatureExtractor, kept: int, batch: in
         own = own or FeatureSums(features.shape[1])
         own.update(features)
         chosen[k] = features.cpu()[rows[k] >= 0]
-    kept_features = torch.cat(processes.gathered(chosen, len(rows)))
+    kept_features = torch.cat(processes.all_gather(chosen, len(rows)))
     order = torch.cat(rows)
     sums = FeatureSums(kept_features.shape[1])
-    of_mine = {} if own is None else {processes.number(): own}
-    for of_one in processes.gathered(of_mine, min(processes.count(), len(rows))):
+    of_mine = {} if own is None else {processes.rank(): own}
+    for of_one in processes.all_gather(of_mine, min(processes.world_size(), len(rows))):
         sums.merge(of_one)
     in_order = torch.empty_like(kept_features)
     in_order[order[order >= 0]] = kept_features

@@ -92,7 +92,7 @@ class SampleFiles:
             },  # samplers have their own
             "truth_steps": comparison.truth_steps,
         }
-        processes.once(lambda: forget_options(folder / "options.json", "seeds-*.safetensors", key="truth_steps"))
+        processes.on_main(lambda: forget_options(folder / "options.json", "seeds-*.safetensors", key="truth_steps"))
         record_options(folder / "options.json", described)
 
     @property
@@ -110,11 +110,11 @@ class SampleFiles:
         """
         blocks = self._blocks()
         kept = keeping(f"all blocks of {self.comparison.batch} seeds that were drawn are kept in {self.folder}")
-        with kept, tqdm(total=len(self.seeds), unit="seed", disable=not progress or processes.number() > 0) as bar:
-            for k in processes.mine(len(blocks)):
+        with kept, tqdm(total=len(self.seeds), unit="seed", disable=not progress or processes.rank() > 0) as bar:
+            for k in processes.share(len(blocks)):
                 self._make(blocks[k])
-                bar.update(sum(map(len, blocks[k : k + processes.count()])))
-        processes.wait()
+                bar.update(sum(map(len, blocks[k : k + processes.world_size()])))
+        processes.barrier()
 
     def images(self, method: Method, steps: int) -> Tensor:
         """uint8, (n, channels, height, width)."""
@@ -155,7 +155,7 @@ class SampleFiles:
     def seconds_per_1000(self, method: Method, steps: int) -> float:
         """Measured once, by the first process, and kept in seconds.json."""
         file, key = self.folder / "seconds.json", _key(method, steps)
-        with processes.first_one_first():
+        with processes.main_first():
             known = read_json(file) if file.exists() else {}
             if key not in known:
                 known[key] = self.comparison.seconds_per_1000(method.sampler, steps)
@@ -204,11 +204,11 @@ class SampleFiles:
         name = hashlib.sha256(_key(method, steps).encode()).hexdigest()[:16]
         folder, blocks = self.folder / by.digest[:16] / name, self._blocks()
         files = [folder / f"seeds-{block[0]:08d}-{len(block)}.safetensors" for block in blocks]
-        for k in processes.mine(len(blocks)):
+        for k in processes.share(len(blocks)):
             if not files[k].exists():
                 with naming_a_full_disk(folder):
                     write_tensors(files[k], {"values": compute(blocks[k])})
-        processes.wait()
+        processes.barrier()
         return torch.cat([_read(file, "values") for file in files])
 
     def _read_all(self, name: str) -> Tensor:

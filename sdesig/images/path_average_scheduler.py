@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,16 +16,42 @@ from torch import Tensor
 from sdesig._checks import check_choice, check_floating, check_integer, check_real
 from sdesig.brownian import BrownianPath
 from sdesig.images.diffusers_unet import import_diffusers
-from sdesig.images.path_average_run import PathAverageRun
 from sdesig.images.scheduler_config import OWN, check_table_config
 from sdesig.images.seeds import draw_seeds, seeds_of
 from sdesig.images.teachers import PREDICTIONS, TABLES
-from sdesig.sampling import CanonicalDenoiser, CanonicalSDE, GaussianReference, SNRClock
-from sdesig.sampling.canonical import from_canonical, to_canonical
-from sdesig.sampling.path_average import check_eta, evaluation_snr
-from sdesig.sde import TabulatedVP, X0Denoiser
+from sdesig.sampling import CanonicalSDE, GaussianReference, PathAverage, SNRClock, SNRDenoiser
+from sdesig.sampling.path_average import check_eta, evaluation_fraction, evaluation_snr
+from sdesig.sde import TabulatedVP
 
 _IGNORED = {"eta", "use_clipped_model_output"}
+_SCHEME = PathAverage()
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PathAverageRun:
+    """The scheme on one batch, before one of its evaluations, in the variables u of the SDE's reference.
+
+    It never changes: schedulers that are copied share one, and go on by themselves.
+
+    Attributes:
+        sde: on the device of the samples; only its reference, clocks and eta are used, for the pipeline asks the model.
+        path: None for the probability flow.
+        shape: of the samples.
+        number: of the next evaluation.
+        u, noise: state and noise of its step, (batch, *event) and (depth, batch, *event), None before the first.
+        given: its sample, as the last step gave it away.
+    """
+
+    sde: CanonicalSDE
+    path: BrownianPath | None
+    shape: tuple[int, ...]
+    number: int
+    u: Tensor | None = None
+    noise: Tensor | None = None
+    given: Tensor | None = None
+
+    def __repr__(self) -> str:
+        return f"PathAverageRun(before evaluation {self.number} of samples of shape {self.shape}, eta={self.sde.eta:g})"
 
 
 class PathAverageScheduler(SchedulerMixin, ConfigMixin):
@@ -69,7 +95,7 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
         eta: stochasticity of the reverse SDE, see `CanonicalSDE`: 0 <= eta < sqrt(3), 0 is the probability flow. The
             eta that DDIMPipeline hands to `step` is DDIM's, and is ignored.
         reference_variance: c >= 0 of a Gaussian reference N(0, c); 1 suits latents of about unit variance.
-        reference_file: safetensors file of `sdesig.sampling.reference_files.write_reference`, in its place. It is not
+        reference_file: safetensors file of `GaussianReference.save`, in its place. It is not
             copied by `save_pretrained`.
         levels: the path lives on 2^levels cells, which bounds the number of steps.
 
@@ -147,10 +173,12 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
         low, high = self._table.snr_range
         path = BrownianPath(low, high, (1,), seeds=[0], clock=SNRClock(), levels=self._levels)
         self._grid = path.grid(steps)
-        fraction = 1 / 2 - self._sde.eta**2 / 6
+        fraction = evaluation_fraction(self._sde.eta)
         inner = [evaluation_snr(self._sde, self._grid[k], self._grid[k + 1], fraction) for k in range(1, steps)]
-        self._snrs = torch.stack([self._grid[0], *inner])
-        self.timesteps = self._table.time(self._snrs).float().to(device)
+        self._snrs = torch.stack([self._grid[0], *inner, self._grid[-1]])
+        times = self._table.time(self._snrs)
+        self._alphas, self._sigmas = self._table.alpha(times), self._table.sigma(times)
+        self.timesteps = times[:-1].float().to(device)
         self.num_inference_steps = steps
         self._begin: int | None = None
         self._run: PathAverageRun | None = None
@@ -210,14 +238,12 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
             )
         if tuple(sample.shape) != run.shape:
             raise ValueError(f"sample must have the run's shape {run.shape}; got {tuple(sample.shape)}")
-        snr, reference, eta = self._snrs[run.number], run.sde.reference, run.sde.eta
-        y, point = self._reference_variables(run, x)
-        denoised = self._predicts(lambda *_: model_output.to(x), self._table)(x, self._table.time(snr))
-        run, point, snr = run.advance(snr, point, reference.drift(denoised, y, snr, eta))
-        returned = from_canonical(self._table, reference.from_reference(point, snr, eta), snr, eta)[0].to(sample)
-        if run.number < self.num_inference_steps:
-            run = replace(run, expected=self._reference_variables(run, returned.to(x))[1])
-        self._run, denoised = run, denoised.to(sample)
+        alpha, sigma = (values[run.number].to(x) for values in (self._alphas, self._sigmas))
+        denoised = self._predicts.denoised(x, model_output.to(x), alpha, sigma)
+        run, u = self._advance(run, x, denoised)
+        y = run.sde.reference.from_reference(u, self._snrs[run.number], run.sde.eta)
+        returned, denoised = (y / self._scale(run.number).to(y)).to(sample), denoised.to(sample)
+        self._run = replace(run, given=returned.clone())  # what callbacks are given they may change in place
         return DDPMSchedulerOutput(returned, denoised) if return_dict else (returned, denoised)
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
@@ -240,8 +266,7 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
 
     def _sde_of(self, reference: GaussianReference) -> CanonicalSDE:
         eta = float(self.config["eta"])
-        denoiser = CanonicalDenoiser(X0Denoiser(_asked_by_the_pipeline, self._table), self._table, eta)
-        return CanonicalSDE(denoiser, reference=reference, eta=eta)
+        return CanonicalSDE(SNRDenoiser(_asked_by_the_pipeline, eta), reference=reference, eta=eta)
 
     def _place(self, timestep: float | Tensor) -> int:
         """The number of a run's first step: the begin index, or that of the timestep."""
@@ -262,18 +287,48 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
         if sde.eta > 0:
             options: dict[str, Any] = {"levels": self._levels, "dtype": x.dtype, "device": x.device}
             seeds = seeds_of(x) if generator is None else draw_seeds(generator, len(x))
-            path = BrownianPath(*self._table.snr_range, tuple(x.shape), seeds=seeds, clock=sde.clock, **options)
-        return PathAverageRun(sde, path, self._grid, begin, tuple(x.shape))
+            low, high = self._grid[0].item(), self._grid[-1].item()
+            path = BrownianPath(low, high, tuple(x.shape), seeds=seeds, clock=sde.clock, **options)
+        return PathAverageRun(sde, path, tuple(x.shape), begin)
 
-    def _reference_variables(self, run: PathAverageRun, x: Tensor) -> tuple[Tensor, Tensor]:
-        """y and u of x_t at the next evaluation."""
-        snr, sde = self._snrs[run.number], run.sde
-        y, _ = to_canonical(self._table, x, self._table.time(snr), sde.eta)
-        return y, sde.reference.to_reference(y, snr, sde.eta)[0]
+    def _scale(self, number: int) -> Tensor:
+        """y/x at an evaluation, float64; see `sdesig.sampling.canonical`."""
+        alpha, sigma = self._alphas[number], self._sigmas[number]
+        return (alpha / sigma) ** (self._sde.eta**2) / sigma
+
+    def _advance(self, run: PathAverageRun, x: Tensor, denoised: Tensor) -> tuple[PathAverageRun, Tensor]:
+        """The run after an evaluation, D at the sample x, and u at the next one; after the last, u at the end."""
+        sde, number, reference = run.sde, run.number, run.sde.reference
+        snr, scale, (start, end) = self._snrs[number], self._scale(number).to(x), self._grid[number : number + 2]
+        drift = reference.drift(denoised, scale * x, snr, sde.eta)
+        if run.given is None:
+            u, noise = reference.to_reference(scale * x, snr, sde.eta)[0], self._noise(run, number, x)
+            if run.path is not None:
+                whole, part = (run.path.clock.length(first, end) for first in (start, snr))
+                noise = noise * torch.as_tensor(part / whole).sqrt().to(x)
+            start = snr
+        else:
+            assert run.u is not None
+            assert run.noise is not None
+            linear = reference.with_tensors(torch.zeros_like(reference.mean), reference.variance, reference.basis)
+            change = scale * (x - run.given.to(x))  # zero, unless a callback made one
+            u, noise = run.u + linear.to_reference(change, snr, sde.eta)[0], run.noise
+        u, number = sde.moved(start, end, u, drift, noise[0]), number + 1
+        if number == self.num_inference_steps:
+            return replace(run, number=number), u
+        noise, after = self._noise(run, number, x), self._grid[number + 1]
+        point = _SCHEME.evaluation_point(sde, end, self._snrs[number], after, u, drift, (noise,))
+        return replace(run, number=number, u=u, noise=noise), point
+
+    def _noise(self, run: PathAverageRun, number: int, x: Tensor) -> Tensor:
+        """What the scheme takes of the path in a step, (depth, *shape)."""
+        if run.path is None:
+            return x.new_zeros(1, *x.shape)
+        return _SCHEME.noise("additive", run.path.partial_signatures(self._grid[number : number + 2]))[0][0]
 
 
-def _asked_by_the_pipeline(x: Tensor, t: Tensor) -> Tensor:
-    """The network of the scheduler's SDE."""
+def _asked_by_the_pipeline(y: Tensor, snr: Tensor) -> Tensor:
+    """The denoiser of the scheduler's SDE, which nothing here asks."""
     raise RuntimeError("the pipeline asks the model, and hands to step what it says")
 
 

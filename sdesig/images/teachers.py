@@ -30,7 +30,7 @@ TABLES = (
 """Schedulers with a table of betas; they sample in different ways from models trained in the same way."""
 EDM_SCHEDULERS = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
 SCORE_SCHEDULERS = ("ScoreSdeVeScheduler",)
-PREDICTIONS = {
+PREDICTIONS: dict[str, type[EpsilonDenoiser] | type[VDenoiser] | type[X0Denoiser]] = {
     "epsilon": EpsilonDenoiser,
     "v_prediction": VDenoiser,
     "sample": X0Denoiser,

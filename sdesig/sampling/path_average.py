@@ -67,17 +67,24 @@ class PathAverage(ReverseScheme):
         self, sde: CanonicalSDE, start: Tensor, end: Tensor, u: Tensor, memory: Tensor, noise: tuple[Tensor, ...]
     ) -> tuple[Tensor, Tensor]:
         """u + Q db + dM, with Q at the evaluation point; the memory is the last Q."""
-        point, time = self.evaluation_point(sde, start, end, u, memory, noise)
+        time = evaluation_snr(sde, start, end, evaluation_fraction(sde.eta))
+        point = self.evaluation_point(sde, start, time, end, u, memory, noise)
         drift = sde.drift(point, time)
         return sde.moved(start, end, u, drift, noise[0][0]), drift
 
     def evaluation_point(
-        self, sde: CanonicalSDE, start: Tensor, end: Tensor, u: Tensor, memory: Tensor, noise: tuple[Tensor, ...]
-    ) -> tuple[Tensor, Tensor]:
-        """(u*, tau*), where the step from u asks the denoiser."""
+        self,
+        sde: CanonicalSDE,
+        start: Tensor,
+        time: Tensor,
+        end: Tensor,
+        u: Tensor,
+        memory: Tensor,
+        noise: tuple[Tensor, ...],
+    ) -> Tensor:
+        """u* at tau* = `time`, where the step from u asks the denoiser."""
         (scaled,) = noise
         eta = sde.eta
-        time = evaluation_snr(sde, start, end, 1 / 2 - eta**2 / 6)
         point = u + sde.drift_clock.length(start, time).to(u) * memory
         if eta not in (0.0, 1.0):
             slope = u / drift_clock(sde.reference.clock(time), eta).to(u)
@@ -87,13 +94,18 @@ class PathAverage(ReverseScheme):
             weights = average_weights(sde, start, end, len(scaled)).to(u)
             for weight, coefficient in zip(weights, scaled, strict=True):
                 point = point + weight * coefficient
-        return point, time
+        return point
 
 
 def check_eta(eta: float) -> None:
     """Raise ValueError where p = 1/2 - eta^2/6 would not be positive."""
     if eta >= math.sqrt(3):
         raise ValueError(f"PathAverage needs eta < sqrt(3); the SDE's is {eta}")
+
+
+def evaluation_fraction(eta: float) -> float:
+    """p = 1/2 - eta^2/6, the part of a step's drift clock that has passed at tau*."""
+    return 1 / 2 - eta**2 / 6
 
 
 def evaluation_snr(sde: CanonicalSDE, start: Tensor, end: Tensor, fraction: float | Tensor) -> Tensor:

@@ -45,8 +45,12 @@ class EpsilonDenoiser(_NetworkDenoiser):
 
     def forward(self, x: Tensor, t: Tensor, *inputs: object) -> Tensor:
         """D(x, t), shape (batch, *event)."""
-        alpha, sigma = self._alpha_sigma(x, t)
-        return (x - sigma * self._predict(x, t, inputs)) / alpha
+        return self.denoised(x, self._predict(x, t, inputs), *self._alpha_sigma(x, t))
+
+    @staticmethod
+    def denoised(x: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """D of a sample and what was predicted at it, where alpha and sigma are known."""
+        return (x - sigma * eps) / alpha
 
 
 class X0Denoiser(_NetworkDenoiser):
@@ -55,6 +59,11 @@ class X0Denoiser(_NetworkDenoiser):
     def forward(self, x: Tensor, t: Tensor, *inputs: object) -> Tensor:
         """D(x, t), shape (batch, *event)."""
         return self._predict(x, t, inputs)
+
+    @staticmethod
+    def denoised(x: Tensor, x0: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """The prediction itself."""
+        return x0
 
 
 class VDenoiser(_NetworkDenoiser):
@@ -65,8 +74,12 @@ class VDenoiser(_NetworkDenoiser):
 
     def forward(self, x: Tensor, t: Tensor, *inputs: object) -> Tensor:
         """D(x, t), shape (batch, *event)."""
-        alpha, sigma = self._alpha_sigma(x, t)
-        return (alpha * x - sigma * self._predict(x, t, inputs)) / (alpha**2 + sigma**2)
+        return self.denoised(x, self._predict(x, t, inputs), *self._alpha_sigma(x, t))
+
+    @staticmethod
+    def denoised(x: Tensor, v: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """D of a sample and what was predicted at it, where alpha and sigma are known."""
+        return (alpha * x - sigma * v) / (alpha**2 + sigma**2)
 
 
 class ScoreDenoiser(_NetworkDenoiser):

@@ -83,7 +83,7 @@ class Buffers:
         for k, (place, kept) in enumerate(zip(self._places, self._kept, strict=True)):
             if added[k]:
                 change = self._sums.get(k, torch.zeros_like(kept, dtype=torch.double))
-                processes.add_up(change)
+                processes.all_reduce(change)
                 value = kept.double() + change
                 place.put((value if kept.is_floating_point() else value.round()).to(kept))
 

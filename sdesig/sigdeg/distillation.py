@@ -180,7 +180,7 @@ def distill(
     student.train()
     with in_precision(options.training.precision, teacher), evaluating(teacher):
         trained = train(student, loss, folder, options.training, recorded=described, progress=progress)
-    processes.once(lambda: trained.save(folder / "student"))
+    processes.on_main(lambda: trained.save(folder / "student"))
     return trained.eval()
 
 

@@ -84,10 +84,10 @@ class PathCache:
             "clock": space.clock.identity(),
             "seed": seed,
         }
-        processes.once(lambda: forget_options(folder / "options.json", "paths-*.safetensors", key="cells"))
+        processes.on_main(lambda: forget_options(folder / "options.json", "paths-*.safetensors", key="cells"))
         record_options(folder / "options.json", description)
-        missing = [k for k in processes.mine(self.shards) if not self._file(k).exists()]
-        hidden = not progress or not missing or processes.number() > 0
+        missing = [k for k in processes.share(self.shards) if not self._file(k).exists()]
+        hidden = not progress or not missing or processes.rank() > 0
         kept = f"all paths that were drawn are kept in {folder}: the same command goes on from there"
         with keeping(kept), stop_requests() as requests:
             for k in tqdm(missing, desc="teacher paths", unit="shard", disable=hidden):
@@ -98,7 +98,7 @@ class PathCache:
                 write_tensors(self._file(k), {**tensors, "coefficients": drawn.signature.coefficients})
                 if requests.number is not None:
                     raise Interrupted(kept, requests.number)
-        processes.wait()
+        processes.barrier()
         self._shape = (space.depth, options.cells, self.rows, *space.event)
         self._device = space.device
         self._loaded: dict[int, TeacherPaths] = {}

@@ -136,7 +136,7 @@ def train(
     first = 0
     if (out / CHECKPOINT).exists():
         first = _restore(out / CHECKPOINT, module, average, optimizer, parameters)
-    if processes.number() == 0:
+    if processes.rank() == 0:
         _forget_later_stats(out / STATS, first)
     buffers = Buffers(module)
     samples, shown, started = 0, 0.0, time.perf_counter()
@@ -145,12 +145,12 @@ def train(
 
     def save(done: int) -> None:
         nonlocal saved, saved_at
-        if processes.number() == 0 and done > saved:
+        if processes.rank() == 0 and done > saved:
             copy_buffers(average, module)
             _save(out / CHECKPOINT, done, module, average, optimizer, parameters)
         saved, saved_at = done, time.monotonic()
 
-    hidden = not progress or processes.number() > 0
+    hidden = not progress or processes.rank() > 0
     bar = tqdm(range(first, options.iterations), initial=first, total=options.iterations, disable=hidden)
     with keeping(kept), in_precision(options.precision, module), stop_requests() as requests:
         for iteration in bar:
@@ -175,22 +175,22 @@ def train(
             optimizer.step()
             buffers.keep()
             _average(average, module, min(options.ema, (1 + iteration) / (10 + iteration)))
-            samples += count * processes.count()
+            samples += count * processes.world_size()
             shown += (now - shown) / min(100, iteration - first + 1)
             done = iteration + 1
             if done % options.checkpoint_every == 0 or done == options.iterations:
                 seconds = time.perf_counter() - started
                 line = {"iteration": done, "loss": shown, "seconds": seconds, "samples_per_second": samples / seconds}
-                if processes.number() == 0:
+                if processes.rank() == 0:
                     with (out / STATS).open("a") as file:
                         file.write(json.dumps(line) + "\n")
                 save(done)
-            if processes.count() == 1:
+            if processes.world_size() == 1:
                 stopping = requests.number is not None
             if stopping or time.monotonic() - saved_at >= CHECKPOINT_SECONDS:
                 save(done)
             if stopping:
-                processes.wait()  # for the checkpoint: torchrun ends all when one has ended
+                processes.barrier()  # for the checkpoint: torchrun ends all when one has ended
                 raise Interrupted(kept, requests.number or signal.SIGTERM)
             if done % 10 == 0:
                 speed = samples / (time.perf_counter() - started)
@@ -205,10 +205,10 @@ def begin(out: Path, options: TrainingOptions, recorded: Mapping[str, Any]) -> N
     Raises:
         ValueError: parts that the processes do not divide, a folder with a run of other options.
     """
-    if options.parts % processes.count():
-        wanted = f"a multiple of the number of processes, {processes.count()}"
+    if options.parts % processes.world_size():
+        wanted = f"a multiple of the number of processes, {processes.world_size()}"
         raise ValueError(f"parts must be {wanted}; got {options.parts}")
-    processes.once(lambda: forget_options(out / OPTIONS, CHECKPOINT, key="training"))
+    processes.on_main(lambda: forget_options(out / OPTIONS, CHECKPOINT, key="training"))
     record_options(out / OPTIONS, {**recorded, "training": asdict(options)}, may_grow=("training.iterations",))
 
 
@@ -237,7 +237,7 @@ def _gradients(
     for parameter in parameters:
         parameter.grad = None
     value, count = torch.zeros((), device=device), 0
-    for number in processes.mine(options.parts):
+    for number in processes.share(options.parts):
         own = () if options.parts == 1 else (number,)
         generator = generator_for("training", options.seed, iteration, *own, device=device)
         with seeded(seed_for("global", options.seed, iteration, *own), device):
@@ -247,14 +247,14 @@ def _gradients(
         if options.parts > 1:
             buffers.add(options.parts)
     told = [*buffers.added(), requests.number is not None]
-    if processes.count() > 1:
-        told = _add_up_gradients(parameters, value, told)
+    if processes.world_size() > 1:
+        told = _reduce_gradients(parameters, value, told)
     *added, stopping = told
     buffers.settle(added)
     return value, count, stopping
 
 
-def _add_up_gradients(parameters: list[nn.Parameter], value: Tensor, told: Sequence[bool]) -> list[bool]:
+def _reduce_gradients(parameters: list[nn.Parameter], value: Tensor, told: Sequence[bool]) -> list[bool]:
     """Replace gradients and the loss by their sums over processes; a gradient that none has stays None.
 
     Returns: of some statements, which are true in one process at least.
@@ -263,7 +263,7 @@ def _add_up_gradients(parameters: list[nn.Parameter], value: Tensor, told: Seque
     flags = torch.tensor([*there, *told], dtype=torch.float32, device=value.device)
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
     together = torch.cat([flags, value[None], *(gradient.flatten() for gradient in gradients)])
-    processes.add_up(together)
+    processes.all_reduce(together)
     flags, total, rest = together.split([len(flags), 1, sum(p.numel() for p in parameters)])
     value.copy_(total[0])
     sums = rest.split([p.numel() for p in parameters])

@@ -42,7 +42,7 @@ def dying(call, after):
 
     def counted(*arguments, **options):
         nonlocal times
-        times += processes.number() == 1
+        times += processes.rank() == 1
         if times == after:
             os.kill(os.getpid(), signal.SIGKILL)
         return call(*arguments, **options)
@@ -61,8 +61,8 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     death = sys.argv[4] if len(sys.argv) > 4 else ""
     if death == "training":
-        processes.add_up = dying(processes.add_up, 4)
+        processes.all_reduce = dying(processes.all_reduce, 4)
     if death == "caching":
-        cache.draw_for = dying(cache.draw_for, 2)
+        cache.draw_paths = dying(cache.draw_paths, 2)
     run(*sys.argv[1:4])
-    Path(sys.argv[1], f"process-{processes.number()}-of-{processes.count()}").touch()
+    Path(sys.argv[1], f"process-{processes.rank()}-of-{processes.world_size()}").touch()

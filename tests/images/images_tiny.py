@@ -101,7 +101,7 @@ def check_widened(network, inputs, names):
 
 def path_average_samples(teacher, student, n, steps):
     """What an untrained student is to give: samples by the path-average scheme, on the student's paths."""
-    sde, path = CanonicalSDE(teacher, reference=student.reference), student.path(n)
+    sde, path = CanonicalSDE(teacher, reference=student.space.reference), student.space.paths(n)
     times = path.grid(steps)
     with torch.no_grad():
         states = solve(sde, sde.start(path.initial_noise(), times[0]), times, scheme="path_average", path=path)

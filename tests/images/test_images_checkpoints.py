@@ -14,7 +14,7 @@ from sdesig.commands.inputs import load_teacher
 from sdesig.images import checkpoints
 from sdesig.images.checkpoints import ScoreSDEDenoiser, load_edm, load_score_sde
 from sdesig.images.song_unet import SongUNet
-from sdesig.sampling import GaussianReference
+from sdesig.sampling import GaussianReference, PathSpace
 from sdesig.sigdeg import NetworkDenoiser, SigDEG, UNet
 from sdesig.sigdeg.network_denoiser import ModelDenoiser
 
@@ -152,8 +152,8 @@ def teachers(folder):
 
 def student_of(teacher, **options):
     data = 0.4 * normal(40, 2, 16, 16, seed=9)
-    options = {"event": teacher.event, "snr": (0.02, 200.0), "levels": 6, "depth": 3} | options
-    return SigDEG.from_teacher(teacher, reference=GaussianReference.fit(data, "dct"), **options)
+    space = PathSpace(teacher.event, (0.02, 200.0), GaussianReference.fit(data, "dct"), levels=6)
+    return SigDEG.from_teacher(teacher, space, **({"depth": 3} | options))
 
 
 @pytest.mark.parametrize("name", ["edm", *SDES])

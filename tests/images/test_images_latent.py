@@ -7,7 +7,7 @@ from images_tiny import change_json, change_weights, normal, save_pipeline, seed
 
 from sdesig.images import load_autoencoder, load_teacher
 from sdesig.images.latent import Autoencoder
-from sdesig.sampling import GaussianReference
+from sdesig.sampling import GaussianReference, PathSpace
 from sdesig.sigdeg import SigDEG
 
 SIZES = {
@@ -88,7 +88,7 @@ def test_a_latent_diffusion_is_distilled_in_its_latent_space(tmp_path):
     latents = autoencoder.encode(normal(20, 3, 16, 16).clamp(-1, 1), torch.Generator().manual_seed(0))
     assert latents.shape[1:] == teacher.event == (4, 8, 8)
     reference = GaussianReference.fit(latents, "dct")
-    student = SigDEG.from_teacher(teacher, event=teacher.event, snr=(0.05, 50.0), depth=2, reference=reference)
+    student = SigDEG.from_teacher(teacher, PathSpace(teacher.event, (0.05, 50.0), reference), depth=2)
     samples = student.sample(3, 4).values
     images = autoencoder.decode(samples)
     assert images.shape == (3, 3, 16, 16)

@@ -18,7 +18,7 @@ from test_images_student import diffusers_denoiser, our_unet, song, student_of
 from sdesig.evaluation.metrics import Measured
 from sdesig.evaluation.pixels import to_uint8
 from sdesig.images import PathAverageScheduler, SigDEGPipeline, pipeline_files
-from sdesig.sampling import GaussianReference, SNRDenoiser
+from sdesig.sampling import GaussianReference, PathSpace, SNRDenoiser
 from sdesig.sigdeg import SigDEG
 
 SEEDS = [7, 2**62 + 5, 0]
@@ -175,7 +175,7 @@ def test_callback_sees_every_step(generator, pipe):
     assert [(owner, step, list(tensors)) for owner, step, _, tensors in seen] == [
         (pipe, step, ["latents"]) for step in range(4)
     ]
-    times = generator.path(SEEDS).grid(4)
+    times = generator.space.times(4)
     assert [snr.item() for _, _, snr, _ in seen] == times[1:].tolist()
     assert torch.equal(seen[-1][3]["latents"], images)
     states = []
@@ -243,7 +243,7 @@ def test_saved_again_it_is_the_new_one(generator, tmp_path):
     quiet(latent(), gaussian(), results()).save_pretrained(tmp_path)
     quiet(generator).save_pretrained(tmp_path)
     loaded = SigDEGPipeline.from_pretrained(tmp_path)
-    assert (loaded.vae, loaded.results, loaded.generator.event) == (None, [], (1, 8, 8))
+    assert (loaded.vae, loaded.results, loaded.generator.space.event) == (None, [], (1, 8, 8))
     assert "## Measured" not in (tmp_path / "README.md").read_text()
 
 
@@ -533,13 +533,8 @@ def test_save_and_push(hub, pipe, tmp_path):
 
 
 def of_event(*event):
-    return SigDEG.from_teacher(
-        SNRDenoiser(lambda y, snr: y / (1 + snr)),
-        event=event,
-        snr=(0.02, 50.0),
-        depth=2,
-        reference=GaussianReference(0.0, 0.5),
-    )
+    space = PathSpace(event, (0.02, 50.0), GaussianReference(0.0, 0.5))
+    return SigDEG.from_teacher(SNRDenoiser(lambda y, snr: y / (1 + snr)), space, depth=2)
 
 
 def broken(folder, spoil):

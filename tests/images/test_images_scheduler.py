@@ -15,7 +15,6 @@ from images_tiny import TINY, normal, tiny_unet
 from images_tiny import seeded as seeded_weights
 from PIL import Image
 from safetensors.torch import save_file
-from sdesig.sampling.reference_files import write_reference
 from test_images_latent import gaussian, quantized
 
 import sdesig.images
@@ -121,7 +120,7 @@ def test_it_is_the_scheme_of_this_package_with_the_first_evaluation_at_the_start
     law = Mixture(torch.ones(3), normal(3, 6, seed=2), 0.2)
     basis = torch.linalg.qr(normal(3, 3, seed=4))[0]
     reference = GaussianReference(normal(2, 3), normal(2, 3, seed=3) ** 2, basis)
-    write_reference(tmp_path / "reference.safetensors", reference)
+    reference.save(tmp_path / "reference.safetensors")
 
     def denoise(y, snr):
         """For y of any eta."""
@@ -396,6 +395,36 @@ def test_a_change_of_an_evaluation_point_moves_the_state_by_as_much():
         changed = scheduler.step(model(changed, t), t, changed, generator=seeded(), return_dict=False)[0]
     expected = coordinate(shift, snr, c, 1.0) / coordinate(torch.ones(()).double(), HIGH, c, 1.0)
     torch.testing.assert_close(changed - plain, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_change_moves_the_state_in_the_coordinates_of_the_reference(in_place, dtype, tmp_path):
+    """Without the mean, of a difference; one in place, too. The model says D, a constant, so no other thing changes."""
+    mean, c, basis = normal(1, 4, 4, seed=6), normal(1, 4, 4, seed=3) ** 2, torch.linalg.qr(normal(4, 4, seed=4))[0]
+    mean, c, basis = (value.to(torch.promote_types(dtype, torch.float32)) for value in (mean, c, basis))
+    GaussianReference(mean, c, basis).save(tmp_path / "reference.safetensors")
+    scheduler = PathAverageScheduler(
+        prediction_type="sample", eta=0.0, reference_file=str(tmp_path / "reference.safetensors")
+    )
+    x, shift, states = normal(2, 1, 4, 4).to(dtype), normal(2, 1, 4, 4, seed=8).to(dtype), []
+    for changed in (False, True):
+        scheduler.set_timesteps(4)
+        y = x
+        for k, t in enumerate(scheduler.timesteps):
+            if k == 2 and changed:
+                before = y.clone()
+                y = y.add_(shift) if in_place else y + shift
+                moved, snr = y.double() - before.double(), TABLE.snr(t.double())
+            y = scheduler.step(torch.zeros_like(y), t, y, return_dict=False)[0]
+            if k == 2:
+                states.append(scheduler._run.u.double())
+    c = c.double()
+    growth = (1 + snr) ** 0.5 / (1 + c * snr) ** 0.5  # y/x at eta = 0, and y/u
+    drift = -c * snr**0.5 * (1 + snr) ** 0.5  # Q = (1 + c snr)(D - mu) - c snr^(1/2) (y - a mu)
+    length = SNRClock(c, 0.5).length(*path_of((1,), 0.0).grid(4)[2:4])
+    expected = (growth + length * drift) * GaussianReference(0.0, c, basis.double()).to_basis(moved)
+    torch.testing.assert_close(states[1] - states[0], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_predicted_variances_are_left_out():
@@ -709,7 +738,7 @@ def test_references_that_do_not_fit(tmp_path):
         (GaussianReference(torch.zeros(1, 3, 4), 0.5), ValueError, r"mean must broadcast against .*\(1, 4, 4\)"),
         (GaussianReference(torch.zeros(1, 4, 4), 0.5), TypeError, "must be torch.float64 on cpu, like the states"),
     ):
-        write_reference(file, reference)
+        reference.save(file)
         scheduler = PathAverageScheduler(reference_file=str(file))
         scheduler.set_timesteps(2)
         with pytest.raises(error, match=match):

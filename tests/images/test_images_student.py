@@ -7,7 +7,7 @@ from images_tiny import TINY, normal, path_average_samples, seeded, tiny_unet
 
 from sdesig.images import DiffusersDenoiser, DiffusersUNet
 from sdesig.images.song_unet import SongUNet
-from sdesig.sampling import GaussianReference, SNRDenoiser
+from sdesig.sampling import GaussianReference, PathSpace, SNRDenoiser
 from sdesig.sigdeg import NetworkDenoiser, SigDEG, UNet
 from sdesig.sigdeg.cells import CONDITIONS
 from sdesig.testing.memory import saved_bytes
@@ -32,14 +32,14 @@ def our_unet(size, **changes):
 
 def student_of(teacher, depth=4, kind="dct", **options):
     data = 0.4 * normal(40, *teacher.event, seed=9)
-    options = {"event": teacher.event, "snr": SNR, "levels": 6} | options
-    return SigDEG.from_teacher(teacher, depth=depth, reference=GaussianReference.fit(data, kind), **options)
+    space = PathSpace(teacher.event, SNR, GaussianReference.fit(data, kind), levels=6)
+    return SigDEG.from_teacher(teacher, space, depth=depth, **options)
 
 
 def step_loss(student, rows):
     """The loss of one step of a student, as a function; the path is drawn before."""
     student.cell.set_trainable()
-    sde, path = student.sde, student.path(rows)
+    sde, path = student.sde, student.space.paths(rows)
     times = path.grid(5)[:2]
     u = sde.start(path.initial_noise(), times[0])
     noise = tuple(values[0] for values in student.cell.noise("additive", path.partial_signatures(times)))
@@ -213,9 +213,7 @@ def test_a_denoiser_that_is_none_of_our_networks_has_no_rank():
     with pytest.raises(ValueError, match=r"rank must be None unless a solver cell changes .*; got 2"):
         SigDEG.from_teacher(
             SNRDenoiser(lambda y, snr: y / (1 + snr)),
-            event=(1, 8, 8),
-            snr=SNR,
+            PathSpace((1, 8, 8), SNR, GaussianReference(0.0, 0.5)),
             depth=2,
-            reference=GaussianReference(0.0, 0.5),
             rank=2,
         )

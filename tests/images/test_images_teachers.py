@@ -13,7 +13,7 @@ from images_tiny import SKIPS, change_json, change_weights, normal, path_average
 
 from sdesig.images import DiffusersDenoiser, DiffusersUNet, load_teacher
 from sdesig.images.teachers import TABLES
-from sdesig.sampling import GaussianReference
+from sdesig.sampling import GaussianReference, PathSpace
 from sdesig.sigdeg import SigDEG, UNet
 
 BETAS = {
@@ -215,8 +215,8 @@ def teacher_of(kind, folder):
 
 def student_of(teacher, depth=2, kind="scalar", **options):
     reference = GaussianReference.fit(DATA.expand(-1, teacher.event[0], -1, -1), kind)
-    options = {"event": teacher.event, "snr": (0.02, 200.0), "levels": 6} | options
-    return SigDEG.from_teacher(teacher, depth=depth, reference=reference, **options)
+    space = PathSpace(teacher.event, (0.02, 200.0), reference, levels=6)
+    return SigDEG.from_teacher(teacher, space, depth=depth, **options)
 
 
 @pytest.mark.parametrize("depth, reference", [(2, "scalar"), (4, "dct")])
@@ -253,7 +253,7 @@ def test_students_save_and_load(kind, cell, tmp_path):
 def test_a_students_gradients_reach_all_that_it_learns(tmp_path):
     student = student_of(teacher_of("epsilon", tmp_path), 3)
     student.cell.set_trainable()
-    path = student.path(2)
+    path = student.space.paths(2)
     times = path.grid(3)
     u = student.sde.start(path.initial_noise(), times[0])
     memory = student.cell.start(student.sde, times[0], u)

@@ -9,7 +9,7 @@ import torch
 from sdesig.evaluation.pixels import ImageSet, pixel_digest
 from sdesig.images.diffusers_unet import DiffusersUNet
 from sdesig.images.image_network import compile_network, image_network
-from sdesig.sampling import GaussianReference, TeacherOptions
+from sdesig.sampling import GaussianReference, PathSpace, TeacherOptions
 from sdesig.sigdeg import DistillOptions, NetworkDenoiser, SigDEG, TrainingOptions, UNet, distill, train_teacher
 from sdesig.sigdeg.path_cache import PathCache, shard_rows
 from sdesig.sigdeg.training_data import check_data, draw_rows, standard_deviation
@@ -119,7 +119,7 @@ def test_students_learn_from_images_as_from_their_floats(tmp_path):
     made = []
     for name, data in (("a", pictures()), ("b", pictures().floats())):
         torch.manual_seed(1)
-        student = SigDEG.from_teacher(teacher, event=EVENT, snr=(0.01, 100.0), depth=2, reference=reference)
+        student = SigDEG.from_teacher(teacher, PathSpace(EVENT, (0.01, 100.0), reference), depth=2)
         made.append(distill(student, teacher, tmp_path / name, options, data=data, progress=False))
     assert same(*made)
 
@@ -127,14 +127,14 @@ def test_students_learn_from_images_as_from_their_floats(tmp_path):
 def test_shards_of_paths_are_as_large_as_memory_allows(monkeypatch, tmp_path):
     teacher = NetworkDenoiser(UNet(1, 8, widths=(8,)), 0.6).eval()
     reference = GaussianReference.fit(pictures().floats(), "scalar")
-    student = SigDEG.from_teacher(teacher, event=EVENT, snr=(0.01, 100.0), depth=2, reference=reference)
+    space = PathSpace(EVENT, (0.01, 100.0), reference)
     options = TeacherOptions(steps=8, cells=4)
-    assert shard_rows(student, options) == 512  # 512 * 8 steps * depth 4 * 64 coordinates are 2^20
+    assert shard_rows(space, options) == 512  # 512 * 8 steps * depth 4 * 64 coordinates are 2^20
     monkeypatch.setattr("sdesig.sigdeg.path_cache.NUMBERS", 5 * 8 * 4 * 64)
-    assert shard_rows(student, options) == 4
+    assert shard_rows(space, options) == 4
     with pytest.raises(ValueError, match="paths must be a multiple of 4; got 10"):
-        PathCache(tmp_path, 10, student, teacher, options, progress=False)
-    cache = PathCache(tmp_path, 12, student, teacher, options, progress=False)
+        PathCache(tmp_path, teacher, space, options, paths=10, progress=False)
+    cache = PathCache(tmp_path, teacher, space, options, paths=12, progress=False)
     assert sorted(file.name for file in tmp_path.glob("paths-*")) == [f"paths-0000{k}.safetensors" for k in range(3)]
     # 4 * (4 * 4 + 5) * 64 numbers each, of which there is room for one
     drawn = {cache.draw(2, torch.Generator().manual_seed(k)).states.shape for k in range(20)}

@@ -19,7 +19,7 @@ from torch import nn
 from sdesig._interrupts import stop_requests
 from sdesig._random import generator_for, seeded
 from sdesig.sigdeg import MLP, NetworkDenoiser, TrainingOptions, train, train_teacher
-from sdesig.sigdeg.training import _add_up_gradients
+from sdesig.sigdeg.training import _reduce_gradients
 
 
 def options(**changes):
@@ -335,8 +335,8 @@ def test_processes_stop_together(tmp_path, monkeypatch):
         network = problem()[0]
         tensor[len(list(network.parameters())) + len(list(network.buffers()))] += len(sums) == 4
 
-    monkeypatch.setattr("sdesig._processes.count", lambda: 2)
-    monkeypatch.setattr("sdesig._processes.add_up", other_process)
+    monkeypatch.setattr("sdesig._processes.world_size", lambda: 2)
+    monkeypatch.setattr("sdesig._processes.all_reduce", other_process)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, parts=2)
     assert tensors(tmp_path)["iteration"] == 4
@@ -750,7 +750,7 @@ def test_parts_draw_differently(tmp_path):
 
 
 def test_parts_that_processes_do_not_divide(tmp_path, monkeypatch):
-    monkeypatch.setattr("sdesig._processes.count", lambda: 2)
+    monkeypatch.setattr("sdesig._processes.world_size", lambda: 2)
     with pytest.raises(ValueError, match="parts must be a multiple of the number of processes, 2; got 3"):
         run(tmp_path, parts=3)
     assert not tmp_path.exists() or not list(tmp_path.iterdir())
@@ -765,9 +765,9 @@ def test_gradients_of_processes_are_added_up(monkeypatch):
         told = torch.tensor([0.0, 1.0, 0.0, 1.0, 0.0, 7.0])
         tensor += torch.cat([told, torch.zeros(2), 5 * torch.ones(4), torch.zeros(6)])
 
-    monkeypatch.setattr("sdesig._processes.add_up", other_process)
+    monkeypatch.setattr("sdesig._processes.all_reduce", other_process)
     value = torch.tensor(1.0)
-    assert _add_up_gradients([one, two, three], value, [False, False]) == [True, False]
+    assert _reduce_gradients([one, two, three], value, [False, False]) == [True, False]
     assert value == 8.0
     assert torch.equal(one.grad, torch.full((2, 1), 3.0))
     assert torch.equal(two.grad, torch.full((2, 2), 5.0))

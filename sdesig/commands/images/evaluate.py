@@ -89,7 +89,7 @@ class EvaluateImages:
         batch = max(1, min(250, BATCH_NUMBERS // math.prod(teacher.denoiser.event)))
         batch = batch if self.batch is None else check_integer("batch", self.batch, 1)
         with naming_memory(batch=batch):
-            with processes.first_one_first():
+            with processes.main_first():
                 comparison, grid = self._comparison(teacher, images, models, device, batch)
             options = {
                 "teacher": teacher.identity,
@@ -125,7 +125,7 @@ class EvaluateImages:
                 recorded={"teacher": teacher.identity, **({} if decoder is None else {"decoder": options["decoder"]})},
                 cache=self.images.cache,
             )
-        processes.once(lambda: write_json(self.out / "options.json", options))
+        processes.on_main(lambda: write_json(self.out / "options.json", options))
         print(f"{(self.out / 'report.md').read_text()}-> {self.out / 'report.md'}")
 
     def _comparison(

@@ -28,7 +28,7 @@ class Prepared(NamedTuple):
     recorded: dict[str, Any]
 
 
-@processes.first_one_first()
+@processes.main_first()
 def prepare(
     teacher: TeacherFlags,
     images: ImageFlags,

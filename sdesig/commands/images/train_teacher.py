@@ -63,7 +63,7 @@ class TrainImageTeacher:
         """Run the command."""
         check_output("out", self.out, folder=True)
         device, training = self.machine.use(), checked(TrainingOptions, self.training)
-        with processes.first_one_first():
+        with processes.main_first():
             images = self.images.required()
         with seeded(training.seed):
             network = self.make_network(images.event)
