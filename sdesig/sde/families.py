@@ -101,13 +101,28 @@ class SubVP(_BetaDiffusion):
         return -self.schedule.rate(self.check_time(t)) * torch.expm1(-2 * self._integral(t))
 
 
-def _check_sigmas(sigma_min: float, sigma_max: float) -> None:
-    check_real("sigma_min", sigma_min, minimum=0.0, strict=True)
-    check_real("sigma_max", sigma_max, minimum=sigma_min, strict=True)
+@dataclass(frozen=True)
+class _UnscaledDiffusion(Diffusion):
+    """alpha = 1: noise is added to the data, from sigma_min up to sigma_max."""
+
+    sigma_min: float
+    sigma_max: float
+
+    def __post_init__(self) -> None:
+        check_real("sigma_min", self.sigma_min, minimum=0.0, strict=True)
+        check_real("sigma_max", self.sigma_max, minimum=self.sigma_min, strict=True)
+
+    def alpha(self, t: Tensor | float) -> Tensor:
+        """1."""
+        return torch.ones_like(self.check_time(t))
+
+    def drift_coefficient(self, t: Tensor | float) -> Tensor:
+        """f = 0."""
+        return torch.zeros_like(self.check_time(t))
 
 
 @dataclass(frozen=True)
-class VE(Diffusion):
+class VE(_UnscaledDiffusion):
     """Variance exploding: alpha = 1, sigma(t) = sigma_min (sigma_max/sigma_min)^t on [0, 1].
 
     Song et al. 2021 (arXiv 2011.13456), eqs. 30 and 31. sigma(0) = sigma_min: the marginals are those of the SDE
@@ -119,9 +134,6 @@ class VE(Diffusion):
 
     sigma_min: float = 0.01
     sigma_max: float = 50.0
-
-    def __post_init__(self) -> None:
-        _check_sigmas(self.sigma_min, self.sigma_max)
 
     @property
     def t_min(self) -> float:
@@ -139,10 +151,6 @@ class VE(Diffusion):
     def _log_ratio(self) -> float:
         return math.log(self.sigma_max / self.sigma_min)
 
-    def alpha(self, t: Tensor | float) -> Tensor:
-        """1."""
-        return torch.ones_like(self.check_time(t))
-
     def sigma(self, t: Tensor | float) -> Tensor:
         """sigma_min (sigma_max/sigma_min)^t."""
         return self.sigma_min * torch.exp(self._log_ratio * self.check_time(t))
@@ -151,17 +159,13 @@ class VE(Diffusion):
         """snr = 1/sigma^2, so t = -log(sigma_min^2 snr) / (2 log(sigma_max/sigma_min))."""
         return -torch.log(self.sigma_min**2 * check_step("snr", snr)) / (2 * self._log_ratio)
 
-    def drift_coefficient(self, t: Tensor | float) -> Tensor:
-        """f = 0."""
-        return torch.zeros_like(self.check_time(t))
-
     def squared_diffusion(self, t: Tensor | float) -> Tensor:
         """g^2 = 2 log(sigma_max/sigma_min) sigma(t)^2."""
         return 2 * self._log_ratio * self.sigma(t) ** 2
 
 
 @dataclass(frozen=True)
-class EDM(Diffusion):
+class EDM(_UnscaledDiffusion):
     """alpha = 1, sigma(t) = t, reverse simulations from sigma_max down to sigma_min.
 
     Karras et al. 2022 (arXiv 2206.00364), table 1, column "Ours".
@@ -172,9 +176,6 @@ class EDM(Diffusion):
 
     sigma_min: float = 0.002
     sigma_max: float = 80.0
-
-    def __post_init__(self) -> None:
-        _check_sigmas(self.sigma_min, self.sigma_max)
 
     @property
     def t_min(self) -> float:
@@ -188,10 +189,6 @@ class EDM(Diffusion):
     def _domain(self) -> tuple[float, float]:
         return 0.0, math.inf
 
-    def alpha(self, t: Tensor | float) -> Tensor:
-        """1."""
-        return torch.ones_like(self.check_time(t))
-
     def sigma(self, t: Tensor | float) -> Tensor:
         """t."""
         return self.check_time(t)
@@ -199,10 +196,6 @@ class EDM(Diffusion):
     def time(self, snr: Tensor | float) -> Tensor:
         """t = 1/sqrt(snr)."""
         return torch.rsqrt(check_step("snr", snr))
-
-    def drift_coefficient(self, t: Tensor | float) -> Tensor:
-        """f = 0."""
-        return torch.zeros_like(self.check_time(t))
 
     def squared_diffusion(self, t: Tensor | float) -> Tensor:
         """g^2 = 2 t."""

@@ -126,6 +126,11 @@ def affine_flow(matrix: Tensor, offset: Tensor, t: Tensor, start: Tensor) -> Ten
     return start @ flow[:, :n].mT + flow[:, n]
 
 
+def quarter_turn(y: Tensor) -> Tensor:
+    """(-y_1, y_0), the first two components turned by a right angle: (..., n >= 2) to (..., 2)."""
+    return torch.stack([-y[..., 1], y[..., 0]], -1)
+
+
 def outer(x: Tensor, y: Tensor) -> Tensor:
     """x y^T, (..., m, n) for x of shape (..., m) and y of shape (..., n)."""
     return x.unsqueeze(-1) * y.unsqueeze(-2)

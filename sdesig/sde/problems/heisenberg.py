@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sdesig.sde.problems.base import Problem, check_levy_area
+from sdesig.sde.problems.base import Problem, check_levy_area, quarter_turn
 
 
 class HeisenbergGroup(Problem):
@@ -25,7 +25,7 @@ class HeisenbergGroup(Problem):
     def g(self, t: Tensor | float, y: Tensor) -> Tensor:
         """Columns (1, 0, -y_2/2) and (0, 1, y_1/2)."""
         one, zero = torch.ones_like(y[..., 0]), torch.zeros_like(y[..., 0])
-        rows = [torch.stack([one, zero], -1), torch.stack([zero, one], -1), self._turned(y) / 2]
+        rows = [torch.stack([one, zero], -1), torch.stack([zero, one], -1), quarter_turn(y) / 2]
         return torch.stack(rows, -2)
 
     def exact_from_area(self, t: float | Tensor, w: Tensor, levy_area: Tensor, y0: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ class HeisenbergGroup(Problem):
         """
         self._check(t, y0, w=w)
         check_levy_area(levy_area, 2)
-        third = y0[..., 2] + (self._turned(y0) * w).sum(-1) / 2 + levy_area[..., 0, 1]
+        third = y0[..., 2] + (quarter_turn(y0) * w).sum(-1) / 2 + levy_area[..., 0, 1]
         return torch.cat([y0[..., :2] + w, third.unsqueeze(-1)], -1)
 
     def mean(self, t: float | Tensor, y0: Tensor) -> Tensor:
@@ -60,7 +60,3 @@ class HeisenbergGroup(Problem):
         area = torch.zeros(3, 3).to(y0)
         area[2, 2] = 1.0
         return time * g @ g.mT + time**2 / 4 * area
-
-    def _turned(self, y: Tensor) -> Tensor:
-        """(-y_2, y_1)."""
-        return torch.stack([-y[..., 1], y[..., 0]], -1)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sdesig._checks import check_real
-from sdesig.sde.problems.base import Problem, as_array, check_levy_area, outer
+from sdesig.sde.problems.base import Problem, as_array, check_levy_area, outer, quarter_turn
 
 Matrices = Tensor | Sequence[Sequence[Sequence[float]]]
 
@@ -208,22 +208,22 @@ class KuboOscillator(Problem):
 
     def f(self, t: Tensor | float, y: Tensor) -> Tensor:
         """omega J y."""
-        return self.omega * _quarter_turn(y)
+        return self.omega * quarter_turn(y)
 
     def g(self, t: Tensor | float, y: Tensor) -> Tensor:
         """sigma J y as one column."""
-        return self.sigma * _quarter_turn(y).unsqueeze(-1)
+        return self.sigma * quarter_turn(y).unsqueeze(-1)
 
     def exact(self, t: float | Tensor, w: Tensor, y0: Tensor) -> Tensor:
         """cos(a) y0 + sin(a) J y0, a = omega t + sigma w."""
         angle = self.omega * self._check(t, y0, w=w) + self.sigma * w
-        return angle.cos() * y0 + angle.sin() * _quarter_turn(y0)
+        return angle.cos() * y0 + angle.sin() * quarter_turn(y0)
 
     def mean(self, t: float | Tensor, y0: Tensor) -> Tensor:
         """e^{-sigma^2 t / 2} R(omega t) y0, R the rotation."""
         time = self._check(t, y0)
         angle = self.omega * time
-        return torch.exp(-(self.sigma**2) * time / 2) * (angle.cos() * y0 + angle.sin() * _quarter_turn(y0))
+        return torch.exp(-(self.sigma**2) * time / 2) * (angle.cos() * y0 + angle.sin() * quarter_turn(y0))
 
     def covariance(self, t: float | Tensor, y0: Tensor) -> Tensor:
         """|y0|^2/2 I + e^{-2 sigma^2 t} (R y0 (R y0)^T - |y0|^2/2 I) - E[Y] E[Y]^T, R = R(omega t)."""
@@ -232,11 +232,6 @@ class KuboOscillator(Problem):
         rotated = outer(mean, mean) * torch.exp(self.sigma**2 * time)
         isotropic = (y0**2).sum(-1)[..., None, None] / 2 * torch.eye(2).to(y0)
         return isotropic + torch.exp(-2 * self.sigma**2 * time) * (rotated - isotropic) - outer(mean, mean)
-
-
-def _quarter_turn(y: Tensor) -> Tensor:
-    """J y, (..., 2)."""
-    return torch.stack([-y[..., 1], y[..., 0]], -1)
 
 
 def _exponential_times(exponent: Tensor, y: Tensor) -> Tensor:
