@@ -18,6 +18,7 @@ from sdesig._random import seeded
 from sdesig.digits import load_digits, load_features, load_student, load_teacher, path_space
 from sdesig.evaluation import (
     CONVERGED,
+    COORDINATES,
     FRECHET,
     INTERVALS,
     Comparison,
@@ -28,7 +29,6 @@ from sdesig.evaluation import (
     evaluate,
     generator_sampler,
     image_figure,
-    load_extractor,
     markdown_table,
     save_figure,
     training_free,
@@ -123,7 +123,7 @@ def run_demo(out: Path, *, seed: int = 0, quick: bool = False) -> None:
         samplers(student, size),
         images,
         seeds=range(size.seeds),
-        extractors=[load_features(), load_extractor("pixels")],
+        extractors=[load_features(), COORDINATES],
         floors=floors,
     )
     rows = [row for row in found.rows if row["key"] != CONVERGED]

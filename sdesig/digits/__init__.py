@@ -65,7 +65,8 @@ def load_classifier() -> DigitClassifier:
 
 def load_features() -> FeatureExtractor:
     """The classifier's 32 features, which Frechet distances are of."""
-    return FeatureExtractor("classifier", file_digest(FOLDER / "classifier" / WEIGHTS), load_classifier().features)
+    digest = file_digest(FOLDER / "classifier" / WEIGHTS)
+    return FeatureExtractor("classifier", digest, load_classifier().features, floats=True)
 
 
 def load_student(name: str) -> SigDEG:

@@ -2,7 +2,14 @@
 
 from sdesig.evaluation.comparison import CONVERGED, Comparison
 from sdesig.evaluation.evaluation import FEWEST, Evaluation, evaluate
-from sdesig.evaluation.features import FeatureExtractor, PerceptualDistance, extract, load_extractor, load_perceptual
+from sdesig.evaluation.features import (
+    COORDINATES,
+    FeatureExtractor,
+    PerceptualDistance,
+    extract,
+    load_extractor,
+    load_perceptual,
+)
 from sdesig.evaluation.figures import error_figure, image_figure, save_figure
 from sdesig.evaluation.frechet import FeatureStatistics, frechet_distance, frechet_ratio
 from sdesig.evaluation.metrics import (
@@ -22,6 +29,7 @@ from sdesig.sampling.error_statistics import paired_ratio, root_mean_square
 
 __all__ = [
     "CONVERGED",
+    "COORDINATES",
     "FEWEST",
     "FRECHET",
     "INTERVALS",

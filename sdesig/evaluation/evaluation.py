@@ -16,7 +16,7 @@ from sdesig import _processes as processes
 from sdesig._checks import check_integer
 from sdesig._files import read_json, replacing, write_json
 from sdesig.evaluation.comparison import CONVERGED, Comparison
-from sdesig.evaluation.features import FeatureExtractor, PerceptualDistance, load_extractor
+from sdesig.evaluation.features import COORDINATES, FeatureExtractor, PerceptualDistance
 from sdesig.evaluation.figures import error_figure, image_figure, save_figure
 from sdesig.evaluation.metrics import Measured, measure_pairs, measure_samples
 from sdesig.evaluation.pixels import ImageSet, pixel_digest, to_floats
@@ -120,7 +120,7 @@ def evaluate(
     if data is None and extractors:
         raise ValueError("extractors must not be given without data")
     if isinstance(data, Tensor) and not extractors and min(len(data), len(seeds)) > data[0].numel():
-        extractors = [load_extractor("pixels", data.device)]
+        extractors = [COORDINATES]
     out = None if out is None else Path(out)
     folder = None if out is None else out / "samples"
     store = SampleStore(comparison, samplers, seeds, folder, images=images, decode=decode, recorded=recorded)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from sdesig import _processes as processes
-from sdesig._checks import check_integer
+from sdesig._checks import check_floating, check_integer
 from sdesig._evaluating import evaluating
 from sdesig._files import FileError, file_digest, reading
 from sdesig.evaluation.pixels import check_pixels, to_floats
@@ -38,12 +38,14 @@ class FeatureExtractor:
         network: images, uint8 (n, 1 or 3, height, width), or vectors, floats (n, *event), to floats (n, k); in
             evaluation mode while it is used.
         device: that it runs on.
+        floats: whether it takes vectors, and no images.
     """
 
     name: str
     digest: str
     network: Callable[[Tensor], Tensor]
     device: torch.device | str = "cpu"
+    floats: bool = False
 
     @property
     def frechet_name(self) -> str:
@@ -62,7 +64,7 @@ class FeatureExtractor:
         Raises:
             TypeError, ValueError: other images; features of another shape or that are not finite.
         """
-        features = _run(self.name, self.network, _checked(images).to(self.device))
+        features = _run(self.name, self.network, self.checked(images).to(self.device))
         if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != len(images):
             shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
             raise ValueError(
@@ -71,6 +73,14 @@ class FeatureExtractor:
         if not bool(features.isfinite().all()):
             raise ValueError(f"{self.name} gave features that are not finite")
         return features
+
+    def checked(self, samples: Tensor) -> Tensor:
+        """Return vectors, or images, whichever it takes; raise TypeError or ValueError for anything else."""
+        return check_floating("samples", samples) if self.floats else check_pixels("images", samples)
+
+
+COORDINATES = FeatureExtractor("pixels", "pixels", lambda samples: samples.flatten(1), floats=True)
+"""The coordinates of vectors themselves."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +120,8 @@ def load_extractor(source: str | Path, device: torch.device | str = "cpu") -> Fe
 
     Args:
         source: "inception" for the 2048 features of FID (torchmetrics with torch-fidelity, whose weights must be there:
-            nothing is downloaded); "pixels" for the pixels themselves, in [-1, 1], or the coordinates of vectors; else
-            a TorchScript file that maps uint8 (n, 1 or 3, height, width) to (n, k).
+            nothing is downloaded); "pixels" for the pixels themselves, in [-1, 1]; else a TorchScript file that maps
+            uint8 (n, 1 or 3, height, width) to (n, k).
         device: to run it on.
 
     Raises:
@@ -119,7 +129,7 @@ def load_extractor(source: str | Path, device: torch.device | str = "cpu") -> Fe
         ValueError: not a TorchScript file; weights that are not those that were published, by their sha256.
     """
     if source == "pixels":
-        return FeatureExtractor("pixels", "pixels", _coordinates, device)
+        return FeatureExtractor("pixels", "pixels", lambda images: to_floats(images).flatten(1), device)
     if source == "inception":
         _package("torch_fidelity", "inception")
         weights = _installed_weights(INCEPTION_WEIGHTS, "inception")
@@ -185,19 +195,9 @@ def extract(extractor: FeatureExtractor, images: Tensor, batch: int = 256) -> Te
         TypeError, ValueError, RuntimeError: see `feature_batches`.
     """
     check_integer("batch", batch, 1)
-    if _checked(images).is_floating_point():
+    if extractor.floats:
         return extractor(images)
-    return torch.cat([extractor(part).cpu() for part in images.split(batch)])
-
-
-def _checked(samples: Tensor) -> Tensor:
-    """Return vectors, which are any floats, or images; raise TypeError or ValueError for anything else."""
-    vectors = isinstance(samples, Tensor) and samples.is_floating_point()
-    return samples if vectors else check_pixels("images", samples)
-
-
-def _coordinates(samples: Tensor) -> Tensor:
-    return (samples if samples.is_floating_point() else to_floats(samples)).flatten(1)
+    return torch.cat([extractor(part).cpu() for part in extractor.checked(images).split(batch)])
 
 
 def _run(name: str, network: Callable[..., Tensor], *images: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from sdesig._evaluating import evaluating
 from sdesig._files import read_json, read_tensors, write_json, write_tensors
 from sdesig._interrupts import keeping
 from sdesig._records import forget_options, record_options
+from sdesig.brownian.philox import check_seeds
 from sdesig.evaluation.comparison import CONVERGED, Comparison
 from sdesig.evaluation.features import FeatureExtractor, PerceptualDistance, extract
 from sdesig.evaluation.metrics import pair_distances, pathwise_errors, share_apart, spread_of
@@ -47,8 +48,8 @@ class SampleStore:
         recorded: what else must agree with an earlier run in the folder, such as which teacher it is.
 
     Raises:
-        ValueError: no seeds; a folder with samples of another teacher, other paths or another reference; see
-            `Comparison.check`.
+        TypeError, ValueError: bad seeds; a folder with samples of another teacher, other paths or another reference;
+            see `Comparison.check`.
     """
 
     def __init__(
@@ -62,8 +63,7 @@ class SampleStore:
         decode: Callable[[Tensor], Tensor] | None = None,
         recorded: Mapping[str, Any] | None = None,
     ) -> None:
-        if not len(seeds):
-            raise ValueError("seeds must not be empty")
+        check_seeds(seeds)
         if folder is not None and (not isinstance(seeds, range) or seeds.step != 1):
             raise ValueError(f"seeds must be a range with step 1 to be kept in a folder; got {seeds}")
         comparison.check(samplers)
