@@ -11,7 +11,7 @@ import torch
 from sdesig import _processes as processes
 from sdesig._files import file_digest
 from sdesig._modules import WEIGHTS
-from sdesig.evaluation.pixels import ImageSet
+from sdesig.evaluation import ImageSet
 from sdesig.images.image_data import load_images
 from sdesig.sampling import GaussianReference, PathSpace, StepGrid, TeacherOptions, choose_grid
 from sdesig.sampling.choose_grid import FOR_IMAGES
@@ -74,7 +74,7 @@ class Study:
         compared: training images with whose features those of samples are compared, at most.
         steps, teacher_steps: of the samplers, and of the teacher's own.
         remarks: on what was measured, for the report.
-        few: samplers that are not asked for more than 20 steps, where evaluations are dear.
+        few: keys of samplers that are not asked for more than 20 steps, where evaluations are dear.
     """
 
     title: str

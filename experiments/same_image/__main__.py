@@ -25,7 +25,7 @@ from torch import Tensor
 
 from sdesig._files import replacing, write_json
 from sdesig.digits import load_digits
-from sdesig.evaluation.report import markdown_table
+from sdesig.evaluation import markdown_table
 from sdesig.images import PathAverageScheduler
 from sdesig.images.image_data import load_images
 from sdesig.sde import TabulatedVP
