@@ -8,7 +8,7 @@ from torch import nn
 
 from sdesig import CanonicalDenoiser, CanonicalSDE, GaussianReference, Mixture, SigDEG, SNRDenoiser
 from sdesig.evaluation import Comparison
-from sdesig.images import peer_samples
+from sdesig.images.peers import peer_samples
 from sdesig.sampling import TeacherOptions, choose_grid, information_floor
 from sdesig.sampling.teacher_paths import teacher_samples
 from sdesig.sde import EDM, VP, EDMDenoiser, EpsilonDenoiser, ScoreDenoiser, VDenoiser, X0Denoiser

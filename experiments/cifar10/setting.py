@@ -62,6 +62,6 @@ CPU = replace(
     block=85,
     grid_paths=64,
     remarks=REMARKS,
-    few=frozenset({"path-average, reference", "Sig-DEG, depth 1", "Sig-DEG, depth 2", "DDIM", "UniPC"}),
+    few=frozenset({"path-average-reference", "depth-1", "depth-2", "ddim"}),
 )
 STUDIES = {"gpu": GPU, "cpu": CPU}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -12,14 +11,22 @@ from experiments.digits.floors import DEPTHS, LOG_SNR, floors_of
 from experiments.digits.setting import RUNS, distilled
 from experiments.files import replacing, write_json
 from sdesig.digits import load_grid, load_teacher, path_space
-from sdesig.evaluation import Comparison
-from sdesig.evaluation.comparison import Sampler, baselines, generator_sampler
-from sdesig.evaluation.report import markdown_table, save_figure
+from sdesig.evaluation import (
+    Comparison,
+    Sampler,
+    SampleStore,
+    generator_sampler,
+    markdown_table,
+    root_mean_square,
+    save_figure,
+    training_free,
+)
 from sdesig.sampling import Floor, StepGrid
 
 REFERENCES = ("none", "scalar", "pca")
 CLOCKS = (*REFERENCES, LOG_SNR)
-EVEN, CHOSEN = "path-average, reference", "path-average, reference, chosen grid"
+STEPS = (4, 8, 16)
+EVEN, CHOSEN = "path-average-reference", "path-average-grid"
 VARIANTS = (
     ("training", "none: path-average", CHOSEN),
     ("training", "step coefficients alone", "short-coefficients"),
@@ -40,7 +47,7 @@ VARIANTS = (
     ("grid", "chosen, untrained", CHOSEN),
     ("grid", "chosen, trained", "short"),
 )
-"""Question, variant, and the run of `RUNS` or the training-free sampler that answers it."""
+"""Question, variant, and the run of `RUNS` or the key of the training-free sampler that answers it."""
 REMARK = """No student is trained on the expansion in log-SNR: it knows less of a step than that of the reference per
 principal component at depths 1 and 2, and at depth 4 as much, within the errors.
 """
@@ -49,38 +56,30 @@ principal component at depths 1 and 2, and at depth 4 as much, within the errors
 def study(runs: Path, seeds: int, groups: int, out: Path) -> None:
     """What matters, from short trainings of equal length: study.md, study.json, and a figure of the floors."""
     comparisons = {kind: Comparison(load_teacher(), path_space(kind)) for kind in REFERENCES}
-    untrained = {sampler.name: sampler for sampler in baselines(load_grid())}
-    lines = []
-    steps = (4, 8, 16)
-
-    def add(question: str, name: str, comparison: Comparison, sampler: Sampler) -> None:
-        _, outcomes = comparison.run([(sampler, steps)], range(seeds))
-        row: dict[str, Any] = {"question": question, "variant": name}
-        for outcome in outcomes:
-            value, error = outcome.rmse
-            row[f"rmse_{outcome.steps}"] = f"{value:.4f} +- {error:.4f}"
-        lines.append(row)
-        print(row, flush=True)
-
+    untrained = training_free(path_space(), STEPS)
+    found: dict[tuple[str, str], dict[int, tuple[float, float]]] = {}
     for question, variant, name in VARIANTS:
-        if name in untrained:
-            add(question, variant, comparisons["pca"], untrained[name])
-        else:
-            comparison = comparisons[RUNS[name].reference]
-            add(question, variant, comparison, generator_sampler(variant, distilled(name, runs)))
+        sampler = untrained[name] if name in untrained else generator_sampler(name, distilled(name, runs), STEPS)
+        kind = "pca" if name in untrained else RUNS[name].reference
+        found[question, variant] = _errors(comparisons[kind], sampler, seeds)
+        print(question, variant, found[question, variant], flush=True)
+    lines = [
+        {"question": question, "variant": variant, **{f"rmse_{n}": _shown(*errors[n]) for n in STEPS}}
+        for (question, variant), errors in found.items()
+    ]
     floors = {
-        f"{kind}, {'even' if grid == StepGrid() else 'chosen'} grid": floors_of(kind, grid, (4, 8, 16), DEPTHS, groups)
+        f"{kind}, {'even' if grid == StepGrid() else 'chosen'} grid": floors_of(kind, grid, STEPS, DEPTHS, groups)
         for kind in CLOCKS
         for grid in (StepGrid(), load_grid())
     }
     table = [
-        {"clock": name, "depth": floor.depth, **{f"floor_{n}": _value(values, floor.depth, n) for n in (4, 8, 16)}}
+        {"clock": name, "depth": floor.depth, **{f"floor_{n}": _value(values, floor.depth, n) for n in STEPS}}
         for name, values in floors.items()
         for floor in values
         if floor.steps == 4
     ]
-    titles = {"question": "question", "variant": "variant", **{f"rmse_{n}": f"RMSE, {n} steps" for n in steps}}
-    floor_titles = {"clock": "clock", "depth": "depth", **{f"floor_{n}": f"floor, {n} steps" for n in steps}}
+    titles = {"question": "question", "variant": "variant", **{f"rmse_{n}": f"RMSE, {n} steps" for n in STEPS}}
+    floor_titles = {"clock": "clock", "depth": "depth", **{f"floor_{n}": f"floor, {n} steps" for n in STEPS}}
     text = (
         f"# What matters\n\nWritten by `python -m experiments.digits`. Short trainings (200 iterations) of equal "
         f"length, {seeds} seeds; the variants of one question differ in it alone. +- is one standard error.\n\n"
@@ -90,14 +89,26 @@ def study(runs: Path, seeds: int, groups: int, out: Path) -> None:
     write_json(out / "study.json", {"rows": lines, "floors": table})
     with replacing(out / "study.md") as file:
         file.write_text(text)
-    save_figure(study_figure(lines), out / "study.png")
+    save_figure(study_figure(found), out / "study.png")
     save_figure(floor_figure(floors), out / "floors.png")
     print(text)
 
 
 def _value(floors: Sequence[Floor], depth: int, steps: int) -> str:
     (floor,) = [floor for floor in floors if (floor.depth, floor.steps) == (depth, steps)]
-    return f"{floor.rmse:.4f} +- {floor.standard_error:.4f}"
+    return _shown(floor.rmse, floor.standard_error)
+
+
+def _shown(value: float, error: float) -> str:
+    return f"{value:.4f} +- {error:.4f}"
+
+
+def _errors(comparison: Comparison, sampler: Sampler, seeds: int) -> dict[int, tuple[float, float]]:
+    """Root mean square and its standard error by the number of steps."""
+    store = SampleStore(comparison, [sampler], range(seeds))
+    store.make(progress=False)
+    errors = {steps: store.errors(sampler.key, steps) for steps in sampler.steps}
+    return {steps: root_mean_square(values) for steps, values in errors.items() if values is not None}
 
 
 def floor_figure(floors: dict[str, list[Floor]]) -> Figure:
@@ -109,25 +120,25 @@ def floor_figure(floors: dict[str, list[Floor]]) -> Figure:
             steps, rmse, errors = zip(*line, strict=True)
             axis.errorbar(steps, rmse, yerr=errors, fmt="o--" if "even" in name else "o-", ms=4, capsize=2, label=name)
         axis.set(xscale="log", yscale="log", title=f"depth {depth}", xlabel="steps")
-        axis.set_xticks((4, 8, 16), ("4", "8", "16"))
+        axis.set_xticks(STEPS, [str(n) for n in STEPS])
         axis.minorticks_off()
         axis.grid(alpha=0.3)
     axis.legend(fontsize="x-small")
     return figure
 
 
-def study_figure(lines: Sequence[dict[str, Any]]) -> Figure:
-    """One panel per question, one line per variant."""
+def study_figure(found: dict[tuple[str, str], dict[int, tuple[float, float]]]) -> Figure:
+    """One panel per question, one line per variant: root mean squares and standard errors by steps."""
     figure = Figure(figsize=(15, 3.6), layout="constrained")
-    questions = list(dict.fromkeys(line["question"] for line in lines))
+    questions = list(dict.fromkeys(question for question, _ in found))
     for axis, question in zip(figure.subplots(1, len(questions), sharey=True), questions, strict=True):
-        for line in lines:
-            if line["question"] == question:
-                rmse, errors = zip(*(map(float, line[f"rmse_{n}"].split(" +- ")) for n in (4, 8, 16)), strict=True)
-                bars = [1.96 * error for error in errors]
-                axis.errorbar((4, 8, 16), rmse, yerr=bars, fmt="o-", ms=4, capsize=2, label=line["variant"])
+        for (asked, variant), errors in found.items():
+            if asked == question:
+                rmse, spread = zip(*errors.values(), strict=True)
+                bars = [1.96 * error for error in spread]
+                axis.errorbar([*errors], rmse, yerr=bars, fmt="o-", ms=4, capsize=2, label=variant)
         axis.set(xscale="log", yscale="log", title=question, xlabel="steps")
-        axis.set_xticks((4, 8, 16), ("4", "8", "16"))
+        axis.set_xticks(STEPS, [str(n) for n in STEPS])
         axis.minorticks_off()
         axis.grid(alpha=0.3)
         axis.legend(fontsize="x-small", loc="lower left")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -13,20 +13,27 @@ from experiments.digits.floors import DEPTHS, floors_of
 from experiments.digits.setting import distilled
 from experiments.files import read_json, replacing, write_json
 from experiments.targets import TITLES, Line, line
-from sdesig.digits import load_classifier, load_digits, load_grid, load_teacher, path_space
-from sdesig.evaluation import Comparison
-from sdesig.evaluation.comparison import Outcome, Sampler, baselines, generator_sampler
-from sdesig.evaluation.frechet import FeatureStatistics, frechet_ratio
-from sdesig.evaluation.report import (
+from sdesig.digits import load_digits, load_features, load_grid, load_teacher, path_space
+from sdesig.evaluation import (
+    CONVERGED,
+    COORDINATES,
     FRECHET,
     INTERVALS,
+    Comparison,
+    FeatureStatistics,
+    Sampler,
+    SampleStore,
     error_figure,
+    evaluate,
+    frechet_ratio,
+    generator_sampler,
     image_figure,
     markdown_table,
-    report_rows,
+    paired_ratio,
     save_figure,
+    training_free,
 )
-from sdesig.sampling import Floor, paired_ratio
+from sdesig.sampling import Floor
 
 STEPS = (4, 8, 10, 16, 32)
 COLUMNS = {
@@ -39,6 +46,7 @@ COLUMNS = {
     "frechet_distance": "FD (classifier)",
     "frechet_distance_pixels": "FD (pixels)",
 }
+TWO, EULER, AVERAGE, CHOSEN = "sde-dpm++2m", "euler", "path-average-reference", "path-average-grid"
 SLACK = 0.03
 """By which the interval of a ratio may reach over the target."""
 REMARKS = """Where a target is missed. The floors of the chosen grid are half of the even grid's or less at depths 2
@@ -62,23 +70,21 @@ def full_table(runs: Path, seeds: int, frechet_seeds: int, groups: int, out: Pat
     students = {name: distilled(name, runs) for name in ("plain", "depth-1", "depth-2", "depth-4")}
     floors = floors_of("pca", load_grid(), (4, 8, 16, 32), DEPTHS, groups)
     comparison = Comparison(load_teacher(), path_space())
-    euler, *others = baselines(load_grid())
-    plan: list[tuple[Sampler, Sequence[int]]] = [
-        (euler, (*STEPS, 100, 1000)),
-        *((sampler, STEPS) for sampler in others),
-        (generator_sampler("plain Sig-DEG, depth 2", students["plain"]), (*STEPS, 100)),
-        *((generator_sampler(f"Sig-DEG, depth {d}", students[f"depth-{d}"]), STEPS) for d in DEPTHS),
+    free = training_free(path_space(), STEPS)
+    free[EULER] = replace(free[EULER], steps=(*STEPS, 100, 1000))
+    samplers = [
+        *free.values(),
+        generator_sampler("plain", students["plain"], (*STEPS, 100), "plain Sig-DEG, depth 2"),
+        *(generator_sampler(f"depth-{d}", students[f"depth-{d}"], STEPS, f"Sig-DEG, depth {d}") for d in DEPTHS),
     ]
-    converged, outcomes = comparison.run(plan, range(seeds), lambda done: print(f"{done} seeds", flush=True))
-    features = {"classifier": load_classifier().features, "pixels": lambda x: x}
-    with torch.no_grad():
-        rows = report_rows(outcomes, floors=floors, features=features, real=load_digits()[0])
+    extractors = [load_features(), COORDINATES]
+    found = evaluate(comparison, samplers, load_digits()[0], seeds=range(seeds), extractors=extractors, floors=floors)
+    rows = [row for row in found.rows if row["key"] != CONVERGED]
     for row in rows:
         del row["seconds_per_1000"]  # measured beside other work; `make demo` has them
-    found = {(outcome.sampler.name, outcome.steps): outcome for outcome in outcomes}
     verdicts = [
-        *pathwise_targets(found, {(floor.depth, floor.steps): floor for floor in floors}),
-        *frechet_targets(comparison, plan, frechet_seeds),
+        *pathwise_targets(found.store, {(floor.depth, floor.steps): floor for floor in floors}),
+        *frechet_targets(comparison, samplers, frechet_seeds),
     ]
     write_json(
         out / "report.json",
@@ -92,7 +98,7 @@ def full_table(runs: Path, seeds: int, frechet_seeds: int, groups: int, out: Pat
     )
     write_text(out)
     save_figure(error_figure(rows, floors, most_steps=100), out / "errors.png")
-    save_figure(steps_figure(found, converged), out / "steps.png")
+    save_figure(steps_figure(found.store), out / "steps.png")
 
 
 def write_text(out: Path) -> None:
@@ -113,56 +119,51 @@ def write_text(out: Path) -> None:
     print(text)
 
 
-def pathwise_targets(found: dict[tuple[str, int], Outcome], floors: dict[tuple[int, int], Floor]) -> list[Line]:
+def pathwise_targets(store: SampleStore, floors: dict[tuple[int, int], Floor]) -> list[Line]:
     """What was aimed at, and what was measured; ratios on the same seeds."""
-    two, average = "SDE-DPM-Solver++(2M)", "path-average, reference"
     lines = []
 
-    def errors(name: str, steps: int) -> Tensor:
-        values = found[name, steps].errors
+    def errors(key: str, steps: int) -> Tensor:
+        values = store.errors(key, steps)
         assert values is not None
         return values
 
-    def ratio(target: float, what: str, one: tuple[str, int], other: tuple[str, int]) -> None:
-        interval = paired_ratio(errors(*one), errors(*other))
-        lines.append(line(f"{what}: RMSE ratio <= {target}", interval, target + SLACK))
+    def ratio(target: float, one: str, other: str, steps: int, over: str | None = None) -> None:
+        interval = paired_ratio(errors(one, steps), errors(other, steps))
+        labels = store.samplers[one].label, over or store.samplers[other].label
+        lines.append(line(f"{' over '.join(labels)}, {steps} steps: RMSE ratio <= {target}", interval, target + SLACK))
 
-    ratio(0.35, f"{average} over 2M, 16 steps", (average, 16), (two, 16))
-    ratio(0.35, f"{average}, chosen grid over 2M, 16 steps", (f"{average}, chosen grid", 16), (two, 16))
+    ratio(0.35, AVERAGE, TWO, 16, "2M")
+    ratio(0.35, CHOSEN, TWO, 16, "2M")
     for steps in (4, 8, 10, 16, 32):
-        for other in (average, f"{average}, chosen grid"):
-            ratio(1.0, f"Sig-DEG, depth 4 over {other}, {steps} steps", ("Sig-DEG, depth 4", steps), (other, steps))
+        for other in (AVERAGE, CHOSEN):
+            ratio(1.0, "depth-4", other, steps)
     for depth, target in ((1, 1.2), (2, 1.2), (4, 2.0)):
-        interval = floors[depth, 8].ratio(errors(f"Sig-DEG, depth {depth}", 8))
+        interval = floors[depth, 8].ratio(errors(f"depth-{depth}", 8))
         lines.append(line(f"Sig-DEG, depth {depth} over its floor, 8 steps <= {target}", interval, target + SLACK, 2))
     return lines
 
 
-def frechet_targets(comparison: Comparison, plan: list[tuple[Sampler, Sequence[int]]], seeds: int) -> list[Line]:
+def frechet_targets(comparison: Comparison, samplers: Sequence[Sampler], seeds: int) -> list[Line]:
     """Targets for Frechet distances, which need more seeds than pathwise errors."""
-    two, average, chosen = "SDE-DPM-Solver++(2M)", "path-average, reference", "path-average, reference, chosen grid"
-    wanted = {
-        "Euler = SDE-DPM-Solver++(1)": 1000,
-        "plain Sig-DEG, depth 2": 100,
-        **dict.fromkeys((two, average, chosen, "Sig-DEG, depth 4"), 10),
-    }
-    few = [(sampler, (wanted[sampler.name],)) for sampler, _ in plan if sampler.name in wanted]
-    converged, outcomes = comparison.run(few, range(seeds), lambda done: print(f"{done} more seeds", flush=True))
-    classifier = load_classifier()
-    with torch.no_grad():
-        features = {outcome.sampler.name: classifier.features(outcome.samples) for outcome in outcomes}
-        real, own = (FeatureStatistics.of(classifier.features(x)) for x in (load_digits()[0], converged))
+    wanted = {EULER: 1000, "plain": 100, **dict.fromkeys((TWO, AVERAGE, CHOSEN, "depth-4"), 10)}
+    few = {sampler.key: replace(sampler, steps=(wanted[sampler.key],)) for sampler in samplers if sampler.key in wanted}
+    store = SampleStore(comparison, [*few.values()], range(seeds))
+    store.make()
+    extractor = load_features()
+    features = {key: store.features(extractor, key, steps) for key, steps in wanted.items()}
+    real, own = (FeatureStatistics.of(extractor(x)) for x in (load_digits()[0], store.converged))
     lines = []
-    for name in ("Sig-DEG, depth 4", "plain Sig-DEG, depth 2"):
-        interval = frechet_ratio(features[name], features["Euler = SDE-DPM-Solver++(1)"], real)
-        target = f"{name}, {wanted[name]} steps: FD (classifier) over the 1000-step teacher's <= 1.05"
+    for key in ("depth-4", "plain"):
+        interval = frechet_ratio(features[key], features[EULER], real)
+        target = f"{few[key].label}, {wanted[key]} steps: FD (classifier) over the 1000-step teacher's <= 1.05"
         lines.append(line(target, interval, 1.05))
-    far = own.distance(FeatureStatistics.of(features[two]))
-    for name in (average, chosen):
-        near = own.distance(FeatureStatistics.of(features[name]))
+    far = own.distance(FeatureStatistics.of(features[TWO]))
+    for key in (AVERAGE, CHOSEN):
+        near = own.distance(FeatureStatistics.of(features[key]))
         lines.append(
             {
-                "target": f"{name}, 10 steps: FD (classifier) to the converged samples not above 2M's",
+                "target": f"{few[key].label}, 10 steps: FD (classifier) to the converged samples not above 2M's",
                 "measured": f"{near:.3f} against {far:.3f}",
                 "passed": "yes" if near <= far else "no",
             }
@@ -170,11 +171,11 @@ def frechet_targets(comparison: Comparison, plan: list[tuple[Sampler, Sequence[i
     return lines
 
 
-def steps_figure(found: dict[tuple[str, int], Outcome], converged: Tensor, columns: int = 16) -> Figure:
+def steps_figure(store: SampleStore, columns: int = 16) -> Figure:
     """The same seeds at several numbers of steps."""
     lines = [
-        (f"{label}, {steps} steps", found[name, steps].samples[:columns].reshape(-1, 8, 8))
-        for label, name in (("2M", "SDE-DPM-Solver++(2M)"), ("depth 4", "Sig-DEG, depth 4"))
+        (f"{label}, {steps} steps", store.samples(key, steps)[:columns].reshape(-1, 8, 8))
+        for label, key in (("2M", TWO), ("depth 4", "depth-4"))
         for steps in STEPS
     ]
-    return image_figure([*lines, ("converged path", converged[:columns].reshape(-1, 8, 8))])
+    return image_figure([*lines, ("converged path", store.converged[:columns].reshape(-1, 8, 8))])

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from experiments.files import replacing, write_json
-from sdesig.evaluation.report import markdown_table
+from sdesig.evaluation import markdown_table
 from sdesig.images import DiffusersUNet
 from sdesig.sampling import GaussianReference, PathSpace, SNRDenoiser, TeacherOptions, draw_paths
 from sdesig.sigdeg import ModelDenoiser, Network, NetworkDenoiser, SigDEG, UNet, rollout_loss

@@ -10,7 +10,7 @@ import torch
 
 from experiments.files import WEIGHTS, file_digest
 from sdesig import _processes as processes
-from sdesig.evaluation.pixels import ImageSet
+from sdesig.evaluation import ImageSet
 from sdesig.images import load_images
 from sdesig.sampling import LEAST_FOR_IMAGES, GaussianReference, PathSpace, StepGrid, TeacherOptions, choose_grid
 from sdesig.sigdeg import DistillOptions, Network, NetworkDenoiser, SigDEG, TrainingOptions, distill, train_teacher
@@ -71,7 +71,7 @@ class Study:
         compared: training images with whose features those of samples are compared, at most.
         steps, teacher_steps: of the samplers, and of the teacher's own.
         remarks: on what was measured, for the report.
-        few: samplers that are not asked for more than 20 steps, where evaluations are dear.
+        few: keys of samplers that are not asked for more than 20 steps, where evaluations are dear.
     """
 
     title: str

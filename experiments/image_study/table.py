@@ -6,67 +6,54 @@ import argparse
 import json
 import shutil
 from collections.abc import Mapping
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
-from torch import Tensor
-
 from experiments.files import WEIGHTS, file_digest, replacing, write_json
-from experiments.image_study.study import SNR, Study
+from experiments.image_study.study import Study
 from experiments.targets import TITLES, Line, line
 from sdesig import _processes as processes
-from sdesig.evaluation import Comparison
-from sdesig.evaluation.comparison import baselines, generator_sampler
-from sdesig.evaluation.features import FeatureExtractor, PerceptualDistance, load_extractor, load_perceptual
-from sdesig.evaluation.frechet import frechet_ratio
-from sdesig.evaluation.image_report import Method, OtherSampler, evaluate_images, report_text
-from sdesig.evaluation.pixels import ImageSet
-from sdesig.evaluation.reference_statistics import reference_statistics
-from sdesig.evaluation.report import markdown_table
-from sdesig.evaluation.sample_store import SampleFiles
-from sdesig.images import peer_samples
-from sdesig.sampling import PathAverage, paired_ratio
+from sdesig.evaluation import (
+    Comparison,
+    FeatureExtractor,
+    ImageSet,
+    PerceptualDistance,
+    Sampler,
+    SampleStore,
+    evaluate,
+    frechet_ratio,
+    generator_sampler,
+    load_extractor,
+    load_perceptual,
+    markdown_table,
+    paired_ratio,
+    reference_statistics,
+    report_text,
+    training_free,
+)
+from sdesig.images import peers
 from sdesig.sigdeg import ModelDenoiser, SigDEG
 
 MOST_OF_FEW = 20
 FEWEST_FOR_FRECHET = 1000
 """Seeds below which the bias of a Frechet distance is much of it, and no target is called met or missed."""
-TWO, PLAIN = "SDE-DPM-Solver++(2M)", "plain Sig-DEG, depth 2"
-ANCESTRAL = "Euler = SDE-DPM-Solver++(1)"
-AIMED = (("Sig-DEG, depth 4", 10), (PLAIN, 100))
-"""Methods with targets, and at how many steps."""
+TWO, ANCESTRAL = "sde-dpm++2m", "euler"
+AIMED = (("depth-4", 10), ("plain", 100))
+"""Samplers with targets, and at how many steps."""
+STUDENTS = {"plain": "plain Sig-DEG, depth 2", **{f"depth-{depth}": f"Sig-DEG, depth {depth}" for depth in (1, 2, 4)}}
+"""Labels of the students by the names of their runs, which are the keys."""
 
 
-def methods_of(study: Study, teacher: ModelDenoiser, students: Mapping[str, SigDEG], runs: Path) -> list[Method]:
+def samplers_of(study: Study, teacher: ModelDenoiser, students: Mapping[str, SigDEG], runs: Path) -> list[Sampler]:
     """All samplers with their numbers of steps; students from folders of `runs`."""
-
-    def steps(name: str) -> tuple[int, ...]:
-        if name == ANCESTRAL:
-            return (*study.steps, study.teacher_steps)
-        return tuple(n for n in study.steps if n <= MOST_OF_FEW or name not in study.few)
-
-    names = {"plain": PLAIN, **{f"depth-{depth}": f"Sig-DEG, depth {depth}" for depth in (1, 2, 4)}}
-    return [
-        *(
-            Method(sampler, steps(sampler.name))
-            for sampler in baselines(students["depth-4"].space.grid)
-            if sampler.referenced or not isinstance(sampler.scheme, PathAverage)
-        ),
-        Method(OtherSampler("UniPC", partial(_unipc, teacher)), study.steps),
-        *(
-            Method(
-                generator_sampler(name, students[run]),
-                steps(name),
-                ema=True,
-                digest=file_digest(runs / run / "student" / WEIGHTS),
-            )
-            for run, name in names.items()
-        ),
-    ]
-
-
-def _unipc(teacher: ModelDenoiser, y: Tensor, steps: int) -> Tensor:
-    return peer_samples(teacher, y, steps, snr=SNR)
+    space, few = students["depth-4"].space, tuple(n for n in study.steps if n <= MOST_OF_FEW)
+    made = training_free(space, study.steps) | {"unipc": peers(teacher, space, study.steps)["unipc"]}
+    del made["path-average"]
+    made[ANCESTRAL] = replace(made[ANCESTRAL], steps=(*study.steps, study.teacher_steps))
+    for key, label in STUDENTS.items():
+        digest = file_digest(runs / key / "student" / WEIGHTS)
+        made[key] = generator_sampler(key, students[key], study.steps, label, digest, ema=True)
+    return [replace(sampler, steps=few) if key in study.few else sampler for key, sampler in made.items()]
 
 
 def table(
@@ -82,17 +69,17 @@ def table(
     data = data.subset(min(study.compared, len(data)))
     extractors = [load_extractor(source, options.device) for source in options.extractor]
     perceptual = [load_perceptual(source, options.device) for source in options.perceptual]
-    report = evaluate_images(
+    found = evaluate(
         comparison,
-        methods_of(study, teacher, students, options.runs),
+        samplers_of(study, teacher, students, options.runs),
         data,
         folder,
-        n=options.seeds,
+        seeds=range(options.seeds),
         extractors=extractors,
         perceptual=perceptual,
         ema=True,
     )
-    verdicts = targets(study, report.samples, data, extractors, perceptual, folder / "reference")
+    verdicts = targets(study, found.store, data, extractors, perceptual, folder / "reference")
     processes.on_main(lambda: _publish(study, options.command, data, verdicts, folder, options.out))
 
 
@@ -119,28 +106,30 @@ def write_text(study: Study, command: str, data: ImageSet, out: Path) -> None:
 
 def targets(
     study: Study,
-    samples: SampleFiles,
+    store: SampleStore,
     data: ImageSet,
     extractors: list[FeatureExtractor],
     perceptual: list[PerceptualDistance],
     reference: Path,
 ) -> list[Line]:
     """What was aimed at, and what was measured, on the same seeds; the statistics of the data are in a folder."""
-    methods, lines = {method.name: method for method in samples.methods}, []
+    lines = []
     for extractor in extractors:
         real = reference_statistics(data, extractor, cache=reference).statistics
-        of_teacher = samples.features(extractor, methods[ANCESTRAL], study.teacher_steps)
-        for name, steps in AIMED:
-            ratio = frechet_ratio(samples.features(extractor, methods[name], steps), of_teacher, real)
-            found = line(f"{name}, {steps} steps: {extractor.frechet_name} over the teacher's <= 1.05", ratio, 1.05)
-            if len(samples.seeds) < FEWEST_FOR_FRECHET:
+        of_teacher = store.features(extractor, ANCESTRAL, study.teacher_steps)
+        for key, steps in AIMED:
+            ratio = frechet_ratio(store.features(extractor, key, steps), of_teacher, real)
+            found = line(
+                f"{STUDENTS[key]}, {steps} steps: {extractor.frechet_name} over the teacher's <= 1.05", ratio, 1.05
+            )
+            if len(store.seeds) < FEWEST_FOR_FRECHET:
                 found["passed"] = "too few seeds"
             lines.append(found)
     for distance in perceptual:
-        two = samples.distances(distance, methods[TWO], 10).clamp(min=0).sqrt()
-        for name, steps in AIMED:
-            own = samples.distances(distance, methods[name], steps).clamp(min=0).sqrt()
+        two = store.distances(distance, TWO, 10).clamp(min=0).sqrt()
+        for key, steps in AIMED:
+            own = store.distances(distance, key, steps).clamp(min=0).sqrt()
             value, low, high = (bound**2 for bound in paired_ratio(own, two))  # of means, not root mean squares
-            target = f"{name}, {steps} steps: {distance.name} over that of 2M, 10 steps <= .5"
+            target = f"{STUDENTS[key]}, {steps} steps: {distance.name} over that of 2M, 10 steps <= .5"
             lines.append(line(target, (value, low, high), 0.53))
     return lines

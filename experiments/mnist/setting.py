@@ -42,6 +42,6 @@ MNIST = Study(
     batch=128,
     runs={**runs_of(SOLVER, ITERATIONS), "depth-4": runs_of(FASTER, ITERATIONS)["depth-4"]},
     remarks=REMARKS,
-    few=frozenset({"path-average, reference", "Sig-DEG, depth 1", "Sig-DEG, depth 2"}),
+    few=frozenset({"path-average-reference", "depth-1", "depth-2"}),
 )
 STUDIES = {"cpu": MNIST}

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from experiments.files import replacing, write_json
 from sdesig.digits import load_digits
-from sdesig.evaluation.report import markdown_table
+from sdesig.evaluation import markdown_table
 from sdesig.images import PathAverageScheduler, load_images
 from sdesig.sde import TabulatedVP
 

@@ -15,8 +15,18 @@ from matplotlib.figure import Figure
 from experiments.files import replacing, write_json
 from experiments.targets import measured
 from experiments.toy_mixture.setting import DENOISER, DEPTHS, SDE, SPACE, STEPS, TEACHER, distilled
-from sdesig.evaluation.comparison import Comparison, baselines, generator_sampler
-from sdesig.evaluation.report import INTERVALS, Row, error_figure, markdown_table, report_rows, save_figure
+from sdesig.evaluation import (
+    CONVERGED,
+    INTERVALS,
+    Comparison,
+    Row,
+    error_figure,
+    evaluate,
+    generator_sampler,
+    markdown_table,
+    save_figure,
+    training_free,
+)
 from sdesig.sampling import information_floor
 from sdesig.sigdeg import SigDEG
 from sdesig.solvers import solve
@@ -82,17 +92,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for steps in STEPS
     ]
     comparison = Comparison(DENOISER, SPACE, batch=1000)
-    plan = [
-        *((sampler, (*STEPS, 32)) for sampler in baselines() if sampler.eta == 1),
-        *((generator_sampler(f"Sig-DEG, depth {s.depth}", s), STEPS) for s in students),
+    samplers = [
+        *(sampler for sampler in training_free(SPACE, (*STEPS, 32)).values() if sampler.follows),
+        *(generator_sampler(f"depth-{s.depth}", s, STEPS, f"Sig-DEG, depth {s.depth}") for s in students),
     ]
-    _, outcomes = comparison.run(plan, range(options.seeds))
-    rows = report_rows(outcomes, floors=floors, real=None)
+    evaluated = evaluate(comparison, samplers, seeds=range(options.seeds), floors=floors)
+    rows = [row for row in evaluated.rows if row["key"] != CONVERGED]
     found = {(floor.depth, floor.steps): floor for floor in floors}
-    for row, outcome in zip(rows, outcomes, strict=True):
-        if outcome.sampler.depth is not None and outcome.errors is not None:
-            row["ratio"] = measured(found[outcome.sampler.depth, outcome.steps].ratio(outcome.errors), 2)
     for row in rows:
+        errors = evaluated.store.errors(row["key"], row["steps"])
+        if row["depth"] is not None and errors is not None:
+            row["ratio"] = measured(found[row["depth"], row["steps"]].ratio(errors), 2)
         del row["seconds_per_1000"]  # measured beside other work
     write_json(options.out / "report.json", {"rows": rows, "floors": [vars(floor) for floor in floors]})
     write_text(rows, options.seeds, options.groups, options.out)

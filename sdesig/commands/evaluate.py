@@ -8,15 +8,21 @@ from pathlib import Path
 from typing import Annotated
 
 from torch import Tensor
-from tqdm import tqdm
 
 from sdesig._files import check_output, replacing, write_json
 from sdesig._records import forget_options, record_options
 from sdesig.commands.inputs import fitted_reference, load_models, load_problem, snr_range
 from sdesig.commands.options import COUNT, Reference, announce, check_sizes
-from sdesig.evaluation import Comparison, evaluate
-from sdesig.evaluation.evaluation import samplers
-from sdesig.evaluation.report import FRECHET, INTERVALS, markdown_table
+from sdesig.evaluation import (
+    CONVERGED,
+    FRECHET,
+    INTERVALS,
+    Comparison,
+    evaluate,
+    generator_sampler,
+    markdown_table,
+    training_free,
+)
 from sdesig.sampling import PathSpace
 from sdesig.sigdeg import SigDEG
 from sdesig.sigdeg.network_denoiser import ModelDenoiser
@@ -71,8 +77,10 @@ class Evaluate:
         teacher, data, identity = load_problem(self.teacher, self.data)
         models, models_identity = load_models(self.models, teacher.event)
         comparison = self._comparison(teacher, data, models)
-        named = {str(name): model for name, model in zip(self.models, models, strict=True)}
-        comparison.check([(sampler, self.steps) for sampler in samplers(named, training_free=self.baselines)])
+        samplers = list(training_free(comparison.space, self.steps).values()) if self.baselines else []
+        for folder, model in zip(self.models, models, strict=True):
+            samplers.append(generator_sampler(str(folder), model, self.steps))
+        comparison.check(samplers)
         options = {
             **identity,
             "models": models_identity,
@@ -87,18 +95,9 @@ class Evaluate:
         announce("evaluate", {**options, "out": self.out})
         forget_options(self.out / "options.json", "report.json", key="models")
         record_options(self.out / "options.json", options)
-        with tqdm(total=self.n, unit="seed") as bar:
-            found = evaluate(
-                comparison,
-                named,
-                steps=self.steps,
-                seeds=range(self.first_seed, self.first_seed + self.n),
-                real=data,
-                floor_groups=self.floor_groups,
-                training_free=self.baselines,
-                progress=lambda done: bar.update(done - bar.n),
-            )
-        rows = [{"frechet_distance": None, **row} for row in found.rows]
+        seeds = range(self.first_seed, self.first_seed + self.n)
+        found = evaluate(comparison, samplers, data, seeds=seeds, floor_groups=self.floor_groups)
+        rows = [{"frechet_distance": None, **row} for row in found.rows if row["key"] != CONVERGED]
         write_json(self.out / "report.json", rows)
         table = markdown_table(rows, COLUMNS)
         with replacing(self.out / "report.md") as file:

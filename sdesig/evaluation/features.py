@@ -1,4 +1,4 @@
-"""What images are compared by: features of one image, and perceptual distances of two, from files that users have.
+"""What samples are compared by: features of one, and perceptual distances of two images, from files that users have.
 
 A number that is made of them is named after them: "FID" is what the Inception network of the FID papers gives and
 nothing else, "LPIPS" what the package lpips gives.
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from sdesig import _processes as processes
-from sdesig._checks import check_integer
+from sdesig._checks import check_floating, check_integer
 from sdesig._evaluating import evaluating
 from sdesig._files import FileError, file_digest, reading
 from sdesig.evaluation.pixels import check_pixels, to_floats
@@ -30,19 +30,22 @@ ALEXNET_WEIGHTS = "alexnet-owt-7be5be79.pth"
 
 @dataclass(frozen=True)
 class FeatureExtractor:
-    """Features of images.
+    """Features of images, or of vectors.
 
     Attributes:
         name: of the extractor.
         digest: sha256 of the file that it is from, or its name where there is none.
-        network: uint8, (n, 1 or 3, height, width), to floats, (n, k); in evaluation mode while it is used.
+        network: images, uint8 (n, 1 or 3, height, width), or vectors, floats (n, *event), to floats (n, k); in
+            evaluation mode while it is used.
         device: that it runs on.
+        floats: whether it takes vectors, and no images.
     """
 
     name: str
     digest: str
     network: Callable[[Tensor], Tensor]
     device: torch.device | str = "cpu"
+    floats: bool = False
 
     @property
     def frechet_name(self) -> str:
@@ -56,12 +59,12 @@ class FeatureExtractor:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Features, (n, k), on the extractor's device, of uint8 images (n, 1 or 3, height, width) of any device.
+        """Features, (n, k), on the extractor's device, of images or vectors on any device.
 
         Raises:
             TypeError, ValueError: other images; features of another shape or that are not finite.
         """
-        features = _run(self.name, self.network, check_pixels("images", images).to(self.device))
+        features = _run(self.name, self.network, self.checked(images).to(self.device))
         if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != len(images):
             shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
             raise ValueError(
@@ -70,6 +73,14 @@ class FeatureExtractor:
         if not bool(features.isfinite().all()):
             raise ValueError(f"{self.name} gave features that are not finite")
         return features
+
+    def checked(self, samples: Tensor) -> Tensor:
+        """Return vectors, or images, whichever it takes; raise TypeError or ValueError for anything else."""
+        return check_floating("samples", samples) if self.floats else check_pixels("images", samples)
+
+
+COORDINATES = FeatureExtractor("pixels", "pixels", lambda samples: samples.flatten(1), floats=True)
+"""The coordinates of vectors themselves."""
 
 
 @dataclass(frozen=True)
@@ -178,13 +189,15 @@ def feature_batches(extractor: FeatureExtractor, images: Tensor, batch: int = 25
 
 @torch.no_grad()
 def extract(extractor: FeatureExtractor, images: Tensor, batch: int = 256) -> Tensor:
-    """Features of uint8 images, (n, k), on the CPU, from `batch` images at a time.
+    """Features, (n, k), of vectors, or of uint8 images on the CPU, from `batch` of them at a time.
 
     Raises:
         TypeError, ValueError, RuntimeError: see `feature_batches`.
     """
     check_integer("batch", batch, 1)
-    return torch.cat([extractor(part).cpu() for part in check_pixels("images", images).split(batch)])
+    if extractor.floats:
+        return extractor(images)
+    return torch.cat([extractor(part).cpu() for part in extractor.checked(images).split(batch)])
 
 
 def _run(name: str, network: Callable[..., Tensor], *images: Tensor) -> Tensor:

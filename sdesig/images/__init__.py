@@ -7,9 +7,9 @@ from sdesig.images.checkpoints import ScoreSDEDenoiser, load_edm, load_score_sde
 from sdesig.images.diffusers_unet import DiffusersUNet, import_diffusers
 from sdesig.images.image_network import compile_network, image_network
 from sdesig.images.latent import Autoencoder, load_autoencoder
+from sdesig.images.peers import peer_samples, peers
 from sdesig.images.song_unet import SongUNet
 from sdesig.images.teachers import DiffusersDenoiser, load_teacher
-from sdesig.images.unipc import peer_samples
 
 if TYPE_CHECKING:
     from sdesig.images.image_data import load_images
@@ -32,6 +32,7 @@ __all__ = [
     "load_score_sde",
     "load_teacher",
     "peer_samples",
+    "peers",
 ]
 
 _LAZY = {

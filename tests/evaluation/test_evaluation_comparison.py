@@ -1,6 +1,7 @@
 """All samplers on one Brownian path: pathwise errors, DDIM by hand, and one path in the clocks of two references."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -9,18 +10,20 @@ import torch
 
 from sdesig.brownian import BrownianPath
 from sdesig.convergence import fit_strong
-from sdesig.evaluation.comparison import (
+from sdesig.evaluation import (
+    CONVERGED,
+    TRAINING_FREE,
     Comparison,
-    OtherSampler,
-    Outcome,
     Sampler,
-    baselines,
+    SampleStore,
     generator_sampler,
+    pathwise_errors,
+    root_mean_square,
     share_apart,
     spread_of,
+    training_free,
 )
 from sdesig.sampling import CanonicalSDE, DPMSolver1, GaussianReference, PathAverage, PathSpace, SNRDenoiser, StepGrid
-from sdesig.sampling.error_statistics import root_mean_square
 from sdesig.sampling.reclock import reclock
 from sdesig.sampling.step_grid import EVEN
 from sdesig.sde import Mixture
@@ -73,8 +76,19 @@ def no_timing(monkeypatch):
     monkeypatch.setattr("sdesig.evaluation.comparison.Comparison.seconds_per_1000", lambda *_: math.nan)
 
 
-def by_name(outcomes):
-    return {(outcome.sampler.name, outcome.steps): outcome for outcome in outcomes}
+def euler(*steps, **options):
+    return Sampler("euler", "euler", steps, **{"scheme": DPMSolver1()} | options)
+
+
+def followed(made, samplers, seeds):
+    """The store with the samples of a comparison."""
+    store = SampleStore(made, samplers, seeds)
+    store.make(progress=False)
+    return store
+
+
+def rmse(store, key, steps):
+    return root_mean_square(store.errors(key, steps))
 
 
 # --- the comparison --------------------------------------------------------------------------------------------------
@@ -83,37 +97,39 @@ def by_name(outcomes):
 @every_reference
 def test_every_error_falls_with_the_steps(kind):
     """Of all samplers at eta = 1, with the reference or without: they see one Brownian path."""
-    samplers = [*baselines(), generator_sampler("untrained", student(kind))]
-    truth, outcomes = comparison(kind).run([(sampler, (8, 32)) for sampler in samplers], range(200))
-    found = by_name(outcomes)
-    assert len(found) == len(outcomes) == 2 * len(samplers)
-    spread = truth.std().item()
+    samplers = [
+        *training_free(space(kind), (8, 32)).values(),
+        generator_sampler("untrained", student(kind), (8, 32)),
+    ]
+    store = followed(comparison(kind), samplers, range(200))
+    assert len(store.pairs) == 1 + 2 * len(samplers)
+    spread = store.converged.std().item()
     assert spread > 0.5
     for sampler in samplers:
-        coarse, fine = (found[sampler.name, steps] for steps in (8, 32))
         if sampler.eta == 0:
             continue
-        assert fine.rmse[0] < coarse.rmse[0] / 2, sampler.name
-        assert fine.rmse[0] < 0.1 * spread, sampler.name
-        assert coarse.rmse[1] < 0.2 * coarse.rmse[0]
+        coarse, fine = (rmse(store, sampler.key, steps) for steps in (8, 32))
+        assert fine[0] < coarse[0] / 2, sampler.key
+        assert fine[0] < 0.1 * spread, sampler.key
+        assert coarse[1] < 0.2 * coarse[0]
 
 
 def test_errors_are_distances_to_the_truth():
-    truth, outcomes = comparison().run([(Sampler("euler", DPMSolver1()), (16,))], range(50))
-    (outcome,) = outcomes
-    expected = ((outcome.samples - truth).square().sum(1) / 2).sqrt()
-    torch.testing.assert_close(outcome.errors, expected)
-    assert outcome.rmse == root_mean_square(outcome.errors)
-    assert outcome.samples.shape == truth.shape == (50, 2)
+    store = followed(comparison(), [euler(16)], range(50))
+    expected = ((store.samples("euler", 16) - store.converged).square().sum(1) / 2).sqrt()
+    torch.testing.assert_close(store.errors("euler", 16), expected)
+    assert store.samples("euler", 16).shape == store.converged.shape == (50, 2)
+    assert torch.equal(store.samples(CONVERGED, 128), store.converged)
+    assert store.errors(CONVERGED, 128) is None
 
 
 @every_reference
 def test_the_truth_is_path_average_with_the_reference_in_many_steps(kind):
-    sampler = Sampler("same", PathAverage(), referenced=True)
-    truth, outcomes = comparison(kind).run([(sampler, (128, 64))], range(20))
-    assert torch.equal(outcomes[0].samples, truth)
-    assert outcomes[0].rmse == (0.0, 0.0)
-    assert outcomes[1].rmse[0] > 1e-5
+    sampler = Sampler("same", "same", (128, 64), scheme=PathAverage(), referenced=True)
+    store = followed(comparison(kind), [sampler], range(20))
+    assert torch.equal(store.samples("same", 128), store.converged)
+    assert rmse(store, "same", 128) == (0.0, 0.0)
+    assert rmse(store, "same", 64)[0] > 1e-5
 
 
 @every_reference
@@ -125,49 +141,62 @@ def test_generators_are_compared_on_the_paths_that_they_sample(kind, steps):
         for p in trained.cell.parameters():
             p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(0)))
     seeds = [3, 8, 2**40]
-    plan = [
-        (Sampler("path-average", PathAverage(), referenced=True), (steps,)),
-        (generator_sampler("untrained", untrained), (steps,)),
-        (generator_sampler("trained", trained), (steps,)),
+    samplers = [
+        training_free(space(kind), (steps,))["path-average-reference"],
+        generator_sampler("untrained", untrained, (steps,)),
+        generator_sampler("trained", trained, (steps,)),
     ]
-    _, (average, one, other) = comparison(kind).run(plan, seeds)
-    torch.testing.assert_close(average.samples, untrained.sample(seeds, steps).values, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(one.samples, average.samples, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(other.samples, trained.sample(seeds, steps).values, rtol=1e-4, atol=1e-4)
-    assert (other.samples - one.samples).abs().max() > 1e-3
-    assert (one.sampler.depth, average.sampler.depth) == (2, None)
+    store = followed(comparison(kind), samplers, seeds)
+    average, one, other = (store.samples(sampler.key, steps) for sampler in samplers)
+    torch.testing.assert_close(average, untrained.sample(seeds, steps).values, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(one, average, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(other, trained.sample(seeds, steps).values, rtol=1e-4, atol=1e-4)
+    assert (other - one).abs().max() > 1e-3
+    assert [sampler.depth for sampler in samplers] == [None, 2, 2]
 
 
 def test_a_generator_without_a_reference_is_compared_on_the_same_paths():
     """In the clock of B, though the paths run in that of a reference: untrained it is path-average without one."""
-    plan = [(generator_sampler("untrained", student("mean")), (16,)), (Sampler("path-average", PathAverage()), (16,))]
-    truth, (one, other) = comparison("scalar").run(plan, range(20))
-    torch.testing.assert_close(one.samples, other.samples, rtol=1e-4, atol=1e-4)
-    assert one.rmse[0] < 0.2 * truth.std()
+    samplers = [
+        generator_sampler("untrained", student("mean"), (16,)),
+        training_free(space("scalar"), (16,))["path-average"],
+    ]
+    store = followed(comparison("scalar"), samplers, range(20))
+    one, other = (store.samples(sampler.key, 16) for sampler in samplers)
+    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    assert rmse(store, "untrained", 16)[0] < 0.2 * store.converged.std()
 
 
 def test_a_generator_keeps_its_grid():
     skewed = StepGrid((0.0, 0.25, 1.0))
     generator = student(grid=skewed)
-    _, (outcome,) = comparison().run([(generator_sampler("skewed", generator), (8,))], range(5))
-    torch.testing.assert_close(outcome.samples, generator.sample(5, 8).values, rtol=1e-4, atol=1e-4)
-    assert (outcome.samples - generator.sample(5, 8, grid=StepGrid()).values).abs().max() > 1e-3
+    samples = followed(comparison(), [generator_sampler("skewed", generator, (8,))], range(5)).samples("skewed", 8)
+    torch.testing.assert_close(samples, generator.sample(5, 8).values, rtol=1e-4, atol=1e-4)
+    assert (samples - generator.sample(5, 8, grid=StepGrid()).values).abs().max() > 1e-3
+
+
+def test_the_best_scheme_is_also_on_the_grid_of_the_space():
+    """By one of the keys that the command line has, in the same order."""
+    skewed = StepGrid((0.0, 0.25, 1.0))
+    assert [*training_free(space(grid=skewed), (4,))] == [*TRAINING_FREE]
+    assert [*training_free(space(), (4,))] == [key for key in TRAINING_FREE if key != "path-average-grid"]
+    grids = {key: sampler.grid for key, sampler in training_free(space(grid=skewed), (4,)).items()}
+    assert grids.pop("path-average-grid") == skewed
+    assert set(grids.values()) == {EVEN}
 
 
 @pytest.mark.parametrize("batch", [7, 20])
 def test_samples_do_not_depend_on_the_batch(batch):
-    plan = [(sampler, (8,)) for sampler in baselines()]
-    one, other = (comparison("pca", batch=size).run(plan, range(20)) for size in (250, batch))
-    torch.testing.assert_close(one[0], other[0], rtol=1e-5, atol=1e-5)
-    for first, second in zip(one[1], other[1], strict=True):
-        torch.testing.assert_close(first.samples, second.samples, rtol=1e-5, atol=1e-5)
+    samplers = training_free(space("pca"), (8,))
+    one, other = (followed(comparison("pca", batch=size), [*samplers.values()], range(20)) for size in (250, batch))
+    torch.testing.assert_close(one.converged, other.converged, rtol=1e-5, atol=1e-5)
+    for key in samplers:
+        torch.testing.assert_close(one.samples(key, 8), other.samples(key, 8), rtol=1e-5, atol=1e-5)
 
 
 def test_samples_are_functions_of_their_seeds():
-    plan = [(Sampler("euler", DPMSolver1()), (8,))]
-    _, (whole,) = comparison().run(plan, range(10))
-    _, (part,) = comparison().run(plan, [7, 2])
-    torch.testing.assert_close(part.samples, whole.samples[[7, 2]], rtol=1e-5, atol=1e-5)
+    whole, part = (followed(comparison(), [euler(8)], seeds).samples("euler", 8) for seeds in (range(10), [7, 2]))
+    torch.testing.assert_close(part, whole[[7, 2]], rtol=1e-5, atol=1e-5)
 
 
 # --- samplers by hand ------------------------------------------------------------------------------------------------
@@ -183,16 +212,15 @@ def x_at_the_start(kind, path):
 @pytest.mark.parametrize("steps", [5, 32])
 def test_ddim_by_hand(kind, steps):
     """In EDM's x at sigma = 1/sqrt(SNR): x' = D + sigma'/sigma (x - D). It has another limit than the paths."""
-    (ddim,) = [sampler for sampler in baselines() if sampler.eta == 0]
-    _, (outcome,) = comparison(kind).run([(ddim, (steps,))], range(30))
+    ddim = training_free(space(kind), (steps,))["ddim"]
+    store = followed(comparison(kind), [ddim], range(30))
     path = space(kind).paths(30)
     x, times = x_at_the_start(kind, path), path.grid(steps)
     for tau, end in pairwise(times):
         denoised = LAW.denoise_y(tau.float() * x, tau)
         x = denoised + (tau / end).sqrt().float() * (x - denoised)
-    torch.testing.assert_close(outcome.samples, x, rtol=1e-4, atol=1e-4)
-    assert outcome.errors is None
-    assert all(math.isnan(value) for value in outcome.rmse)
+    torch.testing.assert_close(store.samples("ddim", steps), x, rtol=1e-4, atol=1e-4)
+    assert store.errors("ddim", steps) is None
 
 
 @pytest.mark.parametrize("kind", ["scalar", "pca"])
@@ -200,7 +228,7 @@ def test_euler_without_the_reference_by_hand(kind):
     """y' = y + D dtau + dB, where B on every fine cell is int (1 + c tau) dM, here with the factor at its middle:
     both agree to the square of the cells' length."""
     steps = 4
-    _, (outcome,) = comparison(kind, levels=11).run([(Sampler("euler", DPMSolver1()), (steps,))], range(30))
+    store = followed(comparison(kind, levels=11), [euler(steps)], range(30))
     made = space(kind, levels=11)
     path = made.paths(30)
     fine = path.grid(2**11)
@@ -212,9 +240,9 @@ def test_euler_without_the_reference_by_hand(kind):
     y = LOW * x_at_the_start(kind, path)
     for (tau, end), db in zip(pairwise(path.grid(steps)), increments, strict=True):
         y = y + (end - tau).float() * LAW.denoise_y(y, tau) + db
-    torch.testing.assert_close(outcome.samples, y / HIGH, rtol=0, atol=2e-3)
-    _, (other,) = comparison(kind, levels=11).run([(Sampler("euler", DPMSolver1()), (steps,))], range(30, 60))
-    assert (other.samples - y / HIGH).abs().max() > 0.1
+    torch.testing.assert_close(store.samples("euler", steps), y / HIGH, rtol=0, atol=2e-3)
+    other = followed(comparison(kind, levels=11), [euler(steps)], range(30, 60))
+    assert (other.samples("euler", steps) - y / HIGH).abs().max() > 0.1
 
 
 # --- seconds, progress, refusals -------------------------------------------------------------------------------------
@@ -223,29 +251,25 @@ def test_euler_without_the_reference_by_hand(kind):
 def test_seconds_are_measured_of_every_kind_of_sampler(monkeypatch):
     monkeypatch.undo()
     made = comparison("pca")
-    samplers = [
-        Sampler("ddim", DPMSolver1(), eta=0.0),
-        Sampler("euler", DPMSolver1()),
-        generator_sampler("g", student("pca")),
-    ]
-    for sampler in samplers:
+    for sampler in (euler(2, eta=0.0), euler(2), generator_sampler("g", student("pca"), (2,))):
         assert 0 < made.seconds_per_1000(sampler, 2) < 60
-    _, (outcome,) = made.run([(samplers[1], (2,))], range(3))
-    assert 0 < outcome.seconds_per_1000 < 60
+    store = followed(made, [euler(2)], range(3))
+    assert 0 < store.seconds_per_1000("euler", 2) < 60
+    assert store.seconds_per_1000("euler", 2) == store.seconds_per_1000("euler", 2)  # measured once
 
 
 @pytest.mark.parametrize("numbers", [1 << 20, 5 * 2 * 4 * 3], ids=["at once", "three steps at once"])
 def test_what_is_timed_is_what_is_compared(numbers, monkeypatch):
     monkeypatch.setattr("sdesig._memory.NUMBERS_AT_ONCE", 4 * numbers)
-    made, sampler = comparison(), generator_sampler("g", student())
-    (samples,) = made.follow([(sampler, 10)], range(5))
+    made, sampler = comparison(), generator_sampler("g", student(), (10,))
+    samples = made.follow([(sampler, 10)], range(5))["g", 10]
     torch.testing.assert_close(made._sampled(sampler, 10, range(5)), samples, rtol=0, atol=1e-4)
 
 
 def test_a_gpu_is_timed_on_a_batch_after_an_untimed_call(monkeypatch):
     monkeypatch.undo()
     made, drawn = comparison(batch=40), []
-    other = OtherSampler("other", lambda y, steps: drawn.append(len(y)) or y)
+    other = Sampler("other", "other", (2, 1000), draw=lambda y, steps: drawn.append(len(y)) or y)
     made.seconds_per_1000(other, 1000)
     made.seconds_per_1000(other, 2)
     assert drawn == [50, 500]
@@ -269,51 +293,75 @@ def test_samplers_that_follow_no_path_are_compared():
         seen.append(y)
         return y * steps
 
-    other, euler = OtherSampler("other", draw, evaluations=2), Sampler("euler", DPMSolver1())
-    _, (one, two, three) = made.run([(euler, (2,)), (other, (3, 500))], range(6))
-    assert torch.equal(two.samples, 3 * torch.cat(seen[::2]))
+    other = Sampler("other", "other", (3, 500), draw=draw, evaluations=2)
+    store = followed(made, [euler(2), other], range(6))
+    assert torch.equal(store.samples("other", 3), 3 * torch.cat(seen[::2]))
     assert torch.equal(torch.cat(seen[::2]), torch.cat([made.start(range(4)), made.start(range(4, 6))]))
-    assert (two.errors, two.seeds_apart, three.steps) == (None, None, 500)
-    assert one.errors is not None
+    assert (store.errors("other", 3), store.seeds_apart("other", 3)) == (None, None)
+    assert torch.equal(store.samples("other", 500), 500 * torch.cat(seen[::2]))
+    assert store.errors("euler", 2) is not None
     with pytest.raises(ValueError, match=r"odd must draw samples of shape \(6, .*\); it drew \(5, "):
-        comparison().run([(OtherSampler("odd", lambda y, steps: y[1:]), (1,))], range(6))
+        followed(comparison(), [Sampler("odd", "odd", (1,), draw=lambda y, steps: y[1:])], range(6))
     with pytest.raises(ValueError, match="steps must be >= 1; got 0"):
-        made.run([(other, (0,))], range(2))
+        followed(made, [replace(other, steps=(0,))], range(2))
+
+
+@pytest.mark.parametrize(
+    "options, match",
+    [
+        ({"steps": (), "scheme": DPMSolver1()}, "steps must not be empty; those of one are"),
+        ({"steps": (2,)}, "one must have either a scheme or a function that draws"),
+        ({"steps": (2,), "scheme": DPMSolver1(), "draw": max}, "one must have either a scheme or a function"),
+    ],
+)
+def test_samplers_that_are_none(options, match):
+    with pytest.raises(ValueError, match=match):
+        Sampler("one", "One", **options)
+
+
+def test_keys_and_labels_tell_samplers_apart():
+    """From each other, and from the converged paths."""
+    one, made = euler(2), comparison()
+    for what, changes in (
+        ("key", {"label": "other"}),
+        ("key", {"key": CONVERGED}),
+        ("label", {"key": "other"}),
+        ("label", {"key": "other", "label": "converged path"}),
+    ):
+        other = replace(one, **changes)
+        with pytest.raises(ValueError, match=f"samplers must have different {what}s; got "):
+            SampleStore(made, [one, other], range(2))
 
 
 def test_the_share_of_seeds_that_end_apart():
     """Of a mixture of modes +-2 and a sampler that is off by a third of a mode, but for two seeds of eight that end in
     the other one: the mean square hardly tells them, the share does."""
     made = comparison()
-    converged, outcomes = made.run([(Sampler("euler", DPMSolver1()), (2, 128))], range(40))
+    store = followed(made, [euler(2, 128)], range(40))
+    converged = store.converged
     spread = spread_of(converged)
     assert spread == pytest.approx(converged.flatten(1).double().var(0).mean().sqrt().item(), rel=1e-12)
-    for outcome in outcomes:
-        assert outcome.seeds_apart == (outcome.errors > spread / 2).double().mean().item()
-    assert outcomes[0].seeds_apart > outcomes[1].seeds_apart
+    for steps in (2, 128):
+        share = (store.errors("euler", steps) > spread / 2).double().mean().item()
+        assert store.seeds_apart("euler", steps) == share
+    assert store.seeds_apart("euler", 2) > store.seeds_apart("euler", 128)
     modes = torch.tensor([2.0, -2.0] * 4)[:, None] * torch.ones(8, 3)
     ends = torch.where(torch.arange(8)[:, None] < 2, -modes, modes + 0.7)
-    errors = Sampler("by hand", DPMSolver1()).errors(ends, modes)
+    errors = pathwise_errors(ends, modes)
     assert share_apart(errors, spread_of(modes)) == 0.25
     assert share_apart(None, 1.0) is None
     assert share_apart(errors[:1], spread_of(modes[:1])) is None
 
 
-def test_progress_counts_the_seeds():
-    done = []
-    comparison(batch=4).run([(Sampler("euler", DPMSolver1()), (2,))], range(10), done.append)
-    assert done == [4, 8, 10]
-
-
-def test_outcomes_without_errors_have_no_root_mean_square():
-    outcome = Outcome(Sampler("ddim", DPMSolver1(), eta=0.0), 3, torch.zeros(2, 2), None)
-    assert all(math.isnan(value) for value in outcome.rmse)
+def test_progress_counts_the_seeds(capsys):
+    SampleStore(comparison(batch=4), [euler(2)], range(10)).make()
+    assert "10/10" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("steps", [129, 0])
 def test_more_steps_than_cells_are_refused(steps):
     with pytest.raises(ValueError, match=rf"steps must be in \[1, 128\]; got {steps}"):
-        comparison().run([(Sampler("euler", DPMSolver1()), (4, steps))], range(3))
+        SampleStore(comparison(), [euler(4, steps)], range(3))
 
 
 # --- one path in two clocks ------------------------------------------------------------------------------------------

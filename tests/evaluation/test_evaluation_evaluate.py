@@ -5,8 +5,15 @@ import math
 import pytest
 import torch
 
-from sdesig.evaluation import Comparison, evaluate
-from sdesig.evaluation.frechet import FeatureStatistics
+from sdesig.evaluation import (
+    CONVERGED,
+    Comparison,
+    FeatureExtractor,
+    FeatureStatistics,
+    evaluate,
+    generator_sampler,
+    training_free,
+)
 from sdesig.sampling import GaussianReference, PathSpace, SNRDenoiser, StepGrid
 from sdesig.sampling.step_grid import EVEN
 from sdesig.sde import Mixture
@@ -15,6 +22,7 @@ from sdesig.sigdeg import MLP, SigDEG
 LAW = Mixture.circle(1.0, 0.3, dtype=torch.float32)
 REFERENCE = GaussianReference(LAW.mean(), 0.5)
 DATA = LAW.sample(300, torch.Generator().manual_seed(0))
+RADIUS = FeatureExtractor("radius", "r", lambda x: x.norm(dim=1, keepdim=True), floats=True)
 
 
 def student(depth, grid=EVEN, levels=6):
@@ -29,58 +37,92 @@ def no_timing(monkeypatch):
     monkeypatch.setattr("sdesig.evaluation.comparison.Comparison.seconds_per_1000", lambda *_: math.nan)
 
 
-def evaluated(generators, **options):
-    first = next(iter(generators.values()), student(2))
-    options = {"steps": (4, 8), "seeds": range(60), "real": DATA} | options
-    return evaluate(Comparison(SNRDenoiser(LAW.denoise_y), first.space), generators, **options)
+def evaluated(generators, *, data=DATA, out=None, steps=(4, 8), free=True, **options):
+    space = next(iter(generators.values()), student(2)).space
+    samplers = [generator_sampler(key, generator, steps) for key, generator in generators.items()]
+    options = {"seeds": range(60), "progress": False} | options
+    both = [*(training_free(space, steps).values() if free else ()), *samplers]
+    return evaluate(Comparison(SNRDenoiser(LAW.denoise_y), space), both, data, out, **options)
 
 
 def test_the_comparison_of_a_generator_is_on_its_paths():
     generator = student(2, levels=6)
     comparison = Comparison(SNRDenoiser(LAW.denoise_y), generator.space)
     assert (comparison.space.levels, comparison.space.depth, comparison.truth_steps) == (6, 4, 64)
-    found = evaluated({"mine": generator}, training_free=False)
-    torch.testing.assert_close(found.outcomes[0].samples, generator.sample(60, 4).values, rtol=1e-4, atol=1e-4)
+    found = evaluated({"mine": generator}, free=False)
+    torch.testing.assert_close(found.store.samples("mine", 4), generator.sample(60, 4).values, rtol=1e-4, atol=1e-4)
 
 
 def test_rows_are_those_of_the_parts():
     generators = {"one": student(1), "two": student(2)}
     found = evaluated(generators, floor_groups=40)
-    methods = [row["method"] for row in found.rows]
-    assert methods[-4:] == ["one", "one", "two", "two"]
-    assert len(found.rows) == len(found.outcomes) == 2 * (5 + 2)
+    assert [(row["key"], row["steps"]) for row in found.rows] == [(s.key, n) for s, n in found.store.pairs]
+    assert [row["method"] for row in found.rows][-4:] == ["one", "one", "two", "two"]
+    assert len(found.rows) == 1 + 2 * (5 + 2)
+    assert found.rows[0]["key"] == CONVERGED
     assert [(floor.depth, floor.steps, floor.groups) for floor in found.floors] == [
         (depth, steps, 40) for depth in (1, 2) for steps in (4, 8)
     ]
-    row, outcome = found.rows[-1], found.outcomes[-1]
-    error = (outcome.samples - found.converged).double().square().sum(1) / 2
+    row, samples = found.rows[-1], found.store.samples("two", 8)
+    error = (samples - found.store.converged).double().square().sum(1) / 2
     assert row["pathwise_rmse"] == pytest.approx(error.mean().sqrt().item(), rel=1e-5)
     assert row["floor"] == found.floors[-1].rmse
-    expected = FeatureStatistics.of(DATA).distance(FeatureStatistics.of(outcome.samples))
+    expected = FeatureStatistics.of(DATA).distance(FeatureStatistics.of(samples))
     assert row["frechet_distance"] == pytest.approx(expected)
     assert row["n"] == 60
-    assert found.rows[0]["floor"] is None
+    assert found.rows[1]["floor"] is None
+
+
+def test_known_floors_are_not_computed_again():
+    generators = {"one": student(1)}
+    floors = evaluated(generators, floor_groups=4).floors
+    found = evaluated(generators, floors=floors)
+    assert [row["floor"] for row in found.rows[-2:]] == [floor.rmse for floor in floors]
+
+
+def test_vectors_on_disk_are_those_in_memory(tmp_path, monkeypatch):
+    """And are not drawn again; the report has the table."""
+    generators, options = {"mine": student(2)}, {"extractors": [RADIUS], "free": False}
+    one, other = (evaluated(generators, out=out, **options) for out in (None, tmp_path))
+    for row, kept in zip(one.rows, other.rows, strict=True):
+        different = {name for name in row if row[name] != kept[name]} - {"seconds_per_1000"}
+        assert not different
+        assert {number["quantization"] for number in row["measured"]} == {"float32"}
+    assert torch.equal(one.store.samples("mine", 4), other.store.samples("mine", 4))
+    monkeypatch.setattr(Comparison, "follow", None)
+    again = evaluated(generators, out=tmp_path, **options)
+    assert torch.equal(again.store.converged, one.store.converged)
+    text = (tmp_path / "report.md").read_text()
+    assert "| mine           | 4     | 4           |" in text
+    assert "images" not in text
+    assert {file.name for file in tmp_path.iterdir()} == {"samples", "report.json", "report.md", "errors.png"}
 
 
 def test_a_chosen_grid_also_serves_the_best_solver():
     grid = StepGrid((0.0, 0.4, 0.7, 1.0))
-    names = {row["method"] for row in evaluated({"mine": student(2, grid)}).rows}
-    assert "path-average, reference, chosen grid" in names
-    assert "path-average, reference, chosen grid" not in {row["method"] for row in evaluated({"mine": student(2)}).rows}
+    keys = {row["key"] for row in evaluated({"mine": student(2, grid)}).rows}
+    assert "path-average-grid" in keys
+    assert "path-average-grid" not in {row["key"] for row in evaluated({"mine": student(2)}).rows}
 
 
 def test_no_distance_without_data_or_with_too_few_samples():
-    assert "frechet_distance" not in evaluated({}, real=None).rows[0]
+    assert "frechet_distance" not in evaluated({}, data=None).rows[0]
     assert "frechet_distance" not in evaluated({}, seeds=range(2)).rows[0]
 
 
 @pytest.mark.parametrize(
     "options, match",
     [
-        ({"training_free": False}, "generators must not be empty with training_free=False"),
         ({"floor_groups": -1}, "floor_groups must be >= 0; got -1"),
         ({"seeds": []}, "seeds must not be empty"),
         ({"steps": (0,)}, "steps must be"),
+        ({"steps": ()}, "steps must not be empty"),
+        ({"seeds": range(1)}, "number of seeds must be >= 2; got 1"),
+        ({"data": DATA[:, :1]}, r"data must have shape \(n, \*\(2,\)\); got \(300, 1\)"),
+        ({"data": None, "extractors": [RADIUS]}, "extractors must not be given without data"),
+        ({"decode": lambda x: x}, "perceptual and decode must not be given without images"),
+        ({"seeds": [3, 5], "out": "x"}, r"seeds must be a range with step 1 to be kept in a folder; got \[3, 5\]"),
+        ({"seeds": range(0, 6, 2), "out": "x"}, "seeds must be a range with step 1 to be kept in a folder"),
     ],
 )
 def test_refusals(options, match):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sdesig.evaluation.features import (
     ALEXNET_WEIGHTS,
+    COORDINATES,
     INCEPTION_WEIGHTS,
     FeatureExtractor,
     PerceptualDistance,
@@ -303,6 +304,17 @@ def test_images_of_the_wrong_shape(tmp_path):
     distance = load_perceptual(script(Difference(), tmp_path / "d.pt"))
     with pytest.raises(ValueError, match=r"others must be as images, \(10, 1, 4, 4\); they are \(9, 1, 4, 4\)"):
         distance(pixels(), pixels(9))
+
+
+def test_vectors():
+    """Features of all at once, on the device where they are computed."""
+    values, seen = torch.randn(600, 2, 3, generator=torch.Generator().manual_seed(0)), []
+    extractor = FeatureExtractor("sums", "s", lambda x: seen.append(len(x)) or x.sum(2), floats=True)
+    assert torch.equal(extract(extractor, values), values.sum(2))
+    assert seen == [600]
+    assert torch.equal(COORDINATES(values), values.flatten(1))
+    with pytest.raises(TypeError, match=r"samples must have a real floating-point dtype; got torch\.uint8"):
+        COORDINATES(pixels())
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`evaluate_images`: its numbers are those of the parts, and what is on disk is not drawn again."""
+"""`evaluate` of images: its numbers are those of the parts, and what is on disk is not drawn again."""
 
 import json
 import math
@@ -6,21 +6,48 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from sdesig.evaluation import Comparison
-from sdesig.evaluation.comparison import OtherSampler, Sampler, generator_sampler
-from sdesig.evaluation.features import FeatureExtractor, PerceptualDistance, load_extractor
-from sdesig.evaluation.frechet import FeatureStatistics
-from sdesig.evaluation.image_report import evaluate_images
-from sdesig.evaluation.pixels import ImageSet, pixel_digest, to_floats, to_uint8
-from sdesig.evaluation.sample_store import Method, SampleFiles
+from sdesig.evaluation import (
+    Comparison,
+    FeatureExtractor,
+    FeatureStatistics,
+    ImageSet,
+    PerceptualDistance,
+    Sampler,
+    SampleStore,
+    evaluate,
+    generator_sampler,
+    load_extractor,
+    root_mean_square,
+    to_floats,
+    to_uint8,
+)
+from sdesig.evaluation.pixels import pixel_digest
 from sdesig.sampling import DPMSolver1, GaussianReference, PathSpace, StepGrid
 from sdesig.sigdeg import NetworkDenoiser, SigDEG, UNet
 
 EVENT, SNR = (1, 4, 4), (0.02, 50.0)
-EULER = Sampler("euler", DPMSolver1())
-DDIM = Sampler("ddim", DPMSolver1(), eta=0.0)
 DISTANCE = PerceptualDistance("mean square", "d" * 64, lambda a, b: (a - b).square().flatten(1).mean(1))
+
+
+def euler(*steps, **options):
+    return Sampler("euler", "Euler", steps, scheme=DPMSolver1(), **options)
+
+
+def ddim(*steps):
+    return Sampler("ddim", "DDIM", steps, scheme=DPMSolver1(), eta=0.0)
+
+
+def other(draw, steps=(2,)):
+    return Sampler("other", "other", steps, draw=draw or max)
+
+
+def store_of(folder, made, samplers, n):
+    """Images of the seeds 0, ..., n - 1, drawn as far as they are not in the folder."""
+    store = SampleStore(made, samplers, range(n), folder, images=True)
+    store.make(progress=False)
+    return store
 
 
 def pictures(n=40, seed=0):
@@ -59,51 +86,56 @@ def comparison(teacher, **options):
 
 def test_numbers_are_those_of_the_parts(teacher, tmp_path):
     made, data = comparison(teacher), pictures()
-    mine = generator_sampler("mine", SigDEG.from_teacher(teacher, space(), depth=2))
-    methods = [Method(EULER, (2, 16)), Method(DDIM, (2,)), Method(mine, (2,), ema=True, digest="ab" * 32)]
-    found = evaluate_images(
+    student = SigDEG.from_teacher(teacher, space(), depth=2)
+    mine = generator_sampler("mine", student, (2,), "Mine", "ab" * 32, ema=True)
+    samplers = [euler(2, 16), ddim(2), mine]
+    found = evaluate(
         made,
-        methods,
+        samplers,
         data,
         tmp_path,
-        n=32,
-        first_seed=3,
+        seeds=range(3, 35),
         extractors=[load_extractor("pixels")],
         perceptual=[DISTANCE],
         floor_groups=4,
         progress=False,
     )
-    plan = [(EULER, (2, 16)), (DDIM, (2,)), (mine, (2,))]
-    converged, outcomes = made.run(plan, range(3, 35))
-    assert [(row["method"], row["steps"]) for row in found.rows] == [
-        ("converged path", 16), ("euler", 2), ("euler", 16), ("ddim", 2), ("mine", 2)
-    ]  # fmt: skip
+    parts = SampleStore(made, samplers, range(3, 35))
+    parts.make(progress=False)
+    assert [(row["key"], row["method"], row["steps"]) for row in found.rows] == [
+        ("converged-path", "converged path", 16),
+        ("euler", "Euler", 2),
+        ("euler", "Euler", 16),
+        ("ddim", "DDIM", 2),
+        ("mine", "Mine", 2),
+    ]
     assert json.loads((tmp_path / "report.json").read_text()) == json.loads(json.dumps(found.rows))
-    for row, outcome in zip(found.rows[1:], outcomes, strict=True):
-        images = to_uint8(outcome.samples)
+    for row in found.rows[1:]:
+        images = to_uint8(parts.samples(row["key"], row["steps"]))
         numbers = {number["metric"]: number for number in row["measured"]}
         own = FeatureStatistics.of(to_floats(images).flatten(1))
         wanted = FeatureStatistics.of(to_floats(data.pixels).flatten(1)).distance(own)
-        assert numbers["FD-pixels"]["value"] == pytest.approx(wanted, rel=1e-4)
-        if row["method"] == "ddim":
+        assert numbers["FD-pixels"]["value"] == row["frechet_distance"] == pytest.approx(wanted, rel=1e-4)
+        if row["key"] == "ddim":
             assert row["pathwise_rmse"] is None
             assert "mean square" not in numbers
             continue
-        assert row["pathwise_rmse"] == pytest.approx(outcome.rmse[0], rel=1e-4)
-        square = (to_floats(images) - to_floats(to_uint8(converged))).square().mean().item()
+        rmse, _ = root_mean_square(parts.errors(row["key"], row["steps"]))
+        assert row["pathwise_rmse"] == pytest.approx(rmse, rel=1e-4)
+        square = (to_floats(images) - to_floats(to_uint8(parts.converged))).square().mean().item()
         assert numbers["mean square"]["value"] == pytest.approx(square, rel=1e-3)
         assert {"n": 32, "seeds": (3, 34), "quantization": "uint8"}.items() <= numbers["mean square"].items()
         assert numbers["FD-pixels"]["reference_digest"] == data.digest
-        assert numbers["FD-pixels"]["ema"] is (True if row["method"] == "mine" else None)
+        assert numbers["FD-pixels"]["ema"] is (True if row["key"] == "mine" else None)
     (floor,) = found.floors
     assert (floor.depth, floor.steps, found.rows[-1]["floor"]) == (2, 2, floor.rmse)
     assert all(row["floor"] is None for row in found.rows[:-1])
 
 
 def test_report_and_pictures(teacher, tmp_path):
-    evaluate_images(comparison(teacher), [Method(EULER, (2, 3))], pictures(), tmp_path, n=4, progress=False)
+    evaluate(comparison(teacher), [euler(2, 3)], pictures(), tmp_path, seeds=range(4), progress=False)
     text = (tmp_path / "report.md").read_text()
-    assert "| euler          | 2     | 2           |" in text
+    assert "| Euler          | 2     | 2           |" in text
     assert pictures().digest[:12] in text
     for name in ("errors.png", "images-2.png", "images-3.png"):
         assert (tmp_path / name).stat().st_size > 0
@@ -113,26 +145,49 @@ def test_report_and_pictures(teacher, tmp_path):
 def test_what_is_on_disk_is_not_drawn_again(teacher, tmp_path):
     """Blocks of 15, 15 and 2 seeds; the second run needs the network for one method alone, the third not at all."""
     made = comparison(teacher)
-    arguments = {"n": 32, "progress": False, "recorded": {"teacher": "t"}}
-
-    def images(found, method, steps):
-        return found.samples.images(method, steps)
-
-    euler, ddim = Method(EULER, (2,)), Method(DDIM, (3,))
-    first = evaluate_images(made, [euler], pictures(), tmp_path, **arguments)
-    before, teacher.shown = images(first, euler, 2), 0
-    second = evaluate_images(made, [euler, ddim], pictures(), tmp_path, **arguments)
+    options = {"seeds": range(32), "progress": False, "recorded": {"teacher": "t"}}
+    first = evaluate(made, [euler(2)], pictures(), tmp_path, **options)
+    before, teacher.shown = first.store.samples("euler", 2), 0
+    second = evaluate(made, [euler(2), ddim(3)], pictures(), tmp_path, **options)
     assert teacher.shown == 32 * 3
-    assert torch.equal(images(second, euler, 2), before)
+    assert torch.equal(second.store.samples("euler", 2), before)
     teacher.shown = 0
-    evaluate_images(made, [ddim], pictures(), tmp_path, **arguments)
-    third = evaluate_images(made, [euler, ddim], pictures(), tmp_path, **arguments)
+    evaluate(made, [ddim(3)], pictures(), tmp_path, **options)
+    third = evaluate(made, [euler(2), ddim(3)], pictures(), tmp_path, **options)
     assert teacher.shown == 0
     assert third.rows == second.rows
     with pytest.raises(ValueError, match="has a run with other options"):
-        evaluate_images(made, [euler], pictures(), tmp_path, **{**arguments, "recorded": {"teacher": "u"}})
+        evaluate(made, [euler(2)], pictures(), tmp_path, **{**options, "recorded": {"teacher": "u"}})
     with pytest.raises(ValueError, match="has a run with other options"):
-        evaluate_images(replace(made, truth_steps=8), [euler], pictures(), tmp_path, **arguments)
+        evaluate(replace(made, truth_steps=8), [euler(2)], pictures(), tmp_path, **options)
+
+
+def test_files_made_earlier_have_labels(teacher, tmp_path, monkeypatch):
+    """Instead of keys: they are taken over, and so are features and seconds; samples that are added have labels too."""
+    made, extractors = comparison(teacher), [load_extractor("pixels")]
+    options = {"seeds": range(20), "extractors": extractors, "progress": False}
+    wanted = evaluate(made, [euler(2)], pictures(), tmp_path / "new", **options).rows
+    with monkeypatch.context() as patch:
+        patch.setattr(SampleStore, "_name", lambda self, key, steps: f"{self.samplers[key].label}/{steps}/")
+        evaluate(made, [euler(2)], pictures(), tmp_path / "old", **options)
+    file = tmp_path / "old/samples/options.json"
+    recorded = json.loads(file.read_text())
+    assert recorded.pop("names") == "keys"
+    file.write_text(json.dumps(recorded))
+
+    def files():
+        return {file: file.read_bytes() for file in (tmp_path / "old").rglob("*.safetensors")}
+
+    before, teacher.shown = files(), 0
+    monkeypatch.setattr(Comparison, "seconds_per_1000", None)
+    assert evaluate(made, [euler(2)], pictures(), tmp_path / "old", **options).rows == wanted
+    assert (files(), teacher.shown) == (before, 0)
+    monkeypatch.setattr(Comparison, "seconds_per_1000", lambda *_: 1.5)
+    evaluate(made, [euler(2), ddim(2)], pictures(), tmp_path / "old", **options)
+    assert teacher.shown == 20 * 2
+    found = load_file(tmp_path / "old/samples/seeds-00000000.safetensors")
+    assert {name.partition("/")[0] for name in found} == {"converged", "converged path", "Euler", "DDIM"}
+    assert "names" not in json.loads(file.read_text())
 
 
 def test_a_stopped_run_keeps_its_blocks(teacher, tmp_path):
@@ -144,11 +199,11 @@ def test_a_stopped_run_keeps_its_blocks(teacher, tmp_path):
             raise KeyboardInterrupt
         return y / SNR[0]
 
-    other = Method(OtherSampler("other", broken), (2,))
+    other = Sampler("other", "other", (2,), draw=broken)
     with pytest.raises(KeyboardInterrupt, match="all blocks of 15 seeds that were drawn are kept in "):
-        SampleFiles(tmp_path, made, [other], seeds=range(32)).make(progress=False)
+        store_of(tmp_path, made, [other], 32)
     teacher.shown = 0
-    SampleFiles(tmp_path, made, [other], seeds=range(32)).make(progress=False)
+    store_of(tmp_path, made, [other], 32)
     assert blocks == [15, 15, 15, 2]
     assert teacher.shown == 17 * 16  # the converged paths of two blocks
 
@@ -156,18 +211,16 @@ def test_a_stopped_run_keeps_its_blocks(teacher, tmp_path):
 def test_more_seeds_and_other_weights(teacher, tmp_path):
     """A block that was not full is drawn anew, and so are samples of other weights; those of the old ones go."""
     made = comparison(teacher)
-    euler = Method(EULER, (2,), digest="a" * 64)
+    one, other = (euler(2, digest=letter * 64) for letter in "ab")
     for n, wanted in ((20, 20), (32, 17)):
         teacher.shown = 0
-        files = SampleFiles(tmp_path, made, [euler], seeds=range(n))
-        files.make(progress=False)
+        store = store_of(tmp_path, made, [one], n)
         assert teacher.shown == wanted * 18
     teacher.shown = 0
-    again = SampleFiles(tmp_path, made, [replace(euler, digest="b" * 64)], seeds=range(32))
-    again.make(progress=False)
+    store_of(tmp_path, made, [other], 32)
     assert teacher.shown == 32 * 2
     with pytest.raises(ValueError, match="does not have euler/2/aaaaaaaaaaaaaaaa/images"):
-        files.images(euler, 2)
+        store.samples("euler", 2)
 
 
 def test_features_and_distances_are_kept(teacher, tmp_path):
@@ -182,39 +235,37 @@ def test_features_and_distances_are_kept(teacher, tmp_path):
 
     extractor = FeatureExtractor("three", "3" * 64, network)
     distance = PerceptualDistance("first", "1" * 64, lambda a, b: network(a, b)[:, 0])
-    euler, stop = Method(EULER, (2,), digest="a" * 64), 2
-
-    def files(n, method=euler):
-        found = SampleFiles(tmp_path, made, [method], seeds=range(n))
-        found.make(progress=False)
-        return found
-
+    one, other = (euler(2, digest=letter * 64) for letter in "ab")
+    stop = 2
     with pytest.raises(KeyboardInterrupt):
-        files(20).features(extractor, euler, 2)
+        store_of(tmp_path, made, [one], 20).features(extractor, "euler", 2)
     stop = 0
-    for n, method, wanted in (
-        (20, euler, [5]),
-        (32, euler, [15, 2]),
-        (32, replace(euler, digest="b" * 64), [15, 15, 2]),
-    ):
+    for n, sampler, wanted in ((20, one, [5]), (32, one, [15, 2]), (32, other, [15, 15, 2])):
         shown.clear()
-        found = files(n, method)
-        values = found.features(extractor, method, 2)
+        store = store_of(tmp_path, made, [sampler], n)
+        values = store.features(extractor, "euler", 2)
         assert shown == wanted
-        assert torch.equal(values, found.images(method, 2).double().flatten(1)[:, :3])
+        assert torch.equal(values, store.samples("euler", 2).double().flatten(1)[:, :3])
     shown.clear()
     for _ in range(2):
-        values = found.distances(distance, method, 2)
-        assert torch.equal(values, to_floats(found.images(method, 2)).double().flatten(1)[:, 0])
+        values = store.distances(distance, "euler", 2)
+        assert torch.equal(values, to_floats(store.samples("euler", 2)).double().flatten(1)[:, 0])
     assert shown == [15, 15, 2]
+
+
+def test_images_in_memory_are_those_on_disk(teacher, tmp_path):
+    made, options = comparison(teacher), {"seeds": range(20), "perceptual": [DISTANCE], "progress": False}
+    options["extractors"] = [load_extractor("pixels")]
+    one, other = (evaluate(made, [euler(2)], pictures(), out, **options) for out in (None, tmp_path))
+    assert one.rows == other.rows
+    assert torch.equal(one.store.samples("euler", 2), other.store.samples("euler", 2))
 
 
 def test_samples_on_another_grid_are_others(teacher, tmp_path):
     made = comparison(teacher)
     for grid in (StepGrid(), StepGrid((0.0, 0.3, 1.0))):
         teacher.shown = 0
-        files = SampleFiles(tmp_path, made, [Method(EULER._replace(grid=grid), (2,))], seeds=range(15))
-        files.make(progress=False)
+        store_of(tmp_path, made, [euler(2, grid=grid)], 15)
         assert teacher.shown == 15 * (18 if grid == StepGrid() else 2)
 
 
@@ -225,13 +276,13 @@ def test_samplers_that_follow_no_path(teacher, tmp_path):
         seen.append(y)
         return y / y.abs().max() / steps
 
-    other = Method(OtherSampler("peer", draw, evaluations=2), (3,))
-    found = evaluate_images(made, [other], pictures(), tmp_path, n=8, perceptual=[DISTANCE], progress=False)
+    other = Sampler("peer", "peer", (3,), draw=draw, evaluations=2)
+    found = evaluate(made, [other], pictures(), tmp_path, seeds=range(8), perceptual=[DISTANCE], progress=False)
     row = found.rows[1]
     assert (row["method"], row["nfe"], row["pathwise_rmse"], row["depth"]) == ("peer", 6, None, None)
     assert row["measured"] == []
     assert row["seconds_per_1000"] > 0
-    assert torch.equal(found.samples.images(other, 3), to_uint8(draw(seen[0], 3)))
+    assert torch.equal(found.store.samples("peer", 3), to_uint8(draw(seen[0], 3)))
     reference = made.space.reference
     u = made.space.paths(8).initial_noise() * reference.clock(SNR[0]).sqrt()
     torch.testing.assert_close(seen[0], reference.from_reference(u.float(), SNR[0]))
@@ -243,35 +294,36 @@ def test_latents_are_decoded(teacher, tmp_path):
 
     pixels = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     data = ImageSet(pixels, pixel_digest(pixels), "decoded")
-    made, euler = comparison(teacher), Method(EULER, (2,))
-    found = evaluate_images(made, [euler], data, tmp_path, n=4, decode=decode, progress=False)
-    _, (outcome,) = made.run([(EULER, (2,))], range(4))
-    assert torch.equal(found.samples.images(euler, 2), to_uint8(decode(outcome.samples)))
-    assert found.rows[1]["pathwise_rmse"] == pytest.approx(outcome.rmse[0], rel=1e-5)
+    made = comparison(teacher)
+    found = evaluate(made, [euler(2)], data, tmp_path, seeds=range(4), decode=decode, progress=False)
+    raw = SampleStore(made, [euler(2)], range(4))
+    raw.make(progress=False)
+    assert torch.equal(found.store.samples("euler", 2), to_uint8(decode(raw.samples("euler", 2))))
+    assert found.rows[1]["pathwise_rmse"] == pytest.approx(root_mean_square(raw.errors("euler", 2))[0], rel=1e-5)
 
 
 @pytest.mark.parametrize(
     "options, match",
     [
-        ({"n": 1}, "n must be >= 2; got 1"),
-        ({"n": 19, "extractors": [load_extractor("pixels")]}, "n must be >= 20; got 19"),
-        ({"first_seed": -1}, "first_seed must be >= 0; got -1"),
+        ({"seeds": range(1)}, "number of seeds must be >= 2; got 1"),
+        ({"seeds": range(19), "extractors": [load_extractor("pixels")]}, "number of seeds must be >= 20; got 19"),
+        ({"seeds": range(-1, 19)}, r"seeds must lie in \[0, 2\^63\); got -1"),
         ({"floor_groups": -1}, "floor_groups must be >= 0; got -1"),
-        ({"methods": [Method(EULER, (33,))]}, r"steps must be in \[1, 32\]; got 33"),
-        ({"methods": [Method(OtherSampler("a", None), (0,))]}, "steps must be >= 1; got 0"),
-        ({"methods": [Method(EULER, (2,)), Method(EULER, (3,))]}, "samplers must have different names"),
-        ({"methods": [Method(OtherSampler("converged path", None), (2,))]}, "methods must have different names"),
+        ({"samplers": [euler(33)]}, r"steps must be in \[1, 32\]; got 33"),
+        ({"samplers": [other(None, steps=(0,))]}, "steps must be >= 1; got 0"),
+        ({"samplers": [euler(2), euler(3)]}, "samplers must have different keys"),
+        ({"samplers": [replace(other(None), key="converged-path")]}, "samplers must have different keys"),
         (
-            {"methods": [Method(OtherSampler("a", lambda y, steps: y[1:]), (2,))]},
-            r"a must draw samples of shape \(20, 1, 4, 4\); it drew \(19, 1, 4, 4\)",
+            {"samplers": [other(lambda y, steps: y[1:])]},
+            r"other must draw samples of shape \(20, 1, 4, 4\); it drew \(19, 1, 4, 4\)",
         ),
-        ({"methods": [Method(OtherSampler("a", lambda y, steps: y * math.nan), (2,))]}, "samples must be finite"),
+        ({"samplers": [other(lambda y, steps: y * math.nan)]}, "samples must be finite"),
         ({"data": pictures(19), "extractors": [load_extractor("pixels")]}, "images in data must be >= 20; got 19"),
         ({"data": replace(pictures(), pixels=torch.zeros(5, 3, 4, 4))}, r"images must have shape \(1, 4, 4\), as the"),
     ],
 )
 def test_refusals(options, match, teacher, tmp_path):
-    options = {"methods": [Method(EULER, (2,))], "data": pictures(), "n": 20, "progress": False} | options
+    options = {"samplers": [euler(2)], "data": pictures(), "seeds": range(20), "progress": False} | options
     with pytest.raises(ValueError, match=match):
-        evaluate_images(comparison(teacher, batch=20), options.pop("methods"), options.pop("data"), tmp_path, **options)
+        evaluate(comparison(teacher, batch=20), out=tmp_path, **options)
     assert not (tmp_path / "report.json").exists()

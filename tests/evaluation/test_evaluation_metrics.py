@@ -299,7 +299,7 @@ def test_reference_statistics(batch, kept):
     rows = [next(k for k in range(40) if torch.allclose(row, features[k])) for row in reference.features]
     assert len(rows) == len({*rows}) == min(kept, 40)
     assert kept == 2 or rows != sorted(rows)
-    assert (reference.images_digest, reference.extractor_digest) == (images.digest, EXTRACTOR.digest)
+    assert (reference.data_digest, reference.extractor_digest) == (images.digest, EXTRACTOR.digest)
 
 
 def test_the_cache_of_reference_statistics(tmp_path):

@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import tyro
-from torch import Tensor
 
 from sdesig import _processes as processes
 from sdesig._checks import check_choice, check_integer
@@ -19,18 +17,22 @@ from sdesig._files import check_output, read_json, write_json
 from sdesig.commands.images.flags import ImageFlags, SettingFlags, TeacherFlags, described_images
 from sdesig.commands.inputs import Identity, Teacher, load_models
 from sdesig.commands.options import COUNT, MachineFlags, announce, check_sizes, naming_memory
-from sdesig.evaluation import Comparison
-from sdesig.evaluation.comparison import baselines, generator_sampler
-from sdesig.evaluation.features import load_extractor, load_perceptual
-from sdesig.evaluation.image_report import FEWEST, Method, OtherSampler, evaluate_images
-from sdesig.evaluation.pixels import ImageSet
-from sdesig.images.unipc import PEERS, peer_samples
-from sdesig.sampling import PathSpace, StepGrid
+from sdesig.evaluation import (
+    FEWEST,
+    TRAINING_FREE,
+    Comparison,
+    ImageSet,
+    Sampler,
+    evaluate,
+    generator_sampler,
+    load_extractor,
+    load_perceptual,
+    training_free,
+)
+from sdesig.images.peers import PEERS, peers
+from sdesig.sampling import PathSpace
 from sdesig.sigdeg import SigDEG
 
-TRAINING_FREE = ("euler", "ddim", "sde-dpm++2m", "path-average", "path-average-reference", "path-average-grid")
-"""Names of `baselines`, in their order."""
-PEER_NAMES = {"unipc": "UniPC", "dpmsolver++(2M)": "DPM-Solver++(2M)", "dpmsolver++(3M)": "DPM-Solver++(3M)"}
 BATCH_NUMBERS = 2**18
 
 
@@ -90,7 +92,7 @@ class EvaluateImages:
         batch = batch if self.batch is None else check_integer("batch", self.batch, 1)
         with naming_memory(batch=batch):
             with processes.main_first():
-                comparison, grid = self._comparison(teacher, images, models, device, batch)
+                comparison = self._comparison(teacher, images, models, device, batch)
             options = {
                 "teacher": teacher.identity,
                 "data": described_images(images),
@@ -110,13 +112,12 @@ class EvaluateImages:
                 "threads": self.machine.threads,
             }
             announce("images evaluate", {**options, "out": self.out})
-            evaluate_images(
+            evaluate(
                 comparison,
-                list(self._methods(comparison, grid, models, identities)),
+                list(self._samplers(comparison, models, identities)),
                 images,
                 self.out,
-                n=self.n,
-                first_seed=self.first_seed,
+                seeds=range(self.first_seed, self.first_seed + self.n),
                 extractors=extractors,
                 perceptual=perceptual,
                 floor_groups=self.floor_groups,
@@ -130,37 +131,29 @@ class EvaluateImages:
 
     def _comparison(
         self, teacher: Teacher, images: ImageSet, models: Sequence[SigDEG], device: torch.device, batch: int
-    ) -> tuple[Comparison, StepGrid]:
-        """On the paths of the generators, or where there are none on those of the flags; and their grid."""
+    ) -> Comparison:
+        """On the paths of the generators, or where there are none on those of the flags."""
         if models:
             given = [name for name in ("snr", "reference_file") if getattr(self.setting, name) is not None]
             if given:
                 raise ValueError(f"{given[0]} must not be given with models, which set it")
-            return Comparison(teacher.denoiser, models[0].space, batch=batch), models[0].space.grid
+            return Comparison(teacher.denoiser, models[0].space, batch=batch)
         snr = self.setting.range(teacher.denoiser)
         data = self.teacher.training_data(images, teacher.denoiser, device)
         reference, _ = self.setting.fitted(teacher, images, data, snr, self.out, self.teacher.decoder_identity())
         space = PathSpace(teacher.denoiser.event, snr, reference.to(device))
         grid = self.setting.step_grid(teacher, space, self.out)
-        return Comparison(teacher.denoiser, replace(space, grid=grid), batch=batch), grid
+        return Comparison(teacher.denoiser, replace(space, grid=grid), batch=batch)
 
-    def _methods(
-        self, comparison: Comparison, grid: StepGrid, models: Sequence[SigDEG], identities: Sequence[Identity]
-    ) -> Iterator[Method]:
-        samplers = baselines(None if grid == StepGrid() else grid)
-        known = dict(zip(TRAINING_FREE, samplers, strict=False))
+    def _samplers(
+        self, comparison: Comparison, models: Sequence[SigDEG], identities: Sequence[Identity]
+    ) -> Iterator[Sampler]:
+        known = training_free(comparison.space, self.steps) | peers(comparison.teacher, comparison.space, self.steps)
         own = (self.teacher_steps,) if self.teacher_steps and self.teacher_steps not in self.steps else ()
         if "euler" in self.samplers or own:
-            yield Method(known["euler"], ((*self.steps, *own) if "euler" in self.samplers else own))
+            yield replace(known["euler"], steps=(*self.steps, *own) if "euler" in self.samplers else own)
         for name in dict.fromkeys(self.samplers):
-            if name in PEERS:
-                yield Method(OtherSampler(PEER_NAMES[name], partial(_peer, comparison, name)), self.steps)
-            elif name in known and name != "euler":
-                yield Method(known[name], self.steps)
+            if name in known and name != "euler":
+                yield known[name]
         for folder, model, identity in zip(self.models, models, identities, strict=True):
-            sampler = generator_sampler(str(folder), model)
-            yield Method(sampler, self.steps, ema=True, digest=identity["sha256"])
-
-
-def _peer(comparison: Comparison, name: str, y: Tensor, steps: int) -> Tensor:
-    return peer_samples(comparison.teacher, y, steps, snr=comparison.space.snr, scheduler=name)
+            yield generator_sampler(str(folder), model, self.steps, digest=identity["sha256"], ema=True)

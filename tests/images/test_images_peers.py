@@ -11,7 +11,7 @@ from images_tiny import normal, save_pipeline, tiny_unet
 from scipy.integrate import solve_ivp
 
 from sdesig.images import load_teacher
-from sdesig.images.unipc import PEERS, peer_samples
+from sdesig.images.peers import PEERS, peer_samples
 from sdesig.sampling import CanonicalDenoiser, CanonicalSDE, DPMSolver2M, SNRDenoiser
 from sdesig.sde import EDM, Mixture
 
