@@ -11,7 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sdesig._files import file_digest
+from sdesig._modules import WEIGHTS
 from sdesig.digits.classifier import DigitClassifier
+from sdesig.evaluation import FeatureExtractor
 from sdesig.sampling import PathSpace, StepGrid
 from sdesig.sampling.gaussian_reference import GaussianReference
 from sdesig.sigdeg import NetworkDenoiser, SigDEG
@@ -56,8 +59,13 @@ def path_space(kind: str = "pca") -> PathSpace:
 
 
 def load_classifier() -> DigitClassifier:
-    """The classifier whose 32 features the Frechet distance is of: 97 % right on held-out digits."""
+    """The shipped classifier: 97 % right on held-out digits."""
     return DigitClassifier.load(FOLDER / "classifier")
+
+
+def load_features() -> FeatureExtractor:
+    """The classifier's 32 features, which Frechet distances are of."""
+    return FeatureExtractor("classifier", file_digest(FOLDER / "classifier" / WEIGHTS), load_classifier().features)
 
 
 def load_student(name: str) -> SigDEG:

@@ -1,6 +1,63 @@
 """Samplers side by side, on the same seeds and the same Brownian paths: errors, distances, seconds, reports."""
 
-from sdesig.evaluation.comparison import Comparison
-from sdesig.evaluation.evaluation import Evaluation, evaluate
+from sdesig.evaluation.comparison import CONVERGED, Comparison
+from sdesig.evaluation.evaluation import FEWEST, Evaluation, evaluate
+from sdesig.evaluation.features import FeatureExtractor, PerceptualDistance, extract, load_extractor, load_perceptual
+from sdesig.evaluation.figures import error_figure, image_figure, save_figure
+from sdesig.evaluation.frechet import FeatureStatistics, frechet_distance, frechet_ratio
+from sdesig.evaluation.metrics import (
+    Measured,
+    kernel_distance,
+    pathwise_errors,
+    precision_recall,
+    share_apart,
+    spread_of,
+)
+from sdesig.evaluation.pixels import ImageSet, to_floats, to_uint8
+from sdesig.evaluation.reference_statistics import reference_statistics
+from sdesig.evaluation.report import FRECHET, INTERVALS, Row, markdown_table, report_text, table_cell
+from sdesig.evaluation.sample_store import SampleStore
+from sdesig.evaluation.samplers import TRAINING_FREE, Sampler, generator_sampler, training_free
+from sdesig.sampling.error_statistics import paired_ratio, root_mean_square
 
-__all__ = ["Comparison", "Evaluation", "evaluate"]
+__all__ = [
+    "CONVERGED",
+    "FEWEST",
+    "FRECHET",
+    "INTERVALS",
+    "TRAINING_FREE",
+    "Comparison",
+    "Evaluation",
+    "FeatureExtractor",
+    "FeatureStatistics",
+    "ImageSet",
+    "Measured",
+    "PerceptualDistance",
+    "Row",
+    "SampleStore",
+    "Sampler",
+    "error_figure",
+    "evaluate",
+    "extract",
+    "frechet_distance",
+    "frechet_ratio",
+    "generator_sampler",
+    "image_figure",
+    "kernel_distance",
+    "load_extractor",
+    "load_perceptual",
+    "markdown_table",
+    "paired_ratio",
+    "pathwise_errors",
+    "precision_recall",
+    "reference_statistics",
+    "report_text",
+    "root_mean_square",
+    "save_figure",
+    "share_apart",
+    "spread_of",
+    "table_cell",
+    "to_floats",
+    "to_uint8",
+    "training_free",
+]

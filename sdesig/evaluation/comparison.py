@@ -1,12 +1,11 @@
-"""All samplers on the same seeds and the same Brownian paths: pathwise errors, Frechet distances, seconds."""
+"""Samplers on the same seeds and the same Brownian paths."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,134 +13,18 @@ from torch import Tensor
 from sdesig._checks import check_instance, check_integer
 from sdesig._evaluating import evaluating
 from sdesig.brownian import BrownianPath
-from sdesig.sampling import DPMSolver1, DPMSolver2M, PathAverage
+from sdesig.evaluation.samplers import Sampler
+from sdesig.sampling import PathAverage
 from sdesig.sampling.canonical_sde import CanonicalSDE
-from sdesig.sampling.error_statistics import root_mean_square
 from sdesig.sampling.gaussian_reference import GaussianReference
 from sdesig.sampling.lockstep import PART, Run, run_along
 from sdesig.sampling.path_space import PathSpace
 from sdesig.sampling.snr_denoiser import SNRDenoiser, check_snr_denoiser
-from sdesig.sampling.step_grid import StepGrid
-from sdesig.sigdeg.sig_deg import SigDEG
-from sdesig.solvers import Scheme
 from sdesig.solvers.driver import chunks
 
+CONVERGED = "converged-path"
+"""Key of the sampler that gives the converged paths."""
 TIMED = 500
-APART = 0.5
-"""Standard deviations beyond which a seed ends apart from its converged path: about a third of the distance between
-independent samples, and in a mixture of eight separate modes most of that between neighbours."""
-
-
-class Sampler(NamedTuple):
-    """A way to sample: a scheme for reverse diffusions, or a generator.
-
-    Attributes:
-        name: for tables and figures.
-        scheme: what steps; a cell for generators.
-        referenced: whether it works in the variables of the Gaussian reference, or in those without one.
-        eta: stochasticity, 1 or 0; at 0 there is another limit than the paths', and so no pathwise error.
-        depth: of the partial signatures, for generators.
-        grid: where its steps lie; default even in log-SNR.
-    """
-
-    name: str
-    scheme: Scheme
-    referenced: bool = False
-    eta: float = 1.0
-    depth: int | None = None
-    grid: StepGrid = StepGrid()
-
-    @property
-    def evaluations(self) -> int:
-        """Of the network per step."""
-        return 1
-
-    def errors(self, samples: Tensor, converged: Tensor) -> Tensor | None:
-        """|x - x_ref|/sqrt(d) per seed, (n,); None at eta = 0."""
-        if self.eta != 1.0:
-            return None
-        return (samples - converged).flatten(1).norm(dim=1) / math.sqrt(converged[0].numel())
-
-
-@dataclass(frozen=True)
-class OtherSampler:
-    """A sampler that does not follow the paths of a comparison, and so has no pathwise error.
-
-    Attributes:
-        name: for tables and figures.
-        draw: (y, steps) -> samples x, (batch, *event). y, (batch, *event), is the canonical state at the first SNR,
-            from which all samplers of the comparison start. What else is random must depend on y alone.
-        evaluations: of the network per step.
-    """
-
-    name: str
-    draw: Callable[[Tensor, int], Tensor]
-    evaluations: int = 1
-    depth: ClassVar[None] = None
-    referenced: ClassVar[bool] = False
-    grid: ClassVar[StepGrid] = StepGrid()
-
-    def errors(self, samples: Tensor, converged: Tensor) -> None:
-        """There are none."""
-
-
-AnySampler = Sampler | OtherSampler
-
-
-def baselines(grid: StepGrid | None = None) -> list[Sampler]:
-    """Training-free samplers with one evaluation per step; with a grid also the best of them on it."""
-    chosen = Sampler("path-average, reference, chosen grid", PathAverage(), referenced=True, grid=grid or StepGrid())
-    return [
-        Sampler("Euler = SDE-DPM-Solver++(1)", DPMSolver1()),
-        Sampler("DDIM", DPMSolver1(), eta=0.0),
-        Sampler("SDE-DPM-Solver++(2M)", DPMSolver2M()),
-        Sampler("path-average", PathAverage()),
-        Sampler("path-average, reference", PathAverage(), referenced=True),
-        *([] if grid is None else [chosen]),
-    ]
-
-
-def generator_sampler(name: str, generator: SigDEG) -> Sampler:
-    """A generator as a sampler."""
-    referenced = bool((generator.space.reference.variance > 0).any())
-    return Sampler(name, generator.cell, referenced=referenced, depth=generator.depth, grid=generator.space.grid)
-
-
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """What a sampler made of the seeds in a number of steps.
-
-    Attributes:
-        sampler, steps: which.
-        samples: x = y/tau at the last SNR, (n, *event).
-        errors: |x - x_ref|/sqrt(d) per seed, (n,), against the converged path of the seed; None at eta = 0.
-        seconds_per_1000: of sampling 1000 seeds, the drawing of the path included; on the CPU processor seconds.
-        seeds_apart: share of the seeds whose error is more than `APART` standard deviations of the converged samples,
-            per coordinate: where the mean square says how far off samples are, this says how many are others. Two
-            independent samples are sqrt(2) standard deviations apart, root mean square. None at eta = 0.
-    """
-
-    sampler: AnySampler
-    steps: int
-    samples: Tensor
-    errors: Tensor | None
-    seconds_per_1000: float = math.nan
-    seeds_apart: float | None = None
-
-    @property
-    def rmse(self) -> tuple[float, float]:
-        """sqrt(E |x - x_ref|^2 / d) and its standard error; NaN at eta = 0."""
-        return (math.nan, math.nan) if self.errors is None else root_mean_square(self.errors)
-
-
-def spread_of(samples: Tensor) -> float:
-    """Of samples (n, *event), per coordinate: root mean square over the coordinates; NaN for one sample."""
-    return samples.flatten(1).double().var(0).mean().sqrt().item() if len(samples) > 1 else math.nan
-
-
-def share_apart(errors: Tensor | None, spread: float) -> float | None:
-    """Share of errors, (n,), beyond `APART` times a standard deviation; None without errors or a standard deviation."""
-    return None if errors is None or math.isnan(spread) else (errors > APART * spread).double().mean().item()
 
 
 @dataclass
@@ -166,95 +49,66 @@ class Comparison:
         check_instance("space", self.space, PathSpace)
         self.truth_steps = min(check_integer("truth_steps", self.truth_steps, 1), 2**self.space.levels)
 
-    @torch.no_grad()
-    def run(
-        self,
-        plan: Sequence[tuple[AnySampler, Sequence[int]]],
-        seeds: Sequence[int],
-        progress: Callable[[int], None] | None = None,
-    ) -> tuple[Tensor, list[Outcome]]:
-        """The converged samples, (n, *event), and the outcomes of every sampler at its numbers of steps.
-
-        Args:
-            plan: samplers with their numbers of steps.
-            seeds: one per sample.
-            progress: called with the number of seeds done.
-
-        Raises:
-            ValueError: no seeds, two samplers of one name, more steps than the cells or a sampler's grid allow.
-        """
-        if not len(seeds):
-            raise ValueError("seeds must not be empty")
-        self.check(plan)
-        pairs = [(sampler, steps) for sampler, counts in plan for steps in counts]
-        made: list[list[Tensor]] = [[] for _ in range(len(pairs) + 1)]
-        for first in range(0, len(seeds), self.batch):
-            ends = self.follow([self.truth, *pairs], seeds[first : first + self.batch])
-            for samples, end in zip(made, ends, strict=True):
-                samples.append(end)
-            if progress is not None:
-                progress(min(len(seeds), first + self.batch))
-        converged, *sets = map(torch.cat, made)
-        spread, outcomes = spread_of(converged), []
-        for (sampler, steps), x in zip(pairs, sets, strict=True):
-            errors, seconds = sampler.errors(x, converged), self.seconds_per_1000(sampler, steps)
-            outcomes.append(Outcome(sampler, steps, x, errors, seconds, share_apart(errors, spread)))
-        return converged, outcomes
-
     @property
-    def truth(self) -> tuple[Sampler, int]:
-        """What gives the converged samples, and in how many steps."""
-        return Sampler("converged path", PathAverage(), referenced=True), self.truth_steps
+    def truth(self) -> Sampler:
+        """The sampler that gives the converged paths."""
+        return Sampler(CONVERGED, "converged path", (self.truth_steps,), scheme=PathAverage(), referenced=True)
 
-    def check(self, plan: Sequence[tuple[AnySampler, Sequence[int]]]) -> None:
-        """Raise ValueError for two samplers of one name, more steps than the cells or a sampler's grid allow."""
-        names = [sampler.name for sampler, _ in plan]
-        if len({*names}) < len(names):
-            raise ValueError(f"samplers must have different names; got {names}")
-        for sampler, counts in plan:
-            for steps in counts:
-                if isinstance(sampler, Sampler):
+    def check(self, samplers: Sequence[Sampler]) -> None:
+        """Raise ValueError for two samplers of one key or label, more steps than the cells or a sampler's grid allow.
+
+        The key and label of `truth` are taken.
+        """
+        everything = [self.truth, *samplers]
+        for what in ("key", "label"):
+            names = [getattr(sampler, what) for sampler in everything]
+            if len({*names}) < len(names):
+                raise ValueError(f"samplers must have different {what}s; got {names}")
+        for sampler in samplers:
+            for steps in sampler.steps:
+                if sampler.draw is None:
                     self._space_of(sampler).ends(steps)
                 else:
                     check_integer("steps", steps, 1)
 
     @torch.no_grad()
-    def follow(self, pairs: Sequence[tuple[AnySampler, int]], seeds: Sequence[int]) -> list[Tensor]:
-        """Samples x, (n, *event), of samplers in a number of steps each, of one batch of seeds.
+    def follow(self, pairs: Sequence[tuple[Sampler, int]], seeds: Sequence[int]) -> dict[tuple[str, int], Tensor]:
+        """Samples x, (n, *event), of one batch of seeds, by key and number of steps.
 
         Those on the paths go along them together: see `run_along`. The teacher and the generators are in evaluation
         mode meanwhile.
 
+        Args:
+            pairs: samplers, each with one number of steps.
+            seeds: one per sample.
+
         Raises:
-            ValueError: an `OtherSampler` that draws another shape.
+            ValueError: a function that draws another shape.
         """
         path = self.space.paths(seeds)
         y, times = self._start(path), path.grid(2**self.space.levels)
-        runs = []
-        for sampler, count in pairs:
-            if not isinstance(sampler, Sampler):
-                continue
-            sde = self._sde(sampler.referenced, sampler.eta)
-            ends = self._space_of(sampler).ends(count)
-            # the canonical y of another eta is tau^((eta^2 - 1)/2) times that of eta = 1
-            own = y * times[0].item() ** ((sampler.eta**2 - 1) / 2)
-            state = sde.reference.to_reference(own, times[0], sampler.eta)[0]
-            runs.append(Run(sampler.scheme, sde, state, times, ends, sampler.referenced))
+        runs = {}
+        for sampler, steps in pairs:
+            if sampler.scheme is not None:
+                sde = self._sde(sampler.referenced, sampler.eta)
+                # the canonical y of another eta is tau^((eta^2 - 1)/2) times that of eta = 1
+                own = y * times[0].item() ** ((sampler.eta**2 - 1) / 2)
+                state = sde.reference.to_reference(own, times[0], sampler.eta)[0]
+                ends = self._space_of(sampler).ends(steps)
+                runs[sampler.key, steps] = Run(sampler.scheme, sde, state, times, ends, sampler.referenced)
         if runs:
-            with evaluating(self.teacher, *(sampler.scheme for sampler, _ in pairs if isinstance(sampler, Sampler))):
-                run_along(path, self.space.reference, runs)
-        followed = iter(runs)
-        return [
-            next(followed).noisy_data if isinstance(sampler, Sampler) else self._drawn(sampler, count, y)
-            for sampler, count in pairs
-        ]
+            with evaluating(self.teacher, *(sampler.scheme for sampler, _ in pairs)):
+                run_along(path, self.space.reference, [*runs.values()])
+        drawn = {(s.key, steps): self._drawn(s, steps, y) for s, steps in pairs if s.scheme is None}
+        return {pair: run.noisy_data for pair, run in runs.items()} | drawn
 
-    def _drawn(self, sampler: OtherSampler, steps: int, y: Tensor) -> Tensor:
+    def _drawn(self, sampler: Sampler, steps: int, y: Tensor) -> Tensor:
+        assert sampler.draw is not None
         with evaluating(sampler.draw):
             samples = sampler.draw(y, steps)
         if samples.shape != y.shape:
             raise ValueError(
-                f"{sampler.name} must draw samples of shape {tuple(y.shape)}; it drew {tuple(samples.shape)}"
+                f"{sampler.key} must draw samples of shape {tuple(y.shape)}; it drew {tuple(samples.shape)}"
             )
         return samples
 
@@ -266,8 +120,8 @@ class Comparison:
         return self.space.reference.from_reference(self.space.start(path), self.space.snr[0])
 
     @torch.no_grad()
-    def seconds_per_1000(self, sampler: AnySampler, steps: int) -> float:
-        """Of a whole sampling in seeds mode: path, steps and solver.
+    def seconds_per_1000(self, sampler: Sampler, steps: int) -> float:
+        """Seconds that sampling 1000 seeds takes: path, steps and solver.
 
         On the CPU processor seconds, of all threads together, which other work on the machine changes little, from 500
         seeds, or fewer where steps or coordinates are many; elsewhere those of the clock, from a batch, as few seeds
@@ -284,9 +138,9 @@ class Comparison:
         self._sampled(sampler, steps, seeds).cpu()  # waits for an accelerator
         return (clock() - started) * 1000 / len(seeds)
 
-    def _sampled(self, sampler: AnySampler, steps: int, seeds: Sequence[int]) -> Tensor:
+    def _sampled(self, sampler: Sampler, steps: int, seeds: Sequence[int]) -> Tensor:
         """x of a sampler alone, of whose path no more is drawn than it needs."""
-        if not isinstance(sampler, Sampler):
+        if sampler.scheme is None:
             return self._drawn(sampler, steps, self.start(seeds))
         sde, space = self._sde(sampler.referenced, sampler.eta), self._space_of(sampler)
         if sampler.eta != 0.0:

@@ -1,97 +1,213 @@
-"""Everything that is reported of generators, beside the training-free samplers of their teacher."""
+"""Samplers of one teacher on the same seeds: drawn, measured and reported."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
+from sdesig import _processes as processes
 from sdesig._checks import check_integer
-from sdesig.evaluation.comparison import Comparison, Outcome, Sampler, baselines, generator_sampler
-from sdesig.evaluation.report import Features, Row, report_rows
+from sdesig._files import read_json, replacing, write_json
+from sdesig.evaluation.comparison import CONVERGED, Comparison
+from sdesig.evaluation.features import FeatureExtractor, PerceptualDistance, load_extractor
+from sdesig.evaluation.figures import error_figure, image_figure, save_figure
+from sdesig.evaluation.metrics import Measured, measure_pairs, measure_samples
+from sdesig.evaluation.pixels import ImageSet, pixel_digest, to_floats
+from sdesig.evaluation.reference_statistics import ReferenceStatistics, reference_statistics
+from sdesig.evaluation.report import Row, report_row, report_text
+from sdesig.evaluation.sample_store import SampleStore
+from sdesig.evaluation.samplers import Sampler
 from sdesig.sampling.information_floor import Floor, information_floor
-from sdesig.sampling.step_grid import StepGrid
-from sdesig.sigdeg.sig_deg import SigDEG
+from sdesig.sampling.teacher_paths import TeacherOptions
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SHOWN = 12
+"""Seeds in a picture."""
+FEWEST = 20
+"""Images whose features are compared: kernel distances are means over ten parts."""
 
 
-class Evaluation(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Evaluation:
     """What `evaluate` measures.
 
     Attributes:
-        rows: a dictionary per sampler and number of steps (`report_rows`), JSON-serializable.
-        floors: of every depth and number of steps, if they were asked for.
-        outcomes: the samples and errors per seed, in the order of the rows.
-        converged: samples of the converged paths of the seeds, (n, *event).
+        rows: a dictionary per sampler and number of steps, see `report_row`; the first is of the converged paths.
+        floors: those that rows have.
+        store: the samples and the errors per seed, by key and number of steps.
     """
 
     rows: list[Row]
     floors: list[Floor]
-    outcomes: list[Outcome]
-    converged: Tensor
+    store: SampleStore
 
 
 @torch.no_grad()
 def evaluate(
     comparison: Comparison,
-    generators: Mapping[str, SigDEG],
+    samplers: Sequence[Sampler],
+    data: Tensor | ImageSet | None = None,
+    out: str | Path | None = None,
     *,
-    steps: Sequence[int],
     seeds: Sequence[int],
-    real: Tensor | None = None,
-    features: Features | None = None,
+    extractors: Sequence[FeatureExtractor] = (),
+    perceptual: Sequence[PerceptualDistance] = (),
+    floors: Sequence[Floor] = (),
     floor_groups: int = 0,
-    training_free: bool = True,
-    progress: Callable[[int], None] | None = None,
+    ema: bool | None = None,
+    decode: Callable[[Tensor], Tensor] | None = None,
+    recorded: Mapping[str, Any] | None = None,
+    cache: str | Path | None = None,
+    progress: bool = True,
 ) -> Evaluation:
-    """Pathwise errors with standard errors, Frechet distances, floors and seconds, on the same seeds and paths.
+    """Draw the same seeds by all samplers, measure them, and write a report.
+
+    Samples are drawn block by block, of `comparison.batch` seeds, and kept in memory or in out/samples (`SampleStore`).
+    There a run that was stopped goes on, and samplers, steps, seeds, extractors and floors may be added: what is there
+    is not drawn again, nor compared again. Processes, started by torchrun, share the blocks. A block needs half a
+    gigabyte for its paths if it has no more than 2^18/d seeds, d the coordinates of a sample: 85 for 3 x 32 x 32. 1000
+    steps need `comparison.space.levels` = 10.
+
+    out/ then has report.json (the rows), report.md, errors.png (pathwise errors against evaluations) and, of images,
+    images-N.png for every number of steps: a row per sampler, a column per seed.
 
     Args:
         comparison: of the teacher; `Comparison(teacher, generator.space)`.
-        generators: by name, all on the paths of the comparison.
-        steps: numbers of steps.
-        seeds: one per sample.
-        real: data (m, *event) for Frechet distances.
-        features: see `report_rows`. Default: the coordinates themselves, if there are more samples than coordinates.
-        floor_groups: pairs of paths for the information floor of every depth; 0: no floors.
-        training_free: whether to evaluate the training-free samplers too.
-        progress: called with the number of seeds done.
+        samplers: what to evaluate. The ancestral sampler in 1000 steps is "euler" of `training_free` at 1000.
+        data: what the samples are compared with: floats (m, *event), or images, which make images of 256 levels of
+            the samples too; None to measure pathwise errors alone.
+        out: folder; None to write nothing.
+        seeds: one per sample, n; a range with step 1 if there is a folder.
+        extractors: of features, see `measure_samples`; of images n >= 20. Default for floats: the coordinates, if there
+            are more samples than coordinates.
+        perceptual: distances of images to the converged path's image of the same seed, of samplers that follow it.
+        floors: known information floors.
+        floor_groups: pairs of paths, of about `comparison.truth_steps` fine steps, for the information floor of every
+            generator at its numbers of steps, kept in out/floors.json; 0: no other floors than those that are known.
+        ema: whether the teacher is a moving average; None if unknown.
+        decode: of a latent model's samples to images in [-1, 1]; pathwise errors are of the latents.
+        recorded: what else identifies the teacher, JSON-serializable: its samples are not taken for another one's.
+        cache: folder for reference statistics of images, which runs may share; default out/reference.
+        progress: whether to show a progress bar.
 
     Raises:
-        ValueError: nothing to evaluate; see `Comparison.run` and `information_floor`.
+        TypeError, ValueError: bad arguments; data of another shape; out has samples of another teacher or other paths.
+        FloatingPointError: see `Run.take`.
+        OSError: a full disk; complete files stay valid.
     """
+    images = isinstance(data, ImageSet)
     check_integer("floor_groups", floor_groups, 0)
-    if not (generators or training_free):
-        raise ValueError("generators must not be empty with training_free=False")
-    if not steps:
-        raise ValueError("steps must not be empty")
-    plan = [(sampler, steps) for sampler in samplers(generators, training_free=training_free)]
-    converged, outcomes = comparison.run(plan, seeds, progress)
-    floors = [
-        information_floor(
-            comparison.teacher,
-            replace(comparison.space, grid=_grid(generators)),
-            steps=n,
-            depth=depth,
-            groups=floor_groups,
-        )
-        for depth in sorted({generator.depth for generator in generators.values()} if floor_groups else ())
-        for n in steps
-    ]
-    if features is None and real is not None and min(len(real), len(seeds)) > real[0].numel():
-        features = {"pixels": lambda samples: samples.flatten(1)}
-    return Evaluation(report_rows(outcomes, floors=floors, features=features, real=real), floors, outcomes, converged)
+    if len(seeds):
+        check_integer("number of seeds", len(seeds), FEWEST if extractors and images else 2)
+    if isinstance(data, ImageSet):
+        if extractors:
+            check_integer("number of images in data", len(data), FEWEST)
+        if decode is None:
+            data.check_event(comparison.space.event, "the teacher")
+    elif perceptual or decode is not None:
+        raise ValueError("perceptual and decode must not be given without images as data")
+    elif data is not None and tuple(data.shape[1:]) != comparison.space.event:
+        raise ValueError(f"data must have shape (n, *{comparison.space.event}); got {tuple(data.shape)}")
+    if data is None and extractors:
+        raise ValueError("extractors must not be given without data")
+    if isinstance(data, Tensor) and not extractors and min(len(data), len(seeds)) > data[0].numel():
+        extractors = [load_extractor("pixels", data.device)]
+    out = None if out is None else Path(out)
+    folder = None if out is None else out / "samples"
+    store = SampleStore(comparison, samplers, seeds, folder, images=images, decode=decode, recorded=recorded)
+    store.make(progress=progress)
+    with processes.first_one_first():
+        file = None if out is None else out / "floors.json"
+        known = [*floors, *_floors(comparison, samplers, floor_groups, file)]
+    cache = cache or (out and out / "reference")
+    references = {}
+    if data is not None:
+        references = {extractor: reference_statistics(data, extractor, cache=cache) for extractor in extractors}
+    truth = pixel_digest(store.samples(CONVERGED, comparison.truth_steps)) if perceptual else ""
+    rows = []
+    hidden = not progress or processes.number() > 0
+    for sampler, steps in tqdm(store.pairs, desc="comparing", unit="row", disable=hidden):
+        measured = _measure(store, sampler, steps, references, perceptual, truth, ema)
+        rows.append(report_row(store, sampler.key, steps, floors=known, measured=measured, extractors=extractors))
+    found = Evaluation(rows, known, store)
+    if out is not None:
+        processes.once(lambda: _write(found, data, out))
+    return found
 
 
-def samplers(generators: Mapping[str, SigDEG], *, training_free: bool = True) -> list[Sampler]:
-    """Those that `evaluate` compares."""
-    grid = _grid(generators)
-    free = baselines(None if grid == StepGrid() else grid) if training_free else []
-    return [*free, *(generator_sampler(name, generator) for name, generator in generators.items())]
+def _write(found: Evaluation, data: Tensor | ImageSet | None, out: Path) -> None:
+    rows = found.rows
+    write_json(out / "report.json", rows)
+    with replacing(out / "report.md") as file:
+        file.write_text(report_text(rows, data))
+    if any(row["pathwise_rmse"] for row in rows):
+        save_figure(error_figure(rows, found.floors), out / "errors.png")
+    if isinstance(data, ImageSet):
+        for steps in sorted({row["steps"] for row in rows[1:]}):
+            save_figure(_pictures(found.store, steps), out / f"images-{steps}.png")
 
 
-def _grid(generators: Mapping[str, SigDEG]) -> StepGrid:
-    """That of all generators."""
-    return next((generator.space.grid for generator in generators.values()), StepGrid())
+def _floors(comparison: Comparison, samplers: Sequence[Sampler], groups: int, file: Path | None) -> Iterator[Floor]:
+    """Those of every generator in the reference's variables, at every number of its steps; a file keeps them."""
+    wanted = {
+        (sampler.depth, steps, sampler.grid)
+        for sampler in samplers
+        for steps in sampler.steps
+        if groups and sampler.depth and sampler.referenced
+    }
+    for depth, steps, grid in sorted(wanted, key=lambda key: (key[0], key[1], key[2].quantiles)):
+        key = f"depth {depth}, {steps} steps, {groups} groups, quantiles {list(grid.quantiles)}"
+        known = read_json(file) if file is not None and file.exists() else {}
+        if key not in known:
+            floor = information_floor(
+                comparison.teacher,
+                replace(comparison.space, grid=grid),
+                steps=steps,
+                depth=depth,
+                groups=groups,
+                teacher_options=TeacherOptions(steps=comparison.truth_steps, cells=1),
+            )
+            known[key] = asdict(floor)
+            if file is not None:
+                write_json(file, known)
+        yield Floor(**known[key])
+
+
+def _measure(
+    store: SampleStore,
+    sampler: Sampler,
+    steps: int,
+    references: Mapping[FeatureExtractor, ReferenceStatistics],
+    perceptual: Sequence[PerceptualDistance],
+    truth: str,
+    ema: bool | None,
+) -> list[Measured]:
+    seeds = store.seeds[0], store.seeds[-1]
+    own = ema if sampler.ema is None else sampler.ema
+    found = []
+    for extractor, reference in references.items():
+        features = store.features(extractor, sampler.key, steps)
+        found += measure_samples(features, extractor, reference, seeds=seeds, ema=own, quantization=store.quantization)
+    if store.errors(sampler.key, steps) is not None:
+        for distance in perceptual:
+            values = store.distances(distance, sampler.key, steps)
+            found.append(measure_pairs(values, distance, reference_digest=truth, seeds=seeds, ema=own))
+    return found
+
+
+def _pictures(store: SampleStore, steps: int) -> Figure:
+    """A line per sampler that has this number of steps, below the converged path."""
+    pairs = chain([store.pairs[0]], ((sampler, n) for sampler, n in store.pairs[1:] if n == steps))
+    return image_figure(
+        [(sampler.label, to_floats(store.samples(sampler.key, n)[:SHOWN])) for sampler, n in pairs],
+        title=f"{steps} steps",
+    )

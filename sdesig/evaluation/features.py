@@ -1,4 +1,4 @@
-"""What images are compared by: features of one image, and perceptual distances of two, from files that users have.
+"""What samples are compared by: features of one, and perceptual distances of two images, from files that users have.
 
 A number that is made of them is named after them: "FID" is what the Inception network of the FID papers gives and
 nothing else, "LPIPS" what the package lpips gives.
@@ -30,12 +30,13 @@ ALEXNET_WEIGHTS = "alexnet-owt-7be5be79.pth"
 
 @dataclass(frozen=True)
 class FeatureExtractor:
-    """Features of images.
+    """Features of images, or of vectors.
 
     Attributes:
         name: of the extractor.
         digest: sha256 of the file that it is from, or its name where there is none.
-        network: uint8, (n, 1 or 3, height, width), to floats, (n, k); in evaluation mode while it is used.
+        network: images, uint8 (n, 1 or 3, height, width), or vectors, floats (n, *event), to floats (n, k); in
+            evaluation mode while it is used.
         device: that it runs on.
     """
 
@@ -56,12 +57,12 @@ class FeatureExtractor:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Features, (n, k), on the extractor's device, of uint8 images (n, 1 or 3, height, width) of any device.
+        """Features, (n, k), on the extractor's device, of images or vectors on any device.
 
         Raises:
             TypeError, ValueError: other images; features of another shape or that are not finite.
         """
-        features = _run(self.name, self.network, check_pixels("images", images).to(self.device))
+        features = _run(self.name, self.network, _checked(images).to(self.device))
         if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != len(images):
             shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
             raise ValueError(
@@ -109,8 +110,8 @@ def load_extractor(source: str | Path, device: torch.device | str = "cpu") -> Fe
 
     Args:
         source: "inception" for the 2048 features of FID (torchmetrics with torch-fidelity, whose weights must be there:
-            nothing is downloaded); "pixels" for the pixels themselves, in [-1, 1]; else a TorchScript file that maps
-            uint8 (n, 1 or 3, height, width) to (n, k).
+            nothing is downloaded); "pixels" for the pixels themselves, in [-1, 1], or the coordinates of vectors; else
+            a TorchScript file that maps uint8 (n, 1 or 3, height, width) to (n, k).
         device: to run it on.
 
     Raises:
@@ -118,7 +119,7 @@ def load_extractor(source: str | Path, device: torch.device | str = "cpu") -> Fe
         ValueError: not a TorchScript file; weights that are not those that were published, by their sha256.
     """
     if source == "pixels":
-        return FeatureExtractor("pixels", "pixels", lambda images: to_floats(images).flatten(1), device)
+        return FeatureExtractor("pixels", "pixels", _coordinates, device)
     if source == "inception":
         _package("torch_fidelity", "inception")
         weights = _installed_weights(INCEPTION_WEIGHTS, "inception")
@@ -178,13 +179,25 @@ def feature_batches(extractor: FeatureExtractor, images: Tensor, batch: int = 25
 
 @torch.no_grad()
 def extract(extractor: FeatureExtractor, images: Tensor, batch: int = 256) -> Tensor:
-    """Features of uint8 images, (n, k), on the CPU, from `batch` images at a time.
+    """Features, (n, k), of vectors, or of uint8 images on the CPU, from `batch` of them at a time.
 
     Raises:
         TypeError, ValueError, RuntimeError: see `feature_batches`.
     """
     check_integer("batch", batch, 1)
-    return torch.cat([extractor(part).cpu() for part in check_pixels("images", images).split(batch)])
+    if _checked(images).is_floating_point():
+        return extractor(images)
+    return torch.cat([extractor(part).cpu() for part in images.split(batch)])
+
+
+def _checked(samples: Tensor) -> Tensor:
+    """Return vectors, which are any floats, or images; raise TypeError or ValueError for anything else."""
+    vectors = isinstance(samples, Tensor) and samples.is_floating_point()
+    return samples if vectors else check_pixels("images", samples)
+
+
+def _coordinates(samples: Tensor) -> Tensor:
+    return (samples if samples.is_floating_point() else to_floats(samples)).flatten(1)
 
 
 def _run(name: str, network: Callable[..., Tensor], *images: Tensor) -> Tensor:

@@ -1,10 +1,11 @@
-"""How good samples are: distances of their features to those of data, and of images to the teacher's of the same seeds.
+"""How good samples are: distances to the same seeds' converged paths, and of features to those of data.
 
-All of them see images of 256 levels, as files have, and every number carries what it depends on.
+Images have 256 levels, as files have, and every measured number carries what it depends on.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,6 +18,11 @@ from sdesig.evaluation.features import FeatureExtractor, PerceptualDistance
 from sdesig.evaluation.frechet import Estimate, extrapolated_distance, fewest_for_extrapolation, frechet_distance
 from sdesig.evaluation.reference_statistics import ReferenceStatistics
 
+APART = 0.5
+"""Standard deviations beyond which a seed ends apart from its converged path: about a third of the distance between
+independent samples, and in a mixture of eight separate modes most of that between neighbours."""
+PARTS, NEIGHBOURS = 10, 3
+"""Parts of a kernel distance, and the k of precision and recall."""
 _ROWS = 1024
 """Rows of a matrix of distances that are in memory at once."""
 
@@ -32,9 +38,9 @@ class Measured:
         n: samples.
         seeds: the first and the last.
         ema: whether the sampled network was a moving average; None if unknown.
-        extractor, extractor_digest: what images were compared by, and its sha256.
-        reference_digest: sha256 of the pixels that they were compared with.
-        quantization: of the samples.
+        extractor, extractor_digest: what samples were compared by, and its sha256.
+        reference_digest: sha256 of what they were compared with.
+        quantization: dtype of the samples.
     """
 
     metric: str
@@ -49,6 +55,25 @@ class Measured:
     quantization: str = "uint8"
 
 
+def pathwise_errors(samples: Tensor, converged: Tensor) -> Tensor:
+    """|x - x_ref|/sqrt(d) of samples to the converged paths of the same seeds, both (n, *event): (n,)."""
+    return (samples - converged).flatten(1).norm(dim=1) / math.sqrt(converged[0].numel())
+
+
+def spread_of(samples: Tensor) -> float:
+    """Standard deviation of samples, (n, *event), root mean square over the coordinates; NaN for one sample."""
+    return samples.flatten(1).double().var(0).mean().sqrt().item() if len(samples) > 1 else math.nan
+
+
+def share_apart(errors: Tensor | None, spread: float) -> float | None:
+    """Share of pathwise errors, (n,), beyond `APART` standard deviations `spread`; None without one of both.
+
+    Where the root mean square says how far off samples are, this says how many are others: two independent samples are
+    sqrt(2) standard deviations apart, root mean square.
+    """
+    return None if errors is None or math.isnan(spread) else (errors > APART * spread).double().mean().item()
+
+
 def measure_samples(
     features: Tensor,
     extractor: FeatureExtractor,
@@ -56,8 +81,9 @@ def measure_samples(
     *,
     seeds: tuple[int, int],
     ema: bool | None,
+    quantization: str = "uint8",
 ) -> list[Measured]:
-    """Frechet distance, its limit for infinitely many samples where n suffices, kernel distance, precision and recall.
+    """Frechet distance, its limit for infinitely many samples, kernel distance, precision and recall, where n suffices.
 
     The Frechet distance itself is biased by its n: compare it at equal n. Precision and recall are of as many features
     of both as there are, and depend on n, too.
@@ -68,6 +94,7 @@ def measure_samples(
         reference: of the data, by the same extractor.
         seeds: the first and the last of the samples.
         ema: whether the sampled network was a moving average.
+        quantization: dtype of the samples.
 
     Raises:
         ValueError: a reference by another extractor, too few features.
@@ -82,13 +109,14 @@ def measure_samples(
     if n >= fewest_for_extrapolation(features.shape[1]):
         limit = extrapolated_distance(features, reference.statistics)
         numbers.append((f"{frechet}, n to infinity", limit.value, limit.standard_error, n))
-    numbers.append((extractor.kernel_name, *kernel_distance(features, reference.features)))
-    precision, recall = precision_recall(features[:fewer], reference.features[:fewer])
-    numbers.append((f"precision ({extractor.name})", precision, None, fewer))
-    numbers.append((f"recall ({extractor.name})", recall, None, fewer))
-    return [
-        Measured(*number, seeds, ema, extractor.name, extractor.digest, reference.images_digest) for number in numbers
-    ]
+    if fewer >= 2 * PARTS:
+        numbers.append((extractor.kernel_name, *kernel_distance(features, reference.features)))
+    if fewer > NEIGHBOURS:
+        precision, recall = precision_recall(features[:fewer], reference.features[:fewer])
+        numbers.append((f"precision ({extractor.name})", precision, None, fewer))
+        numbers.append((f"recall ({extractor.name})", recall, None, fewer))
+    by = extractor.name, extractor.digest, reference.data_digest
+    return [Measured(*number, seeds, ema, *by, quantization) for number in numbers]
 
 
 def measure_pairs(
@@ -130,7 +158,7 @@ def pair_distances(distance: PerceptualDistance, images: Tensor, others: Tensor,
     return torch.cat([distance(*pair).double().cpu() for pair in pairs])
 
 
-def kernel_distance(features: Tensor, others: Tensor, *, parts: int = 10, seed: int = 0) -> Estimate:
+def kernel_distance(features: Tensor, others: Tensor, *, parts: int = PARTS, seed: int = 0) -> Estimate:
     """The kernel (inception) distance: `polynomial_mmd`, the mean over disjoint random parts of both.
 
     Unbiased at any number of samples, with a standard error from the parts, which are independent of each other. Usual
@@ -180,7 +208,7 @@ def polynomial_mmd(features: Tensor, others: Tensor) -> float:
     return (within(x) + within(y) - 2 * kernel(x, y).mean()).item()
 
 
-def precision_recall(features: Tensor, others: Tensor, *, neighbours: int = 3) -> tuple[float, float]:
+def precision_recall(features: Tensor, others: Tensor, *, neighbours: int = NEIGHBOURS) -> tuple[float, float]:
     """Which part of the features lies in the manifold of the others, and which of the others in that of the features.
 
     The manifold of points is the union of the balls around them that reach to the k-th nearest other one

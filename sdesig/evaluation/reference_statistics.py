@@ -16,53 +16,59 @@ from sdesig._files import file_digest, read_tensors, write_tensors
 from sdesig._random import generator_for
 from sdesig.evaluation.features import FeatureExtractor, feature_batches
 from sdesig.evaluation.frechet import FeatureStatistics, FeatureSums
-from sdesig.evaluation.pixels import ImageSet
+from sdesig.evaluation.pixels import ImageSet, pixel_digest
 
 
 @dataclass(frozen=True, eq=False)
 class ReferenceStatistics:
-    """Features of images.
+    """Features of data.
 
     Attributes:
         statistics: of all of them.
         features: (m, k) of some of them, at random and in random order, for kernel distances, precision and recall.
-        images_digest, extractor_digest: what they are of.
+        data_digest, extractor_digest: what they are of.
     """
 
     statistics: FeatureStatistics
     features: Tensor
-    images_digest: str
+    data_digest: str
     extractor_digest: str
 
 
 def reference_statistics(
-    images: ImageSet,
+    data: ImageSet | Tensor,
     extractor: FeatureExtractor,
     *,
     kept: int = 10_000,
     batch: int = 256,
     cache: str | Path | None = None,
 ) -> ReferenceStatistics:
-    """Statistics of the features of all images, from the cache where they are in it.
+    """Statistics of the features of all data; those of images from the cache, where they are in it.
 
     Args:
-        images: n >= 2.
+        data: n >= 2 images, or vectors (n, *event).
         extractor: see `load_extractor`.
         kept: how many features to keep, at most n.
         batch: images at a time.
-        cache: a folder. What is there is found by the digests of images and extractor and by `kept`; what is damaged is
-            made again, with a warning.
+        cache: a folder, or None. What is there is found by the digests of images and extractor and by `kept`; what is
+            damaged is made again, with a warning.
 
     Raises:
         TypeError, ValueError: too few images, features that are not such.
         OSError: the disk of the cache is full; what was complete in it stays valid.
     """
-    check_integer("kept", kept, 2)
-    make = partial(_extract, images, extractor, min(kept, len(images)), batch)
+    kept = min(check_integer("kept", kept, 2), len(data))
+    if isinstance(data, Tensor):
+        features = extractor(data)
+        chosen = torch.randperm(len(data), generator=generator_for("features to keep"))[:kept]
+        return ReferenceStatistics(
+            FeatureStatistics.of(features), features.cpu()[chosen], pixel_digest(data), extractor.digest
+        )
+    make = partial(_extract, data, extractor, kept, batch)
     if cache is None:
         return make()
-    key = {"images": images.digest, "extractor": extractor.digest, "kept": min(kept, len(images))}
-    write, read = partial(_write, images, extractor), partial(_read, images, extractor)
+    key = {"images": data.digest, "extractor": extractor.digest, "kept": kept}
+    write, read = partial(_write, data, extractor), partial(_read, data, extractor)
     return cached(cache, "reference", key, make=make, write=write, read=read)
 
 

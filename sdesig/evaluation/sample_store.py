@@ -1,11 +1,11 @@
-"""Samples of many methods from the same seeds, on disk: block by block, so that memory is bounded and a run resumes."""
+"""Samples of many samplers from the same seeds, block by block: in memory, or on disk, where a run resumes."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from contextlib import nullcontext
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,202 +20,238 @@ from sdesig._evaluating import evaluating
 from sdesig._files import read_json, read_tensors, write_json, write_tensors
 from sdesig._interrupts import keeping
 from sdesig._records import forget_options, record_options
-from sdesig.evaluation.comparison import AnySampler, Comparison, Sampler, share_apart, spread_of
+from sdesig.evaluation.comparison import CONVERGED, Comparison
 from sdesig.evaluation.features import FeatureExtractor, PerceptualDistance, extract
-from sdesig.evaluation.metrics import pair_distances
+from sdesig.evaluation.metrics import pair_distances, pathwise_errors, share_apart, spread_of
 from sdesig.evaluation.pixels import to_uint8
-from sdesig.sampling.step_grid import StepGrid
+from sdesig.evaluation.samplers import Sampler
+from sdesig.sampling.step_grid import EVEN
+
+OPTIONS = "options.json"
 
 
-@dataclass(frozen=True)
-class Method:
-    """A sampler at some numbers of steps.
+class SampleStore:
+    """Samples and pathwise errors of samplers by key and number of steps, seed by seed.
 
-    Attributes:
-        sampler: which.
-        steps: the numbers.
-        ema: whether its network is a moving average; None: as the teacher's.
-        digest: of its weights, if they are its own. Samples that were made with others are made again.
-    """
-
-    sampler: AnySampler
-    steps: tuple[int, ...]
-    ema: bool | None = None
-    digest: str = ""
-
-    @property
-    def name(self) -> str:
-        """Of the sampler."""
-        return self.sampler.name
-
-
-class SampleFiles:
-    """Images of 256 levels and pathwise errors of methods, seed by seed, in files of a folder.
-
-    Every file has one block of seeds, `comparison.batch` of them, and is written whole. What is there is kept. So are
-    features and perceptual distances, in a folder within for every extractor.
+    Without a folder they are in memory. In a folder every file has one block of seeds, `comparison.batch` of them, and
+    is written whole. What is there is kept. So are features and perceptual distances, in a folder within for every
+    extractor.
 
     Args:
-        folder: of the files.
         comparison: the paths.
-        methods: with different names.
-        seeds: the first and how many.
+        samplers: with different keys and labels.
+        seeds: one per sample; in a folder a range with step 1.
+        folder: of the files.
+        images: whether samples are kept as images of 256 levels, rather than as floats.
         decode: of a latent model's samples to images in [-1, 1].
         recorded: what else must agree with an earlier run in the folder, such as which teacher it is.
 
     Raises:
-        ValueError: a folder with samples of another teacher, other paths or another reference; see `Comparison.check`.
+        ValueError: no seeds; a folder with samples of another teacher, other paths or another reference; see
+            `Comparison.check`.
     """
 
     def __init__(
         self,
-        folder: Path,
         comparison: Comparison,
-        methods: Sequence[Method],
+        samplers: Sequence[Sampler],
+        seeds: Sequence[int],
+        folder: Path | None = None,
         *,
-        seeds: range,
+        images: bool = False,
         decode: Callable[[Tensor], Tensor] | None = None,
         recorded: Mapping[str, Any] | None = None,
     ) -> None:
-        comparison.check([(method.sampler, method.steps) for method in methods])
-        truth, steps = comparison.truth
-        self.truth = Method(truth, (steps,))
-        names = [method.name for method in (self.truth, *methods)]
-        if len({*names}) < len(names):
-            raise ValueError(f"methods must have different names; got {names}")
-        self.folder, self.comparison, self.methods, self.seeds = folder, comparison, tuple(methods), seeds
-        self._decode = decode
-        described = {
-            **(recorded or {}),
-            **{
-                key: value for key, value in comparison.space.identity.items() if key != "grid"
-            },  # samplers have their own
-            "truth_steps": comparison.truth_steps,
-        }
-        processes.once(lambda: forget_options(folder / "options.json", "seeds-*.safetensors", key="truth_steps"))
-        record_options(folder / "options.json", described)
+        if not len(seeds):
+            raise ValueError("seeds must not be empty")
+        if folder is not None and (not isinstance(seeds, range) or seeds.step != 1):
+            raise ValueError(f"seeds must be a range with step 1 to be kept in a folder; got {seeds}")
+        comparison.check(samplers)
+        self.samplers = {sampler.key: sampler for sampler in (comparison.truth, *samplers)}
+        """By key; the converged path is the first."""
+        self.comparison, self.seeds, self.folder = comparison, seeds, folder
+        self._decode, self._kind = decode, "images" if images else "samples"
+        self._memory: dict[int, dict[str, Tensor]] = {}
+        self._seconds: dict[str, Any] = {}
+        names = {sampler.key: sampler.key for sampler in self.samplers.values()}
+        if folder is not None:
+            file, pattern = folder / OPTIONS, "seeds-*.safetensors"
+            processes.once(lambda: forget_options(file, pattern, key="truth_steps"))
+            described = {**(recorded or {}), **comparison.space.identity, "truth_steps": comparison.truth_steps}
+            del described["grid"]  # samplers have their own
+            if file.exists() and "names" not in read_json(file):  # made earlier, when files had the labels
+                names = {sampler.key: sampler.label for sampler in self.samplers.values()}
+            else:
+                described["names"] = "keys"
+            record_options(file, described)
+        self._names = names
 
     @property
-    def pairs(self) -> list[tuple[Method, int]]:
-        """All methods with their numbers of steps; the converged path is the first."""
-        return [(method, steps) for method in (self.truth, *self.methods) for steps in method.steps]
+    def pairs(self) -> list[tuple[Sampler, int]]:
+        """All samplers with each of their numbers of steps; the converged path is the first."""
+        return [(sampler, steps) for sampler in self.samplers.values() for steps in sampler.steps]
 
     @torch.no_grad()
     def make(self, *, progress: bool = True) -> None:
-        """Draw what is missing; processes share the blocks.
+        """Draw what is missing. In a folder processes share the blocks; in memory each draws all of them.
 
         Raises:
             FloatingPointError, ValueError: samples that are not finite.
             OSError: a full disk; complete files stay valid.
         """
-        blocks = self._blocks()
-        kept = keeping(f"all blocks of {self.comparison.batch} seeds that were drawn are kept in {self.folder}")
-        with kept, tqdm(total=len(self.seeds), unit="seed", disable=not progress or processes.number() > 0) as bar:
-            for k in processes.mine(len(blocks)):
-                self._make(blocks[k])
-                bar.update(sum(map(len, blocks[k : k + processes.count()])))
+        mine, hidden = self._mine, not progress or processes.number() > 0
+        kept = f"all blocks of {self.comparison.batch} seeds that were drawn are kept in {self.folder}"
+        with (
+            nullcontext() if self.folder is None else keeping(kept),
+            tqdm(total=len(self.seeds), unit="seed", disable=hidden) as bar,
+        ):
+            for k in mine:
+                self._make(k)
+                bar.update(sum(map(len, self._blocks[k : k + mine.step])))
         processes.wait()
 
-    def images(self, method: Method, steps: int) -> Tensor:
-        """uint8, (n, channels, height, width)."""
-        return self._read_all(f"{_key(method, steps)}/images")
+    def samples(self, key: str, steps: int) -> Tensor:
+        """The samples: images, uint8 (n, channels, height, width), or floats (n, *event)."""
+        return torch.cat([self._samples(k, key, steps) for k in range(len(self._blocks))])
 
-    def errors(self, method: Method, steps: int) -> Tensor | None:
-        """|x - x_ref|/sqrt(d) of the seeds, (n,); None where there are none."""
-        if not isinstance(method.sampler, Sampler) or method.sampler.eta != 1 or method.name == self.truth.name:
-            return None
-        return self._read_all(f"{_key(method, steps)}/errors")
+    def errors(self, key: str, steps: int) -> Tensor | None:
+        """|x - x_ref|/sqrt(d) per seed, (n,), to the converged path of the seed; None for samplers that have no path.
 
-    def seeds_apart(self, method: Method, steps: int) -> float | None:
-        """Share of the seeds that end apart from their converged paths: see `Outcome`."""
-        return share_apart(self.errors(method, steps), self._spread)
+        The converged path has none either.
+        """
+        return self._of_all(f"{self._name(key, steps)}/errors") if self._has_errors(self.samplers[key]) else None
+
+    def seeds_apart(self, key: str, steps: int) -> float | None:
+        """Share of the seeds that end apart from their converged paths: see `share_apart`."""
+        return share_apart(self.errors(key, steps), self._spread)
+
+    @property
+    def quantization(self) -> str:
+        """The dtype of the samples."""
+        return "uint8" if self._kind == "images" else str(self.comparison.space.dtype).removeprefix("torch.")
+
+    @property
+    def converged(self) -> Tensor:
+        """x of the converged paths, floats (n, *event)."""
+        return self._of_all("converged")
+
+    def features(self, extractor: FeatureExtractor, key: str, steps: int) -> Tensor:
+        """Features of the samples, (n, k); in a folder they are kept, once they are computed, and on the CPU."""
+        return self._compared(extractor, key, steps, lambda samples: extract(extractor, samples(key, steps)))
+
+    def distances(self, distance: PerceptualDistance, key: str, steps: int) -> Tensor:
+        """Distances of the images to those of the converged paths, (n,), float64 on the CPU; kept likewise."""
+        truth = CONVERGED, self.comparison.truth_steps
+        return self._compared(
+            distance, key, steps, lambda samples: pair_distances(distance, samples(key, steps), samples(*truth))
+        )
+
+    def seconds_per_1000(self, key: str, steps: int) -> float:
+        """Seconds of sampling 1000 seeds; measured once, by the first process, and in a folder kept in seconds.json."""
+        name = self._name(key, steps)
+        file = None if self.folder is None else self.folder / "seconds.json"
+        with processes.first_one_first():
+            known = self._seconds if file is None or not file.exists() else read_json(file)
+            if name not in known:
+                known[name] = self.comparison.seconds_per_1000(self.samplers[key], steps)
+                if file is not None:
+                    write_json(file, known)
+        return known[name]
 
     @cached_property
-    def _spread(self) -> float:
-        return spread_of(self._read_all("converged"))
-
-    def features(self, extractor: FeatureExtractor, method: Method, steps: int) -> Tensor:
-        """Features of the images, (n, k), on the CPU; kept, once they are computed."""
-        name = f"{_key(method, steps)}/images"
-
-        def compute(block: range) -> Tensor:
-            return extract(extractor, _read(self._file(block), name))
-
-        return self._compared(extractor, method, steps, compute)
-
-    def distances(self, distance: PerceptualDistance, method: Method, steps: int) -> Tensor:
-        """Of the images to the converged path's of the same seeds, (n,), float64 on the CPU; kept."""
-        names = [f"{_key(*pair)}/images" for pair in ((method, steps), (self.truth, self.truth.steps[0]))]
-
-        def compute(block: range) -> Tensor:
-            return pair_distances(distance, *(_read(self._file(block), name) for name in names))
-
-        return self._compared(distance, method, steps, compute)
-
-    def seconds_per_1000(self, method: Method, steps: int) -> float:
-        """Measured once, by the first process, and kept in seconds.json."""
-        file, key = self.folder / "seconds.json", _key(method, steps)
-        with processes.first_one_first():
-            known = read_json(file) if file.exists() else {}
-            if key not in known:
-                known[key] = self.comparison.seconds_per_1000(method.sampler, steps)
-                write_json(file, known)
-        return known[key]
-
-    def _blocks(self) -> list[range]:
+    def _blocks(self) -> list[Sequence[int]]:
         batch = self.comparison.batch
         return [self.seeds[first : first + batch] for first in range(0, len(self.seeds), batch)]
 
-    def _make(self, block: range) -> None:
-        file = self._file(block)
-        known = read_tensors(file) if file.exists() else {}
-        if known and len(known["converged"]) != len(block):
+    @property
+    def _mine(self) -> range:
+        """Numbers of the blocks that this process makes."""
+        return range(len(self._blocks)) if self.folder is None else processes.mine(len(self._blocks))
+
+    @cached_property
+    def _spread(self) -> float:
+        return spread_of(self.converged)
+
+    def _has_errors(self, sampler: Sampler) -> bool:
+        return sampler.follows and sampler.key != CONVERGED
+
+    def _name(self, key: str, steps: int) -> str:
+        """What the samples depend on beside the seeds and the folder's options."""
+        sampler = self.samplers[key]
+        digest = sampler.digest[:16]
+        if sampler.grid != EVEN:
+            digest += "@" + hashlib.sha256(repr(sampler.grid.quantiles).encode()).hexdigest()[:8]
+        return f"{self._names[key]}/{steps}/{digest}"
+
+    def _make(self, k: int) -> None:
+        known = self._known(k)
+        if known and len(known["converged"]) != len(self._blocks[k]):
             known = {}
-        missing = [(method, steps) for method, steps in self.pairs if f"{_key(method, steps)}/images" not in known]
+        missing = [(s, steps) for s, steps in self.pairs if f"{self._name(s.key, steps)}/{self._kind}" not in known]
         if not missing:
             return
-        samples = self.comparison.follow([(method.sampler, steps) for method, steps in missing], block)
-        stale = tuple(f"{method.name}/{steps}/" for method, steps in missing)
+        samples = self.comparison.follow(missing, self._blocks[k])
+        stale = tuple(f"{self._names[sampler.key]}/{steps}/" for sampler, steps in missing)
         made = {name: value for name, value in known.items() if not name.startswith(stale)}
-        if missing[0][0] is self.truth:
-            made["converged"] = samples[0]
-        converged = made["converged"].to(samples[0])
-        for (method, steps), values in zip(missing, samples, strict=True):
-            key = _key(method, steps)
-            with evaluating(self._decode):
-                made[f"{key}/images"] = to_uint8(values if self._decode is None else self._decode(values))
-            errors = method.sampler.errors(values, converged)
-            if errors is not None:
-                made[f"{key}/errors"] = errors
-        with naming_a_full_disk(self.folder):
-            write_tensors(file, made)
+        truth = samples.get((CONVERGED, self.comparison.truth_steps))
+        if truth is not None:
+            made["converged"] = truth
+        for sampler, steps in missing:
+            name, values = self._name(sampler.key, steps), samples[sampler.key, steps]
+            if self._has_errors(sampler):
+                made[f"{name}/errors"] = pathwise_errors(values, made["converged"].to(values))
+            made[f"{name}/{self._kind}"] = self._shown(values) if self._kind == "images" else values
+        if self.folder is None:
+            self._memory[k] = made
+        else:
+            with naming_a_full_disk(self.folder):
+                write_tensors(self._file(k), made)
+
+    def _shown(self, values: Tensor) -> Tensor:
+        with evaluating(self._decode):
+            return to_uint8(values if self._decode is None else self._decode(values))
 
     def _compared(
         self,
         by: FeatureExtractor | PerceptualDistance,
-        method: Method,
+        key: str,
         steps: int,
-        compute: Callable[[range], Tensor],
+        compute: Callable[[Callable[[str, int], Tensor]], Tensor],
     ) -> Tensor:
-        """What is computed of every block, from files where it is in them; processes share the blocks.
+        """What is computed of the samples: of all at once in memory, and of every block in a folder.
 
-        A file has one tensor: neither reading nor adding one touches what was kept of other methods.
+        There it is read from files where it is in them; processes share the blocks. A file has one tensor: neither
+        reading nor adding one touches what was kept of other samplers.
         """
-        name = hashlib.sha256(_key(method, steps).encode()).hexdigest()[:16]
-        folder, blocks = self.folder / by.digest[:16] / name, self._blocks()
-        files = [folder / f"seeds-{block[0]:08d}-{len(block)}.safetensors" for block in blocks]
-        for k in processes.mine(len(blocks)):
+        if self.folder is None:
+            return compute(self.samples)
+        folder = self.folder / by.digest[:16] / hashlib.sha256(self._name(key, steps).encode()).hexdigest()[:16]
+        files = [folder / f"seeds-{block[0]:08d}-{len(block)}.safetensors" for block in self._blocks]
+        for k in self._mine:
             if not files[k].exists():
                 with naming_a_full_disk(folder):
-                    write_tensors(files[k], {"values": compute(blocks[k])})
+                    write_tensors(files[k], {"values": compute(partial(self._samples, k))})
         processes.wait()
         return torch.cat([_read(file, "values") for file in files])
 
-    def _read_all(self, name: str) -> Tensor:
-        return torch.cat([_read(self._file(block), name) for block in self._blocks()])
+    def _samples(self, k: int, key: str, steps: int) -> Tensor:
+        return self._of_block(k, f"{self._name(key, steps)}/{self._kind}")
 
-    def _file(self, block: range) -> Path:
-        return self.folder / f"seeds-{block[0]:08d}.safetensors"
+    def _of_all(self, name: str) -> Tensor:
+        return torch.cat([self._of_block(k, name) for k in range(len(self._blocks))])
+
+    def _of_block(self, k: int, name: str) -> Tensor:
+        return self._memory[k][name] if self.folder is None else _read(self._file(k), name)
+
+    def _known(self, k: int) -> dict[str, Tensor]:
+        """What there is of a block."""
+        if self.folder is None:
+            return self._memory.get(k, {})
+        return read_tensors(self._file(k)) if self._file(k).exists() else {}
+
+    def _file(self, k: int) -> Path:
+        assert self.folder is not None
+        return self.folder / f"seeds-{self._blocks[k][0]:08d}.safetensors"
 
 
 def _read(file: Path, name: str) -> Tensor:
@@ -224,11 +260,3 @@ def _read(file: Path, name: str) -> Tensor:
             return tensors.get_tensor(name)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{file} does not have {name}: {error}") from None
-
-
-def _key(method: Method, steps: int) -> str:
-    """What the samples depend on beside the seeds and the folder's options."""
-    sampler, digest = method.sampler, method.digest[:16]
-    if isinstance(sampler, Sampler) and sampler.grid != StepGrid():
-        digest += "@" + hashlib.sha256(repr(sampler.grid.quantiles).encode()).hexdigest()[:8]
-    return f"{method.name}/{steps}/{digest}"

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 from sdesig.images.checkpoints import ScoreSDEDenoiser, load_edm, load_score_sde
 from sdesig.images.diffusers_unet import DiffusersUNet, import_diffusers
 from sdesig.images.latent import Autoencoder, load_autoencoder
+from sdesig.images.peers import peer_samples, peers
 from sdesig.images.song_unet import SongUNet
 from sdesig.images.teachers import DiffusersDenoiser, load_teacher
-from sdesig.images.unipc import peer_samples
 
 if TYPE_CHECKING:
     from sdesig.images.path_average_scheduler import PathAverageScheduler
@@ -27,6 +27,7 @@ __all__ = [
     "load_score_sde",
     "load_teacher",
     "peer_samples",
+    "peers",
 ]
 
 _NEED_DIFFUSERS = {"PathAverageScheduler": "path_average_scheduler", "SigDEGPipeline": "sig_deg_pipeline"}

@@ -7,8 +7,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 
-from sdesig.evaluation.metrics import Measured
-from sdesig.evaluation.report import Row, markdown_table
+from sdesig.evaluation import Measured, Row, markdown_table
 from sdesig.sigdeg import SigDEG
 
 OURS = "<!-- Written by SigDEGPipeline. Without this line the text below is kept as it is. -->"
@@ -18,7 +17,7 @@ TAGS = ("diffusers", "sig-deg", "distillation")
 
 
 def check_results(results: Sequence[Row] | None) -> list[Row]:
-    """The rows of a report.json that `evaluate_images` wrote, none for None; raise ValueError for anything else."""
+    """The rows of a report.json that `evaluate` wrote, none for None; raise ValueError for anything else."""
     if results is None:
         return []
     if isinstance(results, (str, Mapping)) or not isinstance(results, Sequence):
@@ -88,7 +87,7 @@ def _text(generator: SigDEG, results: Sequence[Row], name: str, latent: bool, li
 def _measurements(results: Sequence[Row], space: str) -> Iterator[str]:
     """The table, and what its numbers depend on."""
     flat = [{**row, **{number.metric: _value(number) for number in _measured(row)}} for row in results]
-    optional = {"seeds_apart": "seeds apart", "floor": "floor", "frechet_distance": "Frechet distance"}
+    optional = {"seeds_apart": "seeds apart", "floor": "floor"}
     columns = {"method": "method", "steps": "steps", "nfe": "evaluations", "pathwise_rmse": "pathwise RMSE"}
     columns |= {key: title for key, title in optional.items() if any(row.get(key) is not None for row in flat)}
     columns |= {number.metric: number.metric for row in results for number in _measured(row)}

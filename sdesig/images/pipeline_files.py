@@ -12,7 +12,7 @@ from huggingface_hub import HfApi, ModelCard
 
 from sdesig._checks import check_choice
 from sdesig._files import read_json, reading, replacing, write_json
-from sdesig.evaluation.report import Row
+from sdesig.evaluation import Row
 from sdesig.images.latent import KINDS
 from sdesig.images.model_card import model_card
 from sdesig.images.teachers import find_model, load_model

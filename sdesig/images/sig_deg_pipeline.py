@@ -13,8 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from sdesig._checks import check_choice, check_integer
-from sdesig.evaluation.pixels import to_uint8
-from sdesig.evaluation.report import Row
+from sdesig.evaluation import Row, to_uint8
 from sdesig.images.diffusers_unet import import_diffusers
 from sdesig.images.latent import KINDS, Autoencoder
 from sdesig.images.model_card import check_results
@@ -54,7 +53,7 @@ class SigDEGPipeline(DiffusionPipeline):
     Args:
         generator: of images, (1 or 3, height, width) in [-1, 1], or of latents, (latent channels, height, width).
         vae: an `AutoencoderKL` or `VQModel` that decodes latents.
-        results: rows of a report.json that `evaluate_images` wrote, for the model card.
+        results: rows of a report.json that `evaluate` wrote, for the model card.
 
     Raises:
         TypeError, ValueError: arguments of other types, events that are no images, a vae for other latents, results

@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from sdesig._checks import check_choice, check_floating, check_integer, check_real
 from sdesig._evaluating import evaluating
+from sdesig.evaluation import Sampler
 from sdesig.images.diffusers_unet import import_diffusers
+from sdesig.sampling.path_space import PathSpace
 from sdesig.sampling.snr_denoiser import SNRDenoiser, check_snr_denoiser
 
-PEERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "unipc": ("UniPCMultistepScheduler", {"solver_order": 3}),
-    "dpmsolver++(2M)": ("DPMSolverMultistepScheduler", {"solver_order": 2}),
-    "dpmsolver++(3M)": ("DPMSolverMultistepScheduler", {"solver_order": 3}),
+PEERS = {
+    "unipc": ("UniPC", "UniPCMultistepScheduler", 3),
+    "dpmsolver++(2M)": ("DPM-Solver++(2M)", "DPMSolverMultistepScheduler", 2),
+    "dpmsolver++(3M)": ("DPM-Solver++(3M)", "DPMSolverMultistepScheduler", 3),
 }
-"""Schedulers by name, of the orders that diffusers recommends for unconditional sampling; all else as diffusers has it.
+"""Labels, schedulers and their orders by key; all else is as diffusers has it. The orders are those that diffusers
+recommends for unconditional sampling.
 
 UniPC: Zhao et al. 2023, arXiv 2302.04867. DPM-Solver++: Lu et al. 2022, arXiv 2211.01095.
 """
+
+
+def peers(teacher: SNRDenoiser, space: PathSpace, steps: Sequence[int]) -> dict[str, Sampler]:
+    """The schedulers of `PEERS` as samplers of a comparison, by key; see `peer_samples`."""
+    return {
+        key: Sampler(key, label, tuple(steps), draw=partial(peer_samples, teacher, snr=space.snr, scheduler=key))
+        for key, (label, *_) in PEERS.items()
+    }
 
 
 @torch.no_grad()
@@ -53,9 +65,11 @@ def peer_samples(
     low, high = (check_real(f"snr[{k}]", value, minimum=0.0, strict=True) for k, value in enumerate(snr))
     if low >= high:
         raise ValueError(f"snr must be (first, last) with first < last; got {snr}")
-    name, options = PEERS[scheduler]
+    _, name, order = PEERS[scheduler]
     times = torch.linspace(math.log(low), math.log(high), steps + 1, dtype=torch.float64).exp()
-    solver = getattr(import_diffusers(), name)(prediction_type="sample", final_sigmas_type="sigma_min", **options)
+    solver = getattr(import_diffusers(), name)(
+        prediction_type="sample", final_sigmas_type="sigma_min", solver_order=order
+    )
     solver.set_timesteps(steps)
     solver.set_begin_index(0)
     solver.sigmas = times.rsqrt()  # sigma/alpha; a scheduler's own choices lie on its table of betas

@@ -1,0 +1,116 @@
+"""What is compared: schemes on the paths, generators, and other samplers from the same start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass
+
+from torch import Tensor
+
+from sdesig._checks import check_instance
+from sdesig.sampling import DPMSolver1, DPMSolver2M, PathAverage
+from sdesig.sampling.path_space import PathSpace
+from sdesig.sampling.step_grid import EVEN, StepGrid
+from sdesig.sigdeg.sig_deg import SigDEG
+from sdesig.solvers import Scheme
+
+ON_GRID = "path-average-grid"
+TRAINING_FREE: dict[str, tuple[str, Scheme, dict[str, object]]] = {
+    "euler": ("Euler = SDE-DPM-Solver++(1)", DPMSolver1(), {}),
+    "ddim": ("DDIM", DPMSolver1(), {"eta": 0.0}),
+    "sde-dpm++2m": ("SDE-DPM-Solver++(2M)", DPMSolver2M(), {}),
+    "path-average": ("path-average", PathAverage(), {}),
+    "path-average-reference": ("path-average, reference", PathAverage(), {"referenced": True}),
+    ON_GRID: ("path-average, reference, chosen grid", PathAverage(), {"referenced": True}),
+}
+"""Labels, schemes and other options of `training_free` by key."""
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A way to sample, at some numbers of steps: either a scheme along the paths of a comparison, or a function.
+
+    Attributes:
+        key: the name to compute with, the same on the command line, in reports and in files.
+        label: the name to show.
+        steps: the numbers of steps that it is compared at.
+        scheme: for reverse diffusions, along the paths; a cell for generators.
+        draw: (y, steps) -> samples x, (batch, *event), in place of a scheme. y, (batch, *event), is the canonical state
+            at the first SNR, from which all samplers of a comparison start. Anything else that is random must depend on
+            y alone.
+        referenced: whether the scheme works in the variables of the Gaussian reference, or in those without one.
+        eta: stochasticity of the scheme, 1 or 0; 0 has another limit than the paths', and so no pathwise error.
+        depth: of the partial signatures that a generator sees.
+        grid: where the steps of the scheme lie.
+        evaluations: of the network per step.
+        ema: whether the network is a moving average; None: as the teacher is.
+        digest: of the weights, if they are the sampler's own. Samples of other weights in a folder are made again.
+
+    Raises:
+        ValueError: no steps; both a scheme and a function, or neither.
+    """
+
+    key: str
+    label: str
+    steps: tuple[int, ...]
+    _: KW_ONLY
+    scheme: Scheme | None = None
+    draw: Callable[[Tensor, int], Tensor] | None = None
+    referenced: bool = False
+    eta: float = 1.0
+    depth: int | None = None
+    grid: StepGrid = EVEN
+    evaluations: int = 1
+    ema: bool | None = None
+    digest: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "steps", tuple(self.steps))
+        if not self.steps:
+            raise ValueError(f"steps must not be empty; those of {self.key} are")
+        if (self.scheme is None) == (self.draw is None):
+            raise ValueError(f"{self.key} must have either a scheme or a function that draws")
+
+    @property
+    def follows(self) -> bool:
+        """Whether its limit for many steps is the path of the seed, so that it has pathwise errors."""
+        return self.scheme is not None and self.eta == 1.0
+
+
+def training_free(space: PathSpace, steps: Sequence[int]) -> dict[str, Sampler]:
+    """Samplers with one evaluation a step that need no training, by key.
+
+    Args:
+        space: its grid is that of "path-average-grid", which there is unless the grid is even; the others' are even.
+        steps: numbers of steps of all of them; `dataclasses.replace` changes those of one.
+    """
+    grid = check_instance("space", space, PathSpace).grid
+    return {
+        key: Sampler(key, label, tuple(steps), scheme=scheme, grid=grid if key == ON_GRID else EVEN, **options)  # type: ignore[arg-type]
+        for key, (label, scheme, options) in TRAINING_FREE.items()
+        if key != ON_GRID or grid != EVEN
+    }
+
+
+def generator_sampler(
+    key: str,
+    generator: SigDEG,
+    steps: Sequence[int],
+    label: str | None = None,
+    digest: str = "",
+    *,
+    ema: bool | None = None,
+) -> Sampler:
+    """A generator as a sampler, on its own grid; its label is the key unless another is given."""
+    space = generator.space
+    return Sampler(
+        key,
+        label or key,
+        tuple(steps),
+        scheme=generator.cell,
+        referenced=bool((space.reference.variance > 0).any()),
+        depth=generator.depth,
+        grid=space.grid,
+        ema=ema,
+        digest=digest,
+    )
