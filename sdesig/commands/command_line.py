@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, make_dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, Optional, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -74,15 +74,16 @@ class Option:
 
     def flag(self, given: Mapping[str, Any]) -> tuple[str, Any] | tuple[str, Any, Any]:
         """The field of a dataclass for tyro; its default is what a file gives, if it does."""
-        hint, default, shown = self.hint, given.get(self.name, self.default), {}
+        hint, default = self.hint, given.get(self.name, self.default)
+        shown: dict[str, Any] = {"help": self.text}
         if self.name not in given and self.of_images != self.default:
             shown["help_behavior_hint"] = f"(default: {_words(self.default)}, of images {_words(self.of_images)})"
-            hint, default = Optional[hint], None
+            hint, default = hint | None, None
         elif default in (None, ()):
             shown["help_behavior_hint"] = ""
         if self.positional or default is None:
             shown["metavar"] = self.name.upper() if self.positional else _metavar(self.kind)
-        annotated = Annotated[hint, tyro.conf.arg(help=self.text, **shown)]
+        annotated: Any = Annotated[hint, tyro.conf.arg(**shown)]  # type: ignore[valid-type]
         return (self.name, annotated) if default is MISSING else (self.name, annotated, field(default=default))
 
 
@@ -115,7 +116,7 @@ def parse(kind: type, arguments: Sequence[str], prog: str = "sdesig") -> Any:
         if any(argument.partition("=")[0] == flag for argument in arguments):
             raise ValueError(f"{name} has no flag; give it in a JSON file, --config FILE")
     given = _read(options, arguments, prog)
-    parsed = tyro.cli(flags_of(kind, given), args=list(arguments), prog=prog)
+    parsed: Any = tyro.cli(flags_of(kind, given), args=list(arguments), prog=prog)
     found = {**given, **vars(parsed), **vars(getattr(parsed, "rare", object))}
     open_ = [name for name, option in options.items() if option.of_images != option.default and found.get(name) is None]
     images = bool(open_) and shows_images(found.get("teacher", "digits"), found["data"])
@@ -132,7 +133,8 @@ def flags_of(kind: type, given: Mapping[str, Any] | None = None) -> type:
         more = ", ".join(option.name for option in options if option.name in FILE_ONLY)
         text = f"A --config file may have all these, and {more}."
         group: Any = make_dataclass("Rare", rare, namespace={"__doc__": text}, frozen=True)
-        parts.append(("rare", tyro.conf.OmitArgPrefixes[group], field(default_factory=group)))
+        flat: Any = tyro.conf.OmitArgPrefixes
+        parts.append(("rare", flat[group], field(default_factory=group)))
     parts.sort(key=len)  # what must be given comes first
     return make_dataclass(kind.__name__, parts, namespace={"__doc__": kind.__doc__}, frozen=True)
 
@@ -186,10 +188,11 @@ def _documented(kind: type) -> dict[str, str]:
     found = {}
     for base in reversed(kind.__mro__):
         if "__dataclass_fields__" in vars(base):
-            body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0].body
-            for part, text in pairwise(body):
-                if isinstance(part, ast.AnnAssign) and isinstance(text, ast.Expr):
-                    found[part.target.id] = " ".join(text.value.value.split())
+            (tree,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+            for part, text in pairwise(ast.iter_child_nodes(tree)):
+                match part, text:
+                    case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(words))):
+                        found[name] = " ".join(words.split())
     return found
 
 

@@ -58,7 +58,7 @@ class Evaluate:
     steps: tuple[int, ...] = (4, 8, 16, 32)
     """Numbers of coarse steps."""
     teacher_steps: int = 0
-    """Fine steps of the teacher, over the whole range of SNR, for a row of Euler's scheme in so many; 0: no such row."""
+    """Fine steps of the teacher over the whole range of SNR, for a row of Euler's scheme in as many; 0: no such row."""
     n: Annotated[int, COUNT] = 2000
     """Number of samples. Under torchrun only --count is known."""
     first_seed: int = 0

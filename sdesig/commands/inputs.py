@@ -154,7 +154,7 @@ class SettingFlags(DataFlags):
     label: int | None = None
     """Class of a class-conditional model."""
     decoder: str | None = None
-    """Latent model, a folder or hub id, whose autoencoder makes latents of images and images of samples."""
+    """Latent model, by its folder or hub id, whose autoencoder encodes images and decodes samples."""
     reference_samples: int = 1024
     """Number of the teacher's samples to which the reference is fitted where there are no data."""
 
@@ -288,7 +288,9 @@ class SettingFlags(DataFlags):
                 device = next(teacher.denoiser.parameters()).device
                 known = PathSpace(event, snr, GaussianReference(torch.zeros((), device=device), 0.0))
                 return GaussianReference.fit(teacher_samples(teacher.denoiser, known, n), kind)
-            return GaussianReference.fit(data.cpu() if _floats(source) else _some(data), kind)
+            return GaussianReference.fit(
+                data.cpu() if isinstance(data, Tensor) and _floats(source) else _some(data), kind
+            )
 
         def write(stem: Path, reference: GaussianReference) -> Record:
             reference.save(stem.with_suffix(".safetensors"))
@@ -306,13 +308,16 @@ class SettingFlags(DataFlags):
             return make(), recorded
         return cached(folder, "reference", key, make=make, write=write, read=read), recorded
 
-    def _grid(
-        self, teacher: LoadedTeacher, source: Source | None, space: PathSpace, folder: Path | None
-    ) -> StepGrid:
+    def _grid(self, teacher: LoadedTeacher, source: Source | None, space: PathSpace, folder: Path | None) -> StepGrid:
         """The grid of --grid."""
         if self.grid == "even":
             return StepGrid()
-        shipped = (self.teacher, self.data or DIGITS, self.reference or "pca", self.snr) == (DIGITS, DIGITS, "pca", None)
+        shipped = (self.teacher, self.data or DIGITS, self.reference or "pca", self.snr) == (
+            DIGITS,
+            DIGITS,
+            "pca",
+            None,
+        )
         if self.grid == DIGITS or (self.grid == "chosen" and shipped):
             return digits.load_grid()
         if self.grid != "chosen":

@@ -77,7 +77,7 @@ def _run(arguments: list[str]) -> tuple[int, str] | None:
         elif name in FORMER:
             raise ValueError(f"{name} is now {FORMER[name]}")
         else:  # help, a completion script, or a mistake
-            flags = {name: flags_of(kind) for name, kind in COMMANDS.items()}
+            flags: dict[str, Any] = {name: flags_of(kind) for name, kind in COMMANDS.items()}
             tyro.extras.subcommand_cli_from_dict(flags, prog="sdesig", description=__doc__, args=arguments)
     except Exception as error:
         if os.environ.get(TRACEBACK, "0") not in ("", "0"):

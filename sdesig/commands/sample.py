@@ -51,7 +51,7 @@ class Sample:
     force: tyro.conf.FlagCreatePairsOff[bool] = False
     """Whether to overwrite files that are there."""
     decoder: str | None = None
-    """Latent model, a folder or hub id, whose autoencoder makes latents of images and images of samples."""
+    """Latent model, by its folder or hub id, whose autoencoder encodes images and decodes samples."""
     machine: MachineFlags = field(default_factory=MachineFlags)
     config: Path | None = None
     """JSON file with options by these names and rarer ones; flags override it."""
