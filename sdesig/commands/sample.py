@@ -65,6 +65,7 @@ class Sample:
             if file.exists() and not self.force:
                 raise FileExistsError(f"{file} exists already; give another --out, or --force to overwrite it")
             check_output("out", file)
+        check_integer("steps", self.steps, 1)
         if self.batch is not None:
             check_integer("batch", self.batch, 1)
         model = load_model(self.model, self.machine.use())
