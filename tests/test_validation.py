@@ -247,12 +247,12 @@ def test_summary_keeps_the_rows_of_other_studies(tmp_path, monkeypatch, capsys):
     assert not studies.run_studies(out=tmp_path)
     first = (tmp_path / "summary.md").read_text()
     assert "[one](one.csv)" in first
-    assert "1 of 2 rows agree with theory. `sdesig validate two --quick`" in first
+    assert "1 of 2 rows agree with theory. `python -m validation two --quick`" in first
     assert "| two | case 1 \\| of two | x = 1 | 1 (0.5 .. 2) | FAIL |" in first
     assert "FAIL  two: case 1 | of two: 1 (0.5 .. 2); theory: x = 1" in capsys.readouterr().out
     assert studies.run_studies(["one"], full=True, out=tmp_path)
     second = (tmp_path / "summary.md").read_text()
-    assert "`sdesig validate one --full`" in second
+    assert "`python -m validation one --full`" in second
     assert "| one | case 1 \\| of one | x = 1 | 10 (0.5 .. 2) | pass |" in second
     assert [line for line in first.splitlines() if "| two |" in line] == [
         line for line in second.splitlines() if "| two |" in line

@@ -1,8 +1,32 @@
-"""`python -m validation` is `sdesig validate`."""
+"""`python -m validation`: hold the package against theory; exit status 1 if a study contradicts it, 2 for bad input."""
 
+from __future__ import annotations
+
+import argparse
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
-from sdesig.commands.main import main
+from sdesig._files import check_output
+from validation.studies import RESULTS, STUDIES, run_studies
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run studies: CSV, figures and a summary."""
+    parser = argparse.ArgumentParser(prog="python -m validation", description="Hold the package against theory.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"studies of {', '.join(STUDIES)}; default: all")
+    sizes = parser.add_mutually_exclusive_group()
+    sizes.add_argument("--quick", action="store_true", help="a few minutes for all studies; the default")
+    sizes.add_argument("--full", action="store_true", help="ten times the samples")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results; default: %(default)s")
+    options = parser.parse_args(arguments)
+    try:
+        check_output("out", options.out, folder=True)
+        agrees = run_studies(options.names, full=options.full, out=options.out)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    sys.exit(0 if agrees else 1)
+
 
 if __name__ == "__main__":
-    main(["validate", *sys.argv[1:]])
+    main()

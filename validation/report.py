@@ -138,7 +138,7 @@ def run_study(study: Study, out: Path, *, full: bool) -> bool:
 
 def write_summary(studies: Iterable[Study], out: Path) -> None:
     """Write summary.md: one table of the rows of all studies that have a CSV in `out`, whenever they were run."""
-    lines = ["# Validation", "", "Written by `sdesig validate`, from the CSV files beside it.", "", RULE, ""]
+    lines = ["# Validation", "", "Written by `python -m validation`, from the CSV files beside it.", "", RULE, ""]
     table = ["| study | case | theory | measured (interval) | verdict | seconds |", "|---|---|---|---|---|---|"]
     for study in studies:
         source = out / f"{study.name}.csv"
@@ -147,7 +147,7 @@ def write_summary(studies: Iterable[Study], out: Path) -> None:
         with source.open(newline="", encoding="utf-8") as file:
             stored = list(csv.DictReader(file))
         passed = sum(row["passed"] == "True" for row in stored)
-        command = f"sdesig validate {study.name} --{stored[0]['mode']}"
+        command = f"python -m validation {study.name} --{stored[0]['mode']}"
         below = sum(row.get("note", "").startswith("interval below") for row in stored)
         seconds = sum(float(row["seconds"]) for row in stored)
         lines.append(

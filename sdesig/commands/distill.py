@@ -2,100 +2,93 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
-import tyro
-
+from sdesig._caching import naming_a_full_disk
 from sdesig._checks import check_integer
 from sdesig._files import check_output
 from sdesig._random import seeded
 from sdesig.brownian.path import MOST_DEPTH
-from sdesig.commands.inputs import GRID_CELLS, fitted_reference, load_problem, snr_range, step_grid
-from sdesig.commands.options import (
-    CutPathFlags,
-    DistillFlags,
-    MachineFlags,
-    Reference,
-    announce,
-    checked,
-    naming_memory,
-)
-from sdesig.sampling import PathSpace
+from sdesig.commands.inputs import GRID_CELLS, SettingFlags
+from sdesig.commands.options import CutPathFlags, DistillFlags, MachineFlags, announce, checked, naming_memory
 from sdesig.sigdeg import DistillOptions, SigDEG, TrainingOptions, distill
 
 
 @dataclass(frozen=True)
 class Distill:
-    """Distil a pre-trained denoiser into a Sig-DEG generator. A run that was stopped goes on."""
+    """Distil a pre-trained denoiser into a Sig-DEG generator, with data or, by rollouts, without. A stopped run goes
+    on."""
 
-    teacher: str = "digits"
-    """digits, or a folder with a denoiser, such as runs/teacher/teacher."""
-    data: str = "digits"
-    """Of which the Gaussian reference and local pairs are: digits, or a .npz file as for train-teacher."""
-    reference: Reference = "pca"
-    """Gaussian reference of the data: per principal component (vectors only), one variance, per coordinate, or none."""
+    FOR_IMAGES: ClassVar[Mapping[str, Any]] = {"evaluations": 256, "learning_rate": 2e-4, "teacher_steps": 128}
+    setting: SettingFlags = field(default_factory=SettingFlags)
     depth: int = 4
-    """Legendre coefficients of the path that the generator sees on each step."""
+    """Legendre coefficients of the path that a generator sees on each step."""
     cell: Literal["solver", "plain"] = "solver"
-    """solver: a scheme whose denoiser learns. plain: a network from state to state, the form of the paper."""
-    snr: tuple[float, float] | None = None
-    """First and last signal-to-noise ratio; default 1/400 and 400 for the digits' teacher, else 1/6400 and 400."""
-    grid: str = "chosen"
-    """Where the steps lie. chosen: by the error of the path-average scheme, measured first (shipped for the digits).
-    even: in log-SNR. Or a JSON file that `StepGrid.save` wrote."""
+    """Form of a step: solver, a scheme whose denoiser learns, or plain, a network from state to state as in the
+    paper."""
+    rank: int | None = None
+    """Rank of the changes of the teacher's weights (LoRA), for large teachers; default all weights are trained."""
     out: Path = Path("runs/distill")
     """Folder of the run; the generator goes to its subfolder student."""
-    cache: Path | None = None
-    """Folder of the teacher's paths, which runs may share; default OUT/paths."""
-    teacher_paths: tyro.conf.OmitArgPrefixes[CutPathFlags] = field(default_factory=CutPathFlags)
-    distillation: tyro.conf.OmitArgPrefixes[DistillFlags] = field(default_factory=DistillFlags)
-    machine: tyro.conf.OmitArgPrefixes[MachineFlags] = field(default_factory=MachineFlags)
+    teacher_cache: Path | None = None
+    """Folder of the teacher's paths, reference and grid, as sdesig cache writes it with the same options, which runs
+    may share; default OUT."""
+    teacher_paths: CutPathFlags = field(default_factory=CutPathFlags)
+    distillation: DistillFlags = field(default_factory=DistillFlags)
+    machine: MachineFlags = field(default_factory=MachineFlags)
     config: Path | None = None
-    """JSON file with options by these names; flags override it."""
+    """JSON file with options by these names and rarer ones; flags override it."""
 
     def run(self) -> None:
         """Run the command."""
         check_output("out", self.out, folder=True)
-        if self.cache is not None:
-            check_output("cache", self.cache, folder=True)
-        device = self.machine.use()
+        if self.teacher_cache is not None:
+            check_output("teacher_cache", self.teacher_cache, folder=True)
+        device, flags = self.machine.use(), self.distillation
         check_integer("depth", self.depth, 1, MOST_DEPTH)
-        training = checked(TrainingOptions, self.distillation.training)
-        paths = self.teacher_paths.cut_options(self.distillation.steps[1])
-        options = checked(DistillOptions, self.distillation, teacher_options=paths, training=training)
-        teacher, data, identity = load_problem(self.teacher, self.data, device)
-        gaussian, snr = fitted_reference(self.reference, data, self.data), snr_range(self.snr, self.teacher)
-        space = PathSpace(teacher.event, snr, gaussian.to(device))
-        space = replace(space, grid=step_grid(self, teacher, space, identity["teacher"], self.out / GRID_CELLS))
-        with seeded(training.seed):
-            student = SigDEG.from_teacher(
-                teacher,
-                space,
-                depth=self.depth,
-                cell=self.cell,
-            )
-        recorded = {
-            **identity,
-            "reference": self.reference,
-            "snr": space.snr,
-            "grid": space.grid.quantiles,
-        }
-        announce(
-            "distill",
-            {
-                **recorded,
-                "depth": self.depth,
-                "cell": self.cell,
-                "distillation": options.described(),
-                "out": self.out,
-                "cache": self.cache,
-                "device": device,
-                "threads": self.machine.threads,
-            },
-        )
-        samples = data.to(device)
+        if self.rank is not None:
+            check_integer("rank", self.rank, 1)
+        if not self.setting.has_data():
+            if flags.pairs == "both":
+                raise ValueError("data must be given for pairs 'both'")
+            flags = replace(flags, pairs="rollout")
+        training = checked(TrainingOptions, flags.training)
+        paths = self.teacher_paths.cut_options(flags.steps[1])
+        options = checked(DistillOptions, flags, teacher_options=paths, training=training)
+        folder = self.teacher_cache or self.out
         with naming_memory(evaluations=options.evaluations, depth=self.depth, recompute=options.recompute):
-            distill(student.to(device), teacher, self.out, options, data=samples, cache=self.cache, recorded=recorded)
+            kept = self.out if (self.out / GRID_CELLS).exists() else folder  # where earlier versions had it
+            made = self.setting.load(device, kept, depth=self.depth)
+            teacher, recorded = made.teacher.denoiser, made.recorded
+            if self.rank is not None:
+                recorded = {**recorded, "rank": self.rank}
+            with seeded(training.seed):
+                student = SigDEG.from_teacher(teacher, made.space, depth=self.depth, cell=self.cell, rank=self.rank)
+            announce(
+                "distill",
+                {
+                    **recorded,
+                    "depth": self.depth,
+                    "cell": self.cell,
+                    "distillation": options.described(),
+                    "out": self.out,
+                    "teacher_cache": self.teacher_cache,
+                    "device": device,
+                    "threads": self.machine.threads,
+                },
+            )
+            with naming_a_full_disk(folder):
+                distill(
+                    student.to(device),
+                    teacher,
+                    self.out,
+                    options,
+                    data=made.data,
+                    cache=self.teacher_cache,
+                    recorded=recorded,
+                    cache_recorded=made.of_paths,
+                )
         print(f"-> {self.out / 'student'}")

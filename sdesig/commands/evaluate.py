@@ -2,120 +2,179 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
-from torch import Tensor
+import torch
+import tyro
 
-from sdesig._files import check_output, replacing, write_json
-from sdesig._records import forget_options, record_options
-from sdesig.commands.inputs import fitted_reference, load_models, load_problem, snr_range
-from sdesig.commands.options import COUNT, Reference, announce, check_sizes
+from sdesig import _processes as processes
+from sdesig._checks import check_choice, check_integer
+from sdesig._files import check_output, read_json, write_json
+from sdesig.commands.inputs import Identity, LoadedTeacher, SettingFlags, Source, load_models
+from sdesig.commands.options import COUNT, MOST_SAMPLES, MachineFlags, announce, naming_memory
 from sdesig.evaluation import (
-    CONVERGED,
-    FRECHET,
-    INTERVALS,
+    FEWEST,
+    TRAINING_FREE,
     Comparison,
+    ImageSet,
+    Sampler,
     evaluate,
     generator_sampler,
-    markdown_table,
+    load_extractor,
+    load_perceptual,
     training_free,
 )
+from sdesig.images.peers import PEERS, peers
 from sdesig.sampling import PathSpace
 from sdesig.sigdeg import SigDEG
-from sdesig.sigdeg.network_denoiser import ModelDenoiser
 
-COLUMNS = {
-    "method": "method",
-    "steps": "steps",
-    "pathwise_rmse": "pathwise RMSE",
-    "seeds_apart": "seeds apart",
-    "floor": "floor",
-    "frechet_distance": "Frechet distance",
-    "seconds_per_1000": "seconds per 1000",
-}
-SAID = f"{INTERVALS} {FRECHET}"
+BATCH_NUMBERS = 2**18
+OF_IMAGES = ("euler", "ddim", "sde-dpm++2m", "path-average-reference", "path-average-grid", "unipc")
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Samplers of one teacher on the same seeds and paths: pathwise errors, Frechet distances and times, as a table."""
+    """Compare generators and other samplers of one teacher on the same seeds: errors, distances and times, as a
+    report. A stopped run goes on."""
 
-    teacher: str = "digits"
-    """digits, or a folder with a denoiser, such as runs/teacher/teacher."""
-    data: str = "digits"
-    """To which Frechet distances of the raw samples are measured: digits, or a .npz file as for train-teacher."""
-    models: tuple[Path, ...] = ()
-    """Folders with generators of this teacher, such as runs/distill/student, all on the same paths."""
-    reference: Reference | None = None
-    """Gaussian reference of the paths where no generator sets it; default pca."""
-    snr: tuple[float, float] | None = None
-    """First and last signal-to-noise ratio where no generator sets it; default as for distill."""
+    FOR_IMAGES: ClassVar[Mapping[str, Any]] = {
+        "samplers": OF_IMAGES,
+        "steps": (5, 10, 20),
+        "teacher_steps": 1000,
+        "extractor": ("pixels",),
+        "grid": "chosen",
+    }
+    models: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Folders with generators of this teacher, such as runs/distill/student, or shipped ones, such as digits/depth-2,
+    all on the same paths, which they set; where there are none, --reference, --snr and --grid do."""
+    setting: SettingFlags = field(default_factory=lambda: SettingFlags(grid="even"))
+    samplers: tuple[str, ...] = tuple(TRAINING_FREE)
+    """Other samplers: those, path-average and, deterministic ones of diffusers, unipc, dpmsolver++(2M) and
+    dpmsolver++(3M); none without a value."""
     steps: tuple[int, ...] = (4, 8, 16, 32)
-    """Numbers of steps."""
+    """Numbers of coarse steps."""
+    teacher_steps: int = 0
+    """Fine steps of the teacher over the whole range of SNR, for a row of Euler's scheme in as many; 0: no such row."""
     n: Annotated[int, COUNT] = 2000
-    """Number of samples."""
+    """Number of samples. Under torchrun only --count is known."""
     first_seed: int = 0
-    """The seeds are this one and the next ones."""
-    baselines: bool = True
-    """Also evaluate the training-free samplers."""
+    """First one of the seeds; the others follow it."""
+    extractor: tuple[str, ...] = ()
+    """Features of images: pixels, inception, or TorchScript files, of uint8 (n, channels, h, w) to (n, k)."""
+    perceptual: tuple[str, ...] = ()
+    """Perceptual distances of images: lpips, or TorchScript files, of (a, b) in [-1, 1] to (n,)."""
     floor_groups: int = 0
     """Pairs of paths for the information floor of every generator; 0: no floors."""
+    batch: int | None = None
+    """Number of samples at once; default so many that their paths take half a gigabyte."""
     out: Path = Path("runs/evaluate")
-    """Folder for report.json, report.md and options.json."""
+    """Folder of the report and the samples; what is there already is not drawn again."""
+    machine: MachineFlags = field(default_factory=MachineFlags)
     config: Path | None = None
-    """JSON file with options by these names; flags override it."""
+    """JSON file with options by these names and rarer ones; flags override it."""
 
     def run(self) -> None:
         """Run the command."""
         check_output("out", self.out, folder=True)
-        check_sizes(self.steps, self.n, self.first_seed, self.floor_groups)
-        if not (self.models or self.baselines):
-            raise ValueError("models must name a generator with --no-baselines")
-        teacher, data, identity = load_problem(self.teacher, self.data)
-        models, models_identity = load_models(self.models, teacher.event)
-        comparison = self._comparison(teacher, data, models)
-        samplers = list(training_free(comparison.space, self.steps).values()) if self.baselines else []
-        for folder, model in zip(self.models, models, strict=True):
-            samplers.append(generator_sampler(str(folder), model, self.steps))
-        comparison.check(samplers)
-        options = {
-            **identity,
-            "models": models_identity,
-            "reference": None if models else self._reference,
-            "snr": comparison.space.snr,
-            "steps": self.steps,
-            "n": self.n,
-            "first_seed": self.first_seed,
-            "baselines": self.baselines,
-            "floor_groups": self.floor_groups,
-        }
-        announce("evaluate", {**options, "out": self.out})
-        forget_options(self.out / "options.json", "report.json", key="models")
-        record_options(self.out / "options.json", options)
-        seeds = range(self.first_seed, self.first_seed + self.n)
-        found = evaluate(comparison, samplers, data, seeds=seeds, floor_groups=self.floor_groups)
-        rows = [{"frechet_distance": None, **row} for row in found.rows if row["key"] != CONVERGED]
-        write_json(self.out / "report.json", rows)
-        table = markdown_table(rows, COLUMNS)
-        with replacing(self.out / "report.md") as file:
-            file.write_text(
-                f"{self.n} seeds from {self.first_seed} on, all methods on the same paths. {SAID}\n\n{table}"
+        file = self.out / "options.json"
+        if file.exists() and "models" not in read_json(file):
+            raise ValueError(f"out must not have another kind of run: {self.out} has one; give another folder")
+        self._check_sizes()
+        device, flags = self.machine.use(), self.setting
+        extractors = [load_extractor(name, device) for name in self.extractor]
+        perceptual = [load_perceptual(name, device) for name in self.perceptual]
+        source = flags.source(flags.teacher)
+        if source is None:
+            raise ValueError("data must be given: a folder or .tar of images, a .npz file, or hf:NAME[:SPLIT]")
+        teacher = flags.load_teacher(device)
+        models, identities = load_models(self.models, teacher.denoiser.event, device)
+        decoder = flags.autoencoder(device)
+        recorded = {"teacher": teacher.identity} | ({} if decoder is None else {"decoder": flags.decoder_identity()})
+        batch = max(1, min(250, BATCH_NUMBERS // math.prod(teacher.denoiser.event)))
+        batch = batch if self.batch is None else check_integer("batch", self.batch, 1)
+        with naming_memory(batch=batch):
+            space, reference = self._space(models, teacher, source, device)
+            comparison = Comparison(teacher.denoiser, space, batch=batch)
+            options = {
+                **recorded,
+                "data": source.described,
+                "models": identities,
+                "reference": reference,
+                "snr": space.snr,
+                "samplers": self.samplers,
+                "steps": self.steps,
+                "teacher_steps": self.teacher_steps,
+                "n": self.n,
+                "first_seed": self.first_seed,
+                "extractors": {extractor.name: extractor.digest for extractor in extractors},
+                "perceptual": {distance.name: distance.digest for distance in perceptual},
+                "floor_groups": self.floor_groups,
+                "batch": batch,
+                "device": str(device),
+                "threads": self.machine.threads,
+            }
+            announce("evaluate", {**options, "out": self.out})
+            evaluate(
+                comparison,
+                list(self._samplers(comparison, models, identities)),
+                source.values if isinstance(source.values, ImageSet) else source.values.to(device),
+                self.out,
+                seeds=range(self.first_seed, self.first_seed + self.n),
+                extractors=extractors,
+                perceptual=perceptual,
+                floor_groups=self.floor_groups,
+                ema=teacher.ema,
+                decode=None if decoder is None else decoder.decode,
+                recorded=recorded,
+                cache=flags.image_cache,
             )
-        print(f"{table}-> {self.out / 'report.json'}")
+        processes.on_main(lambda: write_json(file, options))
+        print(f"{(self.out / 'report.md').read_text()}-> {self.out / 'report.md'}")
 
-    @property
-    def _reference(self) -> Reference:
-        return self.reference or "pca"
+    def _check_sizes(self) -> None:
+        """Raise TypeError or ValueError for sizes and names that no evaluation can have."""
+        if not self.steps:
+            raise ValueError("steps must be one number or more; got none")
+        for count in self.steps:
+            check_integer("steps", count, 1)
+            if not self.models:
+                check_integer("steps", count, 1, 2**PathSpace.levels)
+        check_integer("n", self.n, FEWEST if self.extractor else 2, MOST_SAMPLES)
+        check_integer("first_seed", self.first_seed, 0, 2**63 - self.n)
+        if check_integer("floor_groups", self.floor_groups, 0) == 1:
+            raise ValueError("floor_groups must be 0 or >= 2; got 1")
+        for name in self.samplers:
+            check_choice("samplers", name, (*TRAINING_FREE, *PEERS))
+        if not (check_integer("teacher_steps", self.teacher_steps, 0) or self.samplers or self.models):
+            raise ValueError("models must name a generator without samplers")
 
-    def _comparison(self, teacher: ModelDenoiser, data: Tensor, models: Sequence[SigDEG]) -> Comparison:
-        """On the paths of the generators, or where there are none on those of the flags."""
+    def _space(
+        self, models: Sequence[SigDEG], teacher: LoadedTeacher, source: Source, device: torch.device
+    ) -> tuple[PathSpace, Any]:
+        """The space of the generators, or where there are none that of the flags; and what its reference is then."""
         if not models:
-            gaussian = fitted_reference(self._reference, data, self.data)
-            return Comparison(teacher, PathSpace(teacher.event, snr_range(self.snr, self.teacher), gaussian))
-        for name, value in (("reference", self.reference), ("snr", self.snr)):
-            if value is not None:
+            with processes.main_first():
+                made = self.setting.around(teacher, source, device, self.out)
+            return made.space, made.recorded["reference"]
+        for name in ("reference", "snr"):
+            if getattr(self.setting, name) is not None:
+                value = getattr(self.setting, name)
                 raise ValueError(f"{name} must not be given with models, which set it; got {value}")
-        return Comparison(teacher, models[0].space)
+        return models[0].space, None
+
+    def _samplers(
+        self, comparison: Comparison, models: Sequence[SigDEG], identities: Sequence[Identity]
+    ) -> Iterator[Sampler]:
+        known = training_free(comparison.space, self.steps) | peers(comparison.teacher, comparison.space, self.steps)
+        own = (self.teacher_steps,) if self.teacher_steps and self.teacher_steps not in self.steps else ()
+        if "euler" in self.samplers or own:
+            yield replace(known["euler"], steps=(*self.steps, *own) if "euler" in self.samplers else own)
+        for name in dict.fromkeys(self.samplers):
+            if name in known and name != "euler":
+                yield known[name]
+        for name, model, identity in zip(self.models, models, identities, strict=True):
+            yield generator_sampler(name, model, self.steps, digest=identity["sha256"], ema=True)

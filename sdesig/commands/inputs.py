@@ -1,26 +1,38 @@
-"""What commands are given: data, teachers, generators, and the range and reference that go with them."""
+"""What commands are given: data, a teacher, generators, and with them the space of the seeds."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from reprlib import Repr
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sdesig import _processes as processes
 from sdesig import digits
-from sdesig._files import file_digest, open_arrays, take_array
-from sdesig._modules import WEIGHTS
-from sdesig.commands.options import Reference
+from sdesig._caching import Record, cached
+from sdesig._checks import check_integer
+from sdesig._files import file_digest, open_arrays, read_json, take_array
+from sdesig._modules import CONFIG, WEIGHTS
+from sdesig._random import generator_for
+from sdesig.evaluation.pixels import ImageSet
 from sdesig.sampling import GaussianReference, PathSpace, StepGrid, choose_grid
+from sdesig.sampling import LEAST_FOR_IMAGES
+from sdesig.sampling.gaussian_reference import REFERENCES
+from sdesig.sampling.teacher_paths import teacher_samples
 from sdesig.sigdeg import SigDEG
 from sdesig.sigdeg.network_denoiser import ModelDenoiser
+from sdesig.sigdeg.training_data import Data, check_data, take_rows
+
+if TYPE_CHECKING:
+    from sdesig.images.latent import Autoencoder
 
 DIGITS = "digits"
 ARRAYS = ("data", "images")
@@ -29,6 +41,8 @@ DIFFUSERS = ("model_index.json", "unet", "scheduler_config.json")
 WEIGHTS_OF_DIFFUSERS = ("*.safetensors", "*.json", "unet/*.safetensors", "unet/*.json", "scheduler/*.json")
 SNR = (1 / 80**2, 1 / 0.05**2)
 """Range for teachers that are not ours: noise of standard deviation 80 to .05, as usual for data of unit scale."""
+SNR_OF_IMAGES = (1 / 80**2, 1 / 0.01**2)
+"""Likewise, to .01, which is about a grey level of images in [-1, 1]."""
 
 LEAST_SNR, MOST_SNR, LEAST_RANGE = 1e-15, 1e15, 1e-6
 LARGEST, LEAST_STD = 1e9, 1e-9
@@ -36,8 +50,333 @@ LARGEST, LEAST_STD = 1e9, 1e-9
 
 GRID_CELLS = "grid-cells.safetensors"
 """In the folder of a run: what was measured to choose its grid."""
+FITTED = 10_000
+"""Most images that a reference is fitted to."""
+GRID_PATHS = 256
+GRID_NUMBERS = 2**19
 Identity = dict[str, str]
 """Name and sha256 of a file: what a run with another one must not go on from."""
+
+
+class Source(NamedTuple):
+    """Data, float32 (n, *event) or images of 256 levels, and which they are, for options.json."""
+
+    values: Tensor | ImageSet
+    described: dict[str, Any]
+
+
+class LoadedTeacher(NamedTuple):
+    """A denoiser, which it is, and whether it is a moving average (None: unknown)."""
+
+    denoiser: ModelDenoiser
+    identity: Identity
+    ema: bool | None
+
+
+class Setting(NamedTuple):
+    """What a run is about.
+
+    Attributes:
+        teacher: on the device of the run.
+        source: the data, if there are any.
+        data: what a student learns from, on the device: the samples, images, or latents of those.
+        space: what a seed means, on the device.
+        recorded: all that identifies this, for options.json.
+        of_paths: what of it the teacher's paths on disk depend on, beside their space.
+    """
+
+    teacher: LoadedTeacher
+    source: Source | None
+    data: Data | None
+    space: PathSpace
+    recorded: dict[str, Any]
+    of_paths: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class DataFlags:
+    """Which data."""
+
+    data: str | None = None
+    """Data: digits, floats of a FILE.npz, or images of a folder, .tar, FILE.npz[:ARRAY] or hf:NAME[:SPLIT]; default
+    digits, but none with a teacher of images."""
+    size: int | None = None
+    """Side in pixels to which the centred square of every image is resized."""
+    crop: int | None = None
+    """Side of that square in the original; default the largest."""
+    channels: int | None = None
+    """Number of channels, 1 for grey or 3 for RGB; default as the images are."""
+    max_corrupt: int = 10
+    """Most images that may be broken; they are skipped and named."""
+    image_cache: Path | None = None
+    """Folder in which decoded images and their statistics are kept for the next time."""
+
+    def source(self, teacher: str = DIGITS) -> Source | None:
+        """The data; None if there are none, with a teacher of images.
+
+        Raises:
+            FileNotFoundError, ImportError, ValueError: see `load_data` and `load_images`.
+        """
+        name = self.data or (None if shows_images(teacher, None) else DIGITS)
+        if name is None:
+            return None
+        if not _is_of_images(name):
+            return Source(*load_data(name))
+        from sdesig.images.image_data import load_images
+
+        images = load_images(
+            name,
+            size=self.size,
+            crop=self.crop,
+            channels=self.channels,
+            max_corrupt=self.max_corrupt,
+            cache=self.image_cache,
+        )
+        described = {"source": images.source, "sha256": images.digest, "n": len(images), "shape": list(images.event)}
+        return Source(images, described)
+
+
+@dataclass(frozen=True)
+class SettingFlags(DataFlags):
+    """Which teacher and data, in which variables, over which range, and on which grid."""
+
+    teacher: str = DIGITS
+    """Teacher: digits, a folder with a denoiser, or a diffusers model, by its folder or its hub id owner/name."""
+    reference: str | None = None
+    """Gaussian reference of the data: pca (per principal component, the default for vectors), dct (their power
+    spectrum, the default for images), scalar, coordinates, none, or a reference-*.safetensors of an earlier run."""
+    snr: tuple[float, float] | None = None
+    """First and last signal-to-noise ratio; default 1/400 and 400 for the digits, else 1/6400 and 400, or 10000 for
+    images, cut to the teacher's range."""
+    grid: str = "chosen"
+    """Places of the steps: chosen (by the error of the path-average scheme, measured first), even (in log-SNR), digits
+    (those shipped), or a JSON file such as the grid-*.json of an earlier run."""
+    label: int | None = None
+    """Class of a class-conditional model."""
+    decoder: str | None = None
+    """Latent model, by its folder or hub id, whose autoencoder encodes images and decodes samples."""
+    reference_samples: int = 1024
+    """Number of the teacher's samples to which the reference is fitted where there are no data."""
+
+    def has_data(self) -> bool:
+        """Whether there are data, those of --data or the digits."""
+        return self.data is not None or not shows_images(self.teacher, None)
+
+    def load_teacher(self, device: torch.device) -> LoadedTeacher:
+        """The denoiser and what it is."""
+        return load_teacher(self.teacher, device, self.label)
+
+    def autoencoder(self, device: torch.device) -> Autoencoder | None:
+        """That of --decoder."""
+        if self.decoder is None:
+            return None
+        from sdesig.images.latent import load_autoencoder
+
+        return load_autoencoder(self.decoder, device=device)
+
+    def decoder_identity(self) -> Identity | None:
+        """Which autoencoder it is."""
+        if self.decoder is None:
+            return None
+        from sdesig.images.latent import FOLDERS
+        from sdesig.images.teachers import find_model
+
+        patterns = [f"{name}/*.{kind}" for name in FOLDERS for kind in ("safetensors", "json")]
+        return _identity_of_files(self.decoder, find_model(self.decoder), patterns)
+
+    @processes.main_first()
+    def load(self, device: torch.device, folder: Path | None = None, *, depth: int = 4) -> Setting:
+        """Teacher and data on a device, and their space; see `around`."""
+        return self.around(self.load_teacher(device), self.source(self.teacher), device, folder, depth=depth)
+
+    def around(
+        self,
+        teacher: LoadedTeacher,
+        source: Source | None,
+        device: torch.device,
+        folder: Path | None = None,
+        *,
+        depth: int = 4,
+    ) -> Setting:
+        """The setting of a teacher and data. What is fitted or chosen is kept in a folder, if one is given: for the
+        next time, and for the other processes.
+
+        Args:
+            depth: Legendre coefficients that a generator will see: the paths have as many, and 4 at least.
+
+        Raises:
+            FileNotFoundError, ImportError, TypeError, ValueError: a teacher or data that cannot be read, or do not fit.
+        """
+        decoder, event = self.decoder_identity(), teacher.denoiser.event
+        snr, data = self.range(teacher.denoiser, source), self._training_data(source, teacher.denoiser, device)
+        reference, described = self._reference(teacher, source, data, snr, folder, decoder)
+        space = PathSpace(event, snr, reference, depth=max(4, depth)).to(device)
+        space = replace(space, grid=self._grid(teacher, source, space, folder))
+        recorded = {
+            "teacher": teacher.identity,
+            "data": None if source is None else source.described,
+            "reference": described,
+            "snr": space.snr,
+            "grid": space.grid.quantiles,
+            **({} if decoder is None else {"decoder": decoder}),
+        }
+        of_paths = recorded if _floats(source) else {"teacher": teacher.identity}
+        return Setting(teacher, source, data, space, recorded, of_paths)
+
+    def range(self, teacher: ModelDenoiser, source: Source | None) -> tuple[float, float]:
+        """First and last SNR.
+
+        Raises:
+            ValueError: first >= last, or beyond the range of the teacher.
+        """
+        first, last = getattr(teacher, "snr", (0.0, math.inf))
+        usual = digits.SNR if self.teacher == DIGITS else SNR if _floats(source) else SNR_OF_IMAGES
+        low, high = self.snr or (max(usual[0], first), min(usual[1], last))
+        check_snr(low, high)
+        if low < first or high > last:
+            raise ValueError(f"snr must lie in the teacher's range, {first:g} to {last:g}; got {(low, high)}")
+        return low, high
+
+    def _training_data(self, source: Source | None, teacher: ModelDenoiser, device: torch.device) -> Data | None:
+        """On the device: samples, uint8 images, or the latents that the autoencoder draws of them.
+
+        Raises:
+            ValueError: data or latents of another shape than the teacher's.
+        """
+        autoencoder, values = self.autoencoder(device), None if source is None else source.values
+        if isinstance(values, Tensor):
+            event = tuple(values.shape[1:])
+            if event != teacher.event:
+                raise ValueError(f"data must have the shape of the teacher's, {teacher.event}; {self.data} has {event}")
+        elif values is not None and autoencoder is None:
+            values.check_event(teacher.event, f"the teacher {self.teacher}")
+        elif values is not None and autoencoder is not None:
+            generator = generator_for("latents", device=device)
+            parts = torch.arange(len(values)).split(64)
+            latents = torch.cat([autoencoder.encode(values.floats(rows, device=device), generator) for rows in parts])
+            check_data(latents, teacher.event)
+            return latents
+        return None if values is None else values.to(device)
+
+    def _reference(
+        self,
+        teacher: LoadedTeacher,
+        source: Source | None,
+        data: Data | None,
+        snr: tuple[float, float],
+        folder: Path | None,
+        decoder: Identity | None,
+    ) -> tuple[GaussianReference, str | dict[str, Any]]:
+        """The reference, on the CPU, and what it is, for options.json."""
+        event = teacher.denoiser.event
+        kind = self.reference or ("pca" if len(event) == 1 else "dct")
+        if kind not in REFERENCES:
+            file = digits.FOLDER / digits.REFERENCE if kind == DIGITS else Path(kind)
+            if not file.is_file():
+                raise FileNotFoundError(f"reference must be one of {', '.join(REFERENCES)}, or a file; got {kind!r}")
+            return GaussianReference.load(file, event), {"file": kind, "sha256": file_digest(file)}
+        if source is not None and source.described.get("name") == DIGITS:
+            return digits.reference(kind), kind
+        if data is None:
+            n, of = check_integer("reference_samples", self.reference_samples, 2), "the teacher"
+        else:
+            n, of = len(data) if _floats(source) else min(FITTED, len(data)), "data"
+        described = {"kind": kind, "n": n, "of": of}
+
+        def make() -> GaussianReference:
+            if data is None:
+                device = next(teacher.denoiser.parameters()).device
+                known = PathSpace(event, snr, GaussianReference(torch.zeros((), device=device), 0.0))
+                return GaussianReference.fit(teacher_samples(teacher.denoiser, known, n), kind)
+            return GaussianReference.fit(
+                data.cpu() if isinstance(data, Tensor) and _floats(source) else _some(data), kind
+            )
+
+        def write(stem: Path, reference: GaussianReference) -> Record:
+            reference.save(stem.with_suffix(".safetensors"))
+            return {"sha256": file_digest(stem.with_suffix(".safetensors"))}
+
+        def read(stem: Path, record: Record) -> GaussianReference:
+            if file_digest(stem.with_suffix(".safetensors")) != record["sha256"]:
+                raise ValueError("it does not have the sha256 that it was written with")
+            return GaussianReference.load(stem.with_suffix(".safetensors"), event)
+
+        key = {**described, "teacher": teacher.identity, "data": source and source.described, "snr": snr}
+        key |= {} if decoder is None else {"decoder": decoder}
+        recorded = kind if _floats(source) else described
+        if folder is None:
+            return make(), recorded
+        return cached(folder, "reference", key, make=make, write=write, read=read), recorded
+
+    def _grid(self, teacher: LoadedTeacher, source: Source | None, space: PathSpace, folder: Path | None) -> StepGrid:
+        """The grid of --grid."""
+        if self.grid == "even":
+            return StepGrid()
+        shipped = (self.teacher, self.data or DIGITS, self.reference or "pca", self.snr) == (
+            DIGITS,
+            DIGITS,
+            "pca",
+            None,
+        )
+        if self.grid == DIGITS or (self.grid == "chosen" and shipped):
+            return digits.load_grid()
+        if self.grid != "chosen":
+            if not Path(self.grid).is_file():
+                raise FileNotFoundError(f"grid must be 'chosen', 'even' or a JSON file; {self.grid} does not exist")
+            return StepGrid.load(self.grid)
+        paths = max(16, min(GRID_PATHS, GRID_NUMBERS // math.prod(space.event)))
+        how: dict[str, Any] = {} if _floats(source) else {"paths": paths, "least": LEAST_FOR_IMAGES}
+        recorded = {"teacher": teacher.identity}
+        if folder is None:
+            return choose_grid(teacher.denoiser, space, **how)
+        return cached(
+            folder,
+            "grid",
+            {**recorded, "reference": space.reference.digest, "snr": space.snr, **how},
+            make=partial(choose_grid, teacher.denoiser, space, kept=folder / GRID_CELLS, recorded=recorded, **how),
+            write=lambda stem, grid: {"quantiles": list(grid.quantiles)},
+            read=lambda stem, record: StepGrid(tuple(record["quantiles"])),
+        )
+
+
+def _floats(source: Source | None) -> bool:
+    """Whether there are data that are no images of 256 levels."""
+    return source is not None and isinstance(source.values, Tensor)
+
+
+def _some(data: Data) -> Tensor:
+    """At most 10000 samples, float32 on the CPU."""
+    rows = torch.randperm(len(data), generator=generator_for("samples of a reference"))[:FITTED].sort().values
+    return take_rows(data, rows, "cpu")
+
+
+# --- data ------------------------------------------------------------------------------------------------------------
+
+
+def shows_images(teacher: str, data: str | None) -> bool:
+    """Whether data, or without any a teacher, are of images, as far as names and the heads of files tell."""
+    if data is not None:
+        return _is_of_images(data)
+    config = Path(teacher) / CONFIG
+    if teacher == DIGITS or not config.is_file():
+        return teacher != DIGITS
+    network = read_json(config).get("network")
+    return not isinstance(network, dict) or network.get("kind") != "mlp"
+
+
+def _is_of_images(data: str) -> bool:
+    """Whether a name of data is for `load_images`: an archive, or a .npz file that has no floats for `load_data`."""
+    path = Path(data)
+    if data == DIGITS or not (path.exists() or ".npz:" in data or data.startswith("hf:")):
+        return False
+    if path.suffix.lower() != ".npz" or not path.is_file():
+        return path.suffix.lower() != ".npy"
+    with open_arrays(path) as arrays:
+        shapes = {name: take_array(arrays, name) for name in arrays}
+    known = next((shapes[name] for name in ARRAYS if name in shapes), None)
+    if known is not None and known.dtype != np.uint8:
+        return False
+    return any(value.dtype == np.uint8 and value.ndim in (3, 4) for value in shapes.values())
 
 
 def load_data(data: str) -> tuple[Tensor, Identity]:
@@ -75,7 +414,10 @@ def load_data(data: str) -> tuple[Tensor, Identity]:
 def _read_array(path: Path) -> tuple[str, np.ndarray]:
     """Name and values of the one array that is asked for; pickles are not loaded."""
     if not path.is_file():
-        raise FileNotFoundError(f"data must be {DIGITS!r} or a .npz file; {path} does not exist")
+        raise FileNotFoundError(
+            f"data must be {DIGITS!r} or a .npz file, or images: a folder, a .tar, FILE.npz:ARRAY or hf:NAME[:SPLIT]; "
+            f"{path} does not exist"
+        )
     with open_arrays(path) as arrays:
         for name in ARRAYS:
             if name in arrays:
@@ -83,15 +425,10 @@ def _read_array(path: Path) -> tuple[str, np.ndarray]:
         raise ValueError(f"it has no array {' or '.join(ARRAYS)}, but {', '.join(arrays) or 'none'}")
 
 
-class Teacher(NamedTuple):
-    """A denoiser, which it is, and whether it is a moving average (None: unknown)."""
-
-    denoiser: ModelDenoiser
-    identity: Identity
-    ema: bool | None
+# --- teachers and generators -----------------------------------------------------------------------------------------
 
 
-def load_teacher(teacher: str, device: torch.device | str = "cpu", label: int | None = None) -> Teacher:
+def load_teacher(teacher: str, device: torch.device | str = "cpu", label: int | None = None) -> LoadedTeacher:
     """A denoiser by its name.
 
     Args:
@@ -114,124 +451,46 @@ def load_teacher(teacher: str, device: torch.device | str = "cpu", label: int | 
     if not any((folder / name).exists() for name in DIFFUSERS):
         if label is not None:
             raise ValueError(f"label must be None for a denoiser without classes; got {label}")
-        return Teacher(ModelDenoiser.load(folder, device), _identity(teacher, folder / WEIGHTS), True)
-    identity = identity_of_files(teacher, folder, WEIGHTS_OF_DIFFUSERS)
+        return LoadedTeacher(ModelDenoiser.load(folder, device), _identity(teacher, folder / WEIGHTS), True)
+    identity = _identity_of_files(teacher, folder, WEIGHTS_OF_DIFFUSERS)
     identity |= {} if label is None else {"label": str(label)}
-    return Teacher(teachers.load_teacher(folder, label=label, device=device), identity, None)
+    return LoadedTeacher(teachers.load_teacher(folder, label=label, device=device), identity, None)
 
 
-def identity_of_files(name: str, folder: Path, patterns: Sequence[str]) -> Identity:
-    """A name and a hash of some files in a folder."""
-    files = [file for pattern in patterns for file in sorted(folder.glob(pattern))]
-    return {"name": name, "sha256": hashlib.sha256("".join(map(file_digest, files)).encode()).hexdigest()}
+def load_model(name: str, device: torch.device | str = "cpu") -> SigDEG:
+    """A generator by the name of its folder, or of a shipped one, such as digits/depth-2; see `SigDEG.load`."""
+    return SigDEG.load(_model_folder(name), device=device)
 
 
-def fitted_reference(kind: str, data: Tensor, name: str) -> GaussianReference:
-    """The Gaussian reference of a kind of data: the shipped one for the digits."""
-    return digits.reference(kind) if name == DIGITS else GaussianReference.fit(data, kind)
-
-
-class Setting(Protocol):
-    """The flags from which a grid of steps follows, of the digits and other vectors."""
-
-    @property
-    def teacher(self) -> str: ...
-    @property
-    def data(self) -> str: ...
-    @property
-    def reference(self) -> Reference: ...
-    @property
-    def snr(self) -> tuple[float, float] | None: ...
-    @property
-    def grid(self) -> str: ...
-
-
-def step_grid(
-    flags: Setting,
-    teacher: ModelDenoiser,
-    space: PathSpace,
-    identity: Identity,
-    kept: Path | None = None,
-) -> StepGrid:
-    """The grid of --grid; "chosen" is the shipped one if this is its setting, else measured: see `choose_grid`."""
-    if (flags.grid, flags.teacher, flags.data, flags.reference, flags.snr) == ("chosen", DIGITS, DIGITS, "pca", None):
-        return digits.load_grid()
-    choose = partial(choose_grid, teacher, space, kept=kept, recorded={"teacher": identity})
-    return named_grid(flags.grid, choose)
-
-
-def named_grid(name: str, choose: Callable[[], StepGrid]) -> StepGrid:
-    """The grid "even", "chosen" (by a function), or that of a file.
-
-    Raises:
-        FileNotFoundError, ValueError: see `StepGrid.load`.
-    """
-    if name == "even":
-        return StepGrid()
-    if name == "chosen":
-        return choose()
-    if not Path(name).is_file():
-        raise FileNotFoundError(f"grid must be 'chosen', 'even' or a JSON file; {name} does not exist")
-    return StepGrid.load(name)
+def _model_folder(name: str) -> Path:
+    shipped = digits.FOLDER / "students" / name.removeprefix(f"{DIGITS}/")
+    return shipped if name.startswith(f"{DIGITS}/") and shipped.is_dir() else Path(name)
 
 
 def load_models(
-    folders: Sequence[Path], event: tuple[int, ...], device: torch.device | str = "cpu"
+    names: Sequence[str], event: tuple[int, ...], device: torch.device | str = "cpu"
 ) -> tuple[list[SigDEG], list[Identity]]:
     """Generators of samples of the shape `event`, all on the same Brownian paths, and which they are.
 
     Raises:
-        FileNotFoundError, ValueError: see `SigDEG.load`; one folder twice; samples of another shape; generators with a
+        FileNotFoundError, ValueError: see `load_model`; one folder twice; samples of another shape; generators with
             different grids of steps, ranges, clocks, path depths or references.
     """
+    folders = [_model_folder(name) for name in names]
     if len({folder.resolve() for folder in folders}) < len(folders):
-        raise ValueError(f"models must be different folders; got {', '.join(map(str, folders))}")
-    models = [SigDEG.load(folder, device=device) for folder in folders]
-    for folder, model in zip(folders, models, strict=True):
+        raise ValueError(f"models must be different folders; got {', '.join(names)}")
+    models = [load_model(name, device) for name in names]
+    for name, model in zip(names, models, strict=True):
         if model.space.event != event:
             raise ValueError(
-                f"models must make samples of shape {event}, as the teacher does; {folder}: {model.space.event}"
+                f"models must make samples of shape {event}, as the teacher does; {name}: {model.space.event}"
             )
         if model.space.grid != models[0].space.grid:
-            raise ValueError(f"models must have one grid of steps to be compared; {folder} and {folders[0]} have two")
-        check_same_paths(str(folder), model.space.paths(1).identity, str(folders[0]), models[0].space.paths(1).identity)
-        one, other = model.space.reference, models[0].space.reference
-        if not all(map(torch.equal, (one.mean, *one.basis), (other.mean, *other.basis))):
-            raise ValueError(f"{folder} and {folders[0]} must have one Gaussian reference; mean or basis differ")
-    return models, [_identity(str(folder), folder / WEIGHTS) for folder in folders]
-
-
-class Problem(NamedTuple):
-    """A teacher and data of its shape.
-
-    Attributes:
-        teacher: the denoiser.
-        data: float32 on the CPU, (n, *teacher.event).
-        identity: of both, for options.json.
-    """
-
-    teacher: ModelDenoiser
-    data: Tensor
-    identity: dict[str, Identity]
-
-
-def load_problem(teacher: str, data: str, device: torch.device | str = "cpu") -> Problem:
-    """Both, after a check that they fit.
-
-    Raises:
-        FileNotFoundError, TypeError, ValueError: see `load_teacher` and `load_data`; data of another shape.
-    """
-    denoiser, teacher_identity, _ = load_teacher(teacher, device)
-    values, data_identity = load_data(data)
-    event = tuple(values.shape[1:])
-    if event != denoiser.event:
-        raise ValueError(f"data must have the shape of the teacher's, {denoiser.event}; {data} has {event}")
-    return Problem(denoiser, values, {"teacher": teacher_identity, "data": data_identity})
-
-
-def snr_range(snr: tuple[float, float] | None, teacher: str) -> tuple[float, float]:
-    """First and last SNR: those given, or the default for the teacher; raise ValueError unless first < last."""
-    return check_snr(*(snr or (digits.SNR if teacher == DIGITS else SNR)))
+            raise ValueError(f"models must have one grid of steps to be compared; {name} and {names[0]} have two")
+        check_same_paths(name, model.space.paths(1).identity, names[0], models[0].space.paths(1).identity)
+        if model.space != models[0].space:
+            raise ValueError(f"{name} and {names[0]} must have one Gaussian reference; mean or basis differ")
+    return models, [_identity(name, folder / WEIGHTS) for name, folder in zip(names, folders, strict=True)]
 
 
 def check_snr(low: float, high: float) -> tuple[float, float]:
@@ -261,3 +520,9 @@ def check_same_paths(name: str, identity: Mapping[str, Any], other_name: str, ot
 
 def _identity(name: str, file: Path) -> Identity:
     return {"name": name, "sha256": file_digest(file)}
+
+
+def _identity_of_files(name: str, folder: Path, patterns: Sequence[str]) -> Identity:
+    """A name and a hash of some files in a folder."""
+    files = [file for pattern in patterns for file in sorted(folder.glob(pattern))]
+    return {"name": name, "sha256": hashlib.sha256("".join(map(file_digest, files)).encode()).hexdigest()}

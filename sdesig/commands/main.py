@@ -1,4 +1,8 @@
-"""The command line, `sdesig` or `python -m sdesig`. SDESIG_TRACEBACK=1 shows where an error comes from."""
+"""The command line, `sdesig` or `python -m sdesig`.
+
+An error is one line; SDESIG_TRACEBACK=1 shows where it comes from. `--version` prints the version,
+`--tyro-print-completion {bash,zsh,tcsh}` a script for your shell that completes commands and options.
+"""
 
 from __future__ import annotations
 
@@ -13,30 +17,34 @@ from typing import Any
 
 import tyro
 
+from sdesig import __version__
 from sdesig._files import reason
-from sdesig.commands.config_file import unguarded, with_config
+from sdesig.commands.cache import Cache
+from sdesig.commands.command_line import flags_of, parse
 from sdesig.commands.demo import Demo
 from sdesig.commands.distill import Distill
 from sdesig.commands.evaluate import Evaluate
 from sdesig.commands.floor import Floor
-from sdesig.commands.images import COMMANDS as IMAGE_COMMANDS
-from sdesig.commands.images import Images
 from sdesig.commands.sample import Sample
+from sdesig.commands.teacher import Teacher
 from sdesig.commands.tour import Tour
-from sdesig.commands.train_teacher import TrainTeacher
-from sdesig.commands.validate import Validate
 
 COMMANDS: Mapping[str, Any] = {
-    "demo": Demo,
-    "tour": Tour,
-    "train-teacher": TrainTeacher,
+    "teacher": Teacher,
     "distill": Distill,
     "sample": Sample,
     "evaluate": Evaluate,
     "floor": Floor,
-    "images": Images,
-    "validate": Validate,
+    "cache": Cache,
+    "demo": Demo,
+    "tour": Tour,
 }
+FORMER = {
+    "train-teacher": "sdesig teacher",
+    "images": "sdesig teacher, distill, sample, evaluate and cache, for images too",
+    "validate": "python -m validation, in a source checkout",
+}
+"""Earlier commands, and what they are now."""
 IMAGE_PACKAGES = ("PIL", "diffusers", "torchmetrics", "accelerate")
 TRACEBACK = "SDESIG_TRACEBACK"
 """Environment variable: if it is neither empty nor 0, tracebacks are shown."""
@@ -61,11 +69,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(arguments: list[str]) -> tuple[int, str] | None:
     """Run a command; on failure return exit status and message. Progress bars end when the exception is let go here."""
     try:
-        words, command = _command(arguments)
-        if hasattr(command, "config"):
-            arguments = [*arguments[:words], *with_config(command, arguments[words:])]
-        given = tyro.extras.subcommand_cli_from_dict(dict(COMMANDS), prog="sdesig", description=__doc__, args=arguments)
-        unguarded(given).run()
+        name = arguments[0] if arguments else ""
+        if name == "--version":
+            print(f"sdesig {__version__}")
+        elif name in COMMANDS:
+            parse(COMMANDS[name], arguments[1:], f"sdesig {name}").run()
+        elif name in FORMER:
+            raise ValueError(f"{name} is now {FORMER[name]}")
+        else:  # help, a completion script, or a mistake
+            flags: dict[str, Any] = {name: flags_of(kind) for name, kind in COMMANDS.items()}
+            tyro.extras.subcommand_cli_from_dict(flags, prog="sdesig", description=__doc__, args=arguments)
     except Exception as error:
         if os.environ.get(TRACEBACK, "0") not in ("", "0"):
             traceback.print_exc()
@@ -84,10 +97,3 @@ def _message(error: Exception) -> str:
     if isinstance(error, EXPECTED):
         return reason(error)
     return f"{type(error).__name__}: {reason(error)}; {TRACEBACK}=1 shows where"
-
-
-def _command(arguments: list[str]) -> tuple[int, Any]:
-    """How many of the arguments name the command, and its dataclass."""
-    names = arguments[: 2 if arguments[:1] == ["images"] else 1]
-    commands = IMAGE_COMMANDS if len(names) == 2 else COMMANDS
-    return len(names), commands.get(names[-1]) if names else None

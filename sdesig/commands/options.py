@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import tyro
@@ -23,7 +23,6 @@ MOST_SAMPLES = 10_000_000
 COUNT = tyro.conf.arg(aliases=("--count",))
 """Of --n, which torchrun takes for an abbreviation of its own options."""
 OptionsT = TypeVar("OptionsT", TrainingOptions, DistillOptions)
-Reference = Literal["pca", "scalar", "coordinates", "none"]
 
 
 @dataclass(frozen=True)
@@ -59,9 +58,10 @@ class TeacherPathFlags:
     """How the teacher's paths are made."""
 
     teacher_scheme: str = TeacherOptions.scheme
-    """path_average, euler (SDE-DPM-Solver++(1), the discretization of the paper's teacher) or dpm_solver_2m."""
+    """Scheme of the teacher's paths: path_average, euler (SDE-DPM-Solver++(1), the discretization of the paper's
+    teacher) or dpm_solver_2m."""
     teacher_steps: int = TeacherOptions.steps
-    """Fine steps of the teacher, over the whole range of SNR."""
+    """Fine steps of the teacher over the whole range of SNR."""
 
     def teacher_options(self) -> TeacherOptions:
         """Of paths that are not cut."""
@@ -73,7 +73,7 @@ class CutPathFlags(TeacherPathFlags):
     """How the teacher's paths are made and cut."""
 
     teacher_cells: int | None = None
-    """Parts of a path, of which coarse steps are made; they divide its steps. Default: the divisor next to 64."""
+    """Parts of a path, of which coarse steps are made; they divide its steps; default the divisor next to 64."""
 
     def cut_options(self, most_steps: int) -> TeacherOptions:
         """Of paths that are cut into no fewer cells than the most coarse steps there are.
@@ -96,7 +96,7 @@ class MachineFlags:
     """What to compute on."""
 
     device: str = "cpu"
-    """Device of torch, such as cpu or cuda."""
+    """Device to compute on: cpu, cuda, or another one of torch."""
     threads: int | None = None
     """Threads of torch on the CPU; default torch's own choice. Results depend on them in the last digits."""
 
@@ -109,18 +109,6 @@ class MachineFlags:
         if self.threads is not None:
             torch.set_num_threads(check_integer("threads", self.threads, 1))
         return processes.join(check_device(self.device))
-
-
-def check_sizes(steps: Sequence[int], n: int, first_seed: int, floor_groups: int, *, fewest: int = 2) -> None:
-    """Raise TypeError or ValueError unless an evaluation can have these sizes; what they depend on checks more."""
-    if not steps:
-        raise ValueError("steps must be one number or more; got none")
-    for count in steps:
-        check_integer("steps", count, 1)
-    check_integer("n", n, fewest, MOST_SAMPLES)
-    check_integer("first_seed", first_seed, 0, 2**63 - n)
-    if check_integer("floor_groups", floor_groups, 0) == 1:
-        raise ValueError("floor_groups must be 0 or >= 2; got 1")
 
 
 @contextmanager

@@ -17,7 +17,7 @@ and those of score-SDE's PyTorch version, whose moving average lists the trained
     safetensors.torch.save_file({name: value.contiguous() for name, value in weights.items()}, "score_sde.safetensors")
 
 `load_edm(...).save("runs/edm")`, or the same of `load_score_sde`, then makes a folder that the command line takes:
-`sdesig images distill --teacher runs/edm`.
+`sdesig distill --teacher runs/edm`.
 """
 
 from __future__ import annotations

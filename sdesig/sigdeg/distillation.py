@@ -39,23 +39,23 @@ class DistillOptions:
     steps: tuple[int, int] = (4, 32)
     """Fewest and most coarse steps; each iteration draws a number between them, log-uniformly."""
     evaluations: int = 2048
-    """Of the student per iteration: rows times steps."""
+    """Evaluations of the student per iteration: rows times steps."""
     pairs: Literal["local", "rollout", "both"] = "local"
-    """local: single steps from the exact marginal of data, drawn anew in every iteration. rollout: whole teacher paths,
-    the student unrolled and matched at all coarse times; needs no data. both: local for the first part of the training,
-    rollouts after. For equal time local won on the digits by a wide margin."""
+    """What is learned from. local: single steps from the exact marginal of data, drawn anew in every iteration.
+    rollout: whole teacher paths, the student unrolled and matched at all coarse times; needs no data. both: local for
+    the first part of the training, rollouts after. For equal time local won on the digits by a wide margin."""
     local_share: float = 0.3
-    """Of the iterations that are local, with both."""
+    """Share of the iterations that are local, with both."""
     paths: int = 8192
-    """Teacher paths on disk for rollouts; 0: drawn anew in every iteration."""
+    """Number of the teacher's paths on disk, for rollouts; 0: drawn anew in every iteration."""
     window: int = 0
     """Steps of a rollout through which gradients flow, from a step drawn at random on (truncated back-propagation): the
     memory of so many steps. 0: through all."""
     recompute: bool = False
-    """Compute every step again in the backward pass (gradient checkpointing): the memory of one step, for a third more
-    time."""
+    """Whether every step is computed again in the backward pass (gradient checkpointing): the memory of one step, for a
+    third more time."""
     only_coefficients: bool = False
-    """Train the evaluation point's numbers alone (`StepCoefficients`); the network stays the teacher's."""
+    """Whether only the evaluation point's numbers are trained (`StepCoefficients`); the network stays the teacher's."""
     teacher_options: TeacherOptions = field(default_factory=TeacherOptions)
     training: TrainingOptions = field(default_factory=TrainingOptions)
 

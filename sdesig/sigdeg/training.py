@@ -47,11 +47,11 @@ class TrainingOptions:
     """How to train."""
 
     iterations: int = 10_000
-    """Optimizer steps; given more, a shorter run goes on."""
+    """Number of optimizer steps; given more, a shorter run goes on."""
     learning_rate: float = 1e-3
-    """Of AdamW, at its peak; cosine decay to zero."""
+    """Learning rate of AdamW at its peak; cosine decay to zero."""
     weight_decay: float = 0.0
-    """Of AdamW; of weights that start at zero, as a student's do, it is a pull to the teacher."""
+    """Weight decay of AdamW; for weights that start at zero, as a student's do, a pull to the teacher."""
     warmup: int | None = None
     """Iterations of linear warm-up; None: a tenth of them all, 200 at most."""
     ema: float = 0.999
@@ -59,15 +59,15 @@ class TrainingOptions:
     clip: float = 1.0
     """Norm to which gradients are clipped."""
     seed: int = 0
-    """Of everything random."""
+    """Seed of everything random."""
     parts: int = 1
-    """Of an iteration, each a batch of its own; their gradients are averaged. Processes, started by torchrun, share
-    them: their number divides it, and changes the result in its last digits only."""
+    """Parts of an iteration, each a batch of its own; their gradients are averaged. Processes, started by torchrun,
+    share them: their number divides it, and changes the result in its last digits only."""
     checkpoint_every: int = 500
     """Iterations between checkpoints; there is one every five minutes too."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of what our networks compute in a training (autocast), a teacher's fine steps too; weights, kept paths and all
-    else stay in float32."""
+    """Precision in which our networks compute in a training (autocast), a teacher's fine steps too; weights, kept paths
+    and all else stay in float32."""
 
     def __post_init__(self) -> None:
         check_integer("iterations", self.iterations, 1, MOST)

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from command_lines import main
 
-from sdesig.commands.main import main
-from sdesig.sampling import GaussianReference, StepGrid
+from sdesig.sampling import GaussianReference, PathSpace, StepGrid
 from sdesig.sigdeg import MLP, NetworkDenoiser, SigDEG
 
 SNR = (0.01, 100.0)
@@ -26,7 +26,7 @@ class Problem(NamedTuple):
     def flags(self):
         return ["--teacher", str(self.teacher), "--data", str(self.data)]
 
-    def student(self, name, *, depth=2, reference="pca", snr=SNR, event=2, **arguments):
+    def student(self, name, *, depth=2, reference="pca", snr=SNR, event=2, path_depth=4):
         """Folder of an untrained generator, made when it is first asked for."""
         folder = self.folder / name
         if not folder.exists():
@@ -34,10 +34,8 @@ class Problem(NamedTuple):
             values = torch.randn(100, event, generator=torch.Generator().manual_seed(0))
             teacher = NetworkDenoiser(MLP(event, width=16, blocks=1), 1.0)
             gaussian = GaussianReference.fit(values, reference)
-            made = SigDEG.from_teacher(
-                teacher, event=(event,), snr=snr, depth=depth, reference=gaussian, levels=6, **arguments
-            )
-            made.save(folder)
+            space = PathSpace((event,), snr, gaussian, levels=6, depth=path_depth)
+            SigDEG.from_teacher(teacher, space, depth=depth).save(folder)
         return str(folder)
 
 
@@ -58,7 +56,7 @@ def fails(capsys):
 
     def run(*arguments, status=2):
         with pytest.raises(SystemExit) as stop:
-            main(list(map(str, arguments)))
+            main(arguments)
         assert stop.value.code == status
         error = capsys.readouterr().err
         assert "Traceback" not in error

@@ -1,4 +1,4 @@
-"""A small problem for `sdesig images`, in files: 8 x 8 pictures, and an untrained teacher of them."""
+"""A small problem for the commands, in files: 8 x 8 pictures, and an untrained teacher of them."""
 
 from pathlib import Path
 from typing import NamedTuple

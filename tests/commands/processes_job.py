@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import torch
+from command_lines import main
 
 from sdesig import _processes as processes
-from sdesig.commands.main import main
 from sdesig.evaluation import comparison as evaluation
 from sdesig.sigdeg import path_cache as cache
 
@@ -21,8 +21,8 @@ def commands(folder, pictures, teacher):
     flags = ["--teacher", teacher, "--data", pictures]
     trained = ["--parts", "2", "--checkpoint-every", "2", "--warmup", "1"]
     sampled = ["--model", f"{folder}/student/student", "--n", "7", "--steps", "4", "--batch", "2", "--force"]
-    yield ["train-teacher", "--data", pictures, "--widths", "8", "--batch", "4", "--iterations", "8", *trained]
-    yield ["cache", *flags, *PATHS, "--paths", "8", "--most-steps", "4"]
+    yield ["teacher", "--data", pictures, "--widths", "8", "--batch", "4", "--iterations", "8", *trained]
+    yield ["cache", *flags, *PATHS, "--paths", "8", "--steps", "2", "4"]
     paths = ["--teacher-cache", f"{folder}/paths", "--pairs", "rollout", "--paths", "8", "--steps", "2", "4"]
     sizes = ["--evaluations", "8", "--iterations", "4", "--depth", "2"]
     yield ["distill", *flags, *PATHS, *paths, *sizes, *trained]

@@ -3,9 +3,9 @@
 import json
 
 import pytest
+from command_lines import main
 
 from sdesig.commands.inputs import load_problem
-from sdesig.commands.main import main
 from sdesig.evaluation.comparison import Comparison, generator_sampler
 from sdesig.sampling import CanonicalSDE, GaussianReference, TeacherOptions, information_floor
 from sdesig.sigdeg import SigDEG
@@ -117,7 +117,7 @@ def test_evaluate_refuses_another_basis_or_grid(tmp_path, problem, fails):
 
 def test_floor_is_the_librarys(tmp_path, problem, capsys):
     command = ["floor", *problem.flags, "--snr", "0.01", "100", "--reference", "scalar", "--steps", "2"]
-    flags = ["--depth", "1", "3", "--groups", "20", "--teacher-scheme", "euler", "--teacher-steps", "16"]
+    flags = ["--depth", "1", "3", "--floor-groups", "20", "--teacher-scheme", "euler", "--teacher-steps", "16"]
     main([*command, *flags, "--out", str(tmp_path / "floor.json")])
     teacher, data, _ = load_problem(str(problem.teacher), str(problem.data))
     sde = CanonicalSDE(teacher, reference=GaussianReference.fit(data, "scalar"))
@@ -134,10 +134,10 @@ def test_floor_is_the_librarys(tmp_path, problem, capsys):
 
 def test_floor_refuses(tmp_path, problem, fails):
     (tmp_path / "floor.json").write_text("{}")
-    command = ["floor", *problem.flags, "--groups", "2"]
+    command = ["floor", *problem.flags, "--floor-groups", "2"]
     assert "floor.json exists already; give another --out" in fails(*command, "--out", tmp_path / "floor.json")
     assert fails(*command, "--depth", "0") == "depth must be in [1, 4096]; got 0"
     assert fails(*command, "--steps", "0") == "steps must be >= 1; got 0"
-    assert fails(*command, "--groups", "1") == "groups must be >= 2; got 1"
+    assert fails(*command, "--floor-groups", "1") == "groups must be >= 2; got 1"
     assert fails(*command, "--teacher-steps", "0") == "steps must be in [1, 1048576]; got 0"
     assert "scheme must be one of" in fails(*command, "--teacher-scheme", "other")

@@ -1,4 +1,4 @@
-"""`sdesig images cache`, `distill` and `sample`: end to end, what they share, and what they refuse."""
+"""`sdesig cache`, `distill` and `sample`: end to end, what they share, and what they refuse."""
 
 import errno
 import json
@@ -9,13 +9,13 @@ import matplotlib.image
 import numpy as np
 import pytest
 import torch
+from command_lines import main
 from images_problem import SHORT, make_diffusers_model, make_latent_model, make_pictures
+from sdesig.commands.images import flags
 from sdesig.sampling.reference_files import read_reference, write_reference
 
 from sdesig._random import generator_for
-from sdesig.commands.images import flags
 from sdesig.commands.inputs import load_teacher
-from sdesig.commands.main import main
 from sdesig.images.diffusers_unet import DiffusersUNet
 from sdesig.images.image_data import load_images
 from sdesig.images.latent import load_autoencoder
@@ -42,7 +42,7 @@ def few_steps(monkeypatch):
 def model(pictures):
     """Folder of a distilled generator."""
     out = pictures.data.parent / "run"
-    main(["images", "distill", *pictures.flags, *STUDENT, "--out", str(out)])
+    main(["distill", *pictures.flags, *STUDENT, "--out", str(out)])
     return out / "student"
 
 
@@ -73,7 +73,7 @@ def test_distill_is_the_library_call(model, pictures, tmp_path, options):
 
 
 def test_rank_window_recompute_and_the_plain_cell(pictures, tmp_path, options):
-    command = ["images", "distill", *pictures.flags, *STUDENT, *ROLLOUT]
+    command = ["distill", *pictures.flags, *STUDENT, *ROLLOUT]
     main([*command, "--rank", "1", "--window", "1", "--recompute", "--out", str(tmp_path / "a")])
     found = options(tmp_path / "a")
     assert (found["rank"], found["distillation"]["window"], found["distillation"]["recompute"]) == (1, 1, True)
@@ -83,7 +83,7 @@ def test_rank_window_recompute_and_the_plain_cell(pictures, tmp_path, options):
 
 
 def test_without_data_it_is_rollouts_and_samples_of_the_teacher(pictures, tmp_path, options):
-    command = ["images", "distill", "--teacher", str(pictures.teacher), *STUDENT, "--paths", "8"]
+    command = ["distill", "--teacher", str(pictures.teacher), *STUDENT, "--paths", "8"]
     main([*command, "--reference-samples", "20", "--out", str(tmp_path / "run")])
     found = options(tmp_path / "run")
     assert found["distillation"]["pairs"] == "rollout"
@@ -114,7 +114,7 @@ def test_a_reference_in_a_file(pictures, tmp_path, options, fails):
     again = read_reference(tmp_path / "r.safetensors", (1, 8, 8))
     assert torch.equal(again.variance, reference.variance)
     assert all(map(torch.equal, again.basis, reference.basis))
-    command = ["images", "distill", *pictures.flags, *STUDENT, "--reference-file", str(tmp_path / "r.safetensors")]
+    command = ["distill", *pictures.flags, *STUDENT, "--reference-file", str(tmp_path / "r.safetensors")]
     main([*command, "--out", str(tmp_path / "run")])
     found = SigDEG.load(tmp_path / "run" / "student").reference
     torch.testing.assert_close(found.variance, reference.variance)
@@ -129,7 +129,7 @@ def test_a_model_of_diffusers(pictures, tmp_path, options, monkeypatch):
     """With its own range of SNR, which the default is cut to, and a grid that is chosen and kept."""
     monkeypatch.setattr(flags, "choose_grid", partial(choose_grid, cells=2, fine_per_cell=2))
     folder = make_diffusers_model(tmp_path / "model")
-    command = ["images", "distill", "--teacher", str(folder), "--data", str(pictures.data), "--depth", "1"]
+    command = ["distill", "--teacher", str(folder), "--data", str(pictures.data), "--depth", "1"]
     command += ["--iterations", "1", "--evaluations", "4", "--teacher-steps", "8", "--steps", "2", "4"]
     main([*command, "--out", str(tmp_path / "run")])
     teacher = load_teacher(str(folder)).denoiser
@@ -146,7 +146,7 @@ def test_a_model_of_diffusers(pictures, tmp_path, options, monkeypatch):
 def test_what_was_chosen_is_kept(pictures, tmp_path, monkeypatch):
     """Grid and reference of a run that goes on are those that it began with, and not measured again."""
     monkeypatch.setattr(flags, "choose_grid", partial(choose_grid, cells=2, fine_per_cell=2))
-    command = ["images", "distill", "--teacher", str(pictures.teacher), *STUDENT, "--paths", "4", "--grid", "chosen"]
+    command = ["distill", "--teacher", str(pictures.teacher), *STUDENT, "--paths", "4", "--grid", "chosen"]
     command += ["--reference-samples", "4", "--out", str(tmp_path)]
     main(command)
     (tmp_path / "student" / "weights.safetensors").unlink()
@@ -160,7 +160,7 @@ def test_a_latent_model(tmp_path, options):
     """Latents of the images are what the student learns from, and what it draws; the picture shows images."""
     folder, data = make_latent_model(tmp_path / "model"), make_pictures(tmp_path / "p", channels=3, size=16).data
     teacher = ["--teacher", str(folder), "--decoder", str(folder), "--data", str(data)]
-    main(["images", "distill", *teacher, *STUDENT, "--out", str(tmp_path / "run")])
+    main(["distill", *teacher, *STUDENT, "--out", str(tmp_path / "run")])
     made = SigDEG.load(tmp_path / "run" / "student")
     assert made.event == (4, 8, 8)
     decoder = options(tmp_path / "run")["decoder"]
@@ -168,7 +168,7 @@ def test_a_latent_model(tmp_path, options):
     latents = load_autoencoder(folder).encode(load_images(data).floats(), generator_for("latents"))
     torch.testing.assert_close(made.reference.mean, latents.mean(0))
     out = ["--n", "1", "--steps", "2", "--out"]
-    command = ["images", "sample", "--model", str(tmp_path / "run" / "student"), *out]
+    command = ["sample", str(tmp_path / "run" / "student"), *out]
     main([*command, str(tmp_path / "a.npz"), "--decoder", str(folder)])
     values = Samples.load(tmp_path / "a.npz").values
     assert values.shape == (1, 4, 8, 8)
@@ -202,15 +202,15 @@ def test_a_latent_model(tmp_path, options):
     ],
 )
 def test_distill_refuses(given, message, pictures, tmp_path, fails):
-    command = ["images", "distill", *pictures.flags, *STUDENT, "--out", tmp_path / "run"]
+    command = ["distill", *pictures.flags, *STUDENT, "--out", tmp_path / "run"]
     if "--teacher-steps" in given:
-        command = ["images", "distill", *pictures.flags, "--out", tmp_path / "run"]
+        command = ["distill", *pictures.flags, "--out", tmp_path / "run"]
     assert message in fails(*command, *given)
     assert not (tmp_path / "run" / "student").exists()
 
 
 def test_what_needs_data_or_the_teachers_range(pictures, tmp_path, fails):
-    command = ["images", "distill", "--teacher", pictures.teacher, *STUDENT, "--out", tmp_path / "run"]
+    command = ["distill", "--teacher", pictures.teacher, *STUDENT, "--out", tmp_path / "run"]
     assert "data must be given for pairs 'both'" in fails(*command, "--pairs", "both")
     assert "reference_samples must be >= 2; got 1" in fails(*command, "--reference-samples", "1")
     folder = make_diffusers_model(tmp_path / "model")
@@ -227,7 +227,7 @@ def test_out_of_memory_names_evaluations_and_depth(pictures, tmp_path, fails, mo
     def full(*_):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
 
-    command = ["images", "distill", *pictures.flags, *STUDENT, "--out", tmp_path]
+    command = ["distill", *pictures.flags, *STUDENT, "--out", tmp_path]
     monkeypatch.setattr(UNet, "compute", full)
     message = fails(*command)
     assert message == "out of memory with evaluations 8, depth 2, recompute False: choose less (CUDA out of memory.)"
@@ -239,13 +239,13 @@ def test_out_of_memory_names_evaluations_and_depth(pictures, tmp_path, fails, mo
 def test_cached_paths_serve_distillations(pictures, tmp_path, options, monkeypatch, fails):
     """Of several generators; none draws paths again."""
     paths = ["--paths", "8", *SHORT[: SHORT.index("--steps")], "--grid", "even", "--snr", "0.01", "100"]
-    main(["images", "cache", *pictures.flags, *paths, "--most-steps", "4", "--out", str(tmp_path / "paths")])
+    main(["cache", *pictures.flags, *paths, "--steps", "2", "4", "--out", str(tmp_path / "paths")])
     assert [file.name for file in (tmp_path / "paths").glob("paths-*")] == ["paths-00000.safetensors"]
     found = options(tmp_path / "paths")
     assert (found["depth"], found["steps"], found["cells"]) == (4, 16, 8)
     assert found["teacher"]["name"] == str(pictures.teacher)
-    monkeypatch.setattr("sdesig.sigdeg.path_cache.draw_for", None)
-    command = ["images", "distill", *pictures.flags, *STUDENT, *ROLLOUT, "--teacher-cache", str(tmp_path / "paths")]
+    monkeypatch.setattr("sdesig.sigdeg.path_cache.draw_paths", None)
+    command = ["distill", *pictures.flags, *STUDENT, *ROLLOUT, "--teacher-cache", str(tmp_path / "paths")]
     for depth in ("1", "2"):
         main([*command, "--depth", depth, "--out", str(tmp_path / depth)])
         assert SigDEG.load(tmp_path / depth / "student").depth == int(depth)
@@ -259,7 +259,7 @@ def test_a_stopped_cache_goes_on(pictures, tmp_path, monkeypatch, fails):
     monkeypatch.setattr("sdesig.sigdeg.path_cache.NUMBERS", 2 * 16 * 4 * 64)
     from sdesig.sigdeg import path_cache as cache
 
-    draw, calls = cache.draw_for, []
+    draw, calls = cache.draw_paths, []
 
     def interrupted(*arguments):
         calls.append(None)
@@ -267,8 +267,8 @@ def test_a_stopped_cache_goes_on(pictures, tmp_path, monkeypatch, fails):
             raise KeyboardInterrupt
         return draw(*arguments)
 
-    monkeypatch.setattr(cache, "draw_for", interrupted)
-    command = ["images", "cache", *pictures.flags, *SHORT[:4], *SHORT[-5:], "--most-steps", "4", "--paths", "4"]
+    monkeypatch.setattr(cache, "draw_paths", interrupted)
+    command = ["cache", *pictures.flags, *SHORT[:4], *SHORT[-5:], "--steps", "2", "4", "--paths", "4"]
     fails(*command, "--out", tmp_path, status=130)
     first = (tmp_path / "paths-00000.safetensors").read_bytes()
     main([*command, "--out", str(tmp_path)])
@@ -281,7 +281,7 @@ def test_a_full_disk_while_caching(pictures, tmp_path, monkeypatch, fails):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    command = ["images", "cache", *pictures.flags, *SHORT[:4], *SHORT[-5:], "--most-steps", "4", "--paths", "8"]
+    command = ["cache", *pictures.flags, *SHORT[:4], *SHORT[-5:], "--steps", "2", "4", "--paths", "8"]
     with monkeypatch.context() as patch:
         patch.setattr("sdesig.sigdeg.path_cache.write_tensors", full)
         message = fails(*command, "--out", tmp_path)
@@ -302,7 +302,7 @@ def test_a_full_disk_while_caching(pictures, tmp_path, monkeypatch, fails):
     ],
 )
 def test_cache_refuses(given, message, pictures, tmp_path, fails):
-    command = ["images", "cache", *pictures.flags, *SHORT[:4], *SHORT[-5:], "--most-steps", "4", "--paths", "8"]
+    command = ["cache", *pictures.flags, *SHORT[:4], *SHORT[-5:], "--steps", "2", "4", "--paths", "8"]
     assert message in fails(*command, "--out", tmp_path, *given)
     assert not list(tmp_path.glob("paths-*"))
 
@@ -312,7 +312,7 @@ def test_cache_refuses(given, message, pictures, tmp_path, fails):
 
 def test_samples_are_the_librarys(model, tmp_path, capsys):
     out = tmp_path / "a.npz"
-    command = ["images", "sample", "--model", str(model), "--seeds", "7", "0:2", "--steps", "3", "--batch", "2"]
+    command = ["sample", str(model), "--seeds", "7", "0:2", "--steps", "3", "--batch", "2"]
     main([*command, "--out", str(out)])
     found, wanted = Samples.load(out), SigDEG.load(model).sample([7, 0, 1], 3)
     torch.testing.assert_close(found.values, wanted.values)
@@ -320,8 +320,8 @@ def test_samples_are_the_librarys(model, tmp_path, capsys):
     assert matplotlib.image.imread(out.with_suffix(".png")).shape[:2] == (2 * 34, 2 * 34)
     options = json.loads(out.with_suffix(".json").read_text())
     assert (options["seeds"], options["steps"], options["model"]) == ([7, 0, 1], 3, str(model))
-    assert "sdesig images sample\n" in capsys.readouterr().out
-    main(["images", "sample", "--model", str(model), "--replay", str(out), "--out", str(tmp_path / "b.npz")])
+    assert "sdesig sample\n" in capsys.readouterr().out
+    main(["sample", str(model), "--replay", str(out), "--out", str(tmp_path / "b.npz")])
     assert Samples.load(tmp_path / "b.npz").seeds == [7, 0, 1]
 
 
@@ -329,7 +329,7 @@ def test_sample_reads_a_config(model, tmp_path):
     (tmp_path / "c.json").write_text(
         json.dumps({"model": str(model), "steps": 2, "n": 3, "out": str(tmp_path / "a.npz")})
     )
-    main(["images", "sample", "--config", str(tmp_path / "c.json"), "--n", "2"])
+    main(["sample", "--config", str(tmp_path / "c.json"), "--n", "2"])
     found = Samples.load(tmp_path / "a.npz")
     assert (found.seeds, found.steps) == ([0, 1], 2)
 
@@ -339,7 +339,7 @@ def test_files_are_not_overwritten(suffix, model, tmp_path, fails):
     """The options neither: their name may be that of the configuration."""
     file = (tmp_path / "a.npz").with_suffix(suffix)
     file.write_text("mine")
-    command = ["images", "sample", "--model", model, "--n", "1", "--out", tmp_path / "a.npz"]
+    command = ["sample", model, "--n", "1", "--out", tmp_path / "a.npz"]
     assert f"{file} exists already" in fails(*command)
     assert file.read_text() == "mine"
 
@@ -356,7 +356,7 @@ def test_files_are_not_overwritten(suffix, model, tmp_path, fails):
     ],
 )
 def test_sample_refuses(given, message, model, tmp_path, fails):
-    assert message in fails("images", "sample", "--model", model, "--out", tmp_path / "a.npz", *given)
+    assert message in fails("sample", model, "--out", tmp_path / "a.npz", *given)
     assert not list(Path(tmp_path).glob("*.png"))
 
 
@@ -365,6 +365,4 @@ def test_out_of_memory_names_the_batch(model, tmp_path, fails, monkeypatch):
         raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes")
 
     monkeypatch.setattr(UNet, "compute", full)
-    assert "out of memory with batch 64: choose less" in fails(
-        "images", "sample", "--model", model, "--out", tmp_path / "a.npz"
-    )
+    assert "out of memory with batch 64: choose less" in fails("sample", model, "--out", tmp_path / "a.npz")

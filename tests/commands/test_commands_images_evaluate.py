@@ -1,19 +1,19 @@
-"""`sdesig images evaluate`: its report is the library's, and what it refuses."""
+"""`sdesig evaluate`: its report is the library's, and what it refuses."""
 
 import json
 from functools import partial
 
 import pytest
 import torch
+from command_lines import main
 from images_problem import SNR, make_diffusers_model, make_latent_model, make_pictures
+from sdesig.images.unipc import peer_samples
 
-from sdesig.commands.main import main
 from sdesig.evaluation import Comparison
 from sdesig.evaluation.comparison import baselines, generator_sampler
 from sdesig.evaluation.frechet import FeatureStatistics
 from sdesig.evaluation.pixels import to_floats, to_uint8
 from sdesig.images.image_data import load_images
-from sdesig.images.unipc import peer_samples
 from sdesig.sampling import GaussianReference, StepGrid
 from sdesig.sigdeg import NetworkDenoiser, SigDEG, UNet
 
@@ -68,12 +68,12 @@ def rows_of(folder):
 
 def test_the_folder_of_a_training_is_refused(pictures, tmp_path, fails):
     (tmp_path / "options.json").write_text('{"training": {"iterations": 3}}')
-    message = fails("images", "evaluate", *pictures.flags, *SMALL, "--out", str(tmp_path))
+    message = fails("evaluate", *pictures.flags, *SMALL, "--out", str(tmp_path))
     assert message == f"out must not have another kind of run: {tmp_path} has one; give another folder"
 
 
 def test_generators_and_other_samplers(pictures, models, perceptual, tmp_path, options, capsys):
-    command = ["images", "evaluate", *pictures.flags, "--models", *models, *SMALL, "--perceptual", perceptual]
+    command = ["evaluate", *pictures.flags, "--models", *models, *SMALL, "--perceptual", perceptual]
     main([*command, "--first-seed", "3", "--floor-groups", "3", "--out", str(tmp_path / "run"), "--batch", "16"])
     rows = rows_of(tmp_path / "run")
     names = list(dict.fromkeys(row["method"] for row in rows))
@@ -102,14 +102,14 @@ def test_generators_and_other_samplers(pictures, models, perceptual, tmp_path, o
     assert (found["n"], found["first_seed"], found["snr"], found["batch"]) == (20, 3, [0.01, 100.0], 16)
     assert found["extractors"] == {"pixels": "pixels"}
     shown = capsys.readouterr().out
-    assert "sdesig images evaluate\n" in shown
+    assert "sdesig evaluate\n" in shown
     assert (tmp_path / "run" / "report.md").read_text() in shown
     for name in ("errors.png", "images-2.png", "images-4.png", "images-8.png"):
         assert (tmp_path / "run" / name).exists()
 
 
 def test_unipc_is_the_peer_from_the_same_start(pictures, models, tmp_path):
-    command = ["images", "evaluate", *pictures.flags, "--models", models[0], "--samplers", "unipc", *SMALL[:3]]
+    command = ["evaluate", *pictures.flags, "--models", models[0], "--samplers", "unipc", *SMALL[:3]]
     main([*command, "--n", "20", "--teacher-steps", "0", "--out", str(tmp_path)])
     rows = {(row["method"], row["steps"]): row for row in rows_of(tmp_path)}
     assert list(rows) == [("converged path", 32), ("UniPC", 2), ("UniPC", 4), (models[0], 2), (models[0], 4)]
@@ -127,7 +127,7 @@ def test_unipc_is_the_peer_from_the_same_start(pictures, models, tmp_path):
 def test_without_generators_the_flags_say_on_which_paths(pictures, tmp_path, options, short):
     """A model of diffusers, over its whole range: every sampler keeps to its table of noise levels."""
     folder = make_diffusers_model(tmp_path / "model")
-    command = ["images", "evaluate", "--teacher", str(folder), "--data", str(pictures.data), "--grid", "even", *SMALL]
+    command = ["evaluate", "--teacher", str(folder), "--data", str(pictures.data), "--grid", "even", *SMALL]
     names = ["euler", "ddim", "sde-dpm++2m", "path-average", "path-average-reference", "unipc", "dpmsolver++(2M)"]
     main([*command, "--samplers", *names, "--out", str(tmp_path / "run")])
     rows = rows_of(tmp_path / "run")
@@ -137,7 +137,7 @@ def test_without_generators_the_flags_say_on_which_paths(pictures, tmp_path, opt
 
 
 def test_what_is_there_is_not_drawn_again(pictures, models, tmp_path, monkeypatch, fails):
-    command = ["images", "evaluate", *pictures.flags, "--models", *models, *SMALL, "--out", str(tmp_path)]
+    command = ["evaluate", *pictures.flags, "--models", *models, *SMALL, "--out", str(tmp_path)]
     main([*command, "--samplers", "euler", "ddim"])
     first = rows_of(tmp_path)
     with monkeypatch.context() as patch:
@@ -154,7 +154,7 @@ def test_what_is_there_is_not_drawn_again(pictures, models, tmp_path, monkeypatc
 
 def test_a_latent_model(tmp_path, short):
     folder, data = make_latent_model(tmp_path / "model"), make_pictures(tmp_path / "p", channels=3, size=16).data
-    command = ["images", "evaluate", "--teacher", str(folder), "--decoder", str(folder), "--data", str(data), *SNR]
+    command = ["evaluate", "--teacher", str(folder), "--decoder", str(folder), "--data", str(data), *SNR]
     main([*command, *SMALL, "--samplers", "--grid", "even", "--out", str(tmp_path / "run")])
     rows = rows_of(tmp_path / "run")
     assert [row["method"] for row in rows] == ["converged path", "Euler = SDE-DPM-Solver++(1)"]
@@ -165,7 +165,7 @@ def test_a_latent_model(tmp_path, short):
 def test_config(pictures, models, tmp_path, options):
     given = {"teacher": str(pictures.teacher), "data": str(pictures.data), "models": models, "n": 20, "samplers": []}
     (tmp_path / "c.json").write_text(json.dumps({**given, "steps": [2], "teacher_steps": 0, "extractor": ["pixels"]}))
-    main(["images", "evaluate", "--config", str(tmp_path / "c.json"), "--out", str(tmp_path / "run"), "--n", "21"])
+    main(["evaluate", "--config", str(tmp_path / "c.json"), "--out", str(tmp_path / "run"), "--n", "21"])
     assert [row["method"] for row in rows_of(tmp_path / "run")] == ["converged path", *models]
     assert options(tmp_path / "run")["n"] == 21
 
@@ -191,13 +191,13 @@ def test_config(pictures, models, tmp_path, options):
     ],
 )
 def test_refusals(given, message, pictures, models, tmp_path, fails):
-    command = ["images", "evaluate", *pictures.flags, "--models", *models, *SMALL, "--out", tmp_path]
+    command = ["evaluate", *pictures.flags, "--models", *models, *SMALL, "--out", tmp_path]
     assert message in fails(*command, *given)
     assert not (tmp_path / "report.json").exists()
 
 
 def test_data_must_be_given(pictures, models, tmp_path, fails):
-    message = fails("images", "evaluate", "--teacher", pictures.teacher, "--models", *models, "--out", tmp_path)
+    message = fails("evaluate", "--teacher", pictures.teacher, "--models", *models, "--out", tmp_path)
     assert message.startswith("data must be given")
 
 
@@ -206,5 +206,5 @@ def test_out_of_memory_names_the_batch(pictures, models, tmp_path, fails, monkey
         raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(UNet, "compute", full)
-    command = ["images", "evaluate", *pictures.flags, "--models", *models, *SMALL, "--out", tmp_path]
+    command = ["evaluate", *pictures.flags, "--models", *models, *SMALL, "--out", tmp_path]
     assert fails(*command) == "out of memory with batch 250: choose less (CUDA out of memory.)"

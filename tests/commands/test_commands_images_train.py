@@ -6,12 +6,12 @@ import sys
 import numpy as np
 import pytest
 import torch
+from command_lines import main
 from images_problem import make_pictures
-
-from sdesig.commands import main as cli
 from sdesig.commands.config_file import option_names
 from sdesig.commands.images import COMMANDS
-from sdesig.commands.main import main
+
+from sdesig.commands import main as cli
 from sdesig.images.diffusers_unet import DiffusersUNet
 from sdesig.images.image_data import load_images
 from sdesig.sigdeg import NetworkDenoiser, TrainingOptions, UNet, train_teacher
@@ -25,7 +25,7 @@ def pictures(tmp_path_factory):
 
 
 def train(pictures, out, *flags):
-    main(["images", "train-teacher", "--data", str(pictures.data), "--out", str(out), *TINY, *flags])
+    main(["teacher", "--data", str(pictures.data), "--out", str(out), *TINY, *flags])
 
 
 def same(one, other):
@@ -54,7 +54,7 @@ def test_train_teacher_is_the_library_call(tmp_path, pictures, capsys, options):
     assert found["data"] == {"source": str(pictures.data), "sha256": digest, "n": 24, "shape": [1, 8, 8]}
     assert (found["network"]["patch"], found["batch"], found["flip"]) == (2, 4, True)
     shown = capsys.readouterr().out
-    assert shown.startswith("sdesig images train-teacher\n")
+    assert shown.startswith("sdesig train-teacher\n")
     assert digest in shown
     assert shown.endswith(f"-> {tmp_path / 'a' / 'teacher'}\n")
 
@@ -92,7 +92,7 @@ def test_a_stopped_run_goes_on_to_the_same_end(tmp_path, pictures, monkeypatch, 
             raise KeyboardInterrupt
         return clip(*arguments)
 
-    command = ["images", "train-teacher", "--data", pictures.data, *TINY, "--checkpoint-every", "1", "--out"]
+    command = ["teacher", "--data", pictures.data, *TINY, "--checkpoint-every", "1", "--out"]
     with monkeypatch.context() as patch:
         patch.setattr(torch.nn.utils, "clip_grad_norm_", interrupted)
         assert "all iterations that were completed are kept" in fails(*command, tmp_path / "a", status=130)
@@ -106,7 +106,7 @@ def test_config(tmp_path, pictures, options):
     file = tmp_path / "config.json"
     given = {"data": str(pictures.data), "widths": [8], "batch": 4, "iterations": 2, "flip": True, "channels": 1}
     file.write_text(json.dumps(given))
-    main(["images", "train-teacher", "--config", str(file), "--out", str(tmp_path / "run"), "--batch", "3"])
+    main(["teacher", "--config", str(file), "--out", str(tmp_path / "run"), "--batch", "3"])
     found = options(tmp_path / "run")
     assert (found["batch"], found["training"]["iterations"], found["flip"]) == (3, 2, True)
 
@@ -149,20 +149,20 @@ def test_the_group_shows_its_commands(capsys):
     ],
 )
 def test_refusals(flags, message, tmp_path, pictures, fails):
-    command = ["images", "train-teacher", "--data", pictures.data, "--out", tmp_path / "run", *TINY]
+    command = ["teacher", "--data", pictures.data, "--out", tmp_path / "run", *TINY]
     assert message in fails(*command, *flags)
     assert not (tmp_path / "run" / "teacher").exists()
 
 
 def test_data_must_be_given(tmp_path, fails):
-    message = fails("images", "train-teacher", "--out", tmp_path)
+    message = fails("teacher", "--out", tmp_path)
     assert message == "data must be given: a folder or .tar of images, a .npz file, or hf:NAME[:SPLIT]"
 
 
 def test_corrupt_images_are_named_up_to_a_limit(tmp_path, fails):
     broken = make_pictures(tmp_path / "p", n=3).data / "001.png"
     broken.write_bytes(broken.read_bytes()[:60])
-    command = ["images", "train-teacher", "--data", broken.parent, "--out", tmp_path / "run", *TINY]
+    command = ["teacher", "--data", broken.parent, "--out", tmp_path / "run", *TINY]
     assert "at most max_corrupt=0 broken images; found 1 image, 001.png" in fails(*command, "--max-corrupt", "0")
     with pytest.warns(UserWarning, match=r"skipped 1 image, 001\.png"):
         main(list(map(str, command)))
@@ -181,7 +181,7 @@ def test_out_of_memory_names_the_batch(error, tmp_path, pictures, fails, monkeyp
         raise error
 
     monkeypatch.setattr(UNet, "compute", full)
-    message = fails("images", "train-teacher", "--data", pictures.data, "--out", tmp_path, *TINY)
+    message = fails("teacher", "--data", pictures.data, "--out", tmp_path, *TINY)
     assert message.startswith("out of memory with batch 4, widths (8,): choose less (")
     assert message.endswith(")")
 
@@ -191,7 +191,7 @@ def test_other_errors_of_torch_are_not_hidden(tmp_path, pictures, fails, monkeyp
         raise RuntimeError("something else")
 
     monkeypatch.setattr(UNet, "compute", broken)
-    message = fails("images", "train-teacher", "--data", pictures.data, "--out", tmp_path, *TINY)
+    message = fails("teacher", "--data", pictures.data, "--out", tmp_path, *TINY)
     assert message == "RuntimeError: something else; SDESIG_TRACEBACK=1 shows where"
 
 
@@ -200,7 +200,7 @@ def test_without_the_extra_it_is_named(package, tmp_path, pictures, fails, monke
     monkeypatch.setitem(sys.modules, package, None)
     for name in [name for name in sys.modules if name in ("sdesig.images.image_data", "sdesig.images.sources")]:
         monkeypatch.delitem(sys.modules, name)
-    command = ["images", "train-teacher", "--data", pictures.data, "--out", tmp_path, *TINY]
+    command = ["teacher", "--data", pictures.data, "--out", tmp_path, *TINY]
     message = fails(*command, "--network", "unet2d")
     assert "pip install 'sdesig[images]'" in message
     assert package in message
@@ -212,6 +212,6 @@ def test_other_missing_packages_are_not_hidden(tmp_path, pictures, fails, monkey
 
     monkeypatch.setattr(cli.tyro.extras, "subcommand_cli_from_dict", lambda *_, **__: broken())
     assert (
-        fails("images", "train-teacher", "--data", pictures.data, "--out", tmp_path, *TINY)
+        fails("teacher", "--data", pictures.data, "--out", tmp_path, *TINY)
         == "No module named 'nothing'; SDESIG_TRACEBACK=1 shows where"
     )

@@ -56,7 +56,7 @@ def test_arrays_that_are_refused(arrays, message, tmp_path):
 
 def test_files_that_are_refused(tmp_path):
     file = tmp_path / "file.npz"
-    with pytest.raises(FileNotFoundError, match=r"data must be 'digits' or a \.npz file; .* does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"data must be 'digits' or a \.npz file, .*; .* does not exist"):
         load_data(str(file))
     np.savez(file, data=np.random.default_rng(0).normal(size=(100, 2)))
     whole = file.read_bytes()

@@ -4,18 +4,16 @@ import matplotlib.image
 import numpy as np
 import pytest
 import torch
-
-from sdesig.commands.main import main
+from command_lines import main
 from sdesig.commands.png import as_images, write_images
+
 from sdesig.commands.sample import parse_seeds
 from sdesig.sigdeg import Samples, SigDEG
 
 
 def test_samples_are_the_librarys(tmp_path, problem, capsys):
     out = tmp_path / "new" / "a.npz"
-    main(
-        ["sample", "--model", problem.student("student"), "--n", "5", "--steps", "4", "--batch", "2", "--out", str(out)]
-    )
+    main(["sample", problem.student("student"), "--n", "5", "--steps", "4", "--batch", "2", "--out", str(out)])
     found, wanted = Samples.load(out), SigDEG.load(problem.student("student")).sample(5, 4)
     torch.testing.assert_close(found.values, wanted.values)
     assert found.identity == wanted.identity
@@ -25,14 +23,14 @@ def test_samples_are_the_librarys(tmp_path, problem, capsys):
 
 def test_default_is_64_samples_in_8_steps(tmp_path, problem, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    main(["sample", "--model", problem.student("student")])
+    main(["sample", problem.student("student")])
     found = Samples.load("samples.npz")
     assert (found.seeds, found.steps) == (list(range(64)), 8)
 
 
 def test_seeds_and_ranges(tmp_path, problem):
     out = tmp_path / "a.npz"
-    main(["sample", "--model", problem.student("student"), "--seeds", "7", "0:3", "5", "--out", str(out)])
+    main(["sample", problem.student("student"), "--seeds", "7", "0:3", "5", "--out", str(out)])
     assert Samples.load(out).seeds == [7, 0, 1, 2, 5]
     assert list(parse_seeds("4")) == [4]
     assert list(parse_seeds("4:6")) == [4, 5]
@@ -46,9 +44,9 @@ def test_bad_seeds(text):
 
 def test_replay_gives_the_same_images(tmp_path, problem):
     model, first = problem.student("student"), tmp_path / "first.npz"
-    main(["sample", "--model", model, "--seeds", "3", "9", "4", "--out", str(first)])
-    main(["sample", "--model", model, "--replay", str(first), "--out", str(tmp_path / "same.npz")])
-    main(["sample", "--model", model, "--replay", str(first), "--steps", "64", "--out", str(tmp_path / "more.npz")])
+    main(["sample", model, "--seeds", "3", "9", "4", "--out", str(first)])
+    main(["sample", model, "--replay", str(first), "--out", str(tmp_path / "same.npz")])
+    main(["sample", model, "--replay", str(first), "--steps", "64", "--out", str(tmp_path / "more.npz")])
     one, again, more = (Samples.load(tmp_path / f"{name}.npz") for name in ("first", "same", "more"))
     assert torch.equal(one.values, again.values)
     assert again.seeds == more.seeds == [3, 9, 4]
@@ -58,8 +56,8 @@ def test_replay_gives_the_same_images(tmp_path, problem):
 
 def test_replay_of_another_generator_on_the_same_paths(tmp_path, problem):
     first, second = tmp_path / "a.npz", tmp_path / "b.npz"
-    main(["sample", "--model", problem.student("student"), "--n", "3", "--out", str(first)])
-    main(["sample", "--model", problem.student("depth-1", depth=1), "--replay", str(first), "--out", str(second)])
+    main(["sample", problem.student("student"), "--n", "3", "--out", str(first)])
+    main(["sample", problem.student("depth-1", depth=1), "--replay", str(first), "--out", str(second)])
     assert Samples.load(first).identity == Samples.load(second).identity
 
 
@@ -75,16 +73,16 @@ def test_replay_of_another_generator_on_the_same_paths(tmp_path, problem):
 def test_replay_refuses_other_paths(name, changes, difference, tmp_path, problem, fails):
     first = tmp_path / "first.npz"
     model = problem.student("none", reference="none") if name == "wide" else problem.student("student")
-    main(["sample", "--model", model, "--n", "2", "--out", str(first)])
+    main(["sample", model, "--n", "2", "--out", str(first)])
     other = problem.student(name, **changes)
-    message = fails("sample", "--model", other, "--replay", first, "--out", tmp_path / "b.npz")
+    message = fails("sample", other, "--replay", first, "--out", tmp_path / "b.npz")
     assert message.startswith(f"{first} and {other} must have the same paths; ")
     assert difference in message
     assert not (tmp_path / "b.npz").exists()
 
 
 def test_files_are_not_overwritten(tmp_path, problem, fails):
-    command = ["sample", "--model", problem.student("square", event=4), "--out", str(tmp_path / "a.npz")]
+    command = ["sample", problem.student("square", event=4), "--out", str(tmp_path / "a.npz")]
     main([*command, "--n", "2"])
     assert "a.npz exists already; give another --out, or --force to overwrite it" in fails(*command)
     (tmp_path / "a.npz").unlink()
@@ -110,19 +108,17 @@ def test_files_are_not_overwritten(tmp_path, problem, fails):
 )
 def test_sample_refuses(flags, message, tmp_path, problem, fails):
     model = problem.student("student")
-    assert fails("sample", "--model", model, "--out", tmp_path / "a.npz", *flags) == message
+    assert fails("sample", model, "--out", tmp_path / "a.npz", *flags) == message
     assert not list(tmp_path.iterdir())
 
 
 def test_replay_refuses_other_files(problem, tmp_path, fails):
-    message = fails(
-        "sample", "--model", problem.student("student"), "--replay", problem.data, "--out", tmp_path / "a.npz"
-    )
+    message = fails("sample", problem.student("student"), "--replay", problem.data, "--out", tmp_path / "a.npz")
     assert f"{problem.data} is not a file of samples" in message
 
 
 def test_square_vectors_are_shown(tmp_path, problem):
-    main(["sample", "--model", problem.student("square", event=4), "--n", "5", "--out", str(tmp_path / "a.npz")])
+    main(["sample", problem.student("square", event=4), "--n", "5", "--out", str(tmp_path / "a.npz")])
     picture = matplotlib.image.imread(tmp_path / "a.png")
     assert picture.shape[:2] == (2 * 34, 3 * 34)  # 2 rows of 3, each of 2x2 grey values magnified to 32x32
 

@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_lines import main
+from sdesig.commands.config_file import option_names
+from sdesig.commands.train_teacher import TrainTeacher
 
 from sdesig._random import seeded
-from sdesig.commands.config_file import option_names
 from sdesig.commands.distill import Distill
 from sdesig.commands.evaluate import Evaluate
 from sdesig.commands.inputs import SNR, snr_range
-from sdesig.commands.main import main
 from sdesig.commands.options import CutPathFlags
-from sdesig.commands.train_teacher import TrainTeacher
 from sdesig.digits import SNR as DIGITS_SNR
 from sdesig.digits import load_digits
 from sdesig.sampling import choose_grid
@@ -40,7 +40,7 @@ def same(one, other):
 
 def test_train_teacher_is_the_library_call_and_leaves_global_state(tmp_path, problem, capsys, options):
     state = torch.get_rng_state()
-    main(["train-teacher", "--data", str(problem.data), "--out", str(tmp_path / "a"), *TEACHER, "--seed", "3"])
+    main(["teacher", "--data", str(problem.data), "--out", str(tmp_path / "a"), *TEACHER, "--seed", "3"])
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(3)
     values = torch.from_numpy(np.load(problem.data)["data"].astype(np.float32))
@@ -60,7 +60,7 @@ def test_train_teacher_is_the_library_call_and_leaves_global_state(tmp_path, pro
 
 
 def test_train_teacher_starts_like_the_shipped_one(tmp_path):
-    main(["train-teacher", "--out", str(tmp_path / "a"), "--iterations", "2", "--threads", "1"])
+    main(["teacher", "--out", str(tmp_path / "a"), "--iterations", "2", "--threads", "1"])
     torch.manual_seed(0)
     network, options = MLP(64, width=224, blocks=3), TrainingOptions(iterations=2)
     made = train_teacher(
@@ -73,7 +73,7 @@ def test_train_teacher_on_images(tmp_path):
     images = np.random.default_rng(0).uniform(-1, 1, (6, 3, 4, 4)).astype(np.float32)
     np.savez(tmp_path / "images.npz", images=images)
     out, data = str(tmp_path / "run"), str(tmp_path / "images.npz")
-    main(["train-teacher", "--data", data, "--out", out, "--widths", "8", "16", "--batch", "2", "--iterations", "1"])
+    main(["teacher", "--data", data, "--out", out, "--widths", "8", "16", "--batch", "2", "--iterations", "1"])
     network = NetworkDenoiser.load(tmp_path / "run" / "teacher").network
     assert isinstance(network, UNet)
     assert network.event == (3, 4, 4)
@@ -209,7 +209,7 @@ def test_config_gives_defaults_that_flags_override(tmp_path, problem, options):
 def test_config_of_other_commands(tmp_path, problem, options):
     file = tmp_path / "config.json"
     file.write_text(json.dumps({"width": 8, "blocks": 1, "batch": 4, "iterations": 1, "data": str(problem.data)}))
-    main(["train-teacher", "--config", str(file), "--out", str(tmp_path / "a"), "--width", "16"])
+    main(["teacher", "--config", str(file), "--out", str(tmp_path / "a"), "--width", "16"])
     assert (options(tmp_path / "a")["network"]["width"], options(tmp_path / "a")["batch"]) == (16, 4)
 
 
@@ -225,7 +225,7 @@ def test_options_of_the_library_are_all_flags():
         assert len({*names}) == len(names)
 
 
-@pytest.mark.parametrize("command", ["train-teacher", "distill", "evaluate"])
+@pytest.mark.parametrize("command", ["teacher", "distill", "evaluate"])
 def test_config_refuses_unknown_names(command, tmp_path, fails):
     file = tmp_path / "config.json"
     file.write_text(json.dumps({"iteratoins": 2}))
@@ -290,7 +290,7 @@ def test_a_folder_with_another_run_is_refused(tmp_path, problem, fails):
 
 
 def test_divergence_is_one_line(tmp_path, problem, fails):
-    command = ["train-teacher", "--data", problem.data, "--out", tmp_path, *TEACHER]
+    command = ["teacher", "--data", problem.data, "--out", tmp_path, *TEACHER]
     message = fails(*command, "--learning-rate", "1e3", "--warmup", "0", "--iterations", "50")
     assert message.startswith("loss ")
     assert "lower the learning rate" in message
@@ -305,4 +305,4 @@ def test_divergence_is_one_line(tmp_path, problem, fails):
     ],
 )
 def test_train_teacher_refuses(flags, message, tmp_path, problem, fails):
-    assert message in fails("train-teacher", "--data", problem.data, "--out", tmp_path, *flags)
+    assert message in fails("teacher", "--data", problem.data, "--out", tmp_path, *flags)
