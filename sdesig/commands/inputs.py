@@ -23,8 +23,7 @@ from sdesig._files import file_digest, open_arrays, read_json, take_array
 from sdesig._modules import CONFIG, WEIGHTS
 from sdesig._random import generator_for
 from sdesig.evaluation.pixels import ImageSet
-from sdesig.sampling import GaussianReference, PathSpace, StepGrid, choose_grid
-from sdesig.sampling import LEAST_FOR_IMAGES
+from sdesig.sampling import LEAST_FOR_IMAGES, GaussianReference, PathSpace, StepGrid, choose_grid
 from sdesig.sampling.gaussian_reference import REFERENCES
 from sdesig.sampling.teacher_paths import teacher_samples
 from sdesig.sigdeg import SigDEG
