@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-import sdesig.tour
 from sdesig._interrupts import Interrupted
+from sdesig.commands import tour
 from sdesig.commands.main import COMMANDS, main
 from validation import studies
 
@@ -47,7 +47,7 @@ def test_exit_status(error, status, message, monkeypatch, capsys):
     def run(out, seed):
         raise error
 
-    monkeypatch.setattr(sdesig.tour, "run_tour", run)
+    monkeypatch.setattr(tour, "run_tour", run)
     with pytest.raises(SystemExit) as stop:
         main(["tour"])
     assert stop.value.code == status
@@ -73,7 +73,7 @@ def test_what_nobody_expected_is_one_line_and_the_traceback_is_there_if_asked_fo
     def run(out, seed):
         raise error
 
-    monkeypatch.setattr(sdesig.tour, "run_tour", run)
+    monkeypatch.setattr(tour, "run_tour", run)
     monkeypatch.setenv("SDESIG_TRACEBACK", asked)
     with pytest.raises(SystemExit) as stop:
         main(["tour"])
@@ -136,7 +136,7 @@ def test_outputs_that_cannot_be_written_are_found_before_the_work(arguments, tmp
 
 def test_demo_passes_on_its_options(tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr("sdesig.demo.run_demo", lambda out, *, seed, quick: calls.append((out, seed, quick)))
+    monkeypatch.setattr("sdesig.commands.demo.run_demo", lambda out, *, seed, quick: calls.append((out, seed, quick)))
     main(["demo"])
     main(["demo", "--out", str(tmp_path), "--seed", "3", "--quick"])
     assert calls == [(Path("runs/demo"), 0, False), (tmp_path, 3, True)]

@@ -11,16 +11,16 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from sdesig import demo
+from sdesig.commands import demo
 from sdesig.digits import load_teacher, path_space
-from sdesig.evaluation.comparison import Comparison
+from sdesig.evaluation import Comparison
 from sdesig.sampling.step_grid import EVEN
 from sdesig.sigdeg import SigDEG
 
 KEYS = {
-    *("method", "depth", "steps", "nfe", "pathwise_rmse", "pathwise_rmse_se", "pathwise_rmse_low"),
-    *("pathwise_rmse_high", "pathwise_median", "seeds_apart", "floor", "seconds_per_1000", "n"),
-    *("frechet_distance", "frechet_distance_se", "frechet_distance_pixels", "frechet_distance_pixels_se"),
+    *("key", "method", "depth", "steps", "nfe", "pathwise_rmse", "pathwise_rmse_se", "pathwise_rmse_low"),
+    *("pathwise_rmse_high", "pathwise_median", "seeds_apart", "floor", "seconds_per_1000", "n", "digest"),
+    *("measured", "frechet_distance", "frechet_distance_se", "frechet_distance_pixels", "frechet_distance_pixels_se"),
 }
 FILES = ("report.json", "report.md", "errors.png", "methods.png", "steps.png")
 EULER, DDIM = "Euler = SDE-DPM-Solver++(1)", "DDIM"
@@ -30,6 +30,10 @@ TRAINING_FREE = (
     "path-average, reference, chosen grid",
 )
 FLOWS = (DDIM, "DPM-Solver++(2M)", "UniPC")
+SAMPLERS = (
+    *("euler", "ddim", "sde-dpm++2m", "path-average", "path-average-reference", "path-average-grid"),
+    *("dpm-solver++2m", "unipc", "plain", "depth-1", "depth-2", "depth-4"),
+)
 METHODS = (EULER, DDIM, *TRAINING_FREE, *FLOWS[1:], "plain Sig-DEG, depth 2 (shipped)", *FLOORED)
 
 
@@ -42,18 +46,14 @@ def untrained(name):
     return SigDEG.from_teacher(load_teacher(), space, depth=depth, cell="plain" if plain else "solver").eval()
 
 
-def coarse(teacher, space):
-    """A comparison on paths of fewer cells."""
-    return Comparison(teacher, replace(space, levels=8), truth_steps=128)
-
-
 def run_small(out):
     """What it prints. 70 seeds, more than the 64 pixels that covariances are of."""
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
         size = replace(demo.QUICK, iterations=2, seeds=70, groups=4, teacher_steps=(4, 8))
         patch.setattr(demo, "QUICK", size)
         patch.setattr(demo, "load_student", untrained)
-        patch.setattr(demo, "Comparison", coarse)
+        patch.setattr(demo, "path_space", lambda: replace(path_space(), levels=8))
+        patch.setattr(demo, "Comparison", functools.partial(Comparison, truth_steps=128))
         patch.setattr("sdesig.evaluation.comparison.TIMED", 50)
         demo.run_demo(out, quick=True)
     return printed.getvalue()
@@ -78,6 +78,7 @@ def test_every_method_has_its_steps(made):
     found = [(row["method"], row["steps"]) for row in made[2]["rows"]]
     expected = [(name, steps) for name in METHODS for steps in ((4, 8) if name == EULER else (4, 8, 16, 32))]
     assert found == expected
+    assert tuple(dict.fromkeys(row["key"] for row in made[2]["rows"])) == SAMPLERS
 
 
 def test_values_are_numbers_or_missing(made):
@@ -164,6 +165,7 @@ def test_a_second_run_in_the_folder_finds_the_same(made):
     again = json.loads((out / "report.json").read_text())
     for one, other in zip(report["rows"], again["rows"], strict=True):
         assert {**one, "seconds_per_1000": 0} == {**other, "seconds_per_1000": 0}
+        assert {number["n"] for number in one["measured"]} == {70}
 
 
 def test_the_generator_is_that_of_its_seed_alone(tmp_path):

@@ -68,7 +68,6 @@ def script(module, file):
 def shorten(patch):
     patch.setattr("experiments.image_study.study.LEVELS", 8)
     patch.setattr("sdesig.evaluation.comparison.Comparison.seconds_per_1000", lambda *_: 1.0)
-    patch.setattr("sdesig.evaluation.sample_store.SampleFiles.seconds_per_1000", lambda *_: 1.0)
     patch.setattr("sdesig.sampling.error_statistics.RESAMPLES", 20)
 
 
@@ -112,16 +111,16 @@ def test_what_was_measured_for_the_grid_is_kept(run):
 def test_the_rows(run):
     rows = json.loads((run[0] / "results" / "report.json").read_text())
     assert len(rows) == 1 + 2 * METHODS - FEW + 1
-    found = {(row["method"], row["steps"]): row for row in rows}
+    found = {(row["key"], row["steps"]): row for row in rows}
     assert (table.ANCESTRAL, 128) in found
-    for name in ("UniPC", "DDIM"):
+    for name in ("unipc", "ddim"):
         assert found[name, 10]["pathwise_rmse"] is None
-    for name in (table.TWO, table.PLAIN, "Sig-DEG, depth 1", "Sig-DEG, depth 2", "Sig-DEG, depth 4"):
+    for name in (table.TWO, *table.STUDENTS):
         assert found[name, 10]["pathwise_rmse"] > 0
         metrics = {number["metric"]: number for number in found[name, 10]["measured"]}
         assert metrics["FD-means"]["n"] == 24
         assert metrics["perceptual (square)"]["value"] > 0
-    average = "path-average, reference, chosen grid"
+    average = "path-average-grid"
     assert found[average, 100]["pathwise_rmse"] < found[average, 10]["pathwise_rmse"]
     square = {n["metric"]: n["value"] for n in found[average, 10]["measured"]}["perceptual (square)"]
     assert square == pytest.approx(found[average, 10]["pathwise_rmse"] ** 2, rel=0.2)  # images have 256 levels

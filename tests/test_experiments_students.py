@@ -16,7 +16,7 @@ from experiments.digits import table as digits_table
 from experiments.toy_mixture import __main__ as toy
 from experiments.toy_mixture import setting as toy_setting
 from sdesig.digits import load_grid
-from sdesig.evaluation.comparison import Comparison
+from sdesig.evaluation import Comparison
 from sdesig.sampling import Floor, StepGrid, TeacherOptions
 from sdesig.sigdeg import SigDEG
 
@@ -123,7 +123,7 @@ def digits_run(tmp_path_factory, small):
         patch.setattr("sdesig.sampling.error_statistics.RESAMPLES", 50)
         patch.setattr(digits_table, "Comparison", functools.partial(Comparison, truth_steps=64))
         digits.main([*arguments, "--seeds", "70", "--frechet-seeds", "50", "--part", "table"])
-        patch.setattr(digits_study, "Comparison", coarse)
+        patch.setattr(digits_study, "Comparison", functools.partial(Comparison, truth_steps=64))
         digits.main([*arguments, "--study-seeds", "8", "--part", "study"])
     return folder
 
@@ -200,10 +200,10 @@ def test_students_are_what_their_runs_say(digits_run):
         folder = digits_run / "runs" / name
         made, recorded = SigDEG.load(folder / "student"), json.loads((folder / "options.json").read_text())
         assert (made.depth, made.kind) == (run.depth, run.cell)
-        assert (made.grid == StepGrid()) == run.even
-        assert run.even or made.grid == load_grid()
-        assert bool((made.reference.variance > 0).any()) == (run.reference != "none")
-        assert bool(made.reference.basis) == (run.reference == "pca")
+        assert (made.space.grid == StepGrid()) == run.even
+        assert run.even or made.space.grid == load_grid()
+        assert bool((made.space.reference.variance > 0).any()) == (run.reference != "none")
+        assert bool(made.space.reference.basis) == (run.reference == "pca")
         assert recorded["distillation"]["pairs"] == run.options.pairs
         assert recorded["training"]["iterations"] == 2
 

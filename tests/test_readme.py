@@ -8,11 +8,16 @@ import diffusers
 import pytest
 import torch
 
-from sdesig.evaluation import Comparison
-from sdesig.evaluation.comparison import baselines, generator_sampler
-from sdesig.evaluation.report import cell
+from sdesig.evaluation import (
+    Comparison,
+    SampleStore,
+    generator_sampler,
+    paired_ratio,
+    root_mean_square,
+    table_cell,
+    training_free,
+)
 from sdesig.sampling import GaussianReference, PathSpace
-from sdesig.sampling.error_statistics import paired_ratio
 from sdesig.sigdeg import NetworkDenoiser, SigDEG, UNet
 
 README = Path(__file__).parent.parent / "README.md"
@@ -25,8 +30,8 @@ def image_models(folder):
     kinds = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "block_out_channels": (8,)}
     unet = diffusers.UNet2DModel(8, in_channels=3, out_channels=3, norm_num_groups=4, layers_per_block=1, **kinds)
     teacher = NetworkDenoiser(UNet(3, 8, widths=(8,)), 0.5)
-    space = PathSpace((3, 8, 8), (0.01, 100.0), GaussianReference(0.0, 0.25))
-    student = SigDEG.from_teacher(teacher, space, depth=2)
+    reference = GaussianReference(0.0, 0.25)
+    student = SigDEG.from_teacher(teacher, PathSpace((3, 8, 8), (0.01, 100.0), reference), depth=2)
     student.save(folder / "runs/mine/student")
     pipeline = diffusers.DDPMPipeline(unet, diffusers.DDPMScheduler())
     pipeline.set_progress_bar_config(disable=True)
@@ -38,10 +43,12 @@ def check_that_it_learned(names):
     the same paths, and by 4 % at least; nine seeds of ten end nearly the same in 8 and in 64 steps. The numbers of the
     README, of 4000 seeds, are within 4 standard errors of these."""
     generator = names["generator"]
-    made = Comparison(names["denoiser"], generator.space, truth_steps=256, batch=1000)
-    (untrained,) = [sampler for sampler in baselines() if sampler.name == "path-average, reference"]
-    _, (before, after) = made.run([(untrained, (8,)), (generator_sampler("trained", generator), (8,))], range(2000))
-    value, _, high = paired_ratio(after.errors, before.errors)
+    comparison = Comparison(names["denoiser"], generator.space, truth_steps=256, batch=1000)
+    untrained = training_free(generator.space, (8,))["path-average-reference"]
+    store = SampleStore(comparison, [untrained, generator_sampler("trained", generator, (8,))], range(2000))
+    store.make(progress=False)
+    before, after = (store.errors(key, 8) for key in (untrained.key, "trained"))
+    value, _, high = paired_ratio(after, before)
     assert high < 1
     assert value < 0.96
     ends, started, apart, were_apart = map(
@@ -51,10 +58,10 @@ def check_that_it_learned(names):
             re.sub(r"\s+", " ", README.read_text()),
         ).groups(),
     )
-    for outcome, error, share in ((after, ends, apart), (before, started, were_apart)):
-        rmse, spread = outcome.rmse
+    for key, error, share in (("trained", ends, apart), (untrained.key, started, were_apart)):
+        rmse, spread = root_mean_square(store.errors(key, 8))
         assert abs(rmse - error) < 4 * spread
-        assert abs(outcome.seeds_apart - share / 100) < 4 * (share / 100 / 2000) ** 0.5
+        assert abs(store.seeds_apart(key, 8) - share / 100) < 4 * (share / 100 / 2000) ** 0.5
     distance = (names["samples"].values - names["again"].values).norm(dim=1)
     assert (distance < 0.3).sum() >= 85
 
@@ -85,10 +92,15 @@ def test_examples_run(tmp_path, monkeypatch):
 
 
 def rows_of(file):
-    """The rows of a committed report.json by method and steps."""
+    """The rows of a committed report.json by key and steps."""
     report = json.loads((EXPERIMENTS / file).read_text())
     rows = report["rows"] if isinstance(report, dict) else report
-    return {(row["method"], row["steps"]): row for row in rows}
+    return {(row["key"], row["steps"]): row for row in rows}
+
+
+def by_label(file):
+    """The same rows, as tables name them."""
+    return {(row["method"], row["steps"]): row for row in rows_of(file).values()}
 
 
 def tables():
@@ -101,31 +113,27 @@ def tables():
 
 
 def test_the_table_of_the_digits_is_the_demos():
-    rows, table = rows_of("digits/demo/report.json"), tables()["method"]
+    rows, table = by_label("digits/demo/report.json"), tables()["method"]
     assert len(table) > 12
     for line in table:
         row = rows[line["method"], int(line["evaluations"])]
-        assert line["pathwise RMSE (95 %)"] == cell(row, "pathwise_rmse", 3)
-        assert line["seeds apart"] == cell(row, "seeds_apart")
+        assert line["pathwise RMSE (95 %)"] == table_cell(row, "pathwise_rmse", 3)
+        assert line["seeds apart"] == table_cell(row, "seeds_apart")
         assert line["floor"] == ("-" if row["floor"] is None else f"{row['floor']:.3f}")
-        assert line["Frechet distance (classifier features)"] == cell(row, "frechet_distance")
+        assert line["Frechet distance (classifier features)"] == table_cell(row, "frechet_distance")
         assert line["seconds per 1000"] == f"{row['seconds_per_1000']:.2f}"
 
 
-def frechet(row):
-    return row["measured"][0]["value"]
-
-
 def test_the_table_of_mnist_is_the_studys():
-    rows, table = rows_of("mnist/results/report.json"), tables()["10 evaluations, MNIST"]
+    rows, table = by_label("mnist/results/report.json"), tables()["10 evaluations, MNIST"]
     for line in table:
         row = rows[line["10 evaluations, MNIST"], 10]
         assert line["pathwise RMSE"] == ("-" if row["pathwise_rmse"] is None else f"{row['pathwise_rmse']:.3f}")
-        assert line["Frechet distance"] == f"{frechet(row):.2f}"
+        assert line["Frechet distance"] == f"{row['frechet_distance']:.2f}"
 
 
-AVERAGE, CHOSEN, OURS = "path-average, reference", "path-average, reference, chosen grid", "Sig-DEG, depth 4"
-TWO, EULER, PLAIN = "SDE-DPM-Solver++(2M)", "Euler = SDE-DPM-Solver++(1)", "plain Sig-DEG, depth 2"
+AVERAGE, CHOSEN, OURS = "path-average-reference", "path-average-grid", "depth-4"
+TWO, EULER, PLAIN = "sde-dpm++2m", "euler", "plain"
 MNIST, CIFAR, CELEBA = "mnist/results", "cifar10/results-cpu", "celeba64/results-cpu"
 
 
@@ -142,7 +150,8 @@ def errors(*cells, digits=3):
 
 
 def distances(*cells, digits=1):
-    return [f"{frechet(rows_of(f'{study}/report.json')[method, steps]):.{digits}f}" for study, method, steps in cells]
+    rows = [rows_of(f"{study}/report.json")[method, steps] for study, method, steps in cells]
+    return [f"{row['frechet_distance']:.{digits}f}" for row in rows]
 
 
 def worse(steps):
@@ -184,7 +193,7 @@ CLAIMS = [
      r"SDE-DPM-Solver\+\+\(2M\) (\S+), in 20 steps (\S+), (\S+) and (\.\d+)",
      lambda: errors(*((CIFAR, method, n) for n in (10, 20) for method in (OURS, CHOSEN, TWO)))),
     (r"lowest Frechet distance, (\S+) in 10 steps, 2M (\S+), Sig-DEG (\S+), the teacher (\d+\.\d)",
-     lambda: distances((CIFAR, "UniPC", 10), (CIFAR, TWO, 10), (CIFAR, OURS, 10), (CIFAR, EULER, 1000))),
+     lambda: distances((CIFAR, "unipc", 10), (CIFAR, TWO, 10), (CIFAR, OURS, 10), (CIFAR, EULER, 1000))),
     (r"it is (\S+), (\S+) and (\S+) in 10 steps; in 20",
      lambda: errors(*((CELEBA, method, 10) for method in (OURS, CHOSEN, TWO)))),
     (r"in 20 steps (\S+) and \S+, but (\S+) untrained on the same grid",
@@ -193,7 +202,7 @@ CLAIMS = [
     (r"MNIST digits, (\S+) % of 1000 seeds end at the same digit in 20 and in 40 evaluations, (\S+) % in 40 and in 80",
      lambda: kept("path-average")),
     (r"DPM-Solver-SDE, .* has (\S+) % and (\S+) %, SDE-DPM-Solver\+\+\(2M\) (\S+) % and (\S+) %\. UniPC, .* "
-     r"has (\S+) % and (\S+) %\.", lambda: kept("DPM-Solver-SDE", TWO, "UniPC")),
+     r"has (\S+) % and (\S+) %\.", lambda: kept("DPM-Solver-SDE", "SDE-DPM-Solver++(2M)", "UniPC")),
 ]  # fmt: skip
 
 
@@ -206,6 +215,6 @@ def test_numbers_of_the_prose_are_those_of_the_reports(pattern, numbers):
 
 def test_a_claim_about_the_flows_and_the_path():
     """UniPC's Frechet distance is the lowest on CIFAR-10 in 10 steps, 2M's on MNIST."""
-    for study, best in ((CIFAR, "UniPC"), (MNIST, TWO)):
-        ten = {method: frechet(row) for (method, n), row in rows_of(f"{study}/report.json").items() if n == 10}
+    for study, best in ((CIFAR, "unipc"), (MNIST, TWO)):
+        ten = {key: row["frechet_distance"] for (key, n), row in rows_of(f"{study}/report.json").items() if n == 10}
         assert min(ten, key=ten.get) == best
