@@ -70,10 +70,15 @@ def load_state(folder: Path, module: nn.Module, tensors: Mapping[str, Tensor] | 
     path = folder / WEIGHTS
     tensors = read_tensors(path) if tensors is None else tensors
     _check_state(path, tensors, module.state_dict())
+    check_finite(path, tensors)
+    module.load_state_dict(tensors)
+
+
+def check_finite(source: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise FileError, which names the tensor, unless the weights of a file or folder are finite."""
     for name, value in tensors.items():
         if value.is_floating_point() and not bool(value.isfinite().all()):
-            raise FileError(f"{path}: {name} is not finite")
-    module.load_state_dict(tensors)
+            raise FileError(f"{source}: {name} is not finite")
 
 
 def _check_state(path: Path, tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:

@@ -1,6 +1,7 @@
 """`make demo` in small: what it writes and prints. Untrained generators stand for those that are shipped."""
 
 import contextlib
+import functools
 import io
 import json
 import math

@@ -47,7 +47,7 @@ def pixel_digest(pixels: Tensor) -> str:
     return digest.hexdigest()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ImageSet:
     """Images of one shape, in the order of their names.
 
@@ -80,6 +80,9 @@ class ImageSet:
     def to(self, device: torch.device | str) -> ImageSet:
         """The same images in the memory of a device."""
         return replace(self, pixels=self.pixels.to(device))
+
+    def __repr__(self) -> str:
+        return f"ImageSet({len(self)} images of shape {self.event}, from {self.source})"
 
     def subset(self, n: int, seed: int = 0) -> ImageSet:
         """n random ones, in their order; raise ValueError unless there are that many."""

@@ -32,14 +32,15 @@ from torch import Tensor, nn
 
 from sdesig._checks import check_choice, check_real
 from sdesig._files import FileError, read_tensors, reading
+from sdesig._modules import check_finite
 from sdesig.images.song_blocks import Pyramid, SongBlock
 from sdesig.images.song_unet import SongUNet
+from sdesig.images.teachers import SIGMA_DATA, PublishedDenoiser
 from sdesig.sde import EDM, VP, EpsilonDenoiser, SubVP
-from sdesig.sigdeg.network_denoiser import DENOISERS, ModelDenoiser, NetworkDenoiser
+from sdesig.sigdeg.network_denoiser import DENOISERS, NetworkDenoiser
 
 SDES = {"vp": VP(), "subvp": SubVP(), "ve": EDM(0.02, 100.0)}
-"""Of score-SDE, for images in [-1, 1]; its VE has them in [0, 1], where sigma goes from .01 to 50."""
-SIGMA_DATA = 0.5
+"""The diffusions of score-SDE for images in [-1, 1]; its VE has them in [0, 1], where sigma goes from .01 to 50."""
 BLOCK = {
     "GroupNorm_0": "norm0",
     "Conv_0": "conv0",
@@ -48,11 +49,11 @@ BLOCK = {
     "Conv_1": "conv1",
     "Conv_2": "skip",
 }
-"""score-SDE's names of the parts of a block, and EDM's."""
+"""The parts of a block: score-SDE's names, and EDM's."""
 Names = tuple[str, ...]
 
 
-class ScoreSDEDenoiser(ModelDenoiser):
+class ScoreSDEDenoiser(PublishedDenoiser):
     """D(y, snr) from a network as score-SDE trains it (Song et al. 2021, arXiv 2011.13456), images in [-1, 1].
 
     - "vp", "subvp": the network predicts eps and is told 999 t.
@@ -91,13 +92,8 @@ class ScoreSDEDenoiser(ModelDenoiser):
 
     @property
     def config(self) -> dict[str, Any]:
-        """See the class."""
+        """The name of the SDE and sigma_data."""
         return {"sde": self.sde, "sigma_data": self.sigma_data}
-
-    @property
-    def snr(self) -> tuple[float, float]:
-        """First and last SNR of the published schedule."""
-        return self.diffusion.snr(self.diffusion.t_max).item(), self.diffusion.snr(self.diffusion.t_min).item()
 
 
 class _Told(nn.Module):
@@ -114,7 +110,7 @@ class _Told(nn.Module):
 def load_edm(file: str | Path, *, config: Mapping[str, Any], sigma_data: float = SIGMA_DATA) -> NetworkDenoiser:
     """The teacher of an EDM checkpoint (Karras et al. 2022, arXiv 2206.00364), in evaluation mode.
 
-    Of those that NVIDIA published with the SongUNet and EDM's preconditioning, images in [-1, 1]:
+    Supported are those that NVIDIA published with the SongUNet and EDM's preconditioning, for images in [-1, 1]:
 
     - edm-cifar10-32x32-*-vp: {"channels": 3, "size": 32}, and for *-ve also {"embedding": "fourier", "encoder":
       "residual"}; the conditional ones also "classes": 10, and "label" for one class;
@@ -126,7 +122,7 @@ def load_edm(file: str | Path, *, config: Mapping[str, Any], sigma_data: float =
         file: safetensors, see the module for how to write it.
         config: arguments of `SongUNet`. The label of augmentation is zero, as in EDM's evaluation, and its weights are
             left out.
-        sigma_data: of the preconditioning.
+        sigma_data: constant of the preconditioning.
 
     Raises:
         FileNotFoundError: no such file.
@@ -236,9 +232,7 @@ def _filled(network: SongUNet, tensors: Mapping[str, Tensor], file: str | Path) 
     """The network with these weights."""
     with reading(file, f"does not fit the configuration {network.config}"):
         network.load_state_dict(tensors)  # names all that is missing, unexpected or of another shape
-    for name, value in network.state_dict().items():
-        if not bool(value.isfinite().all()):
-            raise FileError(f"{file}: {name} is not finite")
+    check_finite(Path(file), network.state_dict())
     return network.eval()
 
 

@@ -27,8 +27,8 @@ def import_diffusers() -> Any:
 class DiffusersUNet(Network):
     """A `UNet2DModel` of square images: (batch, channels, size, size) to the same shape; `noise` is its timestep.
 
-    Of a model that also predicts variances, with 2 channels outputs, the first half is returned. The timestep may be
-    any real number; a model with a Fourier embedding, which takes the logarithm of it and divides by it, needs
+    A model that also predicts variances has 2 channels outputs, of which the first half is returned. The timestep may
+    be any real number; a model with a Fourier embedding, which takes the logarithm of it and divides by it, needs
     noise > 0.
 
     Conditions go through Fourier features and a linear layer, which starts at zero, into the embedding of the timestep;
@@ -37,9 +37,9 @@ class DiffusersUNet(Network):
 
     Args:
         unet: the configuration of a `UNet2DModel`, or one, which becomes a part of this network.
-        label: of all samples, 0 <= label < num_class_embeds; only of a class-conditional model.
-        conditions, extra: see `Network`; not of a class-conditional model without a fixed label. With them what is made
-            from a configuration is a student's network, without dropout.
+        label: class of all samples, 0 <= label < num_class_embeds; only for a class-conditional model.
+        conditions, extra: see `Network`; not for a class-conditional model without a fixed label. With them what is
+            made from a configuration is a student's network, without dropout.
 
     Raises:
         ImportError: diffusers is missing.
@@ -74,7 +74,7 @@ class DiffusersUNet(Network):
 
     @property
     def config(self) -> dict[str, Any]:
-        """See the class."""
+        """Arguments of the constructor, JSON-serializable."""
         return {"unet": self._described, "label": self.label, "conditions": self.conditions, "extra": self.extra}
 
     @property
@@ -83,14 +83,14 @@ class DiffusersUNet(Network):
         return self._described["time_embedding_type"] == "fourier"
 
     def zero_last(self) -> None:
-        """See the class."""
+        """Set the last convolution and those that skip to it to zero: it returns zeros until it is trained."""
         zeros(self.unet.conv_out)
         for block in self.unet.up_blocks:
             if getattr(block, "skip_conv", None) is not None:
                 zeros(block.skip_conv)
 
     def compute(self, x: Tensor, noise: Tensor, conditions: Tensor | None, extra: Tensor | None) -> Tensor:
-        """See the class."""
+        """The UNet's output for x and its timestep `noise`: (batch, channels, size, size)."""
         if self.needs_positive_noise and not bool((noise > 0).all()):
             raise ValueError(f"noise must be > 0 for a UNet with a Fourier embedding; got {noise.min().item()}")
         numbers = self.check_conditions(conditions).to(x) if self.conditions else None
@@ -108,7 +108,7 @@ class DiffusersUNet(Network):
 
 
 class _Embedding(nn.Module):
-    """What is added to the embedding of the timestep: that of the labels (batch,), and that of (1 or batch, k) numbers.
+    """The sum of two embeddings, of labels (batch,) and of (1 or batch, k) numbers, that the timestep's is added to.
 
     diffusers hands on its `class_labels` as they are: here a pair.
     """
@@ -128,7 +128,7 @@ class _Embedding(nn.Module):
 
 
 class _FirstChannels(nn.Conv2d):
-    """A convolution of the channels that it had, to which one of `extra` more adds; without, they are ignored."""
+    """A convolution of the channels that it had, plus one of `extra` more; without these, what is more is ignored."""
 
     def __init__(self, conv: nn.Conv2d, extra: int = 0) -> None:
         options: dict[str, Any] = {"kernel_size": conv.kernel_size, "padding": conv.padding}
@@ -142,7 +142,7 @@ class _FirstChannels(nn.Conv2d):
 
 
 def event_of(config: Mapping[str, Any]) -> tuple[int, int, int]:
-    """(channels, size, size) of a configuration; raise ValueError unless it is of a supported model."""
+    """(channels, size, size) from a configuration; raise ValueError unless it is that of a supported model."""
     channels, size = config["in_channels"], config["sample_size"]
     if config["out_channels"] not in (channels, 2 * channels):
         raise ValueError(

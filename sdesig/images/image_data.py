@@ -19,9 +19,9 @@ from sdesig.images.sources import SUFFIXES, Source, open_source
 
 _GREY = ("1", "L", "LA", "La")
 _NAMED = 5
-"""Most names in a message."""
+"""Most names of images in a message."""
 _RULES = 2
-"""Another number whenever the same source is to give other pixels: a cache of other rules is not used."""
+"""Version of how pixels are made from a source: a cache of another version is not used."""
 
 
 def load_images(
@@ -35,9 +35,9 @@ def load_images(
 ) -> ImageSet:
     """Images of a source, sorted by name.
 
-    Files and folders whose names begin with a dot are none. An image is turned as its EXIF orientation says. Of an
-    animation the first image is taken. Images of more than 8 bits a channel are not cut to 8: they count as such that
-    cannot be read.
+    Files and folders whose names begin with a dot are left out. An image is turned as its EXIF orientation says. The
+    first image of an animation is taken. Images of more than 8 bits a channel are not cut to 8: they count as images
+    that cannot be read.
 
     Args:
         source: a folder, with the folders in it, or a .tar, .tar.xz or .tar.gz, of png, jpg, bmp and webp files; a .npz
@@ -49,7 +49,7 @@ def load_images(
             PIL's formula, without a colour profile.
         cache: a folder in which the decoded images are kept for the next time. What is there for a source that has
             changed since, or for other options, is not used; what is damaged is made again, with a warning.
-        max_corrupt: so many images that cannot be read are skipped, with a warning that names them.
+        max_corrupt: most images that may be skipped because they cannot be read; a warning names them.
 
     Raises:
         FileNotFoundError, ModuleNotFoundError, TypeError, ValueError: no such source, a broken archive, no images, more

@@ -31,9 +31,9 @@ def image_network(
         kind: "unet" for our small `UNet`, "unet2d" for diffusers' `UNet2DModel`, with attention in its middle.
         event: (channels, size, size).
         widths: channels of the levels, from the full resolution down, each a multiple of 8.
-        patch: of "unet": side of the patches that become one pixel.
-        attention: of "unet2d": levels with attention, 0 for the full resolution.
-        layers: of "unet2d": blocks per level.
+        patch: side of the patches that become one pixel, for "unet".
+        attention: levels with attention, 0 for the full resolution, for "unet2d".
+        layers: blocks per level, for "unet2d".
 
     Raises:
         ImportError: "unet2d" without diffusers.
@@ -75,7 +75,7 @@ def compile_network(network: Network, batch: int) -> None:
         batch: for which it is tried, forwards and backwards.
 
     Raises:
-        torch.OutOfMemoryError: see `sdesig.commands.options.naming_memory`.
+        torch.OutOfMemoryError: the batch does not fit into memory.
     """
     trial = copy.deepcopy(network)
     x = next(trial.parameters()).new_zeros(batch, *network.event)

@@ -23,7 +23,7 @@ def check_label(label: int | None, classes: int, *, student: bool) -> int | None
 
 
 def labels_of(x: Tensor, given: Tensor | None, label: int | None, classes: int) -> Tensor:
-    """(batch,) labels, int64: all the fixed one, or those given, which are checked."""
+    """Labels, int64 (batch,): the fixed one for all, or those given; raise ValueError unless they fit."""
     if label is not None:
         return torch.full((len(x),), label, device=x.device)
     if given is None or given.dtype != torch.int64 or given.shape != x.shape[:1]:

@@ -38,7 +38,7 @@ class Autoencoder(nn.Module):
         config = model.config
         self.channels, self.latent_channels = config.in_channels, config.get("vq_embed_dim") or config.latent_channels
         self.factor = 2 ** (len(config.block_out_channels) - 1)
-        """By which a latent is smaller, in each direction."""
+        """Factor by which a latent is smaller than its image, in each direction."""
         self._scale = config.scaling_factor
         for name, given in (
             ("mean", config.get("latents_mean") or config.get("shift_factor") or 0.0),
@@ -46,12 +46,16 @@ class Autoencoder(nn.Module):
         ):
             self.register_buffer(name, torch.tensor(given).reshape(-1, 1, 1), persistent=False)
 
+    def __repr__(self) -> str:
+        kind = type(self.model).__name__
+        return f"Autoencoder({kind}, {self.channels} to {self.latent_channels} channels, sides by {self.factor})"
+
     @torch.no_grad()
     def encode(self, images: Tensor, generator: torch.Generator | None = None, *, batch: int = 64) -> Tensor:
         """Latents, (n, latent_channels, height/factor, width/factor), of images, (n, channels, height, width).
 
-        Of an `AutoencoderKL` they are the mean of its Gaussian, or with a generator, on the device of the images, a
-        draw from it: the law that latent models are trained on.
+        An `AutoencoderKL` gives the mean of its Gaussian, or with a generator, on the device of the images, a draw from
+        it: the law that latent models are trained on.
 
         Raises:
             TypeError, ValueError: images of another shape, a batch below 1.

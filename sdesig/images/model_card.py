@@ -17,7 +17,7 @@ TAGS = ("diffusers", "sig-deg", "distillation")
 
 
 def check_results(results: Sequence[Row] | None) -> list[Row]:
-    """The rows of a report.json that `evaluate` wrote, none for None; raise ValueError for anything else."""
+    """The rows of a report.json, none for None; raise ValueError for anything else."""
     if results is None:
         return []
     if isinstance(results, (str, Mapping)) or not isinstance(results, Sequence):
@@ -39,7 +39,7 @@ def model_card(
     """The text of the card.
 
     Args:
-        generator: what it is about.
+        generator: the generator that it describes.
         results: rows that `check_results` returned.
         name: what `SigDEGPipeline.from_pretrained` is to be given.
         latent: whether a vae decodes the samples.
@@ -85,7 +85,7 @@ def _text(generator: SigDEG, results: Sequence[Row], name: str, latent: bool, li
 
 
 def _measurements(results: Sequence[Row], space: str) -> Iterator[str]:
-    """The table, and what its numbers depend on."""
+    """Lines with the table of results, and with what its numbers depend on."""
     flat = [{**row, **{number.metric: _value(number) for number in _measured(row)}} for row in results]
     optional = {"seeds_apart": "seeds apart", "floor": "floor"}
     columns = {"method": "method", "steps": "steps", "nfe": "evaluations", "pathwise_rmse": "pathwise RMSE"}

@@ -19,7 +19,7 @@ from sdesig.images.diffusers_unet import import_diffusers
 from sdesig.images.scheduler_config import OWN, check_table_config
 from sdesig.images.seeds import draw_seeds, seeds_of
 from sdesig.images.teachers import PREDICTIONS, TABLES
-from sdesig.sampling import CanonicalSDE, GaussianReference, PathAverage, SNRClock, SNRDenoiser
+from sdesig.sampling import CanonicalSDE, GaussianReference, PathAverage, PathSpace, SNRDenoiser
 from sdesig.sampling.path_average import check_eta, evaluation_fraction, evaluation_snr
 from sdesig.sde import TabulatedVP
 
@@ -55,7 +55,7 @@ class PathAverageRun:
 
 
 class PathAverageScheduler(SchedulerMixin, ConfigMixin):
-    """Samples of a variance-preserving model by `sdesig.solvers.PathAverage`; one path for a seed, at all step counts.
+    """Samples a variance-preserving model by `sdesig.sampling.PathAverage`; a seed has one path, at all step counts.
 
     The latents and one seed per image, drawn from the generators at the first step, fix a Brownian path. More steps
     follow the same path more closely, and most images change little from 20 to 40 steps. Not all: a path that passes
@@ -87,16 +87,16 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
     `pipeline.scheduler` instead.
 
     Args:
-        num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas: the table, as of a `DDPMScheduler`, or
-            of a `HeunDiscreteScheduler` for the schedule "exp".
+        num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas: the table, as for a `DDPMScheduler`, or
+            for a `HeunDiscreteScheduler` where the schedule is "exp".
         prediction_type: "epsilon", "v_prediction" or "sample".
         rescale_betas_zero_snr: must be False.
         snr_shift_scale: by how much the SNRs of the table are divided, > 0, as CogVideoX's schedulers do.
         eta: stochasticity of the reverse SDE, see `CanonicalSDE`: 0 <= eta < sqrt(3), 0 is the probability flow. The
             eta that DDIMPipeline hands to `step` is DDIM's, and is ignored.
         reference_variance: c >= 0 of a Gaussian reference N(0, c); 1 suits latents of about unit variance.
-        reference_file: safetensors file of `GaussianReference.save`, in its place. It is not
-            copied by `save_pretrained`.
+        reference_file: safetensors file that `GaussianReference.save` wrote, in its place. It is not copied by
+            `save_pretrained`.
         levels: the path lives on 2^levels cells, which bounds the number of steps.
 
     Raises:
@@ -143,7 +143,7 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
 
     @classmethod
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
-        """As of every scheduler, from the configuration of any with betas.
+        """A scheduler made from the configuration of any scheduler with betas.
 
         Another scheduler made of the configuration that results is what it would be if made of `config` itself: what
         was a default of the other class counts here, where this class may have another, and stays marked as one.
@@ -164,15 +164,13 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
         return made
 
     def set_timesteps(self, num_inference_steps: int, device: torch.device | str | None = None) -> None:
-        """The times of evaluation, real numbers in float32, and a new run.
+        """Choose the times of evaluation, `timesteps`, real numbers in float32, and begin a new run.
 
         Raises:
             TypeError, ValueError: not a number from 1 to 2^levels.
         """
         steps = check_integer("num_inference_steps", num_inference_steps, 1, 2**self._levels)
-        low, high = self._table.snr_range
-        path = BrownianPath(low, high, (1,), seeds=[0], clock=SNRClock(), levels=self._levels)
-        self._grid = path.grid(steps)
+        self._grid = PathSpace((1,), self._table.snr_range, GaussianReference(0.0, 0.0), self._levels).times(steps)
         fraction = evaluation_fraction(self._sde.eta)
         inner = [evaluation_snr(self._sde, self._grid[k], self._grid[k + 1], fraction) for k in range(1, steps)]
         self._snrs = torch.stack([self._grid[0], *inner, self._grid[-1]])
@@ -184,7 +182,7 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
         self._run: PathAverageRun | None = None
 
     def set_begin_index(self, begin_index: int = 0) -> None:
-        """The number of the timestep to start at, as image-to-image pipelines do; 0 <= begin_index < steps."""
+        """Start at the timestep of this number, as image-to-image pipelines do; 0 <= begin_index < steps."""
         if self.num_inference_steps is None:
             raise RuntimeError("set_begin_index needs set_timesteps before it")
         self._begin = check_integer("begin_index", begin_index, 0, self.num_inference_steps - 1)
@@ -202,14 +200,15 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
         return_dict: bool = True,
         **ignored: Any,
     ) -> DDPMSchedulerOutput | tuple[Tensor, Tensor]:
-        """One step; what it returns is described in the class.
+        """Take one step, from an evaluation of the model to the sample of the next one; see the class.
 
         Args:
             model_output: at the sample, (batch, *event); of twice as many channels (learned variances), the first half.
             timestep: that of the sample. The first call finds its place by it, unless there is a `begin_index`; those
                 that follow must go through `timesteps` in their order.
             sample: the latents in the first call, later what the last one returned; (batch, *event).
-            generator: one, or one per image; used by the first call only, and not at eta = 0. None: see the class.
+            generator: one, or one per image; used by the first call only, and not at eta = 0. Without one the seeds are
+                hashes of the latents.
             return_dict: False for (prev_sample, pred_original_sample).
             ignored: DDIM's `eta` and `use_clipped_model_output`.
 
@@ -285,10 +284,17 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
         sde.reference.check_event(x)
         path = None
         if sde.eta > 0:
-            options: dict[str, Any] = {"levels": self._levels, "dtype": x.dtype, "device": x.device}
-            seeds = seeds_of(x) if generator is None else draw_seeds(generator, len(x))
-            low, high = self._grid[0].item(), self._grid[-1].item()
-            path = BrownianPath(low, high, tuple(x.shape), seeds=seeds, clock=sde.clock, **options)
+            low, high = self._grid[[0, -1]].tolist()
+            path = BrownianPath(
+                low,
+                high,
+                tuple(x.shape),
+                seeds=seeds_of(x) if generator is None else draw_seeds(generator, len(x)),
+                clock=sde.clock,
+                levels=self._levels,
+                dtype=x.dtype,
+                device=x.device,
+            )
         return PathAverageRun(sde, path, tuple(x.shape), begin)
 
     def _scale(self, number: int) -> Tensor:
@@ -300,9 +306,10 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
         """The run after an evaluation, D at the sample x, and u at the next one; after the last, u at the end."""
         sde, number, reference = run.sde, run.number, run.sde.reference
         snr, scale, (start, end) = self._snrs[number], self._scale(number).to(x), self._grid[number : number + 2]
-        drift = reference.drift(denoised, scale * x, snr, sde.eta)
+        y = scale * x
+        drift = reference.drift(denoised, y, snr, sde.eta)
         if run.given is None:
-            u, noise = reference.to_reference(scale * x, snr, sde.eta)[0], self._noise(run, number, x)
+            u, noise = reference.to_reference(y, snr, sde.eta)[0], self._noise(run, number, x)
             if run.path is not None:
                 whole, part = (run.path.clock.length(first, end) for first in (start, snr))
                 noise = noise * torch.as_tensor(part / whole).sqrt().to(x)

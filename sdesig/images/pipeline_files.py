@@ -26,10 +26,10 @@ class Parts(NamedTuple):
     """What a pipeline is made of.
 
     Attributes:
-        generator: it.
-        vae: of latents, or None.
+        generator: the generator of images or latents.
+        vae: the decoder of latents, or None.
         results: rows of a report.json, or none.
-        card: the model card that it was read with.
+        card: the text of the model card that the pipeline was read with.
     """
 
     generator: SigDEG
@@ -68,9 +68,9 @@ def upload_pipeline(
 
 
 def read_pipeline(source: str | Path, kind: str, *, subfolder: str | None = None, **hub: Any) -> Parts:
-    """What was written to a folder, or uploaded to the hub, by a pipeline class of this name; hub as in `find_model`.
+    """The parts that a pipeline class of this name wrote to a folder or uploaded to the hub; hub as in `find_model`.
 
-    subfolder: where it lies in the folder or repository.
+    subfolder: where the pipeline lies in the folder or repository.
 
     Raises:
         FileNotFoundError, TypeError, ValueError: files that are missing or broken, such as pickles, another kind.

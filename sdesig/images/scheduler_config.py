@@ -18,9 +18,9 @@ SAMPLING = (
 )
 """How a scheduler samples: it says nothing of the model."""
 NEUTRAL = {"use_flow_sigmas": False, "timestep_type": "discrete", "predict_epsilon": True, "snr_shift_scale": 1.0}
-"""Keys that say something of the model, with the value at which they say nothing; of unknown ones None or False is."""
+"""Keys that say something of the model, with the value at which they do not; unknown ones do not at None and False."""
 OWN = ("eta", "reference_variance", "reference_file", "levels")
-"""How a `PathAverageScheduler` samples, where all of them are there: RePaintScheduler has an eta, too."""
+"""How a `PathAverageScheduler` samples, if a configuration has all of them: RePaintScheduler has an eta, too."""
 
 
 def check_table_config(name: str, config: Mapping[str, Any], honoured: Collection[str] = ()) -> None:
@@ -30,8 +30,8 @@ def check_table_config(name: str, config: Mapping[str, Any], honoured: Collectio
     Names of classes, and all that begins with an underscore, do not matter.
 
     Args:
-        name: of the configuration, for messages.
-        config: of a scheduler.
+        name: name of the configuration in messages.
+        config: configuration of a scheduler.
         honoured: further keys that the caller makes use of.
     """
     missing = [key for key in TABLE if key not in config]

@@ -25,7 +25,7 @@ from sdesig.sigdeg.networks import networks_in
 OUTPUTS = ("pil", "np", "pt", "latent")
 DTYPES = (torch.float32, torch.bfloat16)
 SAVED = {"safe_serialization": (True,), "variant": (None,), "max_shard_size": (None,), "use_flashpack": (False,)}
-"""Arguments of diffusers' `save_pretrained`, and all of each that is supported: weights are one safetensors file."""
+"""Arguments of diffusers' `save_pretrained`, with the values that are supported: weights are one safetensors file."""
 LOADED: dict[str, tuple[object, ...]] = {
     "use_safetensors": (None, True),
     "variant": (None,),
@@ -35,7 +35,7 @@ LOADED: dict[str, tuple[object, ...]] = {
     **dict.fromkeys(("custom_pipeline", "custom_revision", "quantization_config"), (None,)),
     **dict.fromkeys(("provider", "sess_options", "provider_options"), (None,)),
 }
-"""Arguments of diffusers' `from_pretrained`, likewise."""
+"""Arguments of diffusers' `from_pretrained`, with the values that are supported."""
 HUB = ("repo_id", "commit_message", "private", "token", "create_pr")
 COMPONENTS = ("generator", "vae")
 
@@ -53,7 +53,7 @@ class SigDEGPipeline(DiffusionPipeline):
     Args:
         generator: of images, (1 or 3, height, width) in [-1, 1], or of latents, (latent channels, height, width).
         vae: an `AutoencoderKL` or `VQModel` that decodes latents.
-        results: rows of a report.json that `evaluate` wrote, for the model card.
+        results: rows of an evaluation's report.json, for the model card.
 
     Raises:
         TypeError, ValueError: arguments of other types, events that are no images, a vae for other latents, results
@@ -86,12 +86,12 @@ class SigDEGPipeline(DiffusionPipeline):
 
     @property
     def device(self) -> torch.device:
-        """Of the generator."""
+        """Device of the generator."""
         return self.generator.space.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """In which the networks compute."""
+        """Floating-point type in which the networks compute."""
         return DTYPES[any(network.mixed_precision for network in networks_in(self.generator))]
 
     def to(
@@ -102,7 +102,7 @@ class SigDEGPipeline(DiffusionPipeline):
     ) -> SigDEGPipeline:
         """Move to a device, or compute in float32 or bfloat16; raise ValueError for another dtype.
 
-        silence_dtype_warnings: there are none.
+        silence_dtype_warnings: without effect, for there are none.
         """
         if isinstance(device, torch.dtype):
             device, dtype = None, device
@@ -192,14 +192,14 @@ class SigDEGPipeline(DiffusionPipeline):
     ) -> None:
         """Write model_index.json, generator/, vae/ and report.json where there are such, and the model card, README.md.
 
-        Every file is written whole, model_index.json last. Of a model card that is there already, else of the one that
-        the pipeline was loaded with, the metadata stay, such as the license, and the text if it is somebody else's.
+        Every file is written whole, model_index.json last. A model card that is there already, else the one that the
+        pipeline was loaded with, keeps its metadata, such as the license, and its text if it is somebody else's.
 
         Args:
             save_directory: folder.
-            safe_serialization, variant, max_shard_size, use_flashpack: of diffusers; only their defaults are supported.
-            push_to_hub: whether to upload it, too.
-            hub: see `push_to_hub`; default of repo_id is the folder's name.
+            safe_serialization, variant, max_shard_size, use_flashpack: diffusers' options; only their defaults work.
+            push_to_hub: whether to upload the pipeline, too.
+            hub: options of `push_to_hub`; repo_id is the folder's name by default.
 
         Raises:
             TypeError, ValueError: options for the hub without push_to_hub, or unknown ones; what is not supported; a
@@ -228,7 +228,7 @@ class SigDEGPipeline(DiffusionPipeline):
     ) -> str:
         """Upload what `save_pretrained` writes to a repository of the hub, made if missing; return the address.
 
-        safe_serialization, variant, subfolder: of diffusers; only their defaults are supported.
+        safe_serialization, variant, subfolder: diffusers' options; only their defaults work.
 
         Raises:
             ValueError: what is not supported; a generator that corrects a denoiser, which is not saved.
@@ -244,7 +244,7 @@ class SigDEGPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pipe(cls, pipeline: Any, **kwargs: Any) -> SigDEGPipeline:
-        """Of the same parts, as of every pipeline: results and model card of a `SigDEGPipeline` go along."""
+        """A pipeline of the same parts; a `SigDEGPipeline` hands on its results and model card, too."""
         made: SigDEGPipeline = super().from_pipe(pipeline, **{"results": getattr(pipeline, "results", None), **kwargs})
         made._card = getattr(pipeline, "_card", None)
         return made
@@ -269,8 +269,8 @@ class SigDEGPipeline(DiffusionPipeline):
         Args:
             pretrained_model_name_or_path: a folder, or the id of a model on the hub, "owner/name".
             dtype: float32 or bfloat16, see `to`; diffusers called it torch_dtype.
-            revision, token, cache_dir, local_files_only, force_download: of the hub, as everywhere in diffusers.
-            subfolder: of the folder or repository, where the pipeline lies.
+            revision, token, cache_dir, local_files_only, force_download: options of the hub, as elsewhere in diffusers.
+            subfolder: where the pipeline lies in the folder or repository.
             others: generator or vae, to take the place of what was saved (None for no vae); and diffusers' other
                 options, of which no more than their defaults is supported.
 
@@ -313,7 +313,7 @@ def _seeds(
     seeds: Sequence[int] | None,
     generator: torch.Generator | Sequence[torch.Generator] | None,
 ) -> Sequence[int]:
-    """One per image."""
+    """The seeds of the images, one each."""
     if seeds is not None and generator is not None:
         raise ValueError("seeds and generator must not both be given")
     if isinstance(seeds, Integral):

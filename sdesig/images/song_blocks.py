@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 HALF = math.sqrt(0.5)
-"""By which the sum of two branches is multiplied."""
+"""Factor of the sum of two branches, which keeps its variance at one."""
 
 
 class SongBlock(nn.Module):

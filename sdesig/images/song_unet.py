@@ -33,16 +33,16 @@ class SongUNet(Network):
     network gets the fixed label, or where there is none one per sample, int64 (batch,), in the place of conditions.
 
     Args:
-        channels, size: of the images; size divisible by 2^(len(multipliers) - 1).
+        channels, size: shape of the images, (channels, size, size); size divisible by 2^(len(multipliers) - 1).
         width: a multiple of 4; the channels of level k are multipliers[k] width.
-        multipliers: of the levels, from the full resolution down.
-        blocks: per level.
+        multipliers: one per level, from the full resolution down.
+        blocks: number of blocks per level.
         attention: sizes at which the blocks have self-attention.
-        embedding: of the noise level, "positional" or "fourier".
+        embedding: how the noise level is embedded, "positional" or "fourier".
         encoder: "standard", or "residual" with a second path of the shrinking image itself.
-        classes: of labels; 0: none.
-        label: of all samples.
-        conditions, extra: see `Network`; not of a class-conditional network without a fixed label.
+        classes: number of classes; 0 for a network without labels.
+        label: class of all samples.
+        conditions, extra: see `Network`; not for a class-conditional network without a fixed label.
 
     Raises:
         TypeError, ValueError: arguments out of range.
@@ -126,7 +126,7 @@ class SongUNet(Network):
 
     @property
     def config(self) -> dict[str, Any]:
-        """See the class."""
+        """Arguments of the constructor, JSON-serializable."""
         return {
             "channels": self.event[0],
             "size": self.event[1],
@@ -143,11 +143,11 @@ class SongUNet(Network):
         }
 
     def zero_last(self) -> None:
-        """See the class."""
+        """Set the last convolution to zero: the network returns zeros until it is trained."""
         zeros(self.dec[self._last[1]])
 
     def compute(self, x: Tensor, noise: Tensor, conditions: Tensor | None, extra: Tensor | None) -> Tensor:
-        """See the class."""
+        """The output of the UNet, (batch, channels, size, size), at the embedded `noise`, (batch,)."""
         embedding = self._embed(x, noise, conditions)
         h = shown = x
         kept: list[Tensor] = []

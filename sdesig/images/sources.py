@@ -26,7 +26,7 @@ _ARRAY = re.compile(r"(?P<path>.+\.npz):(?P<name>[^:/\\]+)")
 _HUB = re.compile(r"hf:(?P<name>[^:]+)(?::(?P<split>.+))?")
 
 Entry = tuple[str, Callable[[], Image.Image]]
-"""Name of an image, and what decodes it, which raises if it is broken."""
+"""The name of an image, and a function that decodes it, or raises if it is broken."""
 
 
 class Source(NamedTuple):
@@ -43,7 +43,7 @@ class Source(NamedTuple):
 
 
 def open_source(source: str | Path) -> Source:
-    """The source that a text or path names; see `sdesig.images.image_data.load_images`.
+    """The source that a text or path names; see `sdesig.images.load_images`.
 
     Raises:
         FileNotFoundError, ValueError: no such file or folder, none of the kinds that are known. What is wrong inside
@@ -91,7 +91,7 @@ def _folder(folder: Path) -> Source:
 
 
 def _is_image(name: str) -> bool:
-    """By the suffix of a name with its folders; nothing hidden or in a hidden folder is one (macOS adds such files)."""
+    """Whether a name with its folders has an image's suffix, and no part that is hidden (macOS adds such files)."""
     hidden = any(part.startswith(".") and part not in (".", "..") for part in name.split("/"))
     return name.lower().endswith(SUFFIXES) and not hidden
 

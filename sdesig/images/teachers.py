@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sdesig._checks import check_choice, check_real
 from sdesig._files import FileError, read_json, reading, reason
+from sdesig._modules import check_finite
 from sdesig.images.diffusers_config import check_arguments, known_arguments
 from sdesig.images.diffusers_unet import DiffusersUNet, event_of, import_diffusers
 from sdesig.images.scheduler_config import check_table_config
@@ -30,7 +31,7 @@ TABLES = (
 """Schedulers with a table of betas; they sample in different ways from models trained in the same way."""
 EDM_SCHEDULERS = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
 SCORE_SCHEDULERS = ("ScoreSdeVeScheduler",)
-PREDICTIONS: dict[str, type[EpsilonDenoiser] | type[VDenoiser] | type[X0Denoiser]] = {
+PREDICTIONS: dict[str, type[EpsilonDenoiser | VDenoiser | X0Denoiser]] = {
     "epsilon": EpsilonDenoiser,
     "v_prediction": VDenoiser,
     "sample": X0Denoiser,
@@ -40,11 +41,20 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 SIGMA_DATA = 0.5
 
 
-class DiffusersDenoiser(ModelDenoiser):
+class PublishedDenoiser(ModelDenoiser):
+    """A denoiser with the schedule of noise levels that a published model was trained on."""
+
+    @property
+    def snr(self) -> tuple[float, float]:
+        """First and last SNR of the schedule: a student's own must lie between them."""
+        return self.diffusion.snr(self.diffusion.t_max).item(), self.diffusion.snr(self.diffusion.t_min).item()
+
+
+class DiffusersDenoiser(PublishedDenoiser):
     """D(y, snr) from a UNet and the scheduler that it was trained with, for data in [-1, 1] or in latent space.
 
-    What a scheduler only samples with does not matter: spacing and offset of timesteps, solver, final alpha
-    (`set_alpha_to_one`), clipping and thresholding. So D is not clipped, since the conditional mean is not.
+    How a scheduler samples does not matter: spacing and offset of timesteps, solver, final alpha (`set_alpha_to_one`),
+    clipping and thresholding. So D is not clipped, since the conditional mean is not.
 
     - Schedulers with a table of betas: the model's timesteps are the indices of the table, `TabulatedVP` in between.
     - EDM: preconditioned as in Karras et al. 2022 (arXiv 2206.00364); v_prediction means -F.
@@ -85,19 +95,14 @@ class DiffusersDenoiser(ModelDenoiser):
 
     @property
     def config(self) -> dict[str, Any]:
-        """See the class."""
+        """The scheduler's configuration and sigma_data, JSON-serializable."""
         return {"scheduler": self._scheduler, "sigma_data": self.sigma_data}
-
-    @property
-    def snr(self) -> tuple[float, float]:
-        """First and last SNR of the schedule: a student's own must lie between them."""
-        return self.diffusion.snr(self.diffusion.t_max).item(), self.diffusion.snr(self.diffusion.t_min).item()
 
     def forward(self, y: Tensor, snr: Tensor | float, *inputs: object) -> Tensor:
         """E[x_0 | y], shape (batch, *event), for y of that shape and snr () or (batch,).
 
-        `inputs` are labels, int64 (batch,), of a class-conditional model without a fixed label; else of a widened model
-        its conditions and extra inputs.
+        `inputs` are the labels, int64 (batch,), for a class-conditional model without a fixed label, and the conditions
+        and extra inputs for a widened one.
 
         Raises:
             ValueError: an SNR that a schedule with a table does not have; inputs of wrong shapes.
@@ -172,7 +177,8 @@ def load_teacher(
         source: a folder with unet/ and scheduler/, as pipelines have, or with the files of both, or the id of such a
             model on the hub, "owner/name". Only an id makes use of the network; a path that exists is none, nor is one
             whose first folder exists.
-        label: of a class-conditional model; None to give labels with each call, which a student cannot.
+        label: class of all samples of a class-conditional model; None to give labels with each call, which a student
+            cannot.
         sigma_data: standard deviation of the data, see `DiffusersDenoiser`.
         device: of the weights.
 
@@ -213,7 +219,7 @@ def find_model(source: str | Path, **hub: Any) -> Path:
 
 
 def load_model(folder: Path, kinds: tuple[str, ...]) -> Any:
-    """A diffusers model of one of some kinds, from config.json and safetensors in a folder; float32."""
+    """A diffusers model in float32, of one of these kinds, from config.json and safetensors in a folder."""
     config = _read_config(folder / "config.json")
     kind = config.get("_class_name", "none")
     check_choice(f"_class_name in {folder / 'config.json'}", kind, kinds)
@@ -241,9 +247,7 @@ def load_model(folder: Path, kinds: tuple[str, ...]) -> Any:
     for what in ("missing", "unexpected", "mismatched"):
         if report[f"{what}_keys"]:
             raise ValueError(f"the weights in {folder} do not fit its config.json; {what}: {report[f'{what}_keys']}")
-    for name, value in model.state_dict().items():
-        if not bool(value.isfinite().all()):
-            raise ValueError(f"{folder}: {name} is not finite")
+    check_finite(folder, model.state_dict())
     return model.float()
 
 

@@ -77,6 +77,7 @@ def test_a_folder_with_folders(tmp_path):
     images = load_images(write_folder(tmp_path, {**FILES, **others}))
     np.testing.assert_array_equal(images.pixels, by_pil(FILES))
     assert (images.event, len(images), images.skipped) == ((3, 6, 8), 6, ())
+    assert repr(images) == f"ImageSet(6 images of shape (3, 6, 8), from {images.source})"
     assert images.digest == pixel_digest(torch.from_numpy(by_pil(FILES)))
 
 

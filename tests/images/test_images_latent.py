@@ -87,6 +87,7 @@ def test_a_latent_diffusion_is_distilled_in_its_latent_space(tmp_path):
     teacher, autoencoder = load_teacher(folder), load_autoencoder(folder)
     latents = autoencoder.encode(normal(20, 3, 16, 16).clamp(-1, 1), torch.Generator().manual_seed(0))
     assert latents.shape[1:] == teacher.event == (4, 8, 8)
+    assert repr(autoencoder) == "Autoencoder(AutoencoderKL, 3 to 4 channels, sides by 2)"
     reference = GaussianReference.fit(latents, "dct")
     student = SigDEG.from_teacher(teacher, PathSpace(teacher.event, (0.05, 50.0), reference), depth=2)
     samples = student.sample(3, 4).values

@@ -166,6 +166,9 @@ def test_what_a_step_shows():
     law, scheduler, asked = Mixture(torch.ones(2), normal(2, 16).double(), 0.1), PathAverageScheduler(), []
     scheduler.set_timesteps(6)
     assert scheduler.timesteps[0] == 999
+    scheduler.step(normal(2, 1, 4, 4), 999, normal(2, 1, 4, 4))
+    assert repr(scheduler._run) == "PathAverageRun(before evaluation 1 of samples of shape (2, 1, 4, 4), eta=1)"
+    scheduler.set_timesteps(6)
     assert scheduler.timesteps.dtype == torch.float32
     snrs = TABLE.snr(scheduler.timesteps.double())
     grid = path_of((1,), 0.0).grid(6)
