@@ -19,6 +19,11 @@ from sdesig.sampling.snr_clock import SNRClock
 from sdesig.sampling.step_grid import EVEN, StepGrid
 
 
+def chosen_seeds(seeds: int | Sequence[int]) -> Tensor:
+    """Seeds of samples, or 0, ..., n - 1 for a number n of them: int64, (n,). Raises the errors of `check_seeds`."""
+    return check_seeds(range(check_integer("seeds", seeds, 1, MOST_SEEDS)) if isinstance(seeds, int) else seeds)
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class PathSpace:
     """Where the seeds of samples live: a Brownian path for each, in the clock of a Gaussian reference, and its times.
@@ -80,7 +85,7 @@ class PathSpace:
 
     def paths(self, seeds: int | Sequence[int]) -> BrownianPath:
         """The paths of seeds, or of the seeds 0, ..., n - 1: (n, *event)."""
-        chosen = range(check_integer("seeds", seeds, 1, MOST_SEEDS)) if isinstance(seeds, int) else check_seeds(seeds)
+        chosen = chosen_seeds(seeds)
         return BrownianPath(
             *self.snr,
             (len(chosen), *self.event),

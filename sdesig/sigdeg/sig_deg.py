@@ -15,10 +15,9 @@ from sdesig._evaluating import evaluating
 from sdesig._files import FileError, read_tensors, reading
 from sdesig._modules import CONFIG, WEIGHTS, load_config, load_state, make_within, save_module
 from sdesig.brownian.path import MOST_DEPTH
-from sdesig.brownian.philox import MOST_SEEDS
 from sdesig.sampling.canonical_sde import CanonicalSDE
 from sdesig.sampling.gaussian_reference import GaussianReference
-from sdesig.sampling.path_space import PathSpace
+from sdesig.sampling.path_space import PathSpace, chosen_seeds
 from sdesig.sampling.snr_denoiser import SNRDenoiser, check_snr_denoiser
 from sdesig.sampling.step_grid import StepGrid
 from sdesig.sigdeg.cells import CONDITIONS, Cell, CorrectedDenoiser, PlainCell, SolverCell, Student, StudentDenoiser
@@ -228,18 +227,14 @@ class SigDEG(nn.Module):
         """
         space = self.space if grid is None else replace(self.space, grid=check_instance("grid", grid, StepGrid))
         check_integer("batch", batch, 1)
-        sde, times = self.sde, space.times(steps)
-        chosen = seeds if not isinstance(seeds, int) else range(check_integer("seeds", seeds, 1, MOST_SEEDS))
-        values: list[Tensor] = []
-        identities: list[dict[str, Any]] = []
-        for first in range(0, len(chosen), batch):
-            path = space.paths(chosen[first : first + batch])
+        sde, times, chosen = self.sde, space.times(steps), chosen_seeds(seeds)
+        values = []
+        for part in chosen.split(batch):
+            path = space.paths(part.tolist())
             with evaluating(self):
                 last = solve(sde, space.start(path), times, scheme=self.cell, path=path, callback=callback, save="last")
             values.append(sde.noisy_data(last, times[-1]))
-            identities.append(path.identity)
-        seeds_drawn = [seed for identity in identities for seed in identity["seeds"]]
-        return Samples(torch.cat(values), steps, {**identities[0], "seeds": seeds_drawn})
+        return Samples(torch.cat(values), steps, {**path.identity, "seeds": chosen.tolist()})
 
     def save(self, folder: str | Path) -> None:
         """Write config.json and weights.safetensors. Of a denoiser that is none of our networks, nothing is saved."""

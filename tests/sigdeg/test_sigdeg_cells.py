@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sdesig.brownian import BrownianPath
-from sdesig.sampling import CanonicalSDE, GaussianReference, PathAverage, SNRClock, SNRDenoiser
+from sdesig.sampling import CanonicalSDE, GaussianReference, PathAverage, PathSpace, SNRClock, SNRDenoiser
 from sdesig.sde import Mixture
 from sdesig.sde.problems import OrnsteinUhlenbeck
 from sdesig.sigdeg import MLP, CorrectedDenoiser, NetworkDenoiser, PlainCell, SigDEG, SolverCell, UNet
@@ -69,28 +69,23 @@ TEACHERS = {"mlp": mlp_teacher, "unet": unet_teacher, "exact": lambda: SNRDenois
 every_teacher = pytest.mark.parametrize("name", TEACHERS)
 
 
-def make_student(teacher, reference, *, depth=2, cell="solver", levels=6, snr=(LOW, HIGH)):
+def space_of(teacher, reference):
+    return PathSpace(getattr(teacher, "event", (3,)), (LOW, HIGH), reference, levels=6)
+
+
+def make_student(teacher, reference, *, depth=2, cell="solver"):
     """Untrained; a denoiser that is none of our networks gets a small network that corrects it."""
     network = None
     if cell == "plain" or not isinstance(teacher, NetworkDenoiser):
         torch.manual_seed(1)
         network = MLP(3, width=16, blocks=1, conditions=2, extra=depth + (1 if cell == "plain" else 2))
-    return SigDEG.from_teacher(
-        teacher,
-        event=getattr(teacher, "event", (3,)),
-        snr=snr,
-        depth=depth,
-        reference=reference,
-        network=network,
-        cell=cell,
-        sigma_data=0.8,
-        levels=levels,
-    )
+    space = space_of(teacher, reference)
+    return SigDEG.from_teacher(teacher, space, depth=depth, network=network, cell=cell, sigma_data=0.8)
 
 
 def along_the_path(student, denoiser, scheme, steps, rows=30):
     """x of a scheme on the paths of the student's seeds 0, ..., rows - 1."""
-    sde, path = CanonicalSDE(denoiser, reference=student.reference), student.path(rows)
+    sde, path = CanonicalSDE(denoiser, reference=student.space.reference), student.space.paths(rows)
     times = path.grid(steps)
     states = solve(sde, sde.start(path.initial_noise(), times[0]), times, scheme=scheme, path=path)
     return sde.noisy_data(states[-1], times[-1]).detach()
@@ -273,7 +268,7 @@ def test_the_teacher_inside_a_student_is_a_frozen_copy():
 
 def gradients(student, denoiser, steps=3):
     """Of a mean square of samples, by the name of what is trained."""
-    sde, path = CanonicalSDE(denoiser, reference=student.reference), student.path(6)
+    sde, path = CanonicalSDE(denoiser, reference=student.space.reference), student.space.paths(6)
     times = path.grid(steps)
     last = solve(sde, sde.start(path.initial_noise(), times[0]), times, scheme=student.cell, path=path)[-1]
     sde.noisy_data(last, times[-1]).square().mean().backward()
@@ -309,8 +304,8 @@ def test_a_corrected_denoiser_is_no_part_of_the_student():
     student = make_student(teacher, REFERENCES["scalar"])
     corrected = SolverCell(CorrectedDenoiser(teacher, network, 0.8), 2, 0.8)
     assert sum(p.numel() for p in corrected.denoiser.parameters()) == sum(p.numel() for p in network.parameters())
-    sde = CanonicalSDE(teacher, reference=student.reference)
-    path = student.path(30)
+    sde = CanonicalSDE(teacher, reference=student.space.reference)
+    path = student.space.paths(30)
     start = sde.start(path.initial_noise(), LOW)
     last = solve(sde, start, path.grid(5), scheme=corrected, path=path)[-1].detach()
     expected = along_the_path(student, teacher, "path_average", 5)
@@ -334,7 +329,7 @@ def second_step(cell, sde, memory):
 def test_a_trained_solver_cell_uses_its_last_estimate(name, kind):
     teacher = TEACHERS[name]()
     student = make_student(teacher, REFERENCES[kind])
-    sde = CanonicalSDE(teacher, reference=student.reference)
+    sde = CanonicalSDE(teacher, reference=student.space.reference)
     drift, estimate = normal(4, 3, seed=1), normal(4, 3, seed=2)
 
     def change():
@@ -351,7 +346,8 @@ def test_a_trained_solver_cell_uses_its_last_estimate(name, kind):
 @every_reference
 def test_a_plain_cell_uses_its_memory_and_the_path(kind):
     student = make_student(SNRDenoiser(LAW.denoise_y), REFERENCES[kind], cell="plain")
-    reference, sde = student.reference, CanonicalSDE(SNRDenoiser(LAW.denoise_y), reference=student.reference)
+    reference = student.space.reference
+    sde = CanonicalSDE(SNRDenoiser(LAW.denoise_y), reference=reference)
     shaken(student.cell, 0.1)
     one, other = (second_step(student.cell, sde, factor * normal(4, 3, seed=1)) for factor in (1, -1))
     assert (one[0] - other[0]).abs().max() > 1e-3
@@ -376,9 +372,7 @@ def test_a_plain_cell_uses_its_memory_and_the_path(kind):
 def test_an_untrained_plain_cell_is_eulers_scheme(name, kind):
     teacher = TEACHERS[name]()
     reference = (IMAGE_REFERENCES if name == "unet" else REFERENCES)[kind]
-    student = SigDEG.from_teacher(
-        teacher, event=teacher.event, snr=(LOW, HIGH), depth=2, reference=reference, cell="plain", levels=6
-    )
+    student = SigDEG.from_teacher(teacher, space_of(teacher, reference), depth=2, cell="plain")
     for steps in (1, 5, 32):
         expected = along_the_path(student, teacher, "dpm_solver_1", steps)
         assert expected.abs().max() > 0.2
@@ -387,15 +381,8 @@ def test_an_untrained_plain_cell_is_eulers_scheme(name, kind):
 
 def test_a_plain_cell_of_another_denoiser_starts_with_gaussian_data():
     """N(0, sigma_data^2), for which `dpm_solver_1` is given the denoiser."""
-    student = SigDEG.from_teacher(
-        SNRDenoiser(LAW.denoise_y),
-        event=(3,),
-        snr=(LOW, HIGH),
-        depth=1,
-        reference=REFERENCES["none"],
-        cell="plain",
-        sigma_data=0.8,
-    )
+    teacher = SNRDenoiser(LAW.denoise_y)
+    student = SigDEG.from_teacher(teacher, space_of(teacher, REFERENCES["none"]), depth=1, cell="plain", sigma_data=0.8)
     expected = along_the_path(student, SNRDenoiser(lambda y, snr: 0.8**2 * y / (1 + 0.8**2 * snr)), "dpm_solver_1", 5)
     torch.testing.assert_close(student.sample(30, 5).values, expected, rtol=1e-4, atol=1e-5)
 
@@ -465,7 +452,7 @@ def test_a_plain_cell_remembers_the_estimate_of_the_step_before(reference):
 def test_memory_at_has_the_form_of_a_memory():
     for cell in ("solver", "plain"):
         student = make_student(SNRDenoiser(LAW.denoise_y), REFERENCES["pca"], cell=cell)
-        sde = CanonicalSDE(SNRDenoiser(LAW.denoise_y), reference=student.reference)
+        sde = CanonicalSDE(SNRDenoiser(LAW.denoise_y), reference=student.space.reference)
         memory = student.cell.memory_at(sde, BEFORE, START, normal(4, 3), torch.Generator().manual_seed(0))
         shapes = [[m.shape for m in (value if cell == "solver" else [value])] for value in (memory,)]
         start = student.cell.start(sde, BEFORE, normal(4, 3))

@@ -14,6 +14,7 @@ from sdesig.sampling import (
     CanonicalDenoiser,
     CanonicalSDE,
     GaussianReference,
+    PathSpace,
     SNRDenoiser,
     StepGrid,
     TeacherOptions,
@@ -55,30 +56,26 @@ def network_teacher():
     return NetworkDenoiser(MLP(2, width=16, blocks=1), 1.0)
 
 
-def make(cell="solver", teacher=TEACHER, reference=SCALAR, *, depth=2, **more):
+def space_of(reference=SCALAR, event=(2,), snr=(LOW, HIGH), levels=6, depth=2, **more):
+    return PathSpace(event, snr, reference, levels, depth, **more)
+
+
+def make(cell="solver", teacher=TEACHER, reference=SCALAR, *, depth=2, sigma_data=1.0, **more):
     torch.manual_seed(0)
     network = None
     if cell == "plain" or not isinstance(teacher, NetworkDenoiser):
         network = MLP(2, width=32, blocks=1, conditions=2, extra=depth + (1 if cell == "plain" else 2))
-    more = {"levels": 6, "path_depth": max(2, depth), "event": (2,), "snr": (LOW, HIGH), "sigma_data": 1.0} | more
-    return SigDEG.from_teacher(teacher, depth=depth, reference=reference, cell=cell, network=network, **more)
+    space = space_of(reference, depth=max(2, depth), **more)
+    return SigDEG.from_teacher(teacher, space, depth=depth, cell=cell, network=network, sigma_data=sigma_data)
 
 
 def sde_of(student, teacher=TEACHER):
-    return CanonicalSDE(teacher, reference=student.reference)
+    return CanonicalSDE(teacher, reference=student.space.reference)
 
 
 def paths_of(student, *, rows=20, steps=64, cells=16, scheme="path_average", seed=99):
-    return draw_paths(
-        sde_of(student),
-        TeacherOptions(scheme, steps, cells),
-        rows,
-        event=student.event,
-        snr=student.snr,
-        depth=student.path_depth,
-        grid=student.grid,
-        generator=seeded(seed),
-    )
+    options = TeacherOptions(scheme, steps, cells)
+    return draw_paths(TEACHER, student.space, options, rows, generator=seeded(seed))
 
 
 def data(n=2000):
@@ -298,9 +295,7 @@ def test_a_trained_student_is_nearer_to_the_teacher(cell, share, pairs, tmp_path
 def test_a_student_that_is_its_teacher_has_nothing_to_learn(pairs, tmp_path):
     """A plain cell is Euler's scheme until it is trained: the logarithm of its error, zero, must not be taken."""
     teacher = network_teacher()
-    student = SigDEG.from_teacher(
-        teacher, event=(2,), snr=(LOW, HIGH), depth=1, reference=SCALAR, cell="plain", levels=6, path_depth=2
-    )
+    student = SigDEG.from_teacher(teacher, space_of(), depth=1, cell="plain")
     before = student.sample(5, 4).values
     same = TeacherOptions(scheme="euler", steps=4, cells=4)
     same_steps = options(pairs=pairs, steps=(4, 4), paths=0, iterations=3, teacher_options=same)
@@ -388,7 +383,7 @@ def test_a_teacher_of_ours_is_left_as_it_is(cell, tmp_path):
 def image_student(teacher):
     """In principal axes of the rows and columns."""
     reference = GaussianReference(torch.zeros(1, 4, 4), torch.linspace(0.1, 1.0, 4), [torch.eye(4)])
-    return SigDEG.from_teacher(teacher, event=(1, 4, 4), snr=(LOW, HIGH), depth=2, reference=reference, levels=4)
+    return SigDEG.from_teacher(teacher, space_of(reference, (1, 4, 4), levels=4, depth=4), depth=2)
 
 
 @pytest.mark.parametrize("pairs", ["rollout", "local"])
@@ -646,9 +641,7 @@ def test_only_the_copy_of_a_teacher_is_evaluated(cell, tmp_path):
     cell is trained as any network is."""
     torch.manual_seed(2)
     teacher = NetworkDenoiser(DroppingMLP(2, width=16, blocks=1), 1.0).train()
-    student = SigDEG.from_teacher(
-        teacher, event=(2,), snr=(LOW, HIGH), depth=2, reference=SCALAR, cell=cell, levels=6, path_depth=2
-    )
+    student = SigDEG.from_teacher(teacher, space_of(), depth=2, cell=cell)
     train_on(student, tmp_path, teacher=teacher, pairs="local", iterations=2)
     network = student.cell.denoiser.network
     assert network.training == (cell == "plain")
@@ -663,9 +656,7 @@ def test_recomputed_steps_have_the_same_dropout(tmp_path):
     for recompute in (False, True):
         torch.manual_seed(2)
         teacher = NetworkDenoiser(DroppingMLP(2, width=16, blocks=1), 1.0)
-        student = SigDEG.from_teacher(
-            teacher, event=(2,), snr=(LOW, HIGH), depth=2, reference=SCALAR, cell="plain", levels=6, path_depth=2
-        )
+        student = SigDEG.from_teacher(teacher, space_of(), depth=2, cell="plain")
         folder = tmp_path / str(recompute)
         changes = {"iterations": 2, "evaluations": 40, "paths": 16, "recompute": recompute}
         made.append(train_on(student, folder, teacher=teacher, **changes))

@@ -15,7 +15,7 @@ from torch import nn
 
 from sdesig.brownian import BrownianPath
 from sdesig.convergence import fit_strong
-from sdesig.sampling import CanonicalSDE, GaussianReference, SNRDenoiser, StepGrid
+from sdesig.sampling import CanonicalSDE, GaussianReference, PathSpace, SNRDenoiser, StepGrid
 from sdesig.sde import Mixture
 from sdesig.sigdeg import MLP, NetworkDenoiser, PlainCell, Samples, SigDEG, SolverCell, UNet
 from sdesig.solvers import solve
@@ -23,6 +23,7 @@ from sdesig.solvers import solve
 LOW, HIGH = math.exp(-4), math.exp(4)
 CIRCLE = Mixture.circle(1.0, 0.3, dtype=torch.float32)
 SCALAR = GaussianReference(CIRCLE.mean(), CIRCLE.covariance()[0, 0].item())
+NUMBERS = GaussianReference(0.0, 0.3)
 TURN = torch.tensor([[0.6, -0.8], [0.8, 0.6]])
 REFERENCES = {
     "none": GaussianReference(0.0, 0.0),
@@ -47,22 +48,19 @@ def network_teacher():
     return NetworkDenoiser(MLP(2, width=16, blocks=1), 0.7)
 
 
-def make(teacher=None, *, cell="solver", reference="scalar", depth=2, seed=0, **options):
+def space_of(reference=SCALAR, event=(2,), snr=(LOW, HIGH), **more):
+    return PathSpace(event, snr, reference, **more)
+
+
+def make(teacher=None, *, cell="solver", reference="scalar", depth=2, seed=0, levels=7, space_depth=4, **place):
     """A generator for the plane with random weights; of a network, or one that corrects the circle's denoiser."""
     torch.manual_seed(seed)
     network = None
     if cell == "plain" or not isinstance(teacher, NetworkDenoiser):
         network = MLP(2, width=16, blocks=1, conditions=2, extra=depth + (1 if cell == "plain" else 2))
-    options = {"snr": (LOW, HIGH), "levels": 7, "sigma_data": 0.7} | options
-    return SigDEG.from_teacher(
-        SNRDenoiser(CIRCLE.denoise_y) if teacher is None else teacher,
-        event=(2,),
-        depth=depth,
-        reference=REFERENCES[reference],
-        cell=cell,
-        network=network,
-        **options,
-    )
+    teacher = SNRDenoiser(CIRCLE.denoise_y) if teacher is None else teacher
+    space = space_of(REFERENCES[reference], levels=levels, depth=space_depth, **place)
+    return SigDEG.from_teacher(teacher, space, depth=depth, cell=cell, network=network, sigma_data=0.7)
 
 
 KINDS = {
@@ -107,9 +105,7 @@ def test_an_image_of_a_unet_is_a_function_of_its_seed():
     torch.manual_seed(0)
     teacher = NetworkDenoiser(UNet(1, 4, widths=(8, 8)), 0.7)
     reference = GaussianReference(torch.zeros(1, 1, 1), 0.5)
-    generator = shaken(
-        SigDEG.from_teacher(teacher, event=(1, 4, 4), snr=(LOW, HIGH), depth=2, reference=reference, levels=5)
-    )
+    generator = shaken(SigDEG.from_teacher(teacher, space_of(reference, (1, 4, 4), levels=5), depth=2))
     values = generator.sample(6, 4).values
     close(generator.sample(6, 4, batch=2).values, values)
     close(generator.sample([4], 4).values, values[4:5])
@@ -118,10 +114,11 @@ def test_an_image_of_a_unet_is_a_function_of_its_seed():
 OTHER_PROCESS = """
 import sys, torch
 from sdesig.sigdeg import SigDEG
+from sdesig.sampling import SNRDenoiser
 from sdesig.sde import Mixture
 torch.set_num_threads(1)
 folder, out = sys.argv[1:]
-denoiser = Mixture.circle(1.0, 0.3, dtype=torch.float32).denoise_y
+denoiser = SNRDenoiser(Mixture.circle(1.0, 0.3, dtype=torch.float32).denoise_y)
 SigDEG.load(folder, denoiser=denoiser).sample([5, 2**40, 7], 6, batch=2).save(out)
 """
 
@@ -138,11 +135,12 @@ def test_an_image_is_the_same_in_another_process(tmp_path):
 
 def test_generators_of_two_depths_have_the_same_paths():
     """The depth of the path is part of its identity; that of the cell is not."""
-    one, two = (make(depth=depth, path_depth=4) for depth in (1, 2))
-    assert one.path(3).identity == two.path(3).identity
-    assert make(depth=2, path_depth=2).path(3).identity != two.path(3).identity
-    assert make(depth=6).path_depth == 6
-    assert make(depth=2).path_depth == 4
+    one, two = (make(depth=depth) for depth in (1, 2))
+    assert one.space == two.space
+    assert one.sample(3, 4).identity == two.sample(3, 4).identity
+    assert make(depth=2, space_depth=2).sample(3, 4).identity != two.sample(3, 4).identity
+    assert make(depth=6, space_depth=6).space.depth == 6
+    assert two.space.depth == 4
 
 
 # --- numbers of steps ------------------------------------------------------------------------------------------------
@@ -154,10 +152,10 @@ def test_images_of_one_seed_agree_better_and_better():
     generator = make(levels=10, snr=(math.exp(-3), math.exp(3)))
     steps = (8, 16, 32, 64, 128)
     samples = [generator.sample(400, n) for n in steps]
-    path = generator.path(400)
+    path = generator.space.paths(400)
     assert all(sample.identity == path.identity for sample in samples)
 
-    sde, times = CanonicalSDE(SNRDenoiser(CIRCLE.denoise_y), reference=generator.reference), path.grid(1024)
+    sde, times = CanonicalSDE(SNRDenoiser(CIRCLE.denoise_y), reference=generator.space.reference), path.grid(1024)
     states = solve(sde, sde.start(path.initial_noise(), times[0]), times, scheme="path_average", path=path)
     exact = sde.noisy_data(states[-1], times[-1])
     errors = torch.stack([(sample.values - exact).norm(dim=1) for sample in samples]).double()
@@ -184,7 +182,7 @@ def test_the_callback_sees_every_step_of_every_batch():
     seen = []
     generator = make()
     generator.sample(5, 3, batch=3, callback=lambda done, time, state: seen.append((done, time.item(), len(state))))
-    times = generator.path(1).grid(3).tolist()
+    times = generator.space.paths(1).grid(3).tolist()
     assert seen == [(k, times[k], rows) for rows in (3, 2) for k in (1, 2, 3)]
 
 
@@ -253,15 +251,14 @@ def test_missing_samples_are_refused(tmp_path):
 
 @every_kind
 @every_reference
-@pytest.mark.parametrize("grid", [None, SKEWED], ids=["even", "skewed"])
+@pytest.mark.parametrize("grid", [StepGrid(), SKEWED], ids=["even", "skewed"])
 def test_generators_save_and_load(kind, reference, grid, tmp_path):
-    generator = shaken(KINDS[kind](reference=reference, grid=grid, depth=3, path_depth=5))
+    generator = shaken(KINDS[kind](reference=reference, grid=grid, depth=3, space_depth=5))
     generator.save(tmp_path / "generator")
     loaded = SigDEG.load(tmp_path / "generator", denoiser=denoiser_of(kind))
     assert isinstance(loaded.cell, type(generator.cell))
     assert not loaded.training
-    for name in ("event", "snr", "levels", "path_depth", "grid", "depth"):
-        assert getattr(loaded, name) == getattr(generator, name), name
+    assert (loaded.space, loaded.depth) == (generator.space, generator.depth)
     assert loaded.cell.sigma_data == generator.cell.sigma_data
     samples, again = generator.sample([3, 8], 5), loaded.sample([3, 8], 5)
     assert torch.equal(again.values, samples.values)
@@ -281,14 +278,8 @@ def test_what_a_loaded_generator_trains_is_what_it_trained_before(tmp_path):
 def test_the_corrected_denoiser_is_not_saved(tmp_path):
     """A teacher with parameters, corrected by a network of one's own."""
     teacher = network_teacher()
-    generator = SigDEG.from_teacher(
-        teacher,
-        event=(2,),
-        snr=(LOW, HIGH),
-        depth=2,
-        reference=SCALAR,
-        network=MLP(2, width=16, blocks=1, conditions=2, extra=4),
-    )
+    network = MLP(2, width=16, blocks=1, conditions=2, extra=4)
+    generator = SigDEG.from_teacher(teacher, space_of(), depth=2, network=network)
     generator.save(tmp_path)
     numbers = sum(value.numel() for value in load_file(tmp_path / "weights.safetensors").values())
     assert numbers < sum(p.numel() for p in generator.parameters()) + 10
@@ -403,13 +394,13 @@ def test_a_reference_is_proved_once(monkeypatch, tmp_path):
         prove(self, *arguments, **options)
 
     monkeypatch.setattr(GaussianReference, "__init__", counted)
-    assert generator.reference is generator.reference
+    assert generator.space.reference is generator.space.reference
     generator.sample(3, 4)
     copy.deepcopy(generator).save(tmp_path)
     moved = make(reference="pca").double()
     proved.clear()
-    assert moved.reference.mean.dtype == moved.reference.basis[0].dtype == torch.float64
-    assert moved.reference.mean is moved.get_buffer("mean")
+    assert moved.space.reference.mean.dtype == moved.space.reference.basis[0].dtype == torch.float64
+    assert moved.space.reference.mean is moved.get_buffer("mean")
     assert not proved
     loaded = SigDEG.load(tmp_path, denoiser=SNRDenoiser(CIRCLE.denoise_y))
     proved.clear()
@@ -423,13 +414,13 @@ def test_weights_that_are_loaded_have_their_own_reference(tmp_path):
     other.get_buffer("basis_0").mul_(-1.0)
     assert torch.equal(REFERENCES["pca"].variance, torch.tensor([0.3, 0.9]))  # a generator has tensors of its own
     nn.Sequential(one).load_state_dict(nn.Sequential(other).state_dict())
-    assert torch.equal(one.reference.variance, torch.tensor([0.6, 1.8]))
-    assert torch.equal(one.reference.basis[0], -TURN)
-    assert torch.equal(one.sde.clock.variance, one.reference.variance)
+    assert torch.equal(one.space.reference.variance, torch.tensor([0.6, 1.8]))
+    assert torch.equal(one.space.reference.basis[0], -TURN)
+    assert torch.equal(one.sde.clock.variance, one.space.reference.variance)
     scalar, wider = make(), make()
     wider.get_buffer("variance").mul_(2.0)
     scalar.load_state_dict(wider.state_dict())
-    assert scalar.reference.variance == wider.get_buffer("variance") > 0
+    assert scalar.space.reference.variance == wider.get_buffer("variance") > 0
 
 
 def test_a_missing_folder_is_refused(tmp_path):
@@ -444,13 +435,13 @@ def cell():
     return PlainCell(NetworkDenoiser(MLP(2, width=8, conditions=2, extra=3), 0.7), 2, 0.7)
 
 
-def direct(made=None, reference=SCALAR, **options):
-    return SigDEG(cell() if made is None else made, reference, **({"event": (2,), "snr": (LOW, HIGH)} | options))
+def direct(made=None, **place):
+    return SigDEG(cell() if made is None else made, space_of(**place))
 
 
-def from_teacher(teacher=None, **options):
-    options = {"event": (2,), "snr": (LOW, HIGH), "depth": 2, "reference": SCALAR} | options
-    return SigDEG.from_teacher(SNRDenoiser(CIRCLE.denoise_y) if teacher is None else teacher, **options)
+def from_teacher(teacher=None, space=None, **options):
+    teacher = SNRDenoiser(CIRCLE.denoise_y) if teacher is None else teacher
+    return SigDEG.from_teacher(teacher, space_of() if space is None else space, **{"depth": 2} | options)
 
 
 @pytest.mark.parametrize(
@@ -464,11 +455,13 @@ def from_teacher(teacher=None, **options):
         (lambda: direct(event="ab"), TypeError, "event must be an int or a sequence of ints; got 'ab'"),
         (lambda: direct(reference=None), TypeError, "reference must be a GaussianReference; got NoneType"),
         (lambda: direct(grid=3), TypeError, "grid must be a StepGrid; got int"),
-        (lambda: from_teacher(reference=None), TypeError, "reference must be a GaussianReference; got NoneType"),
+        (lambda: SigDEG(cell(), SCALAR), TypeError, "space must be a PathSpace; got GaussianReference"),
+        (lambda: from_teacher(space=SCALAR), TypeError, "space must be a PathSpace; got GaussianReference"),
         (lambda: from_teacher(network=torch.nn.Linear(2, 2)), TypeError, "network must be a Network; got Linear"),
         (lambda: direct(event=(0,)), ValueError, r"event\[0\] must be >= 1; got 0"),
         (lambda: direct(levels=31), ValueError, r"levels must be in \[0, 30\]; got 31"),
-        (lambda: direct(path_depth=1), ValueError, "path_depth must be >= 2; got 1"),
+        (lambda: direct(depth=1), ValueError, r"space\.depth must be >= 2; got 1"),
+        (lambda: from_teacher(depth=5), ValueError, r"space\.depth must be >= 5; got 4"),
         (lambda: direct(reference=GaussianReference(torch.zeros(3), 0.1)), ValueError, "mean must broadcast against"),
         (lambda: direct(reference=GaussianReference(0.0, torch.ones(3))), ValueError, "variance must broadcast"),
         (
@@ -478,14 +471,22 @@ def from_teacher(teacher=None, **options):
         ),
         (lambda: from_teacher(cell="lstm"), ValueError, "cell must be one of 'solver', 'plain'; got 'lstm'"),
         (lambda: from_teacher(depth=0), ValueError, r"depth must be in \[1, 4096\]; got 0"),
-        (lambda: from_teacher(network_teacher(), event=(3,)), ValueError, r"event must be \(2,\), the teacher's"),
+        (
+            lambda: from_teacher(network_teacher(), space_of(NUMBERS, (3,))),
+            ValueError,
+            r"space must have the teacher's event, \(2,\); it has \(3,\)",
+        ),
         (
             lambda: from_teacher(network=MLP(2, width=8, conditions=2, extra=3)),
             ValueError,
             r"network must be for events \(2,\), with 2 conditions and 4 extra inputs",
         ),
         (lambda: from_teacher(cell="plain", network=MLP(2, width=8)), ValueError, "2 conditions and 3 extra inputs"),
-        (lambda: from_teacher(event=(2, 3)), ValueError, r"event must be \(dim,\) or"),
+        (
+            lambda: from_teacher(space=space_of(NUMBERS, (2, 3))),
+            ValueError,
+            r"event must be \(dim,\) or",
+        ),
         (lambda: direct().sample(3, 0), ValueError, r"steps must be in \[1, 1024\]; got 0"),
         (lambda: direct(levels=3).sample(3, 9), ValueError, r"steps must be in \[1, 8\]; got 9"),
         (lambda: direct().sample(3, 4.0), TypeError, "steps must be an integer; got 4.0"),
@@ -516,7 +517,7 @@ def test_a_state_that_is_not_finite_is_an_error():
 
 def test_the_sde_of_a_generator_has_no_denoiser():
     generator = make()
-    path = generator.path(2)
+    path = generator.space.paths(2)
     with pytest.raises(TypeError, match="solve it with the generator's cell"):
         solve(generator.sde, path.initial_noise(), path.grid(2), scheme="path_average", path=path)
 
@@ -524,9 +525,7 @@ def test_the_sde_of_a_generator_has_no_denoiser():
 def test_default_networks_fit():
     """An MLP for vectors, a UNet for images; a teacher's own network if it is one of ours."""
     assert isinstance(from_teacher().cell.denoiser.network, MLP)
-    images = from_teacher(
-        SNRDenoiser(lambda y, snr: y), event=(1, 4, 4), reference=GaussianReference(0.0, 0.3), cell="plain"
-    )
+    images = from_teacher(SNRDenoiser(lambda y, snr: y), space_of(NUMBERS, (1, 4, 4)), cell="plain")
     assert isinstance(images.cell.denoiser.network, UNet)
     plain = from_teacher(network_teacher(), cell="plain").cell.denoiser
     assert (plain.network.width, plain.network.blocks) == (16, 1)
@@ -556,7 +555,7 @@ def test_sampling_keeps_no_states_and_no_path(cell, monkeypatch):
         states.append(weakref.ref(u))
         most[0] = max(most[0], alive(states))
 
-    monkeypatch.setattr("sdesig._memory.NUMBERS_AT_ONCE", 4 * 4 * generator.path_depth * 5 * 2)
+    monkeypatch.setattr("sdesig._memory.NUMBERS_AT_ONCE", 4 * 4 * generator.space.depth * 5 * 2)
     monkeypatch.setattr(BrownianPath, "partial_signatures", draw)
     assert generator.sample(5, 128, callback=see).values.isfinite().all()
     assert (len(states), len(chunks)) == (128, 32)
