@@ -58,11 +58,19 @@ class StepGrid:
         Raises:
             FileNotFoundError, ValueError: no such file, or not one of quantiles.
         """
-        quantiles = read_json(Path(file)).get("quantiles", [])
         with reading(file):
-            if not isinstance(quantiles, list):
-                raise TypeError(f"quantiles must be a list of numbers; got {quantiles!r}")
-            return cls(tuple(check_real(f"quantiles[{k}]", value) for k, value in enumerate(quantiles)))
+            return cls.from_json(read_json(Path(file)).get("quantiles", []))
+
+    @classmethod
+    def from_json(cls, quantiles: object) -> StepGrid:
+        """The grid of a JSON value, which may be anything.
+
+        Raises:
+            TypeError, ValueError: a value that is no list of quantiles.
+        """
+        if not isinstance(quantiles, list):
+            raise TypeError(f"quantiles must be a list of numbers; got {quantiles!r}")
+        return cls(tuple(check_real(f"quantiles[{k}]", value) for k, value in enumerate(quantiles)))
 
     def __repr__(self) -> str:
         return "StepGrid()" if len(self.quantiles) == 2 else f"StepGrid({len(self.quantiles)} quantiles)"

@@ -185,7 +185,7 @@ class SolverCell(Cell):
         extra = self._extra(sde, growth * coefficients, estimate)
         denoised = check_denoised(self.denoiser(y, time, conditions.to(u), extra), y).to(u)
         found = sde.reference.drift(denoised, y, time)
-        moved = u + sde.drift_clock.length(start, end).to(u) * (now * found + again * drift) + root * coefficients[0]
+        moved = sde.moved(start, end, u, now * found + again * drift, root * coefficients[0])
         return moved, (found, denoised - sde.reference.mean.to(u))
 
     def memory_at(
@@ -223,8 +223,8 @@ class PlainCell(Cell):
         y = sde.reference.from_reference(u, start)
         extra = self._extra(sde, coefficients, memory)
         denoised = check_denoised(self.denoiser(y, start, step_conditions(start, end).to(u), extra), y).to(u)
-        change = sde.drift_clock.length(start, end).to(u) * sde.reference.drift(denoised, y, start)
-        return u + change + root * coefficients[0], denoised - sde.reference.mean.to(u)
+        moved = sde.moved(start, end, u, sde.reference.drift(denoised, y, start), root * coefficients[0])
+        return moved, denoised - sde.reference.mean.to(u)
 
     def memory_at(
         self, sde: CanonicalSDE, before: Tensor, start: Tensor, u: Tensor, generator: torch.Generator

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sdesig._checks import check_choice, check_instance, check_integer, check_real
+from sdesig._checks import check_choice, check_instance, check_integer
 from sdesig._evaluating import evaluating
 from sdesig._files import FileError, read_tensors, reading
 from sdesig._modules import CONFIG, WEIGHTS, load_config, load_state, make_within, save_module
@@ -28,25 +28,11 @@ from sdesig.solvers.driver import Callback, chunks, run_steps
 
 CELLS = {"solver": SolverCell, "plain": PlainCell}
 CONFIG_KEYS = {
-    *(
-        "type",
-        "cell",
-        "corrects_a_denoiser",
-        "network",
-        "denoiser",
-        "rank",
-        "depth",
-        "sigma_data",
-        "event",
-        "snr",
-        "levels",
-    ),
-    *("path_depth", "grid", "mean", "variance", "basis"),
+    *("type", "cell", "corrects_a_denoiser", "network", "denoiser", "rank", "depth", "sigma_data"),
+    *("event", "snr", "levels", "path_depth", "grid", "mean", "variance", "basis"),
 }
 OLDER_LACK = {"denoiser", "rank"}
 """Keys that older files do not have."""
-MOST_RANK = 4096
-"""Of a file: beyond it is a damaged one."""
 
 
 class SigDEG(nn.Module):
@@ -291,7 +277,7 @@ class SigDEG(nn.Module):
                 GaussianReference(tensors["mean"], tensors["variance"], basis),
                 levels=config["levels"],
                 depth=config["path_depth"],
-                grid=StepGrid(tuple(config["grid"])),
+                grid=StepGrid.from_json(config["grid"]),
             )
         if config["corrects_a_denoiser"] != (denoiser is not None):
             needed = "must" if config["corrects_a_denoiser"] else "must not"
@@ -323,17 +309,9 @@ def _check_config(folder: Path, config: Mapping[str, Any], tensors: Mapping[str,
     check_choice("corrects_a_denoiser", config["corrects_a_denoiser"], (False, True))
     check_integer("depth", config["depth"], 1, MOST_DEPTH)
     check_integer("path_depth", config["path_depth"], 1, MOST_DEPTH)
-    check_real("sigma_data", config["sigma_data"], minimum=0.0, strict=True)
-    if config.get("rank") is not None:
-        check_integer("rank", config["rank"], 1, MOST_RANK)
-    for name in ("event", "snr", "grid", "mean", "variance", "basis"):
+    for name in ("event", "snr", "mean", "variance", "basis"):
         if not isinstance(config[name], list):
             raise TypeError(f"{name} must be a list; got {config[name]!r}")
-    for name in ("snr", "grid"):
-        for k, value in enumerate(config[name]):
-            check_real(f"{name}[{k}]", value)
-    if len(config["snr"]) != 2:
-        raise ValueError(f"snr must be (first, last); got {config['snr']}")
     wanted = {"mean": config["mean"], "variance": config["variance"]}
     wanted |= {f"basis_{k}": [size, size] for k, size in enumerate(config["basis"])}
     for name, shape in wanted.items():
