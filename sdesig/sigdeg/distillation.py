@@ -55,7 +55,7 @@ class DistillOptions:
     """Whether every step is computed again in the backward pass (gradient checkpointing): the memory of one step, for a
     third more time."""
     only_coefficients: bool = False
-    """Whether the evaluation point's numbers alone are trained (`StepCoefficients`); the network stays the teacher's."""
+    """Whether only the evaluation point's numbers are trained (`StepCoefficients`); the network stays the teacher's."""
     teacher: TeacherOptions = field(default_factory=TeacherOptions)
     training: TrainingOptions = field(default_factory=TrainingOptions)
 
