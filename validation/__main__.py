@@ -1,4 +1,4 @@
-"""`python -m validation`: hold the package against theory; exit status 1 if a study contradicts it, 2 for bad input."""
+"""`python -m validation` holds the package against theory: exit status 1 if a study contradicts it."""
 
 from __future__ import annotations
 

@@ -6,7 +6,6 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from reprlib import Repr
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -332,7 +331,7 @@ class SettingFlags(DataFlags):
             folder,
             "grid",
             {**recorded, "reference": space.reference.digest, "snr": space.snr, **how},
-            make=partial(choose_grid, teacher.denoiser, space, kept=folder / GRID_CELLS, recorded=recorded, **how),
+            make=lambda: choose_grid(teacher.denoiser, space, kept=folder / GRID_CELLS, recorded=recorded, **how),
             write=lambda stem, grid: {"quantiles": list(grid.quantiles)},
             read=lambda stem, record: StepGrid(tuple(record["quantiles"])),
         )

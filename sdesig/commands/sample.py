@@ -16,6 +16,7 @@ from torch import Tensor
 from sdesig import _processes as processes
 from sdesig._checks import check_integer
 from sdesig._files import check_output, replacing, write_json
+from sdesig.brownian.philox import check_seeds
 from sdesig.commands.inputs import check_same_paths, load_model
 from sdesig.commands.options import COUNT, MOST_SAMPLES, MachineFlags, announce, naming_memory
 from sdesig.evaluation.pixels import to_uint8
@@ -129,7 +130,7 @@ class Sample:
         if self.seeds:
             parts = [parse_seeds(text) for text in self.seeds]
             check_integer("number of seeds", sum(part.stop - part.start for part in parts), 1, MOST_SAMPLES)
-            return parts[0] if len(parts) == 1 else [seed for part in parts for seed in part]
+            return check_seeds(parts[0] if len(parts) == 1 else [seed for part in parts for seed in part]).tolist()
         return range(64 if self.n is None else check_integer("n", self.n, 1, MOST_SAMPLES))
 
 

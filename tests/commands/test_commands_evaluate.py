@@ -5,9 +5,10 @@ import json
 import pytest
 from command_lines import main
 
-from sdesig.commands.inputs import load_problem
-from sdesig.evaluation.comparison import Comparison, generator_sampler
-from sdesig.sampling import CanonicalSDE, GaussianReference, TeacherOptions, information_floor
+from sdesig.commands.inputs import load_data, load_teacher
+from sdesig.evaluation import Comparison, generator_sampler
+from sdesig.evaluation.metrics import pathwise_errors
+from sdesig.sampling import GaussianReference, PathSpace, TeacherOptions, information_floor
 from sdesig.sigdeg import SigDEG
 
 COLUMNS = {
@@ -18,18 +19,21 @@ COLUMNS = {
     "pathwise_rmse",
     "pathwise_rmse_se",
     "floor",
-    "frechet_distance",
+    "key",
     "seconds_per_1000",
 }
 
 
 def rows_of(folder):
-    return json.loads((folder / "report.json").read_text())
+    """Without that of the converged paths, the first one."""
+    first, *rows = json.loads((folder / "report.json").read_text())
+    assert first["key"] == "converged-path"
+    return rows
 
 
-def test_evaluate_generators_and_baselines(tmp_path, problem, capsys, options):
+def test_evaluate_generators_and_training_free_samplers(tmp_path, problem, capsys, options):
     models = [problem.student("student"), problem.student("depth-1", depth=1)]
-    command = ["evaluate", *problem.flags, "--models", *models, "--steps", "2", "4", "--n", "20", "--first-seed", "5"]
+    command = ["evaluate", *models, *problem.flags, "--steps", "2", "4", "--n", "20", "--first-seed", "5"]
     main([*command, "--floor-groups", "10", "--out", str(tmp_path)])
     rows = rows_of(tmp_path)
     assert len(rows) == 2 * (5 + 2)
@@ -38,12 +42,13 @@ def test_evaluate_generators_and_baselines(tmp_path, problem, capsys, options):
     assert all((row["floor"] is None) == (row["depth"] is None) for row in rows)
     assert all((row["pathwise_rmse"] is None) == (row["method"] == "DDIM") for row in rows)
     assert all(row["frechet_distance"] > 0 for row in rows)
-    teacher = load_problem(str(problem.teacher), str(problem.data)).teacher
-    student = SigDEG.load(models[0])
-    comparison = Comparison(teacher, student.reference, (2,), student.snr, levels=6, truth_steps=64)
-    _, (outcome,) = comparison.run([(generator_sampler("", student), [4])], range(5, 25))
+    teacher, student = load_teacher(str(problem.teacher)).denoiser, SigDEG.load(models[0])
+    comparison = Comparison(teacher, student.space, truth_steps=64)
+    sampler = generator_sampler("one", student, (4,))
+    ends = comparison.follow([(comparison.truth, 64), (sampler, 4)], range(5, 25))
+    errors = pathwise_errors(ends["one", 4], ends["converged-path", 64])
     (row,) = (row for row in rows if row["method"] == models[0] and row["steps"] == 4)
-    assert row["pathwise_rmse"] == pytest.approx(outcome.rmse[0], rel=1e-5)
+    assert row["pathwise_rmse"] == pytest.approx(errors.square().mean().sqrt().item(), rel=1e-5)
     found = options(tmp_path)
     assert [model["name"] for model in found["models"]] == models
     assert (found["n"], found["first_seed"], found["snr"]) == (20, 5, [0.01, 100.0])
@@ -55,21 +60,27 @@ def test_evaluate_generators_and_baselines(tmp_path, problem, capsys, options):
 
 def test_evaluate_without_generators_or_enough_samples(tmp_path, problem, options):
     config = tmp_path / "config.json"
-    config.write_text(json.dumps({"n": 2, "steps": [3], "baselines": True, "reference": "none", "snr": [0.1, 10]}))
+    config.write_text(json.dumps({"n": 2, "steps": [3], "reference": "none", "snr": [0.1, 10]}))
     main(["evaluate", *problem.flags, "--config", str(config), "--out", str(tmp_path / "run")])
     rows = rows_of(tmp_path / "run")
     assert [row["steps"] for row in rows] == [3] * 5
-    assert all(row["frechet_distance"] is None and row["floor"] is None for row in rows)
+    assert all("frechet_distance" not in row and row["floor"] is None for row in rows)
     assert options(tmp_path / "run")["reference"] == "none"
     assert options(tmp_path / "run")["snr"] == [0.1, 10]
 
 
 def test_evaluate_only_generators(tmp_path, problem, fails):
-    command = ["evaluate", *problem.flags, "--no-baselines", "--steps", "2", "--n", "2", "--out", str(tmp_path)]
-    main([*command, "--models", problem.student("student")])
+    command = ["evaluate", problem.student("student"), *problem.flags, "--samplers", "--steps", "2"]
+    command += ["--n", "2", "--out", str(tmp_path)]
+    main(command)
     assert [row["method"] for row in rows_of(tmp_path)] == [problem.student("student")]
-    message = fails(*command, "--models", problem.student("student"), "--first-seed", "1")
-    assert "has a run with other options (first_seed: 0, now 1)" in message
+    main([*command, "--first-seed", "1"])
+    assert sorted(file.name for file in (tmp_path / "samples").glob("seeds-*")) == [
+        "seeds-00000000.safetensors",
+        "seeds-00000001.safetensors",
+    ]
+    message = fails(*command, "--teacher", problem.student("student"))
+    assert "must hold a denoiser" in message
 
 
 @pytest.mark.parametrize(
@@ -78,15 +89,34 @@ def test_evaluate_only_generators(tmp_path, problem, fails):
         (["--n", "1"], "n must be in [2, 10000000]; got 1"),
         (["--first-seed", "-1"], "first_seed must be in [0, 9223372036854773808]; got -1"),
         (["--floor-groups", "-1"], "floor_groups must be >= 0; got -1"),
-        (["--no-baselines"], "models must name a generator with --no-baselines"),
+        (["--samplers"], "models must name a generator without samplers"),
+        (["--samplers", "heun"], "samplers must be one of 'euler', 'ddim'"),
         (["--steps", "2000"], "steps must be in [1, 1024]; got 2000"),
         (["--steps", "0"], "steps must be >= 1; got 0"),
-        (["--models", "nowhere"], "nowhere is not a folder"),
     ],
 )
 def test_evaluate_refuses(flags, message, tmp_path, problem, fails):
     assert message in fails("evaluate", *problem.flags, "--out", tmp_path, *flags)
     assert not (tmp_path / "report.json").exists()
+
+
+def test_a_generator_that_is_nowhere(tmp_path, problem, fails):
+    assert fails("evaluate", "nowhere", *problem.flags, "--out", tmp_path) == "nowhere is not a folder"
+
+
+def test_shipped_generators_and_samplers_by_their_names(tmp_path, capsys):
+    """Beside the teacher's own sampler in more steps; the keys are those of the command line."""
+    command = ["evaluate", "digits/depth-1", "digits/plain", "--samplers", "path-average", "--teacher-steps", "6"]
+    with pytest.raises(SystemExit):
+        main([*command, "--out", str(tmp_path)])  # the plain one has another grid
+    assert "must have one grid of steps" in capsys.readouterr().err
+    del command[2]
+    main([*command, "--n", "2", "--steps", "2", "--out", str(tmp_path)])
+    assert [(row["key"], row["steps"]) for row in rows_of(tmp_path)] == [
+        ("euler", 6),
+        ("path-average", 2),
+        ("digits/depth-1", 2),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -99,33 +129,34 @@ def test_evaluate_refuses(flags, message, tmp_path, problem, fails):
 )
 def test_evaluate_refuses_generators_that_do_not_fit(name, changes, message, tmp_path, problem, fails):
     models = [problem.student("student"), problem.student(name, **changes)]
-    assert message in fails("evaluate", *problem.flags, "--models", *models, "--out", tmp_path)
+    assert message in fails("evaluate", *models, *problem.flags, "--out", tmp_path)
 
 
 def test_evaluate_refuses_another_basis_or_grid(tmp_path, problem, fails):
     student = SigDEG.load(problem.student("student"))
     student.get_buffer("mean").add_(0.5)
     student.save(tmp_path / "moved")
-    command = ["evaluate", *problem.flags, "--out", tmp_path / "run", "--models", problem.student("student")]
-    assert "must have one Gaussian reference; mean or basis differ" in fails(*command, tmp_path / "moved")
+    command = ["evaluate", problem.student("student"), tmp_path / "moved", *problem.flags, "--out", tmp_path / "run"]
+    assert "must have one Gaussian reference; mean or basis differ" in fails(*command)
+    command.remove(tmp_path / "moved")
     assert "reference must not be given with models" in fails(*command, "--reference", "scalar")
     assert "snr must not be given with models" in fails(*command, "--snr", "1", "2")
     config = json.loads((tmp_path / "moved" / "config.json").read_text())
     (tmp_path / "moved" / "config.json").write_text(json.dumps({**config, "grid": [0.0, 0.7, 1.0]}))
-    assert "must have one grid of steps" in fails(*command, tmp_path / "moved")
+    assert "must have one grid of steps" in fails("evaluate", tmp_path / "moved", *command[1:])
 
 
 def test_floor_is_the_librarys(tmp_path, problem, capsys):
     command = ["floor", *problem.flags, "--snr", "0.01", "100", "--reference", "scalar", "--steps", "2"]
     flags = ["--depth", "1", "3", "--floor-groups", "20", "--teacher-scheme", "euler", "--teacher-steps", "16"]
     main([*command, *flags, "--out", str(tmp_path / "floor.json")])
-    teacher, data, _ = load_problem(str(problem.teacher), str(problem.data))
-    sde = CanonicalSDE(teacher, reference=GaussianReference.fit(data, "scalar"))
+    teacher, (data, _) = load_teacher(str(problem.teacher)).denoiser, load_data(str(problem.data))
+    space = PathSpace((2,), (0.01, 100.0), GaussianReference.fit(data, "scalar"))
     found = json.loads((tmp_path / "floor.json").read_text())
     shown = capsys.readouterr().out
     for depth, floor in zip((1, 3), found["floors"], strict=True):
         options = TeacherOptions("euler", 16, 1)
-        wanted = information_floor(sde, event=(2,), snr=(0.01, 100.0), steps=2, depth=depth, groups=20, teacher=options)
+        wanted = information_floor(teacher, space, steps=2, depth=depth, groups=20, teacher_options=options)
         assert {**floor, "quantiles": tuple(floor["quantiles"])} == vars(wanted)
         assert f"{wanted.rmse:.5f} +- {wanted.standard_error:.5f}" in shown
     assert found["options"]["teacher_scheme"] == "euler"
@@ -138,6 +169,6 @@ def test_floor_refuses(tmp_path, problem, fails):
     assert "floor.json exists already; give another --out" in fails(*command, "--out", tmp_path / "floor.json")
     assert fails(*command, "--depth", "0") == "depth must be in [1, 4096]; got 0"
     assert fails(*command, "--steps", "0") == "steps must be >= 1; got 0"
-    assert fails(*command, "--floor-groups", "1") == "groups must be >= 2; got 1"
+    assert fails(*command, "--floor-groups", "1") == "floor_groups must be >= 2; got 1"
     assert fails(*command, "--teacher-steps", "0") == "steps must be in [1, 1048576]; got 0"
     assert "scheme must be one of" in fails(*command, "--teacher-scheme", "other")

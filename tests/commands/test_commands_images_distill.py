@@ -11,15 +11,14 @@ import pytest
 import torch
 from command_lines import main
 from images_problem import SHORT, make_diffusers_model, make_latent_model, make_pictures
-from sdesig.commands.images import flags
-from sdesig.sampling.reference_files import read_reference, write_reference
 
 from sdesig._random import generator_for
+from sdesig.commands import inputs
 from sdesig.commands.inputs import load_teacher
 from sdesig.images.diffusers_unet import DiffusersUNet
 from sdesig.images.image_data import load_images
 from sdesig.images.latent import load_autoencoder
-from sdesig.sampling import GaussianReference, SNRDenoiser, StepGrid, TeacherOptions, choose_grid
+from sdesig.sampling import GaussianReference, PathSpace, SNRDenoiser, StepGrid, TeacherOptions, choose_grid
 from sdesig.sampling.teacher_paths import teacher_samples
 from sdesig.sigdeg import DistillOptions, NetworkDenoiser, Samples, SigDEG, TrainingOptions, UNet, distill
 
@@ -35,7 +34,7 @@ def pictures(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch):
     """Of the teacher's own samples."""
-    monkeypatch.setattr("sdesig.sampling.reference_files.STEPS", 8)
+    monkeypatch.setattr("sdesig.sampling.teacher_paths.SAMPLE_STEPS", 8)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +58,7 @@ def test_distill_is_the_library_call(model, pictures, tmp_path, options):
     teacher = NetworkDenoiser.load(pictures.teacher)
     torch.manual_seed(0)
     reference = GaussianReference.fit(images.floats(), "dct")
-    student = SigDEG.from_teacher(teacher, event=(1, 8, 8), snr=(0.01, 100.0), depth=2, reference=reference)
+    student = SigDEG.from_teacher(teacher, PathSpace((1, 8, 8), (0.01, 100.0), reference), depth=2)
     training = TrainingOptions(iterations=2, learning_rate=2e-4)
     made = DistillOptions((2, 4), 8, teacher_options=TeacherOptions(steps=16, cells=8), training=training)
     wanted = distill(student, teacher, tmp_path, made, data=images, progress=False)
@@ -90,18 +89,18 @@ def test_without_data_it_is_rollouts_and_samples_of_the_teacher(pictures, tmp_pa
     assert found["data"] is None
     assert found["reference"] == {"kind": "dct", "n": 20, "of": "the teacher"}
     teacher = NetworkDenoiser.load(pictures.teacher)
-    samples = teacher_samples(teacher, 20, event=(1, 8, 8), snr=(0.01, 100.0))
+    samples = teacher_samples(teacher, PathSpace((1, 8, 8), (0.01, 100.0), GaussianReference(0.0, 0.0)), 20)
     wanted = GaussianReference.fit(samples, "dct")
-    torch.testing.assert_close(SigDEG.load(tmp_path / "run" / "student").reference.variance, wanted.variance)
+    torch.testing.assert_close(SigDEG.load(tmp_path / "run" / "student").space.reference.variance, wanted.variance)
 
 
 def test_samples_of_a_teacher_have_its_law(monkeypatch):
     """A denoiser of N(mu, c): 6 standard errors of 3000 samples, drawn 1000 at a time; 64 steps are exact to 1 %."""
     mu, c = 0.3, 0.5
-    monkeypatch.setattr("sdesig.sampling.reference_files.STEPS", 64)
-    monkeypatch.setattr("sdesig.sampling.reference_files._NUMBERS", 2 * 64 * 2 * 1000)
+    monkeypatch.setattr("sdesig.sampling.teacher_paths.SAMPLE_STEPS", 64)
+    monkeypatch.setattr("sdesig.sampling.teacher_paths._NUMBERS", 2 * 64 * 2 * 1000)
     teacher = SNRDenoiser(lambda y, snr: (mu + c * y) / (1 + c * snr.item()))
-    found = teacher_samples(teacher, 3000, event=(2,), snr=(0.01, 1e3))
+    found = teacher_samples(teacher, PathSpace((2,), (0.01, 1e3), GaussianReference(0.0, 0.0)), 3000)
     assert found.shape == (3000, 2)
     assert (found.mean(0) - mu).abs().max() < 6 * (c / 3000) ** 0.5
     assert (found.var(0) / (c + 1e-3) - 1).abs().max() < 6 * (2 / 3000) ** 0.5 + 0.01
@@ -110,16 +109,16 @@ def test_samples_of_a_teacher_have_its_law(monkeypatch):
 
 def test_a_reference_in_a_file(pictures, tmp_path, options, fails):
     reference = GaussianReference.fit(load_images(pictures.data).floats() * 0.5, "dct")
-    write_reference(tmp_path / "r.safetensors", reference)
-    again = read_reference(tmp_path / "r.safetensors", (1, 8, 8))
+    reference.save(tmp_path / "r.safetensors")
+    again = GaussianReference.load(tmp_path / "r.safetensors", (1, 8, 8))
     assert torch.equal(again.variance, reference.variance)
     assert all(map(torch.equal, again.basis, reference.basis))
-    command = ["distill", *pictures.flags, *STUDENT, "--reference-file", str(tmp_path / "r.safetensors")]
+    command = ["distill", *pictures.flags, *STUDENT, "--reference", str(tmp_path / "r.safetensors")]
     main([*command, "--out", str(tmp_path / "run")])
-    found = SigDEG.load(tmp_path / "run" / "student").reference
+    found = SigDEG.load(tmp_path / "run" / "student").space.reference
     torch.testing.assert_close(found.variance, reference.variance)
     assert options(tmp_path / "run")["reference"]["file"] == str(tmp_path / "r.safetensors")
-    write_reference(tmp_path / "r.safetensors", GaussianReference(torch.zeros(3, 8, 8), 1.0))
+    GaussianReference(torch.zeros(3, 8, 8), 1.0).save(tmp_path / "r.safetensors")
     assert "mean must broadcast against an event of shape (1, 8, 8)" in fails(*command, "--out", tmp_path / "b")
     (tmp_path / "r.safetensors").write_text("no")
     assert "is not a complete safetensors file" in fails(*command, "--out", tmp_path / "b")
@@ -127,7 +126,7 @@ def test_a_reference_in_a_file(pictures, tmp_path, options, fails):
 
 def test_a_model_of_diffusers(pictures, tmp_path, options, monkeypatch):
     """With its own range of SNR, which the default is cut to, and a grid that is chosen and kept."""
-    monkeypatch.setattr(flags, "choose_grid", partial(choose_grid, cells=2, fine_per_cell=2))
+    monkeypatch.setattr(inputs, "choose_grid", partial(choose_grid, cells=2, fine_per_cell=2))
     folder = make_diffusers_model(tmp_path / "model")
     command = ["distill", "--teacher", str(folder), "--data", str(pictures.data), "--depth", "1"]
     command += ["--iterations", "1", "--evaluations", "4", "--teacher-steps", "8", "--steps", "2", "4"]
@@ -140,20 +139,20 @@ def test_a_model_of_diffusers(pictures, tmp_path, options, monkeypatch):
     made = SigDEG.load(tmp_path / "run" / "student")
     assert isinstance(made.cell.denoiser.network, DiffusersUNet)
     (file,) = (tmp_path / "run").glob("grid-*.json")
-    assert StepGrid.load(file) == made.grid != StepGrid()
+    assert StepGrid.load(file) == made.space.grid != StepGrid()
 
 
 def test_what_was_chosen_is_kept(pictures, tmp_path, monkeypatch):
     """Grid and reference of a run that goes on are those that it began with, and not measured again."""
-    monkeypatch.setattr(flags, "choose_grid", partial(choose_grid, cells=2, fine_per_cell=2))
+    monkeypatch.setattr(inputs, "choose_grid", partial(choose_grid, cells=2, fine_per_cell=2))
     command = ["distill", "--teacher", str(pictures.teacher), *STUDENT, "--paths", "4", "--grid", "chosen"]
     command += ["--reference-samples", "4", "--out", str(tmp_path)]
     main(command)
     (tmp_path / "student" / "weights.safetensors").unlink()
     for name in ("choose_grid", "teacher_samples"):
-        monkeypatch.setattr(flags, name, None)
+        monkeypatch.setattr(inputs, name, None)
     main(command)
-    assert SigDEG.load(tmp_path / "student").grid != StepGrid()
+    assert SigDEG.load(tmp_path / "student").space.grid != StepGrid()
 
 
 def test_a_latent_model(tmp_path, options):
@@ -162,11 +161,11 @@ def test_a_latent_model(tmp_path, options):
     teacher = ["--teacher", str(folder), "--decoder", str(folder), "--data", str(data)]
     main(["distill", *teacher, *STUDENT, "--out", str(tmp_path / "run")])
     made = SigDEG.load(tmp_path / "run" / "student")
-    assert made.event == (4, 8, 8)
+    assert made.space.event == (4, 8, 8)
     decoder = options(tmp_path / "run")["decoder"]
     assert (decoder["name"], len(decoder["sha256"])) == (str(folder), 64)
     latents = load_autoencoder(folder).encode(load_images(data).floats(), generator_for("latents"))
-    torch.testing.assert_close(made.reference.mean, latents.mean(0))
+    torch.testing.assert_close(made.space.reference.mean, latents.mean(0))
     out = ["--n", "1", "--steps", "2", "--out"]
     command = ["sample", str(tmp_path / "run" / "student"), *out]
     main([*command, str(tmp_path / "a.npz"), "--decoder", str(folder)])
@@ -195,7 +194,10 @@ def test_a_latent_model(tmp_path, options):
         (["--rank", "0"], "rank must be >= 1; got 0"),
         (["--cell", "plain", "--rank", "2"], "rank must be None unless a solver cell"),
         (["--grid", "nothing.json"], "grid must be 'chosen', 'even' or a JSON file; nothing.json does not exist"),
-        (["--reference-file", "nothing"], "No such file or directory: 'nothing'"),
+        (
+            ["--reference", "nothing"],
+            "reference must be one of none, scalar, coordinates, pca, dct, or a file; got 'nothing'",
+        ),
         (["--iterations", "0"], "iterations must be in [1, 1073741824]; got 0"),
         (["--teacher-steps", "3"], "teacher_steps must be at least"),
         (["--pairs", "rollout", "--paths", "1000"], "paths must be a multiple of 512; got 1000"),
@@ -214,7 +216,7 @@ def test_what_needs_data_or_the_teachers_range(pictures, tmp_path, fails):
     assert "data must be given for pairs 'both'" in fails(*command, "--pairs", "both")
     assert "reference_samples must be >= 2; got 1" in fails(*command, "--reference-samples", "1")
     folder = make_diffusers_model(tmp_path / "model")
-    command[3] = folder
+    command[2] = folder
     own = "{:g} to {:g}".format(*load_teacher(str(folder)).denoiser.snr)
     assert f"snr must lie in the teacher's range, {own}; got (1e-06, 100.0)" in fails(*command, "--snr", "1e-6", "100")
     assert "got (0.01, 20000.0)" in fails(*command, "--snr", "0.01", "20000")
@@ -261,11 +263,11 @@ def test_a_stopped_cache_goes_on(pictures, tmp_path, monkeypatch, fails):
 
     draw, calls = cache.draw_paths, []
 
-    def interrupted(*arguments):
+    def interrupted(*arguments, **options):
         calls.append(None)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return draw(*arguments)
+        return draw(*arguments, **options)
 
     monkeypatch.setattr(cache, "draw_paths", interrupted)
     command = ["cache", *pictures.flags, *SHORT[:4], *SHORT[-5:], "--steps", "2", "4", "--paths", "4"]
@@ -295,7 +297,7 @@ def test_a_full_disk_while_caching(pictures, tmp_path, monkeypatch, fails):
     [
         (["--paths", "0"], "paths must be >= 1; got 0"),
         (["--seed", "-1"], "seed must be >= 0; got -1"),
-        (["--most-steps", "0"], "most_steps must be >= 1; got 0"),
+        (["--steps", "2", "0"], "steps[1] must be >= 2; got 0"),
         (["--depth", "0"], "depth must be in [1, 4096]; got 0"),
         (["--teacher-scheme", "runge"], "scheme must be one of"),
         (["--channels", "3"], "images must have shape (1, 8, 8), as the teacher"),
@@ -351,7 +353,6 @@ def test_files_are_not_overwritten(suffix, model, tmp_path, fails):
         (["--seeds", "a"], "seeds must be numbers"),
         (["--batch", "0"], "batch must be >= 1; got 0"),
         (["--device", "nowhere"], "device must be one that torch can use here; got 'nowhere'"),
-        (["--model", "nowhere"], "nowhere is not a folder"),
         (["--n", "1", "--decoder", "nowhere"], "nowhere is not a folder"),
     ],
 )

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 from command_lines import main
-from sdesig.commands.png import as_images, write_images
 
-from sdesig.commands.sample import parse_seeds
+from sdesig.commands.sample import as_images, parse_seeds, write_images
+from sdesig.digits import load_student
 from sdesig.sigdeg import Samples, SigDEG
 
 
@@ -18,7 +18,7 @@ def test_samples_are_the_librarys(tmp_path, problem, capsys):
     torch.testing.assert_close(found.values, wanted.values)
     assert found.identity == wanted.identity
     assert "no picture: samples of shape (2,) are not images" in capsys.readouterr().out
-    assert [file.name for file in out.parent.iterdir()] == ["a.npz"]
+    assert sorted(file.name for file in out.parent.iterdir()) == ["a.json", "a.npz"]
 
 
 def test_default_is_64_samples_in_8_steps(tmp_path, problem, monkeypatch):
@@ -103,13 +103,23 @@ def test_files_are_not_overwritten(tmp_path, problem, fails):
         (["--n", "3", "--replay", "x.npz"], "only one of --n, --seeds and --replay may be given"),
         (["--replay", "nothing.npz"], "nothing.npz does not exist"),
         (["--out", "a.png"], "out must be a .npz file; got a.png"),
-        (["--model", "nowhere"], "nowhere is not a folder"),
     ],
 )
 def test_sample_refuses(flags, message, tmp_path, problem, fails):
     model = problem.student("student")
     assert fails("sample", model, "--out", tmp_path / "a.npz", *flags) == message
     assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_is_nowhere(tmp_path, fails):
+    assert fails("sample", "nowhere", "--out", tmp_path / "a.npz") == "nowhere is not a folder"
+    assert "digits/nothing is not a folder" in fails("sample", "digits/nothing", "--out", tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("name", ["depth-1", "depth-2", "plain"])
+def test_shipped_generators_have_names(name, tmp_path):
+    main(["sample", f"digits/{name}", "--n", "2", "--steps", "4", "--out", str(tmp_path / "a.npz")])
+    assert torch.equal(Samples.load(tmp_path / "a.npz").values, load_student(name).sample(2, 4).values)
 
 
 def test_replay_refuses_other_files(problem, tmp_path, fails):

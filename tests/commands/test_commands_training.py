@@ -1,4 +1,4 @@
-"""`sdesig train-teacher` and `sdesig distill`: what they train, what they record, --config, and what they refuse."""
+"""`sdesig teacher` and `sdesig distill`: what they train, what they record, --config, and what they refuse."""
 
 import hashlib
 import importlib
@@ -11,13 +11,11 @@ import numpy as np
 import pytest
 import torch
 from command_lines import main
-from sdesig.commands.config_file import option_names
-from sdesig.commands.train_teacher import TrainTeacher
 
 from sdesig._random import seeded
+from sdesig.commands.command_line import options_of
 from sdesig.commands.distill import Distill
-from sdesig.commands.evaluate import Evaluate
-from sdesig.commands.inputs import SNR, snr_range
+from sdesig.commands.inputs import SNR, SettingFlags, Source, load_data, load_teacher
 from sdesig.commands.options import CutPathFlags
 from sdesig.digits import SNR as DIGITS_SNR
 from sdesig.digits import load_digits
@@ -84,7 +82,7 @@ def test_distill_end_to_end(tmp_path, problem, capsys, options):
     out = tmp_path / "run"
     main(["distill", *problem.flags, *STUDENT, "--out", str(out), "--grid", str(problem.folder / "grid.json")])
     student = SigDEG.load(out / "student")
-    assert (student.depth, student.snr, student.grid.quantiles) == (2, SNR, (0.0, 0.7, 1.0))
+    assert (student.depth, student.space.snr, student.space.grid.quantiles) == (2, SNR, (0.0, 0.7, 1.0))
     found = options(out)
     weights = problem.teacher / "weights.safetensors"
     assert found["teacher"] == {"name": str(problem.teacher), "sha256": sha(weights)}
@@ -164,9 +162,11 @@ def test_default_cells_divide_the_steps(steps, most, cells):
 
 
 def test_default_range_is_the_teachers():
-    assert snr_range(None, "digits") == DIGITS_SNR
-    assert snr_range(None, "folder") == (1 / 6400, 1 / 0.05**2)
-    assert snr_range((1.0, 2.0), "digits") == (1.0, 2.0)
+    teacher, source = load_teacher("digits").denoiser, Source(*load_data("digits"))
+    assert SettingFlags().range(teacher, source) == DIGITS_SNR
+    assert SettingFlags(teacher="folder").range(teacher, source) == SNR == (1 / 6400, 1 / 0.05**2)
+    assert SettingFlags(teacher="folder").range(teacher, None) == (1 / 6400, 1 / 0.01**2)  # of images
+    assert SettingFlags(snr=(1.0, 2.0)).range(teacher, source) == (1.0, 2.0)
 
 
 def test_seeded_is_torchs_seed():
@@ -189,7 +189,7 @@ def test_config_gives_defaults_that_flags_override(tmp_path, problem, options):
         "snr": [0.01, 100],
         "teacher": str(problem.teacher),
         "data": str(problem.data),
-        "cache": None,
+        "teacher-cache": None,
         "teacher-steps": 16,
     }
     file.write_text(json.dumps(given))
@@ -209,20 +209,16 @@ def test_config_gives_defaults_that_flags_override(tmp_path, problem, options):
 def test_config_of_other_commands(tmp_path, problem, options):
     file = tmp_path / "config.json"
     file.write_text(json.dumps({"width": 8, "blocks": 1, "batch": 4, "iterations": 1, "data": str(problem.data)}))
-    main(["teacher", "--config", str(file), "--out", str(tmp_path / "a"), "--width", "16"])
-    assert (options(tmp_path / "a")["network"]["width"], options(tmp_path / "a")["batch"]) == (16, 4)
+    main(["teacher", "--config", str(file), "--out", str(tmp_path / "a"), "--batch", "5"])
+    assert (options(tmp_path / "a")["network"]["width"], options(tmp_path / "a")["batch"]) == (8, 5)
 
 
-def test_options_of_the_library_are_all_flags():
-    named = {name.replace("-", "_") for name in option_names(Distill)}
+def test_options_of_the_library_are_all_options():
+    named = {option.name for option in options_of(Distill)}
     wanted = {*DistillOptions.__dataclass_fields__, *TrainingOptions.__dataclass_fields__} - {"teacher", "training"}
     assert wanted < named
     assert {"teacher_scheme", "teacher_steps", "teacher_cells"} < named
     assert "scheme" not in named
-    for command in (Distill, TrainTeacher, Evaluate):
-        names = list(option_names(command))
-        assert "config" in names
-        assert len({*names}) == len(names)
 
 
 @pytest.mark.parametrize("command", ["teacher", "distill", "evaluate"])
