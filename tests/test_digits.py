@@ -196,5 +196,5 @@ def test_students_are_small(name):
     assert size_of(folder) < 5e6
     made = SigDEG.load(folder)
     assert (made.space.event, made.space.depth) == (EVENT, 4)
-    assert made.snr == pytest.approx(SNR)
+    assert made.space.snr == pytest.approx(SNR)
     assert (made.kind, made.depth) == {"plain": ("plain", 2), "depth-1": ("solver", 1), "depth-2": ("solver", 2)}[name]

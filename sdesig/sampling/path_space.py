@@ -72,7 +72,7 @@ class PathSpace:
         if math.prod(self.event) > MOST_COORDINATES:
             raise ValueError(f"event must have at most {MOST_COORDINATES} coordinates; got {self.event}")
         object.__setattr__(self, "snr", (low, high))
-        self.reference.check_event(torch.empty(1, dtype=self.dtype, device=self.device).expand(1, *self.event))
+        self.reference.check_fits(self.event, self.dtype, self.device)
 
     @property
     def dtype(self) -> torch.dtype:

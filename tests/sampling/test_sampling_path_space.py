@@ -227,6 +227,7 @@ def test_its_repr_is_one_line(grid):
         ({"snr": (0.0, 2.0)}, ValueError, r"snr\[0\] must be a finite number > 0; got 0.0"),
         ({"snr": (1.0, math.inf)}, ValueError, r"snr\[1\] must be a finite number > 0; got inf"),
         ({"snr": (2.0, 2.0)}, ValueError, r"snr must be \(first, last\) with first < last; got \(2.0, 2.0\)"),
+        ({"event": (10**30,)}, ValueError, r"mean must broadcast against an event of shape \(10+,\)"),
         ({"levels": -1}, ValueError, r"levels must be in \[0, 30\]; got -1"),
         ({"levels": 31}, ValueError, r"levels must be in \[0, 30\]; got 31"),
         ({"levels": 7.0}, TypeError, "levels must be an integer; got 7.0"),
