@@ -119,6 +119,10 @@ def evaluate(
         raise ValueError(f"data must have shape (n, *{comparison.space.event}); got {tuple(data.shape)}")
     if data is None and extractors:
         raise ValueError("extractors must not be given without data")
+    for extractor in extractors:
+        if extractor.floats == images:
+            wanted = "images" if images else "vectors (its `floats`)"
+            raise ValueError(f"extractors must take {wanted}, as the data are; {extractor.name} does not")
     if isinstance(data, Tensor) and not extractors and min(len(data), len(seeds)) > data[0].numel():
         extractors = [COORDINATES]
     out = None if out is None else Path(out)

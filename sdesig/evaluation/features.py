@@ -189,14 +189,14 @@ def feature_batches(extractor: FeatureExtractor, images: Tensor, batch: int = 25
 
 @torch.no_grad()
 def extract(extractor: FeatureExtractor, images: Tensor, batch: int = 256) -> Tensor:
-    """Features, (n, k), of vectors, or of uint8 images on the CPU, from `batch` of them at a time.
+    """Features, (n, k), on the CPU, of vectors, all at once, or of uint8 images, `batch` of them at a time.
 
     Raises:
         TypeError, ValueError, RuntimeError: see `feature_batches`.
     """
     check_integer("batch", batch, 1)
     if extractor.floats:
-        return extractor(images)
+        return extractor(images).cpu()
     return torch.cat([extractor(part).cpu() for part in extractor.checked(images).split(batch)])
 
 

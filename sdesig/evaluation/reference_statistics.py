@@ -14,7 +14,7 @@ from sdesig._caching import Record, cached
 from sdesig._checks import check_integer
 from sdesig._files import file_digest, read_tensors, write_tensors
 from sdesig._random import generator_for
-from sdesig.evaluation.features import FeatureExtractor, feature_batches
+from sdesig.evaluation.features import FeatureExtractor, extract, feature_batches
 from sdesig.evaluation.frechet import FeatureStatistics, FeatureSums
 from sdesig.evaluation.pixels import ImageSet, pixel_digest
 
@@ -59,11 +59,10 @@ def reference_statistics(
     """
     kept = min(check_integer("kept", kept, 2), len(data))
     if isinstance(data, Tensor):
-        features = extractor(data)
+        features = extract(extractor, data)
         chosen = torch.randperm(len(data), generator=generator_for("features to keep"))[:kept]
-        return ReferenceStatistics(
-            FeatureStatistics.of(features), features.cpu()[chosen], pixel_digest(data), extractor.digest
-        )
+        statistics = FeatureStatistics.of(features)
+        return ReferenceStatistics(statistics, features[chosen], pixel_digest(data), extractor.digest)
     make = partial(_extract, data, extractor, kept, batch)
     if cache is None:
         return make()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 
 from torch import Tensor
 
@@ -15,15 +15,15 @@ from sdesig.sigdeg.sig_deg import SigDEG
 from sdesig.solvers import Scheme
 
 ON_GRID = "path-average-grid"
-TRAINING_FREE: dict[str, tuple[str, Scheme, dict[str, object]]] = {
-    "euler": ("Euler = SDE-DPM-Solver++(1)", DPMSolver1(), {}),
-    "ddim": ("DDIM", DPMSolver1(), {"eta": 0.0}),
-    "sde-dpm++2m": ("SDE-DPM-Solver++(2M)", DPMSolver2M(), {}),
-    "path-average": ("path-average", PathAverage(), {}),
-    "path-average-reference": ("path-average, reference", PathAverage(), {"referenced": True}),
-    ON_GRID: ("path-average, reference, chosen grid", PathAverage(), {"referenced": True}),
+TRAINING_FREE: dict[str, tuple[str, Scheme, bool, float]] = {
+    "euler": ("Euler = SDE-DPM-Solver++(1)", DPMSolver1(), False, 1.0),
+    "ddim": ("DDIM", DPMSolver1(), False, 0.0),
+    "sde-dpm++2m": ("SDE-DPM-Solver++(2M)", DPMSolver2M(), False, 1.0),
+    "path-average": ("path-average", PathAverage(), False, 1.0),
+    "path-average-reference": ("path-average, reference", PathAverage(), True, 1.0),
+    ON_GRID: ("path-average, reference, chosen grid", PathAverage(), True, 1.0),
 }
-"""Labels, schemes and other options of `training_free` by key."""
+"""Label, scheme, whether it is referenced, and eta of the samplers of `training_free` by key."""
 
 
 @dataclass(frozen=True)
@@ -85,11 +85,12 @@ def training_free(space: PathSpace, steps: Sequence[int]) -> dict[str, Sampler]:
         steps: numbers of steps of all of them; `dataclasses.replace` changes those of one.
     """
     grid = check_instance("space", space, PathSpace).grid
-    return {
-        key: Sampler(key, label, tuple(steps), scheme=scheme, grid=grid if key == ON_GRID else EVEN, **options)  # type: ignore[arg-type]
-        for key, (label, scheme, options) in TRAINING_FREE.items()
-        if key != ON_GRID or grid != EVEN
+    made = {
+        key: Sampler(key, label, tuple(steps), scheme=scheme, referenced=referenced, eta=eta)
+        for key, (label, scheme, referenced, eta) in TRAINING_FREE.items()
     }
+    best = made.pop(ON_GRID)
+    return made if grid == EVEN else made | {ON_GRID: replace(best, grid=grid)}
 
 
 def generator_sampler(

@@ -12,6 +12,7 @@ from sdesig.evaluation import (
     FeatureStatistics,
     evaluate,
     generator_sampler,
+    load_extractor,
     training_free,
 )
 from sdesig.sampling import GaussianReference, PathSpace, SNRDenoiser, StepGrid
@@ -120,6 +121,10 @@ def test_no_distance_without_data_or_with_too_few_samples():
         ({"seeds": range(1)}, "number of seeds must be >= 2; got 1"),
         ({"data": DATA[:, :1]}, r"data must have shape \(n, \*\(2,\)\); got \(300, 1\)"),
         ({"data": None, "extractors": [RADIUS]}, "extractors must not be given without data"),
+        (
+            {"extractors": [load_extractor("pixels")]},
+            r"extractors must take vectors .*; pixels does not",
+        ),
         ({"decode": lambda x: x}, "perceptual and decode must not be given without images"),
         ({"seeds": [3, 5], "out": "x"}, r"seeds must be a range with step 1 to be kept in a folder; got \[3, 5\]"),
         ({"seeds": range(0, 6, 2), "out": "x"}, "seeds must be a range with step 1 to be kept in a folder"),

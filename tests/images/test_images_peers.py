@@ -11,8 +11,8 @@ from images_tiny import normal, save_pipeline, tiny_unet
 from scipy.integrate import solve_ivp
 
 from sdesig.images import load_teacher
-from sdesig.images.peers import PEERS, peer_samples
-from sdesig.sampling import CanonicalDenoiser, CanonicalSDE, DPMSolver2M, SNRDenoiser
+from sdesig.images.peers import PEERS, peer_samples, peers
+from sdesig.sampling import CanonicalDenoiser, CanonicalSDE, DPMSolver2M, GaussianReference, PathSpace, SNRDenoiser
 from sdesig.sde import EDM, Mixture
 
 SNR = (math.exp(-5), math.exp(5))
@@ -153,3 +153,18 @@ def test_the_teacher_is_in_evaluation_mode_while_it_is_asked():
     expected = peer_samples(CanonicalDenoiser(exact, EDM()), start(), 3, snr=SNR)
     assert torch.equal(peer_samples(dropping.train(), start(), 3, snr=SNR), expected)
     assert dropout.training
+
+
+def test_samplers_of_a_comparison():
+    """By key, from the start where all others begin."""
+    teacher, space = SNRDenoiser(MIXTURE.denoise_y), PathSpace((2,), SNR, GaussianReference(0.0, 1.0))
+    made = peers(teacher, space, (2, 3))
+    assert [(sampler.key, sampler.label, sampler.steps) for sampler in made.values()] == [
+        ("unipc", "UniPC", (2, 3)),
+        ("dpmsolver++(2M)", "DPM-Solver++(2M)", (2, 3)),
+        ("dpmsolver++(3M)", "DPM-Solver++(3M)", (2, 3)),
+    ]
+    for key, sampler in made.items():
+        wanted = peer_samples(teacher, start(), 3, snr=SNR, scheduler=key)
+        assert torch.equal(sampler.draw(start(), 3), wanted)
+        assert not sampler.follows
