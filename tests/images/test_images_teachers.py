@@ -213,9 +213,9 @@ def teacher_of(kind, folder):
     return load_teacher(saved(folder, scheduler(), **changes), label=1 if "num_class_embeds" in changes else None)
 
 
-def student_of(teacher, depth=2, kind="scalar", **options):
+def student_of(teacher, depth=2, kind="scalar", event=None, **options):
     reference = GaussianReference.fit(DATA.expand(-1, teacher.event[0], -1, -1), kind)
-    space = PathSpace(teacher.event, (0.02, 200.0), reference, levels=6)
+    space = PathSpace(event or teacher.event, (0.02, 200.0), reference, levels=6)
     return SigDEG.from_teacher(teacher, space, depth=depth, **options)
 
 
@@ -304,7 +304,7 @@ def test_other_shapes_are_refused(tmp_path):
     for event in ((3, 8, 8), (1, 16, 16)):
         with pytest.raises(ValueError, match=r"x must have shape \(batch, 1, 8, 8\); got"):
             teacher(normal(2, *event), 1.0)
-        with pytest.raises(ValueError, match=r"event must be \(1, 8, 8\), the teacher's"):
+        with pytest.raises(ValueError, match=r"space must have the teacher's event, \(1, 8, 8\); it has"):
             student_of(teacher, event=event)
 
 
