@@ -12,6 +12,7 @@ from sdesig.sampling import (
     CanonicalDenoiser,
     CanonicalSDE,
     GaussianReference,
+    PathAverage,
     PathSpace,
     SNRDenoiser,
     StepGrid,
