@@ -18,7 +18,7 @@ from sdesig.sampling.error_statistics import root_mean_square, root_mean_square_
 from sdesig.sampling.path_space import PathSpace
 from sdesig.sampling.snr_denoiser import SNRDenoiser, check_snr_denoiser
 from sdesig.sampling.step_grid import StepGrid
-from sdesig.sampling.teacher_paths import TeacherOptions, draw_signature, snr_times, teacher_scheme, teacher_states
+from sdesig.sampling.teacher_paths import TEACHER_SCHEMES, TeacherOptions, draw_signature, snr_times, teacher_states
 from sdesig.signature import legendre
 from sdesig.signature.partial_signature import PartialSignature
 
@@ -118,7 +118,7 @@ def information_floor(
     fine_times = torch.cat(
         [snr_times((a.item(), b.item()), StepGrid(), fine_per_step)[:-1] for a, b in pairwise(times)] + [times[-1:]]
     )
-    scheme = teacher_scheme(options.scheme)
+    scheme = TEACHER_SCHEMES[options.scheme]()
     fine_depth = max(2, depth)
     numbers = len(fine_times) * fine_depth * math.prod(event)
     rows = max(1, min(groups, _NUMBERS // numbers))

@@ -116,12 +116,6 @@ def draw_signature(
     return PartialSignature(h, torch.randn(size, generator=generator, dtype=dtype, device=generator.device))
 
 
-def teacher_scheme(name: str) -> Scheme:
-    """The scheme of a name of `TEACHER_SCHEMES`."""
-    check_choice("scheme", name, tuple(TEACHER_SCHEMES))
-    return TEACHER_SCHEMES[name]()
-
-
 @torch.no_grad()
 def teacher_states(
     scheme: Scheme, sde: CanonicalSDE, u: Tensor, times: Tensor, steps: PartialSignature, *, save: Save
@@ -153,7 +147,7 @@ def draw_paths(
     fine = draw_signature(sde.clock, times, shape, max(2, space.depth), generator, space.dtype)
     start = sde.start(noise, times[0])
     ends = range(0, options.steps + 1, options.steps // options.cells)
-    states = teacher_states(teacher_scheme(options.scheme), sde, start, times, fine, save=times[list(ends)])
+    states = teacher_states(TEACHER_SCHEMES[options.scheme](), sde, start, times, fine, save=times[list(ends)])
     cells = join_steps(fine, ends) if options.cells < options.steps else fine
     return TeacherPaths(times[list(ends)], cells.truncate(space.depth), states)
 
@@ -180,7 +174,7 @@ def draw_local(
     u = sde.reference.to_reference(tau * clean + tau**0.5 * eps, start)[0]
     times = snr_times((tau, end.item()), StepGrid(), options.steps)
     fine = draw_signature(sde.clock, times, tuple(clean.shape), max(2, depth), generator, clean.dtype)
-    states = teacher_states(teacher_scheme(options.scheme), sde, u, times, fine, save=times[[0, -1]])
+    states = teacher_states(TEACHER_SCHEMES[options.scheme](), sde, u, times, fine, save=times[[0, -1]])
     whole = join_steps(fine, (0, options.steps)).truncate(depth)
     return TeacherPaths(times[[0, -1]], whole, states)
 

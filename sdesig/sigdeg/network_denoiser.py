@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -126,10 +125,5 @@ def make_denoiser(network: Network, config: Mapping[str, Any]) -> ModelDenoiser:
     Raises:
         TypeError, ValueError: an unknown kind, arguments that are not those of its constructor.
     """
-    if not isinstance(config, Mapping):
-        raise TypeError(f"denoiser must be an object with its kind; got {config!r}")
-    arguments: dict[str, Any] = dict(config)
-    kind = DENOISERS.find(arguments.pop("kind", None))
-    if unknown := sorted(arguments.keys() - inspect.signature(kind).parameters.keys()):
-        raise TypeError(f"{kind.__name__} has no {', '.join(unknown)}")
+    kind, arguments = DENOISERS.read(config)
     return kind(network, **arguments)

@@ -331,6 +331,20 @@ class Kinds(Generic[T]):
             )
         return self._classes[kind]
 
+    def read(self, config: object) -> tuple[type[T], dict[str, Any]]:
+        """The class and the arguments of a configuration {"kind": name, **arguments}, which may be any JSON value.
+
+        Raises:
+            TypeError, ValueError: not an object, an unknown kind, arguments that are not those of its constructor.
+        """
+        if not isinstance(config, Mapping):
+            raise TypeError(f"{self._what} must be an object with its kind; got {config!r}")
+        arguments = dict(config)
+        kind = self.find(arguments.pop("kind", None))
+        if unknown := sorted(arguments.keys() - inspect.signature(kind).parameters.keys()):
+            raise TypeError(f"{kind.__name__} has no {', '.join(unknown)}")
+        return kind, arguments
+
 
 NETWORKS: Kinds[Network] = Kinds("network", {"mlp": MLP, "unet": UNet})
 
@@ -354,12 +368,7 @@ def make_network(config: Mapping[str, Any]) -> Network:
     Raises:
         TypeError, ValueError: an unknown kind, arguments that are not those of its constructor.
     """
-    if not isinstance(config, Mapping):
-        raise TypeError(f"network must be an object with its kind; got {config!r}")
-    arguments = dict(config)
-    kind = NETWORKS.find(arguments.pop("kind", None))
-    if unknown := sorted(arguments.keys() - inspect.signature(kind).parameters.keys()):
-        raise TypeError(f"{kind.__name__} has no {', '.join(unknown)}")
+    kind, arguments = NETWORKS.read(config)
     for name, value in arguments.items():
         for number in value if isinstance(value, list | tuple) else (value,):
             if isinstance(number, int | float) and not abs(number) <= MOST:

@@ -90,6 +90,51 @@ class TrainingOptions:
         return min(200, self.iterations // 10) if self.warmup is None else self.warmup
 
 
+@dataclass(frozen=True)
+class _State:
+    """What a checkpoint holds beside the iteration: a module, the moving average of it, and the optimizer."""
+
+    module: nn.Module
+    average: nn.Module
+    optimizer: torch.optim.Optimizer
+    parameters: list[nn.Parameter]
+
+    @torch.no_grad()
+    def follow(self, decay: float) -> None:
+        """Let the average follow the parameters that are trained."""
+        for mean, value in zip(self.average.parameters(), self.module.parameters(), strict=True):
+            if value.requires_grad:
+                mean.lerp_(value, 1 - decay)
+
+    def save(self, path: Path, iteration: int) -> None:
+        """Write a checkpoint."""
+        tensors = {"iteration": torch.tensor(iteration)}
+        for prefix, module in (("module", self.module), ("average", self.average)):
+            tensors |= {f"{prefix}.{name}": value for name, value in module.state_dict().items()}
+        for k, parameter in enumerate(self.parameters):
+            tensors |= {f"optimizer.{k}.{name}": value for name, value in self.optimizer.state[parameter].items()}
+        write_tensors(path, tensors)
+
+    def restore(self, path: Path) -> int:
+        """Take over a checkpoint; its iteration. Raises FileError for one of another run."""
+        with reading(path, "is not a checkpoint of this run"):
+            tensors = read_tensors(path)
+            self.module.load_state_dict(_under("module.", tensors))
+            self.average.load_state_dict(_under("average.", tensors))
+            for k, parameter in enumerate(self.parameters):
+                state = {name: value.to(parameter.device) for name, value in _under(f"optimizer.{k}.", tensors).items()}
+                found, own = {name: value.shape for name, value in state.items()}, parameter.shape
+                if found not in ({}, {"step": torch.Size(()), "exp_avg": own, "exp_avg_sq": own}):
+                    raise ValueError(f"optimizer.{k} must be of a weight of shape {tuple(own)}; got {found}")
+                self.optimizer.state[parameter] = state
+            return check_integer("iteration", tensors["iteration"].item(), 0)
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names have a prefix, by the rest of their names."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
 def train(
     module: ModuleT,
     loss: Loss,
@@ -133,9 +178,8 @@ def train(
     begin(out, options, recorded)
     average = copy.deepcopy(module).requires_grad_(False)
     optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate, weight_decay=options.weight_decay, fused=True)
-    first = 0
-    if (out / CHECKPOINT).exists():
-        first = _restore(out / CHECKPOINT, module, average, optimizer, parameters)
+    state = _State(module, average, optimizer, parameters)
+    first = state.restore(out / CHECKPOINT) if (out / CHECKPOINT).exists() else 0
     if processes.rank() == 0:
         _forget_later_stats(out / STATS, first)
     buffers = Buffers(module)
@@ -147,7 +191,7 @@ def train(
         nonlocal saved, saved_at
         if processes.rank() == 0 and done > saved:
             copy_buffers(average, module)
-            _save(out / CHECKPOINT, done, module, average, optimizer, parameters)
+            state.save(out / CHECKPOINT, done)
         saved, saved_at = done, time.monotonic()
 
     hidden = not progress or processes.rank() > 0
@@ -174,7 +218,7 @@ def train(
                 raise
             optimizer.step()
             buffers.keep()
-            _average(average, module, min(options.ema, (1 + iteration) / (10 + iteration)))
+            state.follow(min(options.ema, (1 + iteration) / (10 + iteration)))
             samples += count * processes.world_size()
             shown += (now - shown) / min(100, iteration - first + 1)
             done = iteration + 1
@@ -273,13 +317,6 @@ def _reduce_gradients(parameters: list[nn.Parameter], value: Tensor, told: Seque
     return any_has[len(parameters) :]
 
 
-@torch.no_grad()
-def _average(average: nn.Module, module: nn.Module, decay: float) -> None:
-    for mean, value in zip(average.parameters(), module.parameters(), strict=True):
-        if value.requires_grad:
-            mean.lerp_(value, 1 - decay)
-
-
 def _forget_later_stats(path: Path, iteration: int) -> None:
     """Drop lines of iterations after the checkpoint from which training goes on."""
     if path.exists():
@@ -294,55 +331,3 @@ def _iteration(line: str) -> float:
         return float(json.loads(line)["iteration"])
     except (ValueError, LookupError, TypeError, RecursionError):
         return math.inf
-
-
-def _save(
-    path: Path,
-    iteration: int,
-    module: nn.Module,
-    average: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    parameters: list[nn.Parameter],
-) -> None:
-    tensors = {"iteration": torch.tensor(iteration)}
-    for prefix, state in (("module", module.state_dict()), ("average", average.state_dict())):
-        tensors |= {f"{prefix}.{name}": value for name, value in state.items()}
-    for k, parameter in enumerate(parameters):
-        tensors |= {f"optimizer.{k}.{name}": value for name, value in optimizer.state[parameter].items()}
-    write_tensors(path, tensors)
-
-
-def _restore(
-    path: Path,
-    module: nn.Module,
-    average: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    parameters: list[nn.Parameter],
-) -> int:
-    with reading(path, "is not a checkpoint of this run"):
-        return _take_over(read_tensors(path), module, average, optimizer, parameters)
-
-
-def _take_over(
-    tensors: Mapping[str, Tensor],
-    module: nn.Module,
-    average: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    parameters: list[nn.Parameter],
-) -> int:
-    for prefix, target in (("module.", module), ("average.", average)):
-        target.load_state_dict(
-            {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-        )
-    for k, parameter in enumerate(parameters):
-        prefix = f"optimizer.{k}."
-        state = {
-            name.removeprefix(prefix): value.to(parameter.device)
-            for name, value in tensors.items()
-            if name.startswith(prefix)
-        }
-        shapes = {name: value.shape for name, value in state.items()}
-        if shapes not in ({}, {"step": torch.Size(()), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}):
-            raise ValueError(f"optimizer.{k} must be of a weight of shape {tuple(parameter.shape)}; got {shapes}")
-        optimizer.state[parameter] = state
-    return check_integer("iteration", tensors["iteration"].item(), 0)

@@ -12,13 +12,14 @@ from sdesig.sampling import (
     CanonicalDenoiser,
     CanonicalSDE,
     GaussianReference,
+    PathAverage,
     PathSpace,
     SNRDenoiser,
     StepGrid,
     choose_grid,
 )
 from sdesig.sampling.error_statistics import paired_ratio
-from sdesig.sampling.teacher_paths import TeacherOptions, draw_paths, teacher_scheme, teacher_states
+from sdesig.sampling.teacher_paths import TeacherOptions, draw_paths, teacher_states
 from sdesig.sde import EDM, Mixture
 from sdesig.signature.partial_signature import join_steps
 
@@ -47,7 +48,7 @@ def path_errors(paths, grid, steps):
     """|x - x_fine| per path of the path-average scheme on a grid, rounded to the fine one."""
     ends = np.rint(grid.positions(steps) * 512).astype(int).tolist()
     times, joined = paths.times[ends], join_steps(paths.signature, ends)
-    last = teacher_states(teacher_scheme("path_average"), SDE, paths.states[0], times, joined, save="last")
+    last = teacher_states(PathAverage(), SDE, paths.states[0], times, joined, save="last")
     return (SDE.noisy_data(last, times[-1]) - SDE.noisy_data(paths.states[-1], times[-1])).norm(dim=1)
 
 

@@ -244,7 +244,7 @@ def signalling(number, at, times=1, then=None):
 def clock(monkeypatch):
     """Of interrupts and checkpoints; it stands still."""
     now = SimpleNamespace(seconds=0.0)
-    for module in ("_interrupts", "distillation.training"):
+    for module in ("_interrupts", "sigdeg.training"):
         stopped = SimpleNamespace(monotonic=lambda: now.seconds, perf_counter=time.perf_counter)
         monkeypatch.setattr(f"sdesig.{module}.time", stopped)
     return now
