@@ -117,6 +117,11 @@ class Scheme(ABC):
             )
 
 
+def apply(g: Tensor, v: Tensor) -> Tensor:
+    """g v, (batch, dim): elementwise for diagonal g (of v's number of axes), else g is (batch, dim, noise_dim)."""
+    return g * v if g.ndim == v.ndim else (g @ v.unsqueeze(-1)).squeeze(-1)
+
+
 def noise_structure(sde: SDELike, noise_dim: int) -> str:
     """The structure that a scheme may exploit: the declared one (else noise_type), as far as the form of g shows it."""
     declared = getattr(sde, "noise_structure", sde.noise_type)

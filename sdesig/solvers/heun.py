@@ -5,8 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from sdesig.sde.base import SDELike
-from sdesig.solvers.base import Scheme, strong_orders
-from sdesig.solvers.noise_terms import apply
+from sdesig.solvers.base import Scheme, apply, strong_orders
 
 
 class Heun(Scheme):

@@ -1,4 +1,4 @@
-"""The terms that schemes share: g v, iterated integrals of two letters."""
+"""The iterated integrals of two letters that schemes of order 1 share."""
 
 from __future__ import annotations
 
@@ -6,11 +6,6 @@ import torch
 from torch import Tensor
 
 from sdesig.signature.partial_signature import PartialSignature
-
-
-def apply(g: Tensor, v: Tensor) -> Tensor:
-    """g v, (batch, dim): elementwise for diagonal g (of v's number of axes), else g is (batch, dim, noise_dim)."""
-    return g * v if g.ndim == v.ndim else (g @ v.unsqueeze(-1)).squeeze(-1)
 
 
 def two_letter_integrals(structure: str, signatures: PartialSignature) -> Tensor:

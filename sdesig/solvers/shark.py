@@ -6,8 +6,7 @@ from torch import Tensor
 
 from sdesig.sde.base import SDELike
 from sdesig.signature.partial_signature import PartialSignature
-from sdesig.solvers.base import Scheme, strong_orders
-from sdesig.solvers.noise_terms import apply
+from sdesig.solvers.base import Scheme, apply, strong_orders
 
 
 class ShARK(Scheme):

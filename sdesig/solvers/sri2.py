@@ -8,8 +8,8 @@ from torch import Tensor
 from sdesig.sde.base import SDELike
 from sdesig.sde.calculus import columns, own_columns
 from sdesig.signature.partial_signature import PartialSignature
-from sdesig.solvers.base import Scheme, strong_orders
-from sdesig.solvers.noise_terms import apply, increment_and_integrals
+from sdesig.solvers.base import Scheme, apply, strong_orders
+from sdesig.solvers.noise_terms import increment_and_integrals
 
 
 class SRI2(Scheme):
