@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -78,9 +79,9 @@ class PathSpace:
         """Device of the paths."""
         return self.reference.mean.device
 
-    @property
+    @cached_property
     def clock(self) -> SNRClock:
-        """The clock of the paths."""
+        """The clock of the paths. Kept, as its check of the variance waits for the device."""
         return self.reference.noise_clock()
 
     def paths(self, seeds: int | Sequence[int]) -> BrownianPath:
