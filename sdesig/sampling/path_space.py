@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -85,9 +86,9 @@ class PathSpace:
         """Device of the paths."""
         return self.reference.mean.device
 
-    @property
+    @cached_property
     def clock(self) -> SNRClock:
-        """The clock of the paths."""
+        """The clock of the paths. Kept, as its check of the variance waits for the device."""
         return self.reference.noise_clock()
 
     def paths(self, seeds: int | Sequence[int]) -> BrownianPath:

@@ -144,7 +144,7 @@ def draw_paths(
     times = snr_times(space.snr, space.grid, options.steps)
     shape = (rows, *space.event)
     noise = torch.randn(shape, generator=generator, dtype=space.dtype, device=generator.device)
-    fine = draw_signature(sde.clock, times, shape, max(2, space.depth), generator, space.dtype)
+    fine = draw_signature(space.clock, times, shape, max(2, space.depth), generator, space.dtype)
     start = sde.start(noise, times[0])
     ends = range(0, options.steps + 1, options.steps // options.cells)
     states = teacher_states(TEACHER_SCHEMES[options.scheme](), sde, start, times, fine, save=times[list(ends)])
