@@ -160,9 +160,9 @@ def _agreeing(value: PartialSignature, given: PartialSignature, matrix: Tensor) 
 
     The law is the exact conditional one. C: (parts of a step, steps, ..., functionals, depth).
     """
-    # On a step of two equal parts, at depth 1, C = (1, 1)/sqrt(2) maps the parts' xi to that of the step. If `given` has
-    # (1, 3) and `value` (0, 0), then C (x - z) = 4/sqrt(2), and `value` becomes (2, 2): its sum is that of `given`, its
-    # difference still its own.
+    # On a step of two equal parts, at depth 1, C = (1, 1)/sqrt(2) maps the parts' xi to that of the step. If `given`
+    # has (1, 3) and `value` (0, 0), then C (x - z) = 4/sqrt(2), and `value` becomes (2, 2): its sum is that of `given`,
+    # its difference still its own.
     missing = (given.coefficients - value.coefficients).unflatten(1, (matrix.shape[1], matrix.shape[0]))
     whole = torch.einsum("ns...ij,jsn...->is...", matrix, missing)
     change = torch.einsum("ns...ij,is...->jsn...", matrix, whole)

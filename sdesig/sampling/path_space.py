@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,10 +22,6 @@ from sdesig.sampling.step_grid import EVEN, StepGrid
 def chosen_seeds(seeds: int | Sequence[int]) -> Tensor:
     """Seeds of samples, or 0, ..., n - 1 for a number n of them: int64, (n,). Raises the errors of `check_seeds`."""
     return check_seeds(range(check_integer("seeds", seeds, 1, MOST_SEEDS)) if isinstance(seeds, int) else seeds)
-
-
-MOST_COORDINATES = 2**40
-"""Most numbers of a sample, beyond what any machine holds: a larger event belongs to a damaged file."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -69,10 +64,8 @@ class PathSpace:
         check_instance("grid", self.grid, StepGrid)
         check_instance("reference", self.reference, GaussianReference)
         object.__setattr__(self, "event", tuple(check_integer(f"event[{k}]", n, 1) for k, n in enumerate(event)))
-        if math.prod(self.event) > MOST_COORDINATES:
-            raise ValueError(f"event must have at most {MOST_COORDINATES} coordinates; got {self.event}")
         object.__setattr__(self, "snr", (low, high))
-        self.reference.check_event(torch.empty(1, dtype=self.dtype, device=self.device).expand(1, *self.event))
+        self.reference.check_event(torch.empty(1, *self.event, dtype=self.dtype, device=self.device))
 
     @property
     def dtype(self) -> torch.dtype:

@@ -176,7 +176,7 @@ class SolverCell(Cell):
         """The step of `StepCoefficients`; the memory is (Q_{n-1}, D_{n-1} - mu)."""
         # An example, untrained, with one coordinate, c = mu = 0, sigma_data = 1: from SNR 1 to 4, so h = 3, from u = 1
         # with the memory (0.5, 0.5) and xi = (1, 0). Then tau* = 1 + 3/3 = 2, y* = u* = 1 + 0.5 (2 - 1) + sqrt(3)/2 =
-        # 2.366. The student is shown y*, tau*, the conditions (0, log 4)/8, and the extra inputs sqrt(3/(2 (1 + 2))) xi =
+        # 2.366. The student is shown y*, tau*, the conditions (0, log 4)/8, and extra inputs sqrt(3/(2 (1 + 2))) xi =
         # (0.707, 0) and 0.5. If it answers D = 0.8, then Q = 0.8, the next state is 1 + 3 Q + sqrt(3) = 5.132, and the
         # memory (0.8, 0.8).
         root, coefficients = noise
