@@ -1,7 +1,6 @@
 """`make demo` in small: what it writes and prints. Untrained generators stand for those that are shipped."""
 
 import contextlib
-import functools
 import io
 import json
 import math
@@ -13,8 +12,9 @@ import torch
 from matplotlib.image import imread
 
 from sdesig import demo
-from sdesig.digits import EVENT, SNR, load_grid, load_teacher, reference
+from sdesig.digits import load_teacher, path_space
 from sdesig.evaluation.comparison import Comparison
+from sdesig.sampling.step_grid import EVEN
 from sdesig.sigdeg import SigDEG
 
 KEYS = {
@@ -37,10 +37,14 @@ def untrained(name):
     """A student of the name's kind."""
     torch.manual_seed(0)
     plain = name == "plain"
-    options = {"cell": "plain", "reference": reference("none")} if plain else {"reference": reference()}
+    space = replace(path_space("none"), grid=EVEN) if plain else path_space()
     depth = {"plain": 2, "depth-1": 1, "depth-2": 2}[name]
-    grid = None if plain else load_grid()
-    return SigDEG.from_teacher(load_teacher(), event=EVENT, snr=SNR, depth=depth, grid=grid, **options).eval()
+    return SigDEG.from_teacher(load_teacher(), space, depth=depth, cell="plain" if plain else "solver").eval()
+
+
+def coarse(teacher, space):
+    """A comparison on paths of fewer cells."""
+    return Comparison(teacher, replace(space, levels=8), truth_steps=128)
 
 
 def run_small(out):
@@ -49,7 +53,7 @@ def run_small(out):
         size = replace(demo.QUICK, iterations=2, seeds=70, groups=4, teacher_steps=(4, 8))
         patch.setattr(demo, "QUICK", size)
         patch.setattr(demo, "load_student", untrained)
-        patch.setattr(demo, "Comparison", functools.partial(Comparison, levels=8, truth_steps=128))
+        patch.setattr(demo, "Comparison", coarse)
         patch.setattr("sdesig.evaluation.comparison.TIMED", 50)
         demo.run_demo(out, quick=True)
     return printed.getvalue()

@@ -9,7 +9,7 @@ from torch import nn
 from sdesig import CanonicalDenoiser, CanonicalSDE, GaussianReference, Mixture, SigDEG, SNRDenoiser
 from sdesig.evaluation import Comparison
 from sdesig.images.unipc import peer_samples
-from sdesig.sampling import TeacherOptions, choose_grid, information_floor
+from sdesig.sampling import PathSpace, TeacherOptions, choose_grid, draw_paths, information_floor
 from sdesig.sampling.teacher_paths import teacher_samples
 from sdesig.sde import EDM, VP, EDMDenoiser, EpsilonDenoiser, ScoreDenoiser, VDenoiser, X0Denoiser
 from sdesig.sigdeg import MLP, DistillOptions, NetworkDenoiser, distill
@@ -17,8 +17,7 @@ from sdesig.sigdeg.cells import CorrectedDenoiser
 from sdesig.sigdeg.path_cache import PathCache
 
 LAW = Mixture.circle(1.5, 0.1, dtype=torch.float64)
-REFERENCE = GaussianReference(0.0, 1.0)
-PLACE = {"event": (2,), "snr": (0.02, 50.0)}
+SPACE = PathSpace((2,), (0.02, 50.0), GaussianReference(0.0, 1.0), levels=4)
 BOTH_WRAPPERS = r"SNRDenoiser\(f\).*CanonicalDenoiser\(D, diffusion\)"
 
 NOT_CANONICAL = {
@@ -33,20 +32,22 @@ NOT_CANONICAL = {
 
 def student():
     torch.manual_seed(0)
-    return SigDEG.from_teacher(SNRDenoiser(LAW.denoise_y), depth=2, reference=REFERENCE, levels=4, **PLACE)
+    return SigDEG.from_teacher(SNRDenoiser(LAW.denoise_y), SPACE, depth=2)
 
 
 WANTED = {
     "CanonicalSDE": lambda d, _: CanonicalSDE(d),
-    "from_teacher": lambda d, _: SigDEG.from_teacher(d, depth=2, reference=REFERENCE, **PLACE),
+    "from_teacher": lambda d, _: SigDEG.from_teacher(d, SPACE, depth=2),
     "distill": lambda d, out: distill(
         student(), d, out / "run", DistillOptions(), data=LAW.sample(9, torch.Generator())
     ),
-    "Comparison": lambda d, _: Comparison(d, REFERENCE, **PLACE),
-    "Comparison.of": lambda d, _: Comparison.of(d, student()),
-    "teacher_samples": lambda d, _: teacher_samples(d, 3, **PLACE),
+    "Comparison": lambda d, _: Comparison(d, SPACE),
+    "teacher_samples": lambda d, _: teacher_samples(d, SPACE, 3),
+    "choose_grid": lambda d, _: choose_grid(d, SPACE),
+    "information_floor": lambda d, _: information_floor(d, SPACE, steps=2, depth=1),
+    "draw_paths": lambda d, _: draw_paths(d, SPACE, TeacherOptions(), 3, generator=torch.Generator()),
     "peer_samples": lambda d, _: peer_samples(d, torch.zeros(1, 2), 3, snr=(0.02, 50.0)),
-    "PathCache": lambda d, out: PathCache(out / "paths", 8, student(), d, TeacherOptions()),
+    "PathCache": lambda d, out: PathCache(out / "paths", d, SPACE, TeacherOptions(), paths=8),
     "CorrectedDenoiser": lambda d, _: CorrectedDenoiser(d, MLP(2, width=8, conditions=2, extra=4), 1.0),
 }
 
@@ -66,13 +67,10 @@ def test_a_generator_is_not_read_with_a_bare_function(tmp_path):
         SigDEG.load(tmp_path, denoiser=lambda y, snr: y)
 
 
-@pytest.mark.parametrize(
-    "measure", [choose_grid, lambda sde, **place: information_floor(sde, steps=2, depth=1, **place)]
-)
-def test_a_denoiser_is_no_sde(measure):
-    for denoiser in (SNRDenoiser(LAW.denoise_y), LAW.denoiser(EDM())):
-        with pytest.raises(TypeError, match="sde must be a CanonicalSDE"):
-            measure(denoiser, **PLACE)
+@pytest.mark.parametrize("use", sorted(WANTED.keys() - {"CanonicalSDE", "CorrectedDenoiser", "peer_samples"}))
+def test_a_teacher_that_is_refused_is_named(use, tmp_path):
+    with pytest.raises(TypeError, match=r"teacher must be a D\(y, snr\)"):
+        WANTED[use](CanonicalSDE(SNRDenoiser(LAW.denoise_y)), tmp_path)
 
 
 CANONICAL = {
@@ -94,7 +92,7 @@ CANONICAL = {
     ],
 )
 def test_a_canonical_denoiser_is_no_denoiser_of_x_and_t(use, name):
-    with pytest.raises(TypeError, match=r"must not be a D\(y, snr\) of the canonical variables; got"):
+    with pytest.raises(TypeError, match=r"must be a D\(x, t\), not a D\(y, snr\); got"):
         use(CANONICAL[name])
 
 

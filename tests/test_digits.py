@@ -15,6 +15,7 @@ from sdesig.digits import (
     load_digits,
     load_grid,
     load_teacher,
+    path_space,
     reference,
 )
 from sdesig.digits.classifier import FEATURES, train_classifier
@@ -134,10 +135,9 @@ def test_the_grid_increases_and_is_not_even():
 
 
 def test_the_grid_has_a_thousand_cells_for_the_demo():
-    """`SigDEG.path` has 2^10 cells; 100 steps are drawn there."""
-    teacher = load_teacher()
-    made = SigDEG.from_teacher(teacher, event=EVENT, snr=SNR, depth=1, reference=reference(), grid=load_grid())
-    assert len(load_grid().times(made.path(1), 100)) == 101
+    """`PathSpace` has 2^10 cells; 100 steps are drawn there."""
+    assert path_space().grid == load_grid()
+    assert len(path_space().times(100)) == 101
 
 
 # --- classifier ------------------------------------------------------------------------------------------------------
@@ -195,6 +195,6 @@ def test_students_are_small(name):
         pytest.skip(f"{folder} is not there")
     assert size_of(folder) < 5e6
     made = SigDEG.load(folder)
-    assert (made.event, made.path_depth) == (EVENT, 4)
-    assert made.snr == pytest.approx(SNR)
+    assert (made.space.event, made.space.depth) == (EVENT, 4)
+    assert made.space.snr == pytest.approx(SNR)
     assert (made.kind, made.depth) == {"plain": ("plain", 2), "depth-1": ("solver", 1), "depth-2": ("solver", 2)}[name]

@@ -150,8 +150,8 @@ def test_the_students_are_what_the_runs_say(run):
     for name, one in STUDY.runs.items():
         student = SigDEG.load(run[0] / "runs" / name / "student")
         assert (student.depth, student.kind) == (one.depth, one.cell)
-        assert student.event == (1, 28, 28)
-        assert bool((student.reference.variance > 0).any()) == (one.cell == "solver")
+        assert student.space.event == (1, 28, 28)
+        assert bool((student.space.reference.variance > 0).any()) == (one.cell == "solver")
 
 
 def test_data_are_required():

@@ -15,7 +15,7 @@ import torch
 from scipy import integrate, special
 
 from experiments.digits.floors import log_snr_functionals
-from sdesig.sampling import CanonicalSDE, SNRDenoiser, TeacherOptions, information_floor
+from sdesig.sampling import GaussianReference, PathSpace, SNRDenoiser, TeacherOptions, information_floor
 
 LOW, HIGH, S2 = math.exp(-3), math.exp(3), 0.5
 
@@ -46,17 +46,14 @@ def closed_form(steps, depth):
 
 @pytest.mark.parametrize("steps, depth", [(2, 1), (3, 2), (2, 3)])
 def test_the_floor_in_log_snr_has_its_closed_form(steps, depth):
-    sde = CanonicalSDE(SNRDenoiser(lambda y, snr: S2 * y / (1 + S2 * snr.item())))
     floor = information_floor(
-        sde,
-        event=(4,),
-        snr=(LOW, HIGH),
+        SNRDenoiser(lambda y, snr: S2 * y / (1 + S2 * snr.item())),
+        PathSpace((4,), (LOW, HIGH), GaussianReference(torch.zeros(4, dtype=torch.float64), 0.0)),
         steps=steps,
         depth=depth,
         groups=4000,
         teacher_options=TeacherOptions(steps=128),
         functionals=functools.partial(log_snr_functionals, depth=depth),
-        dtype=torch.float64,
     )
     assert abs(floor.rmse - closed_form(steps, depth)) < 5 * floor.standard_error
     assert 5 * floor.standard_error < 0.1 * floor.rmse

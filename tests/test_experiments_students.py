@@ -109,6 +109,11 @@ def test_the_mixture_goes_on_from_its_students(toy_run, monkeypatch):
 # --- digits ----------------------------------------------------------------------------------------------------------
 
 
+def coarse(teacher, space):
+    """A comparison on paths of fewer cells."""
+    return Comparison(teacher, replace(space, levels=8), truth_steps=64)
+
+
 @pytest.fixture(scope="module")
 def digits_run(tmp_path_factory, small):
     """Folder of both parts. 70 seeds for the table: more than the pixels, of which it has covariances."""
@@ -118,7 +123,7 @@ def digits_run(tmp_path_factory, small):
         patch.setattr("sdesig.sampling.error_statistics.RESAMPLES", 50)
         patch.setattr(digits_table, "Comparison", functools.partial(Comparison, truth_steps=64))
         digits.main([*arguments, "--seeds", "70", "--frechet-seeds", "50", "--part", "table"])
-        patch.setattr(digits_study, "Comparison", functools.partial(Comparison, truth_steps=64, levels=8))
+        patch.setattr(digits_study, "Comparison", coarse)
         digits.main([*arguments, "--study-seeds", "8", "--part", "study"])
     return folder
 

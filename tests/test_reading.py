@@ -14,12 +14,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from sdesig.sampling.reference_files import read_reference, write_reference
 
 from sdesig._files import FileError, check_output, read_json, read_tensors, reading, write_json
 from sdesig.commands.inputs import load_data
 from sdesig.digits.classifier import DigitClassifier
-from sdesig.sampling import GaussianReference, StepGrid
+from sdesig.sampling import GaussianReference, PathSpace, StepGrid
 from sdesig.sigdeg import MLP, NetworkDenoiser, Samples, SigDEG, TrainingOptions, UNet
 from sdesig.sigdeg.training import train
 
@@ -217,9 +216,8 @@ def test_tensors(content, tmp_path):
 )
 def test_references(tensors, message, tmp_path):
     save_file(tensors, tmp_path / "reference.safetensors")
-    refused(
-        lambda: read_reference(tmp_path / "reference.safetensors", (2,)), tmp_path / "reference.safetensors", message
-    )
+    file = tmp_path / "reference.safetensors"
+    refused(lambda: GaussianReference.load(file, (2,)), file, message)
 
 
 @pytest.mark.parametrize("quantiles", [None, 3, "01", [], [0, None, 1], [0, "x", 1], [0, float("nan"), 1], [0, [1], 1]])
@@ -303,9 +301,8 @@ def generator(network, event, kind="solver", rank=None):
     torch.manual_seed(0)
     reference = GaussianReference(torch.zeros(event), torch.ones(event), torch.eye(event[-1]))
     teacher = NetworkDenoiser(network, 1.0)
-    return SigDEG.from_teacher(
-        teacher, event=event, snr=(0.1, 10.0), depth=2, reference=reference, cell=kind, rank=rank, levels=6
-    )
+    space = PathSpace(event, (0.1, 10.0), reference, levels=6)
+    return SigDEG.from_teacher(teacher, space, depth=2, cell=kind, rank=rank)
 
 
 @pytest.mark.parametrize("kind", ["solver", "plain", "low rank", "images"])
@@ -420,5 +417,5 @@ def test_an_output_that_fails_later_is_named_not_its_temporary_file(tmp_path, mo
 
 
 def test_references_are_read_as_they_were_written(tmp_path):
-    write_reference(tmp_path / "r.safetensors", GaussianReference(torch.zeros(2), torch.ones(2), torch.eye(2)))
-    assert torch.equal(read_reference(tmp_path / "r.safetensors", (2,)).variance, torch.ones(2))
+    GaussianReference(torch.zeros(2), torch.ones(2), torch.eye(2)).save(tmp_path / "r.safetensors")
+    assert torch.equal(GaussianReference.load(tmp_path / "r.safetensors", (2,)).variance, torch.ones(2))

@@ -11,7 +11,7 @@ import torch
 from sdesig.evaluation import Comparison
 from sdesig.evaluation.comparison import baselines, generator_sampler
 from sdesig.evaluation.report import cell
-from sdesig.sampling import GaussianReference
+from sdesig.sampling import GaussianReference, PathSpace
 from sdesig.sampling.error_statistics import paired_ratio
 from sdesig.sigdeg import NetworkDenoiser, SigDEG, UNet
 
@@ -25,8 +25,8 @@ def image_models(folder):
     kinds = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "block_out_channels": (8,)}
     unet = diffusers.UNet2DModel(8, in_channels=3, out_channels=3, norm_num_groups=4, layers_per_block=1, **kinds)
     teacher = NetworkDenoiser(UNet(3, 8, widths=(8,)), 0.5)
-    reference = GaussianReference(0.0, 0.25)
-    student = SigDEG.from_teacher(teacher, event=(3, 8, 8), snr=(0.01, 100.0), depth=2, reference=reference)
+    space = PathSpace((3, 8, 8), (0.01, 100.0), GaussianReference(0.0, 0.25))
+    student = SigDEG.from_teacher(teacher, space, depth=2)
     student.save(folder / "runs/mine/student")
     pipeline = diffusers.DDPMPipeline(unet, diffusers.DDPMScheduler())
     pipeline.set_progress_bar_config(disable=True)
@@ -38,8 +38,7 @@ def check_that_it_learned(names):
     the same paths, and by 4 % at least; nine seeds of ten end nearly the same in 8 and in 64 steps. The numbers of the
     README, of 4000 seeds, are within 4 standard errors of these."""
     generator = names["generator"]
-    made = Comparison.of(names["denoiser"], generator)
-    made.truth_steps, made.batch = 256, 1000
+    made = Comparison(names["denoiser"], generator.space, truth_steps=256, batch=1000)
     (untrained,) = [sampler for sampler in baselines() if sampler.name == "path-average, reference"]
     _, (before, after) = made.run([(untrained, (8,)), (generator_sampler("trained", generator), (8,))], range(2000))
     value, _, high = paired_ratio(after.errors, before.errors)

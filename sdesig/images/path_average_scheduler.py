@@ -69,7 +69,7 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
         eta: stochasticity of the reverse SDE, see `CanonicalSDE`: 0 <= eta < sqrt(3), 0 is the probability flow. The
             eta that DDIMPipeline hands to `step` is DDIM's, and is ignored.
         reference_variance: c >= 0 of a Gaussian reference N(0, c); 1 suits latents of about unit variance.
-        reference_file: safetensors file of `sdesig.sampling.reference_files.write_reference`, in its place. It is not
+        reference_file: safetensors file of `GaussianReference.save`, in its place. It is not
             copied by `save_pretrained`.
         levels: the path lives on 2^levels cells, which bounds the number of steps.
 

@@ -172,7 +172,7 @@ class GaussianReference:
                 raise ValueError(f"it must hold mean, variance, basis_0, ...; it holds {', '.join(sorted(tensors))}")
             reference = cls(tensors["mean"], tensors["variance"], [tensors[name] for name in basis])
             if event is not None:
-                reference.check_event(torch.zeros(1, *event))
+                reference.check_fits(tuple(event), torch.float32, torch.device("cpu"))
             return reference
 
     def save(self, file: str | Path) -> None:
@@ -204,7 +204,10 @@ class GaussianReference:
 
     def check_event(self, u: Tensor) -> None:
         """Raise unless mean, variance and basis fit the events of u, (batch, *event): its shape, dtype and device."""
-        event = tuple(u.shape[1:])
+        self.check_fits(tuple(u.shape[1:]), u.dtype, u.device)
+
+    def check_fits(self, event: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
+        """Raise unless mean, variance and basis fit events of a shape, in a dtype and on a device."""
         for name, value in (("mean", self.mean), ("variance", self.variance)):
             padded = (1,) * (len(event) - value.ndim) + tuple(value.shape)
             if len(padded) != len(event) or any(m not in (1, n) for m, n in zip(padded, event, strict=True)):
@@ -215,8 +218,8 @@ class GaussianReference:
         if sizes != event[len(event) - len(sizes) :]:
             raise ValueError(f"basis must be a matrix for each of the last axes of an event {event}; it has {sizes}")
         for value in (self.mean, self.variance, *self.basis):
-            if value.ndim and (value.dtype != u.dtype or value.device != u.device):
-                states, found = f"{u.dtype} on {u.device}", f"{value.dtype} on {value.device}"
+            if value.ndim and (value.dtype != dtype or value.device != device):
+                states, found = f"{dtype} on {device}", f"{value.dtype} on {value.device}"
                 raise TypeError(f"mean, variance and basis must be {states}, like the states; one is {found}")
 
     def to_basis(self, x: Tensor) -> Tensor:

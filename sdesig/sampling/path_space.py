@@ -65,7 +65,7 @@ class PathSpace:
         check_instance("reference", self.reference, GaussianReference)
         object.__setattr__(self, "event", tuple(check_integer(f"event[{k}]", n, 1) for k, n in enumerate(event)))
         object.__setattr__(self, "snr", (low, high))
-        self.reference.check_event(torch.empty(1, *self.event, dtype=self.dtype, device=self.device))
+        self.reference.check_fits(self.event, self.dtype, self.device)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -10,7 +10,7 @@ from virtual_device import virtual_device
 
 from sdesig.commands.main import main
 from sdesig.evaluation.comparison import Comparison
-from sdesig.sampling import GaussianReference
+from sdesig.sampling import GaussianReference, PathSpace
 from sdesig.sigdeg import NetworkDenoiser, SigDEG
 
 SNR = ["--snr", "0.01", "100"]
@@ -22,8 +22,8 @@ def make_problem(folder):
     pictures = make_pictures(folder)
     torch.manual_seed(0)
     reference = GaussianReference.fit(torch.randn(30, 1, 8, 8), "dct")
-    made = {"event": (1, 8, 8), "snr": (0.01, 100.0), "depth": 2, "levels": 3, "reference": reference}
-    SigDEG.from_teacher(NetworkDenoiser.load(pictures.teacher), **made).save(folder / "short")
+    space = PathSpace((1, 8, 8), (0.01, 100.0), reference, levels=3)
+    SigDEG.from_teacher(NetworkDenoiser.load(pictures.teacher), space, depth=2).save(folder / "short")
     return folder
 
 

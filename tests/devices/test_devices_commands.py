@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from virtual_device import unavailable
 
 from sdesig.commands.main import main
-from sdesig.sampling import GaussianReference
+from sdesig.sampling import GaussianReference, PathSpace
 from sdesig.sigdeg import MLP, NetworkDenoiser, Samples, SigDEG
 
 JOB = Path(__file__).with_name("device_job.py")
@@ -30,8 +30,8 @@ def problem(tmp_path_factory):
     teacher = NetworkDenoiser(MLP(2, width=8, blocks=1), 0.7)
     teacher.save(folder / "teacher")
     reference = GaussianReference.fit(torch.from_numpy(data).float(), "pca")
-    made = {"event": (2,), "snr": (0.01, 100.0), "depth": 2, "levels": 3}
-    SigDEG.from_teacher(teacher, reference=reference, **made).save(folder / "student")
+    space = PathSpace((2,), (0.01, 100.0), reference, levels=3)
+    SigDEG.from_teacher(teacher, space, depth=2).save(folder / "student")
     return folder
 
 

@@ -3,7 +3,6 @@
 import diffusers
 import pytest
 import torch
-from sdesig.sampling.reference_files import reference_on, write_reference
 from torch import Tensor, nn
 
 from sdesig.evaluation import Comparison
@@ -13,7 +12,7 @@ from sdesig.evaluation.image_report import Method, evaluate_images
 from sdesig.evaluation.metrics import kernel_distance, pair_distances, precision_recall
 from sdesig.evaluation.pixels import ImageSet, pixel_digest
 from sdesig.images import PathAverageScheduler, SigDEGPipeline, load_autoencoder, load_teacher, peer_samples
-from sdesig.sampling import DPMSolver1, GaussianReference, PathAverage
+from sdesig.sampling import DPMSolver1, GaussianReference, PathAverage, PathSpace
 from sdesig.sigdeg import NetworkDenoiser, SigDEG, UNet
 
 EVENT, SNR = (1, 8, 8), (0.02, 50.0)
@@ -52,14 +51,13 @@ def teacher_on(device):
 
 
 def reference_of(kind, device):
-    return reference_on(GaussianReference.fit(0.5 * values(30, *EVENT), kind), device)
+    return GaussianReference.fit(0.5 * values(30, *EVENT), kind).to(device)
 
 
 def student_of(teacher, event=EVENT, kind="coordinates", **options):
     torch.manual_seed(1)
-    reference = GaussianReference.fit(0.5 * values(30, *event), kind)
-    settings = {"event": event, "snr": SNR, "depth": 2, "levels": 4, "sigma_data": 0.6} | options
-    return SigDEG.from_teacher(teacher, reference=reference, **settings)
+    space = PathSpace(event, SNR, GaussianReference.fit(0.5 * values(30, *event), kind), levels=4)
+    return SigDEG.from_teacher(teacher, space, **{"depth": 2, "sigma_data": 0.6} | options)
 
 
 # --- teachers and latents --------------------------------------------------------------------------------------------
@@ -105,7 +103,7 @@ def test_the_scheduler(agrees, eta, prediction):
 
 @pytest.mark.parametrize("kind", ["scalar", "coordinates", "dct"])
 def test_the_scheduler_with_a_reference(agrees, tmp_path, kind):
-    write_reference(tmp_path / "reference.safetensors", reference_of(kind, "cpu"))
+    reference_of(kind, "cpu").save(tmp_path / "reference.safetensors")
 
     def compute(device):
         scheduler = PathAverageScheduler(reference_file=str(tmp_path / "reference.safetensors"))
@@ -212,10 +210,9 @@ def test_a_report(agrees, scripts, tmp_path):
     data = ImageSet(pixels(24), pixel_digest(pixels(24)), "made")
 
     def compute(device):
-        comparison = Comparison(
-            teacher_on(device), reference_of("coordinates", device), EVENT, SNR, 2, depth=2, truth_steps=4, batch=11
-        )
-        student = student_of(teacher_on("cpu"), levels=2).to(device)
+        space = PathSpace(EVENT, SNR, reference_of("coordinates", device), levels=2, depth=2)
+        comparison = Comparison(teacher_on(device), space, truth_steps=4, batch=11)
+        student = student_of(teacher_on("cpu")).to(device)
         methods = [
             Method(Sampler("ours", student.cell, referenced=True, depth=2), (2,)),
             Method(Sampler("Euler", DPMSolver1()), (2,)),

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from sdesig.sampling.reference_files import reference_on
 
 from sdesig import BrownianPath, SNRClock, sample_partial_signature, solve, solve_adaptive
 from sdesig.sampling import CanonicalDenoiser, CanonicalSDE, GaussianReference, from_canonical, to_canonical
@@ -252,7 +251,7 @@ def teacher(eta=1.0):
 
 def reference_of(kind, device, dtype=F64, event=(2,)):
     data = values(20, *event).to(dtype) * torch.linspace(0.5, 2, event[-1], dtype=dtype) + 0.25
-    return reference_on(GaussianReference.fit(data, kind), device)
+    return GaussianReference.fit(data, kind).to(device)
 
 
 def reverse(device, scheme, kind, eta, event=(2,), dtype=F64, steps=3):

@@ -4,7 +4,7 @@ The bounds are what is needed now; a change that waits more often is to be seen 
 """
 
 import pytest
-from test_devices_distillation import DATA, distilled, sde_on, student_on
+from test_devices_distillation import DATA, distilled, space_on, student_on, teacher_on
 from test_devices_solvers import reverse, solved
 from torch import manual_seed
 
@@ -91,8 +91,8 @@ def test_a_fine_step_of_a_floor(per_unit):
     """Only looks for infinities, every sixteen steps along both paths."""
 
     def compute(steps):
-        options = {"event": (2,), "snr": (0.02, 50.0), "steps": 2, "depth": 2, "groups": 6}
-        information_floor(sde_on("virt"), device="virt", teacher=TeacherOptions(steps=steps, cells=4), **options)
+        options = {"steps": 2, "depth": 2, "groups": 6, "teacher_options": TeacherOptions(steps=steps, cells=4)}
+        information_floor(teacher_on("virt"), space_on("virt"), **options)
 
     per_step, whole = per_unit(compute, 8, 24)
     assert per_step <= 1 / 8

@@ -69,17 +69,17 @@ TEACHERS = {"mlp": mlp_teacher, "unet": unet_teacher, "exact": lambda: SNRDenois
 every_teacher = pytest.mark.parametrize("name", TEACHERS)
 
 
-def space_of(teacher, reference):
-    return PathSpace(getattr(teacher, "event", (3,)), (LOW, HIGH), reference, levels=6)
+def space_of(teacher, reference, *, levels=6, snr=(LOW, HIGH)):
+    return PathSpace(getattr(teacher, "event", (3,)), snr, reference, levels)
 
 
-def make_student(teacher, reference, *, depth=2, cell="solver"):
+def make_student(teacher, reference, *, depth=2, cell="solver", **place):
     """Untrained; a denoiser that is none of our networks gets a small network that corrects it."""
     network = None
     if cell == "plain" or not isinstance(teacher, NetworkDenoiser):
         torch.manual_seed(1)
         network = MLP(3, width=16, blocks=1, conditions=2, extra=depth + (1 if cell == "plain" else 2))
-    space = space_of(teacher, reference)
+    space = space_of(teacher, reference, **place)
     return SigDEG.from_teacher(teacher, space, depth=depth, network=network, cell=cell, sigma_data=0.8)
 
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from sdesig import BrownianPath, CanonicalSDE, Mixture, sample_partial_signature, solve, solve_adaptive
+from sdesig import BrownianPath, CanonicalSDE, Mixture, SNRDenoiser, sample_partial_signature, solve, solve_adaptive
 from sdesig.sde import SDE
 from sdesig.sde.problems import DoubleWell, FadingNoise, OrnsteinUhlenbeck, SinhDiffusion
 from sdesig.solvers import ShARK, adaptive
@@ -48,7 +48,7 @@ def test_a_stiff_double_well_is_solved_where_as_many_fixed_steps_explode():
 
 
 def test_a_reverse_diffusion_needs_fewer_evaluations_than_on_a_grid_even_in_log_snr():
-    sde = CanonicalSDE(Mixture.circle(1.0, 0.3, dtype=torch.float64).denoise_y)
+    sde = CanonicalSDE(SNRDenoiser(Mixture.circle(1.0, 0.3, dtype=torch.float64).denoise_y))
     first, last = math.exp(-8), math.exp(8)
     path = BrownianPath(first, last, (64, 2), seeds=range(64), levels=12, clock=sde.clock, dtype=torch.float64)
     start = sde.start(path.initial_noise(), first)
