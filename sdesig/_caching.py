@@ -1,4 +1,4 @@
-"""Caches of data: a file, and a JSON file beside it that says what it is of and is written last."""
+"""Caches of data: a file, and beside it a JSON file with the key of its content, which is written last."""
 
 from __future__ import annotations
 
@@ -27,16 +27,17 @@ def cached(
     write: Callable[[Path, T], Record],
     read: Callable[[Path, Record], T],
 ) -> T:
-    """What is in the cache for `key`, or what `make` gives, which is then kept.
+    """The value in the cache for `key`, or the value of `make`, which is then kept.
 
     Args:
-        folder: of the cache.
-        name: of this kind of things.
-        key: of all that the thing depends on; JSON-serializable. Names of what has a sha256 do not count.
-        make: makes it.
-        write: writes it to files whose names start with a path, whole or not at all, and returns what `read` needs.
-        read: reads and checks it; whatever does not fit is a ValueError. A thing that it refuses is made again, with a
-            warning.
+        folder: folder of the cache.
+        name: name of this kind of value, with which its files begin.
+        key: all that the value depends on; JSON-serializable. Names of objects that have a sha256 do not count.
+        make: makes the value.
+        write: writes the value to files whose names start with a path, completely or not at all, and returns what
+            `read` needs.
+        read: reads and checks the value, and raises ValueError if it does not fit. A value that it refuses is made
+            again, with a warning.
 
     Raises:
         OSError: a full disk; whatever was complete in the cache stays valid.

@@ -13,7 +13,7 @@ from torch import Tensor
 T = TypeVar("T")
 
 NOISE_STRUCTURES = ("additive", "scalar", "diagonal", "commutative", "general")
-"""What schemes may exploit of an SDE's noise, see `sdesig.sde.SDE`."""
+"""Noise structures that schemes may exploit, see `sdesig.sde.SDE`."""
 
 
 def check_choice(name: str, value: object, allowed: Sequence[object]) -> None:

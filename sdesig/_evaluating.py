@@ -1,4 +1,4 @@
-"""Modules of others, such as teachers, classifiers and feature extractors, in evaluation mode while they are used."""
+"""Modules of users, such as teachers, classifiers and feature extractors, in evaluation mode while they are used."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
 @contextmanager
 def evaluating(*things: object) -> Iterator[None]:
-    """Put all modules in some things into evaluation mode for a while, then give each back as it was.
+    """Within the block, all modules in some objects are in evaluation mode; then each has its own mode again.
 
     Args:
-        things: modules, or functions, methods, partial functions and other callables that hold some.
+        things: modules, or functions, methods, partial functions and other callables that hold modules.
     """
     training = [module for module in modules_in(*things) if getattr(module, "training", False)]
     try:
@@ -30,7 +30,7 @@ def evaluating(*things: object) -> Iterator[None]:
 
 
 def modules_in(*things: object) -> list[nn.Module]:
-    """All modules in some things, each once: see `evaluating`."""
+    """All modules in some objects, each once: see `evaluating`."""
     found: dict[int, object] = {}
     waiting = list(things)
     while waiting:
@@ -59,7 +59,7 @@ def _held_by(thing: object) -> Iterable[object]:
 
 
 def _held_by_function(function: FunctionType) -> Iterator[object]:
-    """What it encloses, its defaults, and the global modules and functions beside it that it names."""
+    """A function's enclosed values, its defaults, and the modules and functions of its file that it names."""
     for cell in function.__closure__ or ():
         try:
             yield cell.cell_contents

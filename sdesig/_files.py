@@ -1,4 +1,4 @@
-"""Files that are whole or not there, first written under a temporary name; and readers that name the file."""
+"""Files that are complete or absent, first written under a temporary name; readers whose errors name the file."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 _PREFIX = ".sdesig-"
-"""Of the names of temporary files; then host, process and a random number, then the name that they will have."""
+"""Beginning of the names of temporary files; host, process, a random number and the final name follow."""
 _HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 _A_DAY = 24 * 3600
 _writing: set[str] = set()
-"""Temporary files of this process, of all its threads."""
+"""Names of the temporary files that this process writes now, in all its threads."""
 _SHOWN = 400
-"""Most characters of a reason in a message."""
+"""Largest number of characters of a reason in a message."""
 
 
 class FileError(ValueError):
-    """What is wrong with a file: one line that begins with its name."""
+    """An error of a file: one line that begins with the file's name."""
 
 
 def reason(error: BaseException) -> str:
-    """What an exception says, in one line; never an empty one."""
+    """The message of an exception in one line, never empty."""
     text = " ".join(str(error).partition("Exception raised from")[0].split())  # there torch's C++ frames begin
     if isinstance(error, KeyError) and len(error.args) == 1:
         text = f"it has no {error.args[0]!r}"
@@ -57,8 +57,8 @@ def reading(path: str | Path, what: str = "cannot be used") -> Iterator[None]:
     of the operating system that name a file, and what is missing on this machine (ImportError) pass as they are.
 
     Args:
-        path: of the file.
-        what: is said of it, before the reason.
+        path: the file.
+        what: words that follow the file's name, before the reason.
 
     Raises:
         FileError: for every other Exception.
@@ -77,8 +77,8 @@ def check_output(name: str, path: Path, *, folder: bool = False) -> None:
     """Find out before any work whether a file, or files in a folder, can be written; nothing is left behind.
 
     Args:
-        name: of the argument.
-        path: of it. Neither it need be there, nor the folders that it is in.
+        name: name of the argument.
+        path: the file or folder. It need not exist, nor the folders above it.
         folder: whether it is a folder.
 
     Raises:
@@ -130,7 +130,7 @@ def _temporary(path: Path) -> Path:
 
 
 def _is_left(temporary: Path) -> bool:
-    """Whether nobody writes a temporary file any more: its process is dead, or on another host it has not for a day."""
+    """Whether a temporary file is abandoned: its process is dead or, on another host, has not written for a day."""
     host, process, *_ = temporary.name.removeprefix(_PREFIX).split("-")
     if host == _HOST and os.name == "posix" and process.isdecimal():
         if int(process) == os.getpid():  # of an earlier process, if not of a thread of this one
@@ -162,7 +162,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write a JSON file, whole."""
+    """Write a JSON file: afterwards it is complete or as it was."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1) + "\n")
 
@@ -177,7 +177,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def file_digest(path: Path) -> str:
-    """sha256 of a file."""
+    """The sha256 of a file."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(2**20):
@@ -186,7 +186,8 @@ def file_digest(path: Path) -> str:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file, whole. Tensors that share memory, as tied weights do, are each written in full."""
+    """Write a safetensors file, complete or not at all. Tensors that share memory, as tied weights do, are each written
+    in full."""
     plain, seen = {}, set()
     for name, value in tensors.items():
         plain[name] = value.detach().cpu().contiguous()

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM in work that is kept in part: it stops where nothing is lost, and says what is kept."""
+"""Ctrl-C and SIGTERM in work whose parts are kept: it stops where nothing is lost, and says what is kept."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Interrupted(KeyboardInterrupt):
 
     Args:
         kept: the text.
-        number: of the signal.
+        number: number of the signal.
     """
 
     def __init__(self, kept: str, number: int = signal.SIGINT) -> None:
@@ -27,10 +27,10 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopRequests:
-    """Signals that came.
+    """Signals that were noted.
 
     Attributes:
-        number: of the first one; None: there was none.
+        number: number of the first one, None if there was none.
     """
 
     number: int | None = None
@@ -39,7 +39,7 @@ class StopRequests:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Let a second Ctrl-C be raised within the block, which can be interrupted anywhere."""
+        """Within the block, which can be interrupted anywhere, raise a second Ctrl-C at once."""
         self._at_once = True
         try:
             yield
@@ -47,7 +47,7 @@ class StopRequests:
             self._at_once = False
 
     def note(self, number: int, _: object) -> None:
-        """A handler of signals."""
+        """Handle a signal: note it, or raise a second Ctrl-C where that is allowed."""
         now = time.monotonic()
         if number == signal.SIGINT:
             if self._at_once and now > self._pressed + ONE_PRESS:
@@ -58,11 +58,10 @@ class StopRequests:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequests]:
-    """Take note of SIGINT and SIGTERM for a while, instead of stopping at once.
+    """Within the block, note SIGINT and SIGTERM instead of stopping at once.
 
-    Handlers are those of before at the end. They get the signal that came after the block looked for one, if it ends
-    without an exception. A signal that is ignored stays so. Only the main thread has handlers: in others nothing is
-    noted.
+    The earlier handlers are restored at the end. If the block ends without an exception, they get the signal that was
+    noted. Signals that are ignored stay ignored. Only the main thread has handlers: in others nothing is noted.
     """
     requests, before = StopRequests(), {}
     if threading.current_thread() is threading.main_thread():
@@ -80,7 +79,7 @@ def stop_requests() -> Iterator[StopRequests]:
 
 @contextmanager
 def keeping(kept: str) -> Iterator[None]:
-    """Let an interrupt say what is kept, unless it does."""
+    """Within the block, an interrupt gets a text that says what is kept, unless it has one."""
     try:
         yield
     except Interrupted:

@@ -1,11 +1,11 @@
-"""The one bound on memory: what is worked on in parts is cut so that a part holds so many numbers."""
+"""The one bound on memory: work is cut into parts that hold at most so many numbers."""
 
 from __future__ import annotations
 
 NUMBERS_AT_ONCE = 2**24
-"""Numbers that are held at once: 64 MB of them in float32. No result depends on it."""
+"""Numbers that a part holds at once: 64 MB in float32. No result depends on it."""
 
 
 def rows_at_once(numbers: int) -> int:
-    """How many rows are worked on at once, of which each takes so many numbers, temporaries included; at least 1."""
+    """Number of rows to work on at once, at least 1, if each takes `numbers` numbers, temporaries included."""
     return max(1, NUMBERS_AT_ONCE // max(1, numbers))

@@ -15,7 +15,7 @@ from sdesig._files import FileError, read_json, read_tensors, write_json, write_
 CONFIG, WEIGHTS = "config.json", "weights.safetensors"
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 _NAMED = 12
-"""Most names of tensors in a message."""
+"""Largest number of names of tensors in a message."""
 _SLACK, _SHARE = 2**20, 64
 """A module is made if it has at most `_SHARE` times (the numbers of its file + `_SLACK`): 256 MB in float32 for the
 smallest files, which any machine has. That it does not fit its file is told better, by name and shape, afterwards."""
@@ -34,9 +34,9 @@ def make_within(tensors: Mapping[str, Tensor], make: Callable[[Any], ModuleT], c
     (whose first use takes seconds). torch's global generator is left as it was.
 
     Args:
-        tensors: of the file.
-        make: makes the module of a configuration.
-        config: of the module, from JSON.
+        tensors: tensors of the file.
+        make: function from a configuration to a module.
+        config: configuration of the module, from JSON.
 
     Raises:
         ValueError: a module with far more numbers than the tensors have; whatever `make` raises.
@@ -52,7 +52,7 @@ def make_within(tensors: Mapping[str, Tensor], make: Callable[[Any], ModuleT], c
 
 
 def _integers(value: Any) -> Iterator[int]:
-    """All that are in a JSON value."""
+    """The magnitudes of all integers in a JSON value."""
     if isinstance(value, dict | list):
         for part in value.values() if isinstance(value, dict) else value:
             yield from _integers(part)
@@ -100,7 +100,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def load_config(folder: Path, kind: str) -> dict[str, Any]:
-    """The config.json of a folder; raise unless it is of the kind that is asked for.
+    """The config.json of a folder, which must have the type `kind`.
 
     Raises:
         FileNotFoundError, FileError: no such folder or file, not JSON, another kind.

@@ -1,4 +1,4 @@
-"""Generators that are seeded by what they are for."""
+"""Random generators, seeded by a purpose and numbers."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def generator_for(purpose: str, *numbers: int, device: torch.device | str = "cpu
 
 @contextmanager
 def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
-    """torch's global generators of the CPU and of a CUDA device seeded; then as they were.
+    """Within the block, torch's global generators of the CPU and of a CUDA device are seeded; then they are as before.
 
-    From them networks draw their first weights, and dropout what it leaves out.
+    Networks draw their first weights from them, and dropout its masks.
     """
     device = torch.device(device)
     on_cuda = [device] if device.type == "cuda" else []

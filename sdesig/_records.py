@@ -1,4 +1,4 @@
-"""Options of a run in its folder: what another one must share that goes on from its results."""
+"""Options of a run, recorded in its folder: a run that goes on from its results must share them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def forget_options(path: Path, results: str, *, key: str) -> None:
     """Remove the options of a run that has no results in its folder yet: they bind no other run of its kind.
 
     Args:
-        path: of the options.
+        path: file of the options.
         results: pattern of the names of results.
-        key: that options of this kind of run have. Those of another kind, whose results are others, stay.
+        key: a key of the options of this kind of run. Options of another kind, with other results, stay.
     """
     if path.exists() and key in read_json(path) and not any(path.parent.glob(results)):
         path.unlink()
@@ -29,10 +29,10 @@ def forget_options(path: Path, results: str, *, key: str) -> None:
 def record_options(path: Path, options: Mapping[str, object], *, may_grow: Sequence[str] = ()) -> None:
     """Write a run's options as JSON; where some are there already, raise ValueError unless they are the same.
 
-    Names do not count of what has a sha256: see `without_names`.
+    Names of objects that have a sha256 do not count: see `without_names`.
 
     Args:
-        path: of the file.
+        path: the file.
         options: JSON-serializable.
         may_grow: numbers, named as in "training.iterations", that may be larger than before; then they are written.
     """
@@ -53,7 +53,7 @@ def record_options(path: Path, options: Mapping[str, object], *, may_grow: Seque
 
 
 def without_names(value: Any) -> Any:
-    """A JSON value without the names of what has a sha256, by which it is known: a file has several paths."""
+    """A JSON value without the names of objects that have a sha256, which identifies them: a file has several paths."""
     if isinstance(value, Mapping):
         unnamed = value.keys() - (_NAMES if value.get("sha256") else ())
         return {key: without_names(part) for key, part in value.items() if key in unnamed}

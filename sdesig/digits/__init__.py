@@ -55,14 +55,14 @@ def load_teacher() -> NetworkDenoiser:
 
 
 def load_grid() -> StepGrid:
-    """Where the steps lie: chosen by the error of the path-average scheme with the teacher (`choose_grid`)."""
+    """The grid of the steps, chosen by the error of the path-average scheme with the teacher (`choose_grid`)."""
     return StepGrid.load(FOLDER / "grid.json")
 
 
 def reference(kind: str = "pca") -> GaussianReference:
     """Mean and variance of the data, by default per principal component.
 
-    Those are shipped: eigenvectors computed elsewhere may differ, and with them the paths of a seed.
+    The principal components are shipped: computed elsewhere they may differ, and with them the paths of a seed.
     """
     if kind != "pca":
         return GaussianReference.fit(load_digits()[0], kind)
@@ -70,7 +70,7 @@ def reference(kind: str = "pca") -> GaussianReference:
 
 
 def path_space(kind: str = "pca") -> PathSpace:
-    """What a seed means here: the paths in the clock of a reference, and the shipped grid."""
+    """The space of the paths of the digits: in the clock of a reference, with the shipped grid."""
     return PathSpace(EVENT, SNR, reference(kind), grid=load_grid())
 
 

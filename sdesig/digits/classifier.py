@@ -14,7 +14,7 @@ FEATURES = 32
 
 
 class DigitClassifier(nn.Module):
-    """A multilayer perceptron 64 - 128 - 32 - 10; the 32 are the features."""
+    """A multilayer perceptron 64 - 128 - 32 - 10; the layer of 32 holds the features."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class DigitClassifier(nn.Module):
         self.head = nn.Linear(FEATURES, 10)
 
     def features(self, images: Tensor) -> Tensor:
-        """(n, 32), from images (n, 64) in [-1, 1]."""
+        """Features (n, 32) of images (n, 64) in [-1, 1]."""
         return self.body(images)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -54,8 +54,8 @@ class CanonicalDenoiser(SNRDenoiser):
         eta: the stochasticity that y belongs to.
 
     Raises:
-        TypeError, ValueError: a denoiser that cannot be called or is a D(y, snr) already, a diffusion that is none, a
-            negative eta.
+        TypeError, ValueError: a denoiser that cannot be called or is a D(y, snr) already, a diffusion of another type,
+            a negative eta.
     """
 
     def __init__(self, denoiser: Denoiser, diffusion: Diffusion, eta: float = 1.0) -> None:

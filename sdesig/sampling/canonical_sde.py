@@ -73,12 +73,12 @@ class CanonicalSDE(SDE):
         return moved + increment if self.eta > 0 else moved
 
     def f(self, t: Tensor | float, y: Tensor) -> Tensor:
-        """Q db/dtau, with t = tau and y = u."""
+        """The drift Q db/dtau, with t = tau and y = u."""
         snr = torch.as_tensor(t)
         return self.drift(y, snr) * self._rate(snr, self.drift_power).to(y)
 
     def g(self, t: Tensor | float, y: Tensor) -> Tensor:
-        """sqrt(d<M>/dtau) in every coordinate."""
+        """The diffusion coefficient sqrt(d<M>/dtau) of every coordinate."""
         if self.eta == 0:
             return torch.zeros_like(y)
         return self._rate(torch.as_tensor(t), self.eta**2).sqrt().to(y).expand_as(y)

@@ -1,4 +1,4 @@
-"""Where to put the coarse steps: the grid that spreads a scheme's error evenly."""
+"""The choice of a grid of coarse steps that spreads a scheme's error evenly."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ LOCAL_ORDER = 2.0
 """The path-average scheme's root mean square error of one step is of this order in its length."""
 
 NEGLIGIBLE = 1e-5
-"""Relative errors that are no reason to prefer one place to another: where all are below, the grid is even."""
+"""Relative errors that count as rounding: where all are below, the grid is even."""
 
 LEAST_FOR_IMAGES = 0.8
-"""`least` for images. By their pathwise error alone, the last steps would be long: little moves then. But what moves is
-the grain of flat parts, which a mean square hardly sees and a Frechet distance does."""
+"""`least` for images. By the pathwise error alone, the last steps would be long, as images change little in them. But
+they change the grain of flat areas, to which a mean square is blind and a Frechet distance is not."""
 
 
 @torch.no_grad()
@@ -61,16 +61,16 @@ def choose_grid(
 
     Args:
         teacher: D(y, snr), on the device of the space.
-        space: event and range; its reference sets the scheme's variables, its own grid plays no part.
-        cells: in which errors are measured: about as many as the steps that the grid is for.
-        fine_per_cell: fine steps per cell.
-        paths: over which errors are averaged; they are heavy-tailed.
-        least: the density is nowhere less than this share of its mean, in (0, 1]; for images, `LEAST_FOR_IMAGES`.
-        seed: of everything random.
+        space: event, range and reference of the scheme's variables; its own grid plays no part.
+        cells: number of cells in which errors are measured, about the number of steps that the grid is for.
+        fine_per_cell: number of fine steps per cell.
+        paths: number of paths over which errors, which are heavy-tailed, are averaged.
+        least: lower bound of the density as a share of its mean, in (0, 1]; for images, `LEAST_FOR_IMAGES`.
+        seed: seed of all random numbers.
         progress: whether to show a progress bar.
-        kept: safetensors file in which every cell is kept once it is measured. A choice that was stopped goes on from
-            there; that of another choice is overwritten.
-        recorded: what makes it another choice beside the arguments and the reference: which teacher it is, by a hash
+        kept: safetensors file of the cells that are measured. A choice that was stopped goes on from there; a file of
+            another choice is overwritten.
+        recorded: what tells two choices apart beside the arguments and the reference: which teacher it is, by a hash
             of its weights for example. JSON-serializable; needed with `kept`.
 
     Raises:
@@ -131,15 +131,15 @@ def choose_grid(
 
 
 class _Measured:
-    """What was measured of a choice, in a file if there is one.
+    """The measurements of a choice, kept in a file if one is given.
 
     Args:
-        file: which.
-        description: of the choice, JSON-serializable.
+        file: the safetensors file, or None.
+        description: all that determines the choice, JSON-serializable.
 
     Attributes:
         truth: ends of the paths on the fine grid, on the CPU; None if they are not known.
-        shares: of the cells that are done.
+        shares: shares of the cells that are done.
     """
 
     def __init__(self, file: Path | None, description: Mapping[str, Any]) -> None:
@@ -153,7 +153,7 @@ class _Measured:
             self.truth, self.shares = found["truth"], found["shares"].tolist()
 
     def add(self, share: float) -> None:
-        """Keep the share of the next cell."""
+        """Append the share of the next cell, and write the file."""
         self.shares.append(share)
         if self._file is not None and self.truth is not None:
             shares = torch.tensor(self.shares, dtype=torch.float64)

@@ -10,7 +10,7 @@ from sdesig._intervals import effective_number
 
 RESAMPLES = 1000
 FEWEST_EFFECTIVE = 20
-"""Of effective errors, below which no interval is given: so few carry the mean square."""
+"""Smallest effective number of errors for an interval: fewer carry the mean square alone."""
 
 
 def root_mean_square(errors: Tensor) -> tuple[float, float]:

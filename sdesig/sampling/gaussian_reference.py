@@ -33,7 +33,7 @@ from sdesig._files import read_tensors, reading, write_tensors
 from sdesig.sampling.snr_clock import SNRClock, clock_length, drift_power, noise_clock
 
 REFERENCES = ("none", "scalar", "coordinates", "pca", "dct")
-"""Kinds of references that `GaussianReference.fit` knows."""
+"""Kinds of references for `GaussianReference.fit`."""
 
 
 def _cosines(size: int) -> Tensor:
@@ -54,7 +54,7 @@ def _coordinates(name: str, value: float | Tensor, minimum: float) -> Tensor:
 
 
 def _made_in(values: Tensor) -> torch.dtype:
-    """The coarsest dtype that has all of some float64 values: what they were rounded to, whatever they are now."""
+    """The coarsest dtype that represents all of some float64 values: the precision that they were rounded to."""
     coarse = (torch.bfloat16, torch.float16, torch.float32)
     return next((dtype for dtype in coarse if bool((values.to(dtype).double() == values).all())), torch.float64)
 
@@ -72,7 +72,7 @@ def _orthogonal(name: str, matrix: Tensor) -> Tensor:
 
 
 class _Scales(NamedTuple):
-    """What an SNR makes of a state, shaped to multiply it.
+    """Functions of an SNR that scale a state, shaped to multiply it.
 
     Attributes:
         a: the drift clock, tau^((1 + eta^2)/2).
@@ -160,7 +160,7 @@ class GaussianReference:
 
     @classmethod
     def load(cls, file: str | Path, event: Sequence[int] | None = None) -> GaussianReference:
-        """Read what `save` wrote, for samples of a shape if one is given.
+        """Read a file of `save`, for samples of a shape if one is given.
 
         Raises:
             FileNotFoundError, TypeError, ValueError: no such file, not safetensors, other tensors, another event.
@@ -182,17 +182,17 @@ class GaussianReference:
 
     @property
     def digest(self) -> str:
-        """A sha256 of mean, variance and basis."""
+        """The sha256 of mean, variance and basis."""
         values = (self.mean, self.variance, *self.basis)
         return hashlib.sha256(b"".join(value.cpu().numpy().tobytes() for value in values)).hexdigest()
 
     def to(self, device: torch.device | str) -> GaussianReference:
-        """The same on a device; a scalar variance stays on the CPU."""
+        """The same reference on a device; a scalar variance stays on the CPU."""
         variance = self.variance if self.variance.ndim == 0 else self.variance.to(device)
         return self.with_tensors(self.mean.to(device), variance, [matrix.to(device) for matrix in self.basis])
 
     def with_tensors(self, mean: Tensor, variance: Tensor, basis: Sequence[Tensor]) -> GaussianReference:
-        """The same reference from its own tensors on another device or in another dtype. Nothing is proved again."""
+        """The same reference with its tensors on another device or in another dtype. They are not checked again."""
         moved = copy.copy(self)
         moved.mean, moved.variance, moved.basis = mean, variance, tuple(basis)
         return moved
@@ -297,7 +297,7 @@ class GaussianReference:
         return self.mean + self.from_basis((drift + scales.slope * self._centred(y, scales)) / scales.growth)
 
     def _outer(self, name: str, snr: Tensor | float) -> Tensor:
-        """The SNR with one trailing axis per axis of the variance, and then on its device: see the class."""
+        """The SNR with one trailing axis per axis of the variance; if there is one, on the variance's device."""
         tau = check_step(name, snr)
         return (
             tau.reshape(tau.shape + (1,) * self.variance.ndim).to(self.variance.device) if self.variance.ndim else tau

@@ -1,4 +1,4 @@
-"""The information floor: what no method can know that sees only the start and partial signatures on coarse steps."""
+"""The information floor: the least error of methods that see the start and partial signatures on coarse steps."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class Floor:
 
     Attributes:
         rmse: the floor.
-        standard_error: of it.
-        median: of |x - x'|/sqrt(2 d) over the groups, x and x' two paths with the same start and partial signatures:
-            smaller than the floor, as few paths carry much of the mean square.
-        groups: their number.
-        steps, depth: of the coarse grid and the partial signatures.
-        quantiles: of the coarse grid, as in `StepGrid`.
+        standard_error: the standard error of the floor.
+        median: the median of |x - x'|/sqrt(2 d) over the groups, for the two ends x and x' of a group: smaller than the
+            floor, as few groups carry much of the mean square.
+        groups: number of groups, each of two paths with the same start and partial signatures.
+        steps, depth: number of coarse steps, and depth of the partial signatures.
+        quantiles: quantiles of the coarse grid, as in `StepGrid`.
     """
 
     rmse: float
@@ -56,13 +56,13 @@ class Floor:
         )
 
     def is_of(self, depth: int | None, steps: int, grid: StepGrid) -> bool:
-        """Whether it is the floor of generators of this depth, in so many steps of this grid."""
+        """Whether this is the floor of generators of a depth in a number of steps of a grid."""
         return (self.depth, self.steps, tuple(self.quantiles)) == (depth, steps, tuple(grid.quantiles))
 
     def ratio(self, errors: Tensor) -> tuple[float, float, float]:
-        """Root mean square of errors, (n,), over the floor, with a 95 % interval.
+        """The root mean square of errors, (n,), over the floor: ratio, low, high of a 95 % interval.
 
-        The errors must be of other paths than the floor. Their interval, `root_mean_square_interval`, is widened by
+        The errors must come from other paths than the floor. Their interval, `root_mean_square_interval`, is widened by
         the floor's standard error, both on the scale of logarithms; NaN where too few errors carry the mean square.
         """
         rmse, _ = root_mean_square(errors)
@@ -87,20 +87,21 @@ def information_floor(
 ) -> Floor:
     """The least pathwise error of any method that sees the start and depth-`depth` signatures of M on `steps` steps.
 
-    In every group two Brownian paths are drawn that agree in these, by the exact conditional law, and the teacher runs
-    along both: E|x - x'|^2 / 2 is the conditional variance. Errors are heavy-tailed: take 10^4 groups.
+    In every group two Brownian paths are drawn that agree in the start and these signatures, by the exact conditional
+    law, and the teacher runs along both: E|x - x'|^2 / 2 is the conditional variance. Errors are heavy-tailed: take
+    10^4 groups.
 
     Args:
         teacher: D(y, snr), on the device of the space.
         space: event, range and grid of the steps; its reference sets the clock of the Legendre expansion.
         steps: number of coarse steps.
-        depth: of the partial signatures, >= 1.
-        groups: pairs of paths.
-        teacher_options: scheme and fine steps; the next multiple of `steps` is taken.
-        functionals: what is known of the path on a step in place of its partial signature. Called with the SNRs of the
-            fine steps in it, (n + 1, steps), and their depth k, it returns `depth` orthonormal combinations of their
-            Legendre coefficients: (n, steps, depth, k).
-        seed: of everything random.
+        depth: depth of the partial signatures, >= 1.
+        groups: number of pairs of paths.
+        teacher_options: scheme and fine steps, whose number is rounded up to a multiple of `steps`.
+        functionals: functionals of the path on a step that are known in place of its partial signature. Called with the
+            SNRs of the fine steps in it, (n + 1, steps), and their depth k, it returns `depth` orthonormal combinations
+            of their Legendre coefficients: (n, steps, depth, k).
+        seed: seed of all random numbers.
 
     Raises:
         TypeError, ValueError: arguments out of range.
@@ -159,6 +160,9 @@ def _agreeing(value: PartialSignature, given: PartialSignature, matrix: Tensor) 
 
     The law is the exact conditional one. C: (parts of a step, steps, ..., functionals, depth).
     """
+    # On a step of two equal parts, at depth 1, C = (1, 1)/sqrt(2) maps the parts' xi to that of the step. If `given`
+    # has (1, 3) and `value` (0, 0), then C (x - z) = 4/sqrt(2), and `value` becomes (2, 2): its sum is that of `given`,
+    # its difference still its own.
     missing = (given.coefficients - value.coefficients).unflatten(1, (matrix.shape[1], matrix.shape[0]))
     whole = torch.einsum("ns...ij,jsn...->is...", matrix, missing)
     change = torch.einsum("ns...ij,is...->jsn...", matrix, whole)

@@ -1,4 +1,4 @@
-"""Several samplers along one path at once, which is drawn part by part: memory does not grow with its cells."""
+"""Several samplers along one path that is drawn part by part: the memory does not grow with its number of cells."""
 
 from __future__ import annotations
 
@@ -25,7 +25,12 @@ FEWEST_SEEDS = 64
 
 
 class Joined:
-    """Cells of a path that come part by part, joined to steps; what is left of a part waits for the next one.
+    """Joins the cells of a path, which come part by part, to steps; an incomplete step waits for the next part.
+
+    Example: the ends 0, 4, 8 of two steps, and parts of 3 and 5 cells. After the first part no step is complete: its
+    cells are joined to one signature, which waits. The second part reaches from cell 3 to 8. Behind the waiting
+    signature its cells have the ends 0, 2, 6: the wait and one cell make the first step, four cells the second, and
+    nothing waits.
 
     Args:
         ends: indices of cells at which steps end, from 0 to their number.
@@ -37,7 +42,7 @@ class Joined:
         self._waiting: PartialSignature | None = None
 
     def add(self, cells: PartialSignature) -> PartialSignature | None:
-        """The steps that the next cells complete, a stack, or None."""
+        """The steps that the next cells complete: a stack, or None if there are none."""
         last = self._first + len(cells)
         shift = -self._first
         if self._waiting is not None:
@@ -52,15 +57,15 @@ class Joined:
 
 
 class Run:
-    """A sampler on its way.
+    """The solution of a sampler, which goes on as the path is drawn.
 
     Args:
-        scheme: for reverse diffusions.
-        sde: that it solves.
+        scheme: a scheme for reverse diffusions.
+        sde: the SDE that it solves.
         state: u at the first of the times.
         times: SNRs at the ends of the cells of a path, float64.
-        ends: indices of those at which its steps end, from first to last.
-        referenced: whether it takes the path as it is, or reclocked to that of no reference.
+        ends: indices of the times at which its steps end, from first to last.
+        referenced: whether it takes the path as it is; otherwise the path is reclocked to that of no reference.
     """
 
     def __init__(
@@ -72,7 +77,7 @@ class Run:
         self._done = 0
 
     def take(self, signatures: PartialSignature) -> None:
-        """Take the next steps; raise FloatingPointError if the state is not finite after them."""
+        """Make the next steps; raise FloatingPointError if the state is not finite after them."""
         for noise in self._scheme.noise_by_step("additive", signatures):
             start, end = self._times[self._done : self._done + 2]
             self.state, self._memory = self._scheme.advance(self._sde, start, end, self.state, self._memory, noise)
@@ -85,15 +90,15 @@ class Run:
 
     @property
     def noisy_data(self) -> Tensor:
-        """x = y/tau where it is."""
+        """x = y/tau at the time that is reached."""
         return self._sde.noisy_data(self.state, self._times[self._done])
 
 
 def run_along(path: BrownianPath, reference: GaussianReference, runs: Sequence[Run]) -> None:
     """Take samplers to the end of the path of a reference.
 
-    At once there are 2^24 numbers of the path, or 16 cells of it where those are more, and a few copies: about half a
-    gigabyte, for up to 85 seeds of 3072 coordinates or 330 of 784 at depth 4.
+    2^24 numbers of the path are in memory at once, or 16 cells of it if those have more, and a few copies: about half a
+    gigabyte, for up to 85 seeds of 3072 coordinates or 330 seeds of 784 coordinates at depth 4.
     """
     times = path.grid(2**path.levels)
     groups: dict[tuple[bool, tuple[int, ...]], tuple[Joined, list[Run]]] = {}
@@ -119,5 +124,5 @@ def _stacked(*stacks: PartialSignature) -> PartialSignature:
 
 
 def _lengths(stack: PartialSignature) -> Tensor:
-    """h, one for every step."""
+    """The lengths h of a stack, one for every step."""
     return stack.h.expand(len(stack), *stack.h.shape[1:])

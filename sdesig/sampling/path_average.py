@@ -39,9 +39,8 @@ class PathAverage(ReverseScheme):
            + (1/db) int (M - M_n) db,    b(tau*) = b_n + p db,    u_{n+1} = u_n + db Q(u*, tau*) + dM
 
     has the same orders; eta = 0 is the midpoint rule. (u_n/b_n would do for u_n/b(tau*), but grows without bound with
-    the step.) The average over the drift clock is not a combination of finitely
-    many Legendre coefficients of M; its conditional mean given those of the path stands for it, which neglects a
-    variance of relative order h^2 at depth 2.
+    the step.) The average over the drift clock is not a combination of finitely many Legendre coefficients of M; its
+    conditional mean given those of the path stands for it, which neglects a variance of relative order h^2 at depth 2.
     """
 
     strong_order = strong_orders(1.5, ("additive",))
@@ -49,7 +48,7 @@ class PathAverage(ReverseScheme):
     word_order = 1.5
 
     def check(self, sde: SDELike, y0: Tensor, path: BrownianPath) -> str:
-        """Check as every reverse scheme; also raise ValueError where p would not be positive."""
+        """The noise structure, checked as for every reverse scheme; raise ValueError also where p is not positive."""
         structure = super().check(sde, y0, path)
         if isinstance(sde, CanonicalSDE):
             check_eta(sde.eta)
@@ -60,7 +59,7 @@ class PathAverage(ReverseScheme):
         return ((signatures.h.sqrt() * signatures.coefficients).movedim(0, 1),)
 
     def start(self, sde: SDELike, t: Tensor, y: Tensor) -> Tensor:
-        """Q_{-1} = 0."""
+        """Q_{-1} = 0, the memory before the first step."""
         return torch.zeros_like(y)
 
     def advance(
@@ -82,7 +81,7 @@ class PathAverage(ReverseScheme):
         memory: Tensor,
         noise: tuple[Tensor, ...],
     ) -> Tensor:
-        """u* at tau* = `time`, where the step from u asks the denoiser."""
+        """u* at tau* = `time`, the point at which the step from u evaluates the denoiser."""
         (scaled,) = noise
         eta = sde.eta
         point = u + sde.drift_clock.length(start, time).to(u) * memory

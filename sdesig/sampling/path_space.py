@@ -1,9 +1,8 @@
-"""What a seed means: the value that generators, comparisons, floors, teacher paths and files share."""
+"""The space of the paths of seeds, shared by generators, comparisons, floors, teacher paths and files."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -26,26 +25,22 @@ def chosen_seeds(seeds: int | Sequence[int]) -> Tensor:
     return check_seeds(range(check_integer("seeds", seeds, 1, MOST_SEEDS)) if isinstance(seeds, int) else seeds)
 
 
-MOST_COORDINATES = 2**40
-"""Most numbers of a sample, beyond what any machine holds: a larger event belongs to a damaged file."""
-
-
 @dataclass(frozen=True, eq=False, repr=False)
 class PathSpace:
-    """Where the seeds of samples live: a Brownian path for each, in the clock of a Gaussian reference, and its times.
+    """The meaning of a seed: a Brownian path in the clock of a Gaussian reference, and the times of its steps.
 
-    Spaces are equal if they differ in the device at most. Whatever works in equal spaces follows the same path for a
-    seed, at the same times for a number of steps.
+    Spaces are equal if they differ in the device at most. In equal spaces a seed has the same path, and a number of
+    steps the same times.
 
     Args:
         event: shape of a sample.
         snr: first and last SNR, 0 < first < last.
         reference: the Gaussian reference in whose clock the paths run. Its tensors have the dtype and the device of the
-            paths; where it has none but numbers, the paths are float32.
-        levels: the paths live on a master grid of 2^levels cells even in log-SNR, the most steps there can be.
-        depth: number of Legendre coefficients of the paths, which is a part of what they are: generators that see fewer
-            coefficients follow the same paths.
-        grid: where the steps lie.
+            paths; if it consists of numbers alone, the paths are float32.
+        levels: log2 of the number of master cells, which are even in log-SNR and bound the number of steps.
+        depth: number of Legendre coefficients of the paths. Paths of another depth are other paths; generators that see
+            fewer coefficients follow the same ones.
+        grid: the grid of the steps.
 
     Raises:
         TypeError, ValueError: arguments out of range, a reference that does not fit the event.
@@ -70,8 +65,6 @@ class PathSpace:
         check_instance("grid", self.grid, StepGrid)
         check_instance("reference", self.reference, GaussianReference)
         object.__setattr__(self, "event", tuple(check_integer(f"event[{k}]", n, 1) for k, n in enumerate(event)))
-        if math.prod(self.event) > MOST_COORDINATES:
-            raise ValueError(f"event must have at most {MOST_COORDINATES} coordinates; got {self.event}")
         object.__setattr__(self, "snr", (low, high))
         self.reference.check_fits(self.event, self.dtype, self.device)
 
@@ -92,7 +85,7 @@ class PathSpace:
         return self.reference.noise_clock()
 
     def paths(self, seeds: int | Sequence[int]) -> BrownianPath:
-        """The paths of seeds, or of the seeds 0, ..., n - 1: (n, *event)."""
+        """The paths of n seeds, or of the seeds 0, ..., n - 1 for a number n: (n, *event)."""
         chosen = chosen_seeds(seeds)
         return BrownianPath(
             *self.snr,
@@ -110,11 +103,11 @@ class PathSpace:
         return self.reference.start(path.initial_noise(), self.snr[0])
 
     def ends(self, steps: int) -> list[int]:
-        """Cells of the master grid at which `steps` steps end, from 0 to 2^levels.
+        """Indices of the master cells at which `steps` steps end, from 0 to 2^levels.
 
         Raises:
-            TypeError, ValueError: not a number from 1 to 2^levels, or so many steps that two of the grid's times fall
-                on one of the master grid.
+            TypeError, ValueError: not a number from 1 to 2^levels, or so many steps that two of the grid's times
+                coincide on the master grid.
         """
         cells = 2**self.levels
         ends = [round(position * cells) for position in self.grid.positions(check_integer("steps", steps, 1, cells))]
@@ -123,13 +116,13 @@ class PathSpace:
         return ends
 
     def times(self, steps: int) -> Tensor:
-        """SNRs at which `steps` steps end: float64 on the CPU, (steps + 1,). Raises the errors of `ends`."""
+        """SNRs at the ends of `steps` steps: float64 on the CPU, (steps + 1,). Raises the errors of `ends`."""
         positions = torch.tensor(self.ends(steps), dtype=torch.float64) / 2**self.levels
         return torch.from_numpy(self.clock.time(positions.numpy(), *self.snr))
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All that determines the space, JSON-serializable; the reference by a hash of its tensors."""
+        """All that determines the space, JSON-serializable, with a hash of the reference's tensors."""
         return {
             "event": list(self.event),
             "snr": list(self.snr),

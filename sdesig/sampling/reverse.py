@@ -1,4 +1,4 @@
-"""What the schemes for reverse diffusions share: they take a `CanonicalSDE` and a path of its martingale M."""
+"""The base class of schemes for reverse diffusions, on a `CanonicalSDE` and a path of its martingale M."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ class ReverseScheme(Scheme):
         """The state u at the SNR `end` from that at `start`, and the new memory."""
 
     def check(self, sde: SDELike, y0: Tensor, path: BrownianPath) -> str:
-        """Check as every scheme; also raise ValueError for another SDE, or a path in another clock than its."""
+        """The noise structure, checked as for every scheme; raise ValueError also unless the SDE is a `CanonicalSDE`
+        whose reference fits the states and whose clock the path has."""
         if not isinstance(sde, CanonicalSDE):
             raise ValueError(f"{type(self).__name__} needs a CanonicalSDE, a reverse diffusion; got {sde!r}")
         structure = super().check(sde, y0, path)
@@ -41,4 +42,4 @@ class ReverseScheme(Scheme):
         return structure
 
     def check_clock(self, path: BrownianPath) -> None:
-        """Accept any clock: `check` compares it with the SDE's."""
+        """Accept any clock here: the path runs in the clock of M, which `check` compares with the SDE's."""

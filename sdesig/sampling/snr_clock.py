@@ -36,7 +36,7 @@ def clock_length(start: Times, end: Times, c: Times) -> Times:
 
 @dataclass(frozen=True, eq=False)
 class SNRClock:
-    """For reverse diffusions, whose time is the signal-to-noise ratio: master grid uniform in log t.
+    """The clock of reverse diffusions, whose time is the signal-to-noise ratio; the master grid is uniform in log t.
 
     With a Gaussian reference of variance c the path is that of the martingale M of du = Q dv + dM (see
     `sdesig.sampling.gaussian_reference`), <M> = v = t/(1 + c t): times remain SNRs, and
@@ -74,11 +74,11 @@ class SNRClock:
             raise ValueError(f"t1/t0 must be a finite number for an SNRClock; got {t1} and {t0}")
 
     def position(self, t: np.ndarray | float, t0: float, t1: float) -> np.ndarray:
-        """log(t/t0) / log(t1/t0)."""
+        """The position log(t/t0) / log(t1/t0) of a time."""
         return np.log(np.asarray(t) / t0) / np.log(t1 / t0)
 
     def time(self, position: np.ndarray | float, t0: float, t1: float) -> np.ndarray:
-        """t0^(1-x) t1^x, exact at both ends."""
+        """The time t0^(1-x) t1^x at a position x, exact at both ends."""
         position = np.asarray(position)
         inner = t0 * np.exp(position * np.log(t1 / t0))
         return np.where(position == 0.0, t0, np.where(position == 1.0, t1, inner))

@@ -11,10 +11,10 @@ from sdesig.sde.contracts import check_denoiser
 
 
 class SNRDenoiser(nn.Module):
-    """D(y, snr) = E[x_0 | y] in the canonical variables (`sdesig.sampling.canonical`): the type of such a function.
+    """A denoiser D(y, snr) = E[x_0 | y] in the canonical variables (`sdesig.sampling.canonical`).
 
-    A D(x, t) is called alike and means something else, so a D(y, snr) has this type: `SNRDenoiser(f)` for a function
-    f(y, snr), `CanonicalDenoiser(D, diffusion)` for a D(x, t).
+    The type tells it from a D(x, t), which has the same signature: `SNRDenoiser(f)` for a function f(y, snr),
+    `CanonicalDenoiser(D, diffusion)` for a D(x, t).
 
     Args:
         denoiser: f(y, snr), for y of shape (batch, *event) and snr () or (batch,); returns (batch, *event). A module is
@@ -22,7 +22,7 @@ class SNRDenoiser(nn.Module):
         eta: the stochasticity that y belongs to.
 
     Raises:
-        TypeError, ValueError: what cannot be called or is a D(y, snr) already, a negative eta.
+        TypeError, ValueError: an object that cannot be called or is a D(y, snr) already, a negative eta.
     """
 
     variables = "y, snr"

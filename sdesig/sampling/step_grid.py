@@ -1,4 +1,4 @@
-"""Where the steps of the coarse grid lie: even in log-SNR, or by a density that was chosen and saved."""
+"""Grids of coarse steps: even in log-SNR, or by a density that was chosen and saved."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ class StepGrid:
         return np.interp(np.linspace(0, 1, steps + 1), knots, self.quantiles)
 
     def save(self, file: str | Path) -> None:
-        """Write the quantiles as JSON."""
+        """Write the quantiles to a JSON file."""
         write_json(Path(file), {"quantiles": list(self.quantiles)})
 
     @classmethod
     def load(cls, file: str | Path) -> StepGrid:
-        """Read what `save` wrote.
+        """Read a file of `save`.
 
         Raises:
-            FileNotFoundError, ValueError: no such file, or not one of quantiles.
+            FileNotFoundError, ValueError: no such file, or no list of quantiles in it.
         """
         with reading(file):
             return cls.from_json(read_json(Path(file)).get("quantiles", []))
@@ -77,4 +77,4 @@ class StepGrid:
 
 
 EVEN = StepGrid()
-"""Steps even in log-SNR."""
+"""The grid of steps even in log-SNR."""

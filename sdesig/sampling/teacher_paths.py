@@ -39,15 +39,15 @@ _NUMBERS = 2**26
 
 @dataclass(frozen=True)
 class TeacherOptions:
-    """How the teacher's paths are made."""
+    """Options of a teacher's paths."""
 
     scheme: str = "path_average"
-    """path_average, euler (SDE-DPM-Solver++(1), the discretization of the paper's teacher) or dpm_solver_2m."""
+    """Scheme: path_average, euler (SDE-DPM-Solver++(1), as in the paper) or dpm_solver_2m."""
     steps: int = 512
-    """Of the fine grid, over the whole range of SNR. On the digits, half as many move a path by .0006 per pixel, a
+    """Number of fine steps over the whole range of SNR. On the digits, half as many move a path by .0006 per pixel, a
     hundredth of the error of the best generator in 8 steps."""
     cells: int = 64
-    """Parts into which a path is cut: coarse steps are made of whole cells. They divide the steps."""
+    """Number of cells into which a path is cut: coarse steps consist of whole cells. It divides the number of steps."""
 
     def __post_init__(self) -> None:
         check_choice("scheme", self.scheme, tuple(TEACHER_SCHEMES))
@@ -78,18 +78,18 @@ class TeacherPaths(NamedTuple):
         )
 
     def coarse(self, steps: int) -> TeacherPaths:
-        """The same paths, their cells joined to `steps` steps, as equal in number of cells as can be (Chen, exact)."""
+        """The same paths with cells joined to `steps` steps (Chen, exact), whose lengths differ by one cell at most."""
         ends = coarse_ends(len(self.times) - 1, steps)
         return TeacherPaths(self.times[ends], join_steps(self.signature, ends), self.states[ends])
 
     def rows(self, chosen: Tensor | slice) -> TeacherPaths:
-        """Some of the paths."""
+        """The paths of some rows."""
         signature = PartialSignature(self.signature.h, self.signature.coefficients[:, :, chosen])
         return TeacherPaths(self.times, signature, self.states[:, chosen])
 
 
 def coarse_ends(cells: int, steps: int) -> list[int]:
-    """The cells at which `steps` steps end, first and last included.
+    """Indices of the cells at which `steps` steps end, from 0 to `cells`.
 
     Raises:
         ValueError: more steps than cells.
@@ -99,7 +99,7 @@ def coarse_ends(cells: int, steps: int) -> list[int]:
 
 
 def snr_times(snr: tuple[float, float], grid: StepGrid, steps: int) -> Tensor:
-    """SNRs of `steps` steps of a grid, off any master grid: float64, (steps + 1,)."""
+    """SNRs at the ends of `steps` steps of a grid, not rounded to a master grid: float64, (steps + 1,)."""
     positions, (low, high) = grid.positions(steps), snr
     times = low * np.exp(positions * np.log(high / low))
     times[0], times[-1] = low, high
@@ -120,7 +120,7 @@ def draw_signature(
 def teacher_states(
     scheme: Scheme, sde: CanonicalSDE, u: Tensor, times: Tensor, steps: PartialSignature, *, save: Save
 ) -> Tensor:
-    """Solve from u along partial signatures at hand; the states that are to be saved, see `solve`.
+    """The states of a solution from u along given partial signatures, saved as in `solve`.
 
     The denoiser is in evaluation mode meanwhile.
     """
@@ -138,7 +138,7 @@ def draw_paths(
         teacher: D(y, snr), on the device of the space.
         space: event, range, depth and clock of the paths; its grid is the density of the fine steps.
         rows: number of paths.
-        generator: on the device of the space.
+        generator: source of all random numbers, on the device of the space.
     """
     sde = CanonicalSDE(check_snr_denoiser("teacher", teacher), reference=space.reference)
     times = snr_times(space.snr, space.grid, options.steps)
@@ -166,7 +166,7 @@ def draw_local(
     """Paths over one coarse step, from the exact law of the state there: y = tau x_0 + sqrt(tau) eps.
 
     Args:
-        clean: x_0, data, (rows, *event).
+        clean: data x_0, (rows, *event).
         start, end: SNRs of the step; its fine grid is even in log-SNR, in proportion to that of the whole range.
     """
     eps = torch.randn(clean.shape, generator=generator, dtype=clean.dtype, device=clean.device)
@@ -180,18 +180,18 @@ def draw_local(
 
 
 def teacher_samples(teacher: SNRDenoiser, space: PathSpace, n: int, *, seed: int = 0) -> Tensor:
-    """n samples of a teacher, (n, *event) on the CPU: by the path-average scheme in 128 steps.
+    """n samples of a teacher, (n, *event) on the CPU, by the path-average scheme in 128 steps.
 
-    They are what a reference can be fitted to without data. About half a gigabyte is held at once.
+    A reference can be fitted to them where there are no data. They take about half a gigabyte of memory at once.
 
     Args:
         teacher: D(y, snr), on the device of the space.
-        space: event, range, grid and clock; without a reference where none is known yet, N(0, 0).
+        space: event, range, grid and clock; its reference is N(0, 0) where none is known yet.
         n: number of samples.
-        seed: of everything random.
+        seed: seed of all random numbers.
 
     Raises:
-        FloatingPointError: a denoiser that gives what is not finite.
+        FloatingPointError: a denoiser whose values are not finite.
     """
     check_snr_denoiser("teacher", teacher)
     check_integer("n", n, 1)

@@ -1,4 +1,4 @@
-"""What a loss changes in a module beside its gradients, such as a BatchNorm's running statistics."""
+"""Buffers of a module, such as a BatchNorm's running statistics, which a loss may change beside its gradients."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from sdesig import _processes as processes
 
 
 class _Place(NamedTuple):
-    """Where a buffer is."""
+    """The place of a buffer in a module."""
 
     module: nn.Module
     name: str
 
     @property
     def value(self) -> Tensor:
-        """The buffer."""
+        """The buffer's value."""
         return self.module.get_buffer(self.name)
 
     def put(self, value: Tensor) -> None:
-        """Give it a value, in place where it has that shape."""
+        """Set the buffer, in place if the shape stays."""
         if self.value.shape == value.shape:
             with torch.no_grad():
                 self.value.copy_(value)
@@ -38,8 +38,9 @@ def _places(module: nn.Module) -> list[_Place]:
 class Buffers:
     """The buffers of a module, and copies of them as they were after an iteration.
 
-    A loss may change them, as BatchNorm does: here that is taken back, or averaged over parts. Nothing waits for a
-    device: what may have changed is told by versions, and of normalizations, which do not count them, by the class.
+    A loss may change them, as BatchNorm does: the changes are undone, or averaged over parts. No device is waited for:
+    versions of tensors tell which buffers may have changed; those of normalizations, which do not count versions, are
+    always among them.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -55,31 +56,31 @@ class Buffers:
                 yield k, place
 
     def keep(self) -> None:
-        """Take them as they are."""
+        """Keep copies of the buffers as they are now."""
         for k, place in self._changed():
             self._kept[k] = place.value.detach().clone()
             self._seen[k] = place.value, place.value._version
         self._sums.clear()
 
     def restore(self) -> None:
-        """Make them what was kept."""
+        """Set the buffers to the copies that are kept."""
         for k, place in self._changed():
             place.put(self._kept[k])
             self._seen[k] = place.value, place.value._version
 
     def add(self, parts: int) -> None:
-        """Take note of what one of some parts changed, and take it back."""
+        """Add up the changes of one of several parts, over their number, and undo them."""
         for k, place in self._changed():
             change = (place.value.detach().double() - self._kept[k].double()) / parts
             self._sums[k] = self._sums[k] + change if k in self._sums else change
         self.restore()
 
     def added(self) -> list[bool]:
-        """Of every one whether something was added up."""
+        """For every buffer, whether changes were added up."""
         return [k in self._sums for k in range(len(self._places))]
 
     def settle(self, added: Sequence[bool]) -> None:
-        """Make the changes that were added up, of all processes."""
+        """Apply the changes that were added up, those of all processes."""
         for k, (place, kept) in enumerate(zip(self._places, self._kept, strict=True)):
             if added[k]:
                 change = self._sums.get(k, torch.zeros_like(kept, dtype=torch.double))
@@ -89,6 +90,6 @@ class Buffers:
 
 
 def copy_buffers(average: nn.Module, module: nn.Module) -> None:
-    """Give a copy of a module the buffers of the module."""
+    """Copy the buffers of a module to its moving average."""
     for mean, place in zip(_places(average), _places(module), strict=True):
         mean.put(place.value)

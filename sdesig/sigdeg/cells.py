@@ -29,7 +29,7 @@ from sdesig.signature.words import Word
 from sdesig.solvers.base import strong_orders
 
 CONDITIONS = 2
-"""Numbers that tell a network the step: see `step_conditions`."""
+"""Number of conditions that describe a step to a network, see `step_conditions`."""
 
 SPEED = 10.0
 """Adam moves all weights alike; by this factor the few numbers of a step move faster than a network does."""
@@ -45,7 +45,7 @@ def step_conditions(start: Tensor, end: Tensor) -> Tensor:
 
 
 def gate(conditions: Tensor) -> Tensor:
-    """(1 - snr_n/snr_{n+1})^2, from the conditions of a step: how much of what was learned applies to it.
+    """(1 - snr_n/snr_{n+1})^2, from the conditions of a step: the share of the learned change that applies to it.
 
     It vanishes with the step. Where steps are short a generator therefore is the path-average scheme, however it was
     trained, and one network serves few steps and many.
@@ -54,7 +54,7 @@ def gate(conditions: Tensor) -> Tensor:
 
 
 class Cell(nn.Module, ReverseScheme):
-    """What both cells share: a student, the depth, and what they take of a path.
+    """The base class of both cells: a student, the depth, and the noise of a step.
 
     Args:
         denoiser: the student, with depth + 1 extra inputs.
@@ -76,7 +76,7 @@ class Cell(nn.Module, ReverseScheme):
         return ((*[0] * (self.depth - 1), 1),)
 
     def check(self, sde: SDELike, y0: Tensor, path: BrownianPath) -> str:
-        """As every scheme for reverse diffusions; also raise ValueError unless eta = 1."""
+        """The noise structure, checked as for every reverse scheme; raise ValueError also unless eta = 1."""
         structure = super().check(sde, y0, path)
         if isinstance(sde, CanonicalSDE) and sde.eta != 1:
             raise ValueError(f"{type(self).__name__} needs eta = 1; the SDE's is {sde.eta:g}")
@@ -91,31 +91,34 @@ class Cell(nn.Module, ReverseScheme):
         )
 
     def set_trainable(self, *, only_coefficients: bool = False) -> None:
-        """Let gradients be taken with respect to all that is learned, or to the numbers of `StepCoefficients` alone."""
+        """Choose the parameters that are trained: all but a teacher's weights, or `StepCoefficients` alone."""
         for name, value in self.named_parameters():
             fixed = ".base." in name
             value.requires_grad_(not fixed and (not only_coefficients or name.startswith("coefficients.")))
 
     @abstractmethod
     def memory_at(self, sde: CanonicalSDE, before: Tensor, start: Tensor, u: Tensor, generator: torch.Generator) -> Any:
-        """A memory as the step before would have left it, where only the state u at its end is known.
+        """A memory as the previous step would have left it, given only the state u at its end.
 
         Args:
             sde: with a denoiser, the teacher's.
-            before, start: the SNRs between which that step lay.
-            u: at `start`.
+            before, start: SNRs at the ends of the previous step.
+            u: the state at `start`.
             generator: draws a point of the path within that step, given u.
         """
 
     def _extra(self, sde: CanonicalSDE, values: Tensor, estimate: Tensor) -> Tensor:
-        """What a student is shown beside y: the xi_k or multiples of them, (depth, batch, *event), in the coordinates
-        of the data, and the last estimate D_{n-1} - mu, (batch, *event), in units of sigma_data."""
+        """The extra inputs of a student, (batch, depth + 1, *event), in the coordinates of the data.
+
+        They are the xi_k or multiples of them, given as (depth, batch, *event) in those of the basis, and the last
+        estimate D_{n-1} - mu, (batch, *event), in units of sigma_data.
+        """
         turned = [sde.reference.from_basis(value) for value in values]
         return torch.stack([*turned, estimate / self.sigma_data], 1)
 
 
 class StepCoefficients(nn.Module):
-    """Numbers of a step, functions of its two ends, which start as those of the path-average scheme:
+    """Learned coefficients of a step, functions of its two ends, which start as those of the path-average scheme:
 
         u* = u_n + m [v(tau*) - v_n] Q_{n-1} + sqrt(h) sum_k w_k xi_k,    u_{n+1} = u_n + h (a Q_n + b Q_{n-1}) + dM
 
@@ -171,6 +174,11 @@ class SolverCell(Cell):
         self, sde: CanonicalSDE, start: Tensor, end: Tensor, u: Tensor, memory: Any, noise: tuple[Tensor, ...]
     ) -> tuple[Tensor, Any]:
         """The step of `StepCoefficients`; the memory is (Q_{n-1}, D_{n-1} - mu)."""
+        # An example, untrained, with one coordinate, c = mu = 0, sigma_data = 1: from SNR 1 to 4, so h = 3, from u = 1
+        # with the memory (0.5, 0.5) and xi = (1, 0). Then tau* = 1 + 3/3 = 2, y* = u* = 1 + 0.5 (2 - 1) + sqrt(3)/2 =
+        # 2.366. The student is shown y*, tau*, the conditions (0, log 4)/8, and extra inputs sqrt(3/(2 (1 + 2))) xi =
+        # (0.707, 0) and 0.5. If it answers D = 0.8, then Q = 0.8, the next state is 1 + 3 Q + sqrt(3) = 5.132, and the
+        # memory (0.8, 0.8).
         root, coefficients = noise
         drift, estimate = memory
         conditions = step_conditions(start, end)
@@ -248,7 +256,7 @@ class StudentDenoiser(nn.Module):
     It is always in evaluation mode: without dropout, with the statistics of the teacher's normalizations.
 
     Args:
-        teacher: a denoiser of ours, whose weights W stay as they are; or one that is widened already.
+        teacher: a `ModelDenoiser`, whose weights W stay as they are; or one that is widened already.
         extra: number of extra inputs.
         rank: W' = B A of this rank, >= 1, with A and B trained, for every matrix of which that leaves less than half to
             be learned (LoRA, arXiv 2106.09685); a convolution is the matrix (outputs, inputs times its window).
@@ -272,7 +280,7 @@ class StudentDenoiser(nn.Module):
         self.change = nn.ParameterList(changes)
 
     def train(self, mode: bool = True) -> StudentDenoiser:
-        """See the class."""
+        """Set the training mode, but for the teacher's network, which stays in evaluation mode."""
         super().train(mode)
         self.base.eval()
         return self
@@ -283,7 +291,7 @@ class StudentDenoiser(nn.Module):
         return self.base.network
 
     def forward(self, y: Tensor, snr: Tensor, conditions: Tensor, extra: Tensor) -> Tensor:
-        """D_phi, (batch, *event)."""
+        """D_phi(y, snr), shape (batch, *event)."""
         share, weights = gate(conditions), {}
         for k, (name, value) in enumerate(self.base.named_parameters()):
             change = self.change[k]
@@ -294,7 +302,7 @@ class StudentDenoiser(nn.Module):
 
 
 class CorrectedDenoiser(nn.Module):
-    """D(y, snr) + g c_out F: a denoiser of any make, which stays as it is, and a network that learns what it lacks.
+    """D(y, snr) + g c_out F: any denoiser, which stays as it is, and a network F that learns a correction.
 
     With the `gate` g, and EDM's scalings c_in, c_noise and c_out (`sdesig.sde.denoisers.EDMDenoiser`). F is also shown
     D, and its last layer starts at zero.
@@ -314,7 +322,7 @@ class CorrectedDenoiser(nn.Module):
         self.sigma_data = sigma_data
 
     def forward(self, y: Tensor, snr: Tensor, conditions: Tensor, extra: Tensor) -> Tensor:
-        """D_phi, (batch, *event)."""
+        """D_phi(y, snr), shape (batch, *event)."""
         with evaluating(self._denoiser[0]):
             base = self._denoiser[0](y, snr).to(y)
         tau = per_sample(snr, y)

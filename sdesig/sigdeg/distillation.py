@@ -34,7 +34,7 @@ LOCAL_STEPS = 8
 
 @dataclass(frozen=True)
 class DistillOptions:
-    """What to distil from, and how."""
+    """Options of a distillation."""
 
     steps: tuple[int, int] = (4, 32)
     """Fewest and most coarse steps; each iteration draws a number between them, log-uniformly."""
@@ -106,8 +106,8 @@ def distill(
         options: see `DistillOptions`.
         data: samples (n, *event) for local pairs, see `sdesig.sigdeg.training_data`.
         cache: folder of the teacher paths; default out/paths.
-        recorded: what else options.json shall say, such as which teacher it is.
-        cache_recorded: the same of the paths' own; default `recorded`.
+        recorded: further entries of options.json, such as which teacher it is.
+        cache_recorded: further entries of the options.json of the paths; default `recorded`.
         progress: whether to show progress bars.
 
     Returns:
@@ -198,8 +198,8 @@ def rollout_loss(
     In the reference's variables an error of x is one of u over v, v = tau/(1 + c tau) per coordinate.
 
     Args:
-        first: number of steps that are run without gradients and not compared.
-        window: number of steps after them that are; 0: all.
+        first: number of steps at the beginning that are run without gradients and not compared.
+        window: number of steps after them that are compared; 0: all.
         recompute: see `DistillOptions`.
     """
     u, memory = paths.states[0], student.cell.start(sde, paths.times[0], paths.states[0])
@@ -228,7 +228,14 @@ def local_loss(
     *,
     recompute: bool = False,
 ) -> Tensor:
-    """The same for single steps that start on the exact marginal of data: `rows` for each of some steps of a grid."""
+    """Mean square of x - x_teacher after single steps that start on the exact marginal of data.
+
+    Args:
+        steps: number of steps of a grid, of which `LOCAL_STEPS` at most are drawn.
+        rows: number of states per step.
+        teacher_options: scheme and fine steps of the targets.
+        recompute: see `DistillOptions`.
+    """
     times = coarse_times(student, teacher_options, steps)
     per_step = max(1, teacher_options.steps // steps)
     fine = TeacherOptions(teacher_options.scheme, per_step, per_step)
@@ -263,7 +270,7 @@ def _move(student: SigDEG, recompute: bool, *step: Any) -> tuple[Tensor, Any]:
 
 
 def _log(error: Tensor, student: SigDEG) -> Tensor:
-    """Constant below rounding: a student that is its teacher has nothing to learn."""
+    """The logarithm of an error, constant below rounding: a student that equals its teacher has nothing to learn."""
     return error.clamp(min=ROUNDING * student.cell.sigma_data**2).log()
 
 

@@ -1,4 +1,4 @@
-"""Denoisers made of a network, which become students."""
+"""Denoisers that consist of a network, from which students are made."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ ModelDenoiserT = TypeVar("ModelDenoiserT", bound="ModelDenoiser")
 
 
 class ModelDenoiser(CanonicalDenoiser):
-    """D(y, snr, *inputs) from a `Network` that can be widened; `inputs` are what the network takes beyond noise levels.
+    """D(y, snr, *inputs) from a `Network` that can be widened; `inputs` are its inputs beside x and the noise level.
 
-    The constructors take the network, and as keywords what `config` has.
+    Constructors take the network, and the entries of `config` as keywords.
 
     Attributes:
         sigma_data: standard deviation of the data.
@@ -58,7 +58,7 @@ class ModelDenoiser(CanonicalDenoiser):
 
     @classmethod
     def load(cls: type[ModelDenoiserT], folder: str | Path, device: torch.device | str = "cpu") -> ModelDenoiserT:
-        """Read what `save` wrote, in evaluation mode: a denoiser of this class, or of `ModelDenoiser` of any kind.
+        """Read the files of `save`: a denoiser of this class in evaluation mode, of any kind for `ModelDenoiser`.
 
         Raises:
             FileNotFoundError, ValueError: see `sdesig._modules.load_state`; a denoiser of another class.
@@ -77,7 +77,7 @@ class ModelDenoiser(CanonicalDenoiser):
 
 
 class NetworkDenoiser(ModelDenoiser):
-    """D(y, snr, *inputs) from one of our networks with EDM's preconditioning (`EDMDenoiser`).
+    """D(y, snr, *inputs) from a `Network` with EDM's preconditioning (`EDMDenoiser`).
 
     `denoiser(y, snr)` is the canonical form at eta = 1, `denoiser.denoiser(x, sigma)` the one of Karras et al. 2022.
 
@@ -107,7 +107,7 @@ class NetworkDenoiser(ModelDenoiser):
 
     @property
     def config(self) -> dict[str, Any]:
-        """See the class."""
+        """JSON-serializable arguments of the constructor, without the network."""
         return {"sigma_data": self.sigma_data}
 
 
@@ -115,12 +115,12 @@ DENOISERS: Kinds[ModelDenoiser] = Kinds("denoiser", {"edm": NetworkDenoiser})
 
 
 def denoiser_config(denoiser: ModelDenoiser) -> dict[str, Any]:
-    """What `make_denoiser` needs beside the network, JSON-serializable."""
+    """The configuration of a denoiser without its network, JSON-serializable, for `make_denoiser`."""
     return {"kind": DENOISERS.name(denoiser), **denoiser.config}
 
 
 def make_denoiser(network: Network, config: Mapping[str, Any]) -> ModelDenoiser:
-    """The denoiser of a network and a configuration {"kind": "edm" or another of `DENOISERS`, **arguments}.
+    """The denoiser of a network and a configuration {"kind": "edm" or another name of `DENOISERS`, **arguments}.
 
     Raises:
         TypeError, ValueError: an unknown kind, arguments that are not those of its constructor.

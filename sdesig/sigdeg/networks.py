@@ -22,10 +22,10 @@ from sdesig._checks import check_integer
 
 FREQUENCIES = 8
 FEATURES = 2 * FREQUENCIES + 1
-"""Numbers that `FourierFeatures` makes of one."""
+"""Features that `FourierFeatures` makes of one number."""
 EMBEDDING = 64
 MOST, MOST_BLOCKS = 2**20, 1000
-"""Largest numbers in a configuration: what is beyond belongs to a damaged file."""
+"""Largest size and largest number of blocks in a configuration: larger ones belong to a damaged file."""
 LISTS = {"widths", "multipliers", "attention"}
 """Arguments of networks that are lists."""
 NetworkT = TypeVar("NetworkT", bound="Network")
@@ -42,13 +42,13 @@ class FourierFeatures(nn.Module):
         self.register_buffer("frequencies", 2.0 ** torch.arange(-1, FREQUENCIES - 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
+        """The features, (..., 17 k), of numbers (..., k)."""
         angles = x[..., None] * self.frequencies
         return torch.cat([x[..., None], angles.sin(), angles.cos()], -1).flatten(-2)
 
 
 class Network(nn.Module):
-    """What all networks share: their configuration, and the checks of their inputs.
+    """The base class of networks F(x, noise, conditions, extra): configuration, checks of inputs, precision.
 
     Attributes:
         event: shape of a sample.
@@ -77,7 +77,7 @@ class Network(nn.Module):
 
     @abstractmethod
     def compute(self, x: Tensor, noise: Tensor, conditions: Tensor | None, extra: Tensor | None) -> Tensor:
-        """What `forward` returns, for inputs that are checked."""
+        """The result of `forward`, (batch, *event), from inputs that are checked."""
 
     def forward(
         self, x: Tensor, noise: Tensor, conditions: Tensor | None = None, extra: Tensor | None = None
@@ -120,13 +120,13 @@ class Network(nn.Module):
 
 
 def networks_in(module: object) -> list[Network]:
-    """The networks inside a module; none in what is not one, such as a denoiser that is a function."""
+    """The networks inside a module; an empty list for other objects, such as a denoiser that is a function."""
     return [part for part in module.modules() if isinstance(part, Network)] if isinstance(module, nn.Module) else []
 
 
 @contextmanager
 def in_precision(precision: str, module: object) -> Iterator[None]:
-    """Let the networks inside a module compute in "bfloat16" (autocast) or "float32" for a while."""
+    """Within the block, the networks inside a module compute in "bfloat16" (autocast) or in "float32"."""
     before = {network: network.mixed_precision for network in networks_in(module)}
     try:
         for network in before:
@@ -138,7 +138,7 @@ def in_precision(precision: str, module: object) -> Iterator[None]:
 
 
 class EmbeddedNetwork(Network):
-    """A network of ours, with the embedding of noise level and conditions that both have."""
+    """The base class of `MLP` and `UNet`: an embedding of the noise level and the conditions."""
 
     def __init__(self, conditions: int, extra: int) -> None:
         super().__init__(conditions, extra)
@@ -181,7 +181,7 @@ class MLP(EmbeddedNetwork):
 
     @property
     def config(self) -> dict[str, Any]:
-        """See the class."""
+        """JSON-serializable arguments of the constructor."""
         return {
             "dim": self.event[0],
             "width": self.width,
@@ -191,11 +191,11 @@ class MLP(EmbeddedNetwork):
         }
 
     def zero_last(self) -> None:
-        """See the class."""
+        """Set the last linear layer to zero."""
         zeros(self.final)
 
     def compute(self, x: Tensor, noise: Tensor, conditions: Tensor | None, extra: Tensor | None) -> Tensor:
-        """See the class."""
+        """(batch, dim), from inputs that are checked."""
         scales, shifts = self.modulate(self.embed(noise, conditions)).unflatten(-1, (2, self.blocks, -1)).unbind(1)
         h = self.first(x)
         if self.first_extra is not None and extra is not None:
@@ -249,7 +249,7 @@ class UNet(EmbeddedNetwork):
 
     @property
     def config(self) -> dict[str, Any]:
-        """See the class."""
+        """JSON-serializable arguments of the constructor."""
         return {
             "channels": self.event[0],
             "size": self.event[1],
@@ -260,11 +260,11 @@ class UNet(EmbeddedNetwork):
         }
 
     def zero_last(self) -> None:
-        """See the class."""
+        """Set the last convolution to zero."""
         zeros(self.final[-1])
 
     def compute(self, x: Tensor, noise: Tensor, conditions: Tensor | None, extra: Tensor | None) -> Tensor:
-        """See the class."""
+        """(batch, channels, size, size), from inputs that are checked."""
         embedding = self.embed(noise, conditions)
         h = self.first(nn.functional.pixel_unshuffle(x, self.patch))
         if self.first_extra is not None and extra is not None:
@@ -300,22 +300,22 @@ class _Residual(nn.Module):
 
 
 class Kinds(Generic[T]):
-    """Classes by the names that saved configurations give them. `sdesig.images` adds its own when it is imported.
+    """Classes by their names in saved configurations. `sdesig.images` adds more when it is imported.
 
     Args:
-        what: they are classes of.
-        own: those of this package.
+        what: noun for an instance, used in messages.
+        own: classes of this package.
     """
 
     def __init__(self, what: str, own: Mapping[str, type[T]]) -> None:
         self._what, self._own, self._classes = what, tuple(own), dict(own)
 
     def register(self, kind: str, value: type[T]) -> None:
-        """Add a class."""
+        """Add a class under the name of its kind."""
         self._classes[kind] = value
 
     def name(self, value: T) -> str:
-        """The kind of an instance."""
+        """The name of an instance's kind."""
         return next(name for name, kind in self._classes.items() if isinstance(value, kind))
 
     def find(self, kind: object) -> type[T]:
@@ -358,7 +358,7 @@ def zeros(layer: Any) -> Any:
 
 
 def network_config(network: Network) -> dict[str, Any]:
-    """What `make_network` needs, JSON-serializable."""
+    """The configuration of a network, JSON-serializable, from which `make_network` makes another one like it."""
     return {"kind": NETWORKS.name(network), **network.config}
 
 

@@ -22,7 +22,7 @@ from sdesig.sampling.teacher_paths import TeacherOptions, TeacherPaths, draw_pat
 from sdesig.signature.partial_signature import PartialSignature
 
 SHARD = 512
-"""Most paths in a file."""
+"""Largest number of paths in a file."""
 NUMBERS = 2**28
 """Most numbers of the fine steps of one file, and of the paths that are kept in memory. Folders made earlier have files
 of as many paths: it must not change."""
@@ -44,9 +44,9 @@ class PathCache:
         teacher: D(y, snr), on the device of the space.
         space: event, range, reference, grid and depth of the paths; students of less depth can share them.
         options: scheme, steps and cells of the paths.
-        paths: number of paths, a multiple of those in a shard (see `shard_rows`), or fewer than that.
-        seed: of everything random.
-        recorded: what else must agree with an earlier run, such as which teacher it is.
+        paths: number of paths, a multiple of `shard_rows` or below it.
+        seed: seed of all random numbers.
+        recorded: further entries of options.json that an earlier run must share, such as which teacher it is.
         progress: whether to show a progress bar.
 
     Raises:
@@ -104,13 +104,13 @@ class PathCache:
         self._loaded: dict[int, TeacherPaths] = {}
 
     def draw(self, rows: int, generator: torch.Generator) -> TeacherPaths:
-        """Random paths of one random shard, `rows` of them or all that it has."""
+        """`rows` random paths of one random shard, or all of its paths if it has fewer."""
         k = int(torch.randint(self.shards, (1,), generator=generator, device=generator.device))
         chosen = torch.randperm(self.rows, generator=generator, device=generator.device)[:rows]
         return self._shard(k).rows(chosen)
 
     def _shard(self, k: int) -> TeacherPaths:
-        """Kept in memory once it is read, as long as there is room."""
+        """The paths of a shard, kept in memory once they are read, as long as there is room."""
         kept = self._loaded.get(k)
         if kept is not None:
             return kept

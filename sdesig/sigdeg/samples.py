@@ -1,4 +1,4 @@
-"""What a generator made, and its file."""
+"""Samples of a generator, and their file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sdesig._files import open_arrays, replacing, take_array
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """What a generator made, and of which paths.
+    """Samples of a generator, and the identity of their paths.
 
     Attributes:
         values: x = y/tau at the last SNR, (n, *event): samples of the data with noise of variance 1/tau left.
@@ -35,7 +35,7 @@ class Samples:
 
     @property
     def seeds(self) -> list[int]:
-        """One per sample."""
+        """The seed of every sample."""
         return list(self.identity["seeds"])
 
     def save(self, file: str | Path) -> None:

@@ -32,7 +32,7 @@ CONFIG_KEYS = {
     *("event", "snr", "levels", "path_depth", "grid", "mean", "variance", "basis"),
 }
 OLDER_LACK = {"denoiser", "rank"}
-"""Keys that older files do not have."""
+"""Keys that files of older versions lack."""
 
 
 class SigDEG(nn.Module):
@@ -43,7 +43,7 @@ class SigDEG(nn.Module):
 
     Args:
         cell: `SolverCell` or `PlainCell`.
-        space: where the seeds of its samples live; kept in float32. Its depth is at least the cell's.
+        space: the space of the paths of its samples; kept in float32. Its depth is at least the cell's.
 
     Raises:
         TypeError, ValueError: a cell or a space of another type, a space that is less deep than the cell.
@@ -76,7 +76,7 @@ class SigDEG(nn.Module):
         rank: int | None = None,
         sigma_data: float | None = None,
     ) -> SigDEG:
-        """A generator that is ready to be distilled.
+        """A generator to be distilled from a teacher.
 
         With the solver cell, a `ModelDenoiser` becomes the student itself, a copy with more inputs; any other denoiser
         is left as it is, and a network learns to correct it. A plain cell starts as Euler's scheme with a copy of a
@@ -86,12 +86,13 @@ class SigDEG(nn.Module):
 
         Args:
             teacher: D(y, snr), an `SNRDenoiser`.
-            space: where the seeds of its samples live.
+            space: the space of the paths of its samples.
             depth: number of Legendre coefficients that the generator sees, 1 to the depth of the space.
             cell: "solver" or "plain".
-            network: of a plain cell, or that corrects a denoiser that is none of our networks: with 2 conditions and
-                depth + 1 extra inputs, to correct depth + 2. Default: an MLP for vectors, a UNet for images.
-            rank: of the changes of a teacher's weights, see `StudentDenoiser`; for large teachers.
+            network: the network of a plain cell, or the correction of a teacher that is not a `ModelDenoiser`. It has 2
+                conditions and depth + 1 extra inputs, depth + 2 as a correction. Default: an MLP for vectors, a UNet
+                for images.
+            rank: rank of the changes of a teacher's weights, see `StudentDenoiser`; for large teachers.
             sigma_data: standard deviation of the data; default the teacher's own, or from the reference.
 
         Raises:
@@ -136,7 +137,7 @@ class SigDEG(nn.Module):
 
     @property
     def kind(self) -> str:
-        """Of its cell, one of `CELLS`."""
+        """The name of the cell's class in `CELLS`."""
         return "plain" if isinstance(self.cell, PlainCell) else "solver"
 
     @property
@@ -146,9 +147,9 @@ class SigDEG(nn.Module):
 
     @property
     def space(self) -> PathSpace:
-        """Where the seeds of its samples live, on the device of the generator.
+        """The space of the paths of its samples, on the device of the generator.
 
-        The basis of other weights is proved orthogonal when it is first asked for.
+        After other weights were loaded, the basis is checked to be orthogonal at the first access.
         """
         if not self._proved:
             self._space = replace(self._space, reference=GaussianReference(*self._reference_tensors()))
@@ -161,13 +162,13 @@ class SigDEG(nn.Module):
         return self.get_buffer("mean"), variance.double().cpu() if variance.ndim == 0 else variance, basis
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SigDEG:
-        """Part of `Module`, called to move it or to change its dtype: the reference goes along."""
+        """Move the generator or change its dtype, as `Module` does, and the reference with it."""
         super()._apply(fn, recurse)
         self._take_reference()
         return self
 
     def _load_from_state_dict(self, *arguments: Any) -> None:
-        """Part of `Module`: the reference may be another one."""
+        """Load a state, as `Module` does, and take over the reference that is in it."""
         mean, variance, basis = self._reference_tensors()
         before = [value.clone() for value in (mean, variance, *basis)]
         super()._load_from_state_dict(*arguments)
@@ -224,7 +225,7 @@ class SigDEG(nn.Module):
         return Samples(torch.cat(values), steps, {**path.identity, "seeds": chosen.tolist()})
 
     def save(self, folder: str | Path) -> None:
-        """Write config.json and weights.safetensors. Of a denoiser that is none of our networks, nothing is saved."""
+        """Write config.json and weights.safetensors. A denoiser that the generator corrects is not saved."""
         denoiser: Any = self.cell.denoiser
         space = self.space
         student = isinstance(denoiser, StudentDenoiser)
@@ -256,8 +257,8 @@ class SigDEG(nn.Module):
         """Read what `save` wrote, in evaluation mode.
 
         Args:
-            denoiser: the denoiser that the generator corrects, if it was distilled from one that is none of our
-                networks.
+            denoiser: the denoiser that the generator corrects, if it was distilled from one that is not a
+                `ModelDenoiser`.
 
         Raises:
             TypeError: a denoiser that is no D(y, snr).

@@ -17,7 +17,7 @@ from sdesig.sigdeg.training import MOST, TrainingOptions, train
 from sdesig.sigdeg.training_data import Data, check_data, draw_rows, standard_deviation
 
 LARGEST = 40.0
-"""Of a logarithm of sigma, whose square then is no infinity in float32."""
+"""Largest |log sigma|: the square of sigma stays finite in float32."""
 
 
 def train_teacher(
@@ -38,14 +38,14 @@ def train_teacher(
     (Karras et al. 2022, arXiv 2206.00364, section 5 and table 1).
 
     Args:
-        network: without extra inputs.
+        network: a network without extra inputs.
         data: (n, *event), on the device and in the dtype of the network; or images, see `sdesig.sigdeg.training_data`.
         out: folder of the run; a run that was stopped goes on.
         options: see `TrainingOptions`.
         batch: samples per iteration.
         log_sigma: mean and standard deviation of log sigma.
-        flip: turn every other sample around, at random, along its last axis.
-        recorded: what else options.json shall say.
+        flip: whether samples are reversed along their last axis with probability 1/2.
+        recorded: further entries of options.json.
         progress: whether to show a progress bar.
 
     Returns:

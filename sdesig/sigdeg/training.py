@@ -36,7 +36,7 @@ CHECKPOINT_SECONDS = 300.0
 """Most time without a checkpoint, but for an iteration that takes longer."""
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 MOST = 2**30
-"""Largest number of iterations, of parts of one, or of rows in a batch."""
+"""Largest number of iterations, of parts of an iteration, or of rows in a batch."""
 LARGEST_RATE = 1e3
 """AdamW moves every weight by about the learning rate, whatever the gradient."""
 Loss = Callable[[int, torch.Generator], tuple[Tensor, int]]
@@ -44,7 +44,7 @@ Loss = Callable[[int, torch.Generator], tuple[Tensor, int]]
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How to train."""
+    """Options of a training."""
 
     iterations: int = 10_000
     """Number of optimizer steps; given more, a shorter run goes on."""
@@ -86,13 +86,13 @@ class TrainingOptions:
 
     @property
     def warmup_iterations(self) -> int:
-        """`warmup`, or its default."""
+        """Number of iterations of the warm-up: `warmup`, or its default."""
         return min(200, self.iterations // 10) if self.warmup is None else self.warmup
 
 
 @dataclass(frozen=True)
 class _State:
-    """What a checkpoint holds beside the iteration: a module, the moving average of it, and the optimizer."""
+    """The content of a checkpoint beside the iteration: a module, its moving average, and the optimizer."""
 
     module: nn.Module
     average: nn.Module
@@ -101,13 +101,13 @@ class _State:
 
     @torch.no_grad()
     def follow(self, decay: float) -> None:
-        """Let the average follow the parameters that are trained."""
+        """Move the average towards the parameters that are trained, by a share of 1 - decay."""
         for mean, value in zip(self.average.parameters(), self.module.parameters(), strict=True):
             if value.requires_grad:
                 mean.lerp_(value, 1 - decay)
 
     def save(self, path: Path, iteration: int) -> None:
-        """Write a checkpoint."""
+        """Write a checkpoint, a safetensors file."""
         tensors = {"iteration": torch.tensor(iteration)}
         for prefix, module in (("module", self.module), ("average", self.average)):
             tensors |= {f"{prefix}.{name}": value for name, value in module.state_dict().items()}
@@ -116,7 +116,7 @@ class _State:
         write_tensors(path, tensors)
 
     def restore(self, path: Path) -> int:
-        """Take over a checkpoint; its iteration. Raises FileError for one of another run."""
+        """Load a checkpoint and return its iteration; raise FileError for the checkpoint of another run."""
         with reading(path, "is not a checkpoint of this run"):
             tensors = read_tensors(path)
             self.module.load_state_dict(_under("module.", tensors))
@@ -159,7 +159,7 @@ def train(
             that changes, but for torch's global generators, which are seeded too.
         out: folder for options.json, stats.jsonl and the checkpoint; if it has a checkpoint, training goes on from it.
         options: see `TrainingOptions`.
-        recorded: further options, JSON-serializable, which a run that goes on must share.
+        recorded: further options, JSON-serializable, which must be the same when a run goes on.
         progress: whether to show a progress bar with the loss, samples per second and the time left.
 
     Returns:
@@ -244,7 +244,7 @@ def train(
 
 
 def begin(out: Path, options: TrainingOptions, recorded: Mapping[str, Any]) -> None:
-    """Record the options of a run, as `train` does; earlier, where work comes before the training.
+    """Record the options of a run. `train` does it too; call this first where other work precedes the training.
 
     Raises:
         ValueError: parts that the processes do not divide, a folder with a run of other options.
@@ -299,9 +299,10 @@ def _gradients(
 
 
 def _reduce_gradients(parameters: list[nn.Parameter], value: Tensor, told: Sequence[bool]) -> list[bool]:
-    """Replace gradients and the loss by their sums over processes; a gradient that none has stays None.
+    """Replace gradients and the loss by their sums over processes; a gradient that no process has stays None.
 
-    Returns: of some statements, which are true in one process at least.
+    Returns:
+        For each of the statements `told`, whether it is true in one process at least.
     """
     there = [p.grad is not None for p in parameters]
     flags = torch.tensor([*there, *told], dtype=torch.float32, device=value.device)
@@ -326,7 +327,7 @@ def _forget_later_stats(path: Path, iteration: int) -> None:
 
 
 def _iteration(line: str) -> float:
-    """Of a line of the statistics; infinite for one that was cut off or is none."""
+    """The iteration of a line of the statistics; infinite for a line that is damaged."""
     try:
         return float(json.loads(line)["iteration"])
     except (ValueError, LookupError, TypeError, RecursionError):

@@ -1,4 +1,4 @@
-"""Data to train from: a tensor of samples, or what makes some of them when they are asked for, such as uint8 images."""
+"""Training data: a tensor of samples, or an object that converts rows on demand, such as a set of uint8 images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ROWS = 1024
 
 
 class Rows(Protocol):
-    """Samples that are made float32 some at a time. `sdesig.evaluation.pixels.ImageSet` is one."""
+    """Samples that are converted to float32 by rows, such as `sdesig.evaluation.pixels.ImageSet`."""
 
     @property
     def event(self) -> tuple[int, ...]:
@@ -24,7 +24,7 @@ class Rows(Protocol):
     def __len__(self) -> int: ...
 
     def floats(self, rows: Tensor, *, device: torch.device | str | None = None) -> Tensor:
-        """Some samples, (len(rows), *event), on a device."""
+        """The samples of some rows, (len(rows), *event), on a device."""
 
 
 Data = Tensor | Rows
@@ -53,12 +53,12 @@ def draw_rows(data: Data, n: int, generator: torch.Generator) -> Tensor:
 
 
 def take_rows(data: Data, rows: Tensor, device: torch.device | str) -> Tensor:
-    """Some samples on a device, wherever data and numbers are: (len(rows), *event)."""
+    """The samples of some rows, (len(rows), *event), on a device; data and rows may be on others."""
     return data[rows.to(data.device)].to(device) if isinstance(data, Tensor) else data.floats(rows, device=device)
 
 
 def standard_deviation(data: Data) -> float:
-    """Of all coordinates of all samples together."""
+    """The standard deviation of all coordinates of all samples together."""
     if isinstance(data, Tensor):
         return data.std().item()
     n, total, square = 0, 0.0, 0.0

@@ -3,7 +3,6 @@
 import diffusers
 import pytest
 import torch
-from sdesig.evaluation.image_report import Method, evaluate_images
 from torch import Tensor, nn
 
 from sdesig.evaluation import Comparison

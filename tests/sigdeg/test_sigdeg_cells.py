@@ -511,6 +511,28 @@ def test_a_student_that_changes_the_shape_is_refused():
         attempt(SolverCell(lambda y, *rest: y[:, :2], 2, 0.8), sde)
 
 
+def test_the_worked_example_of_a_step():
+    """The numbers of the comment in `SolverCell.advance`."""
+    shown = []
+
+    def student(*inputs):
+        shown.extend(inputs)
+        return torch.full((1, 1), 0.8)
+
+    cell, sde = SolverCell(student, 2, 1.0), CanonicalSDE(SNRDenoiser(LAW.denoise_y))
+    start, end = torch.tensor([1.0, 4.0], dtype=torch.float64)
+    noise = torch.tensor(3.0).sqrt(), torch.tensor([1.0, 0.0]).reshape(2, 1, 1)
+    memory = torch.full((1, 1), 0.5), torch.full((1, 1), 0.5)
+    u, memory = cell.advance(sde, start, end, torch.ones(1, 1), memory, noise)
+    y, time, conditions, extra = (value.flatten().tolist() for value in shown)
+    assert y == pytest.approx([2.366], abs=1e-3)
+    assert time == pytest.approx([2.0])
+    assert conditions == pytest.approx([0.0, math.log(4) / 8])
+    assert extra == pytest.approx([0.5**0.5, 0.0, 0.5])
+    assert u.item() == pytest.approx(5.132, abs=1e-3)
+    assert [value.item() for value in memory] == pytest.approx([0.8, 0.8])
+
+
 @pytest.mark.parametrize(
     "call, error, match",
     [
