@@ -8,12 +8,11 @@ import torch
 from torch import nn
 
 from sdesig._evaluating import evaluating, modules_in
-from sdesig.evaluation import Comparison, evaluate
+from sdesig.evaluation import Comparison, FeatureExtractor, evaluate, generator_sampler, training_free
 from sdesig.sampling import (
     CanonicalDenoiser,
-    CanonicalSDE,
     GaussianReference,
-    StepGrid,
+    PathSpace,
     TeacherOptions,
     choose_grid,
     draw_paths,
@@ -25,7 +24,7 @@ from sdesig.sigdeg import MLP, SigDEG
 
 LAW = Mixture.circle(1.5, 0.1, dtype=torch.float32)
 REFERENCE = GaussianReference(LAW.mean(), LAW.covariance()[0, 0].item())
-SETTING = {"event": (2,), "snr": (math.exp(-3), math.exp(5))}
+SPACE = PathSpace((2,), (math.exp(-3), math.exp(5)), REFERENCE, levels=4)
 
 
 class Watched(nn.Module):
@@ -43,26 +42,24 @@ class Watched(nn.Module):
 def students(teacher):
     torch.manual_seed(0)
     network = MLP(2, width=8, blocks=1, conditions=2, extra=4)
-    return SigDEG.from_teacher(
-        teacher, **SETTING, depth=2, reference=REFERENCE, network=network, sigma_data=1.0, levels=4
-    )
+    return SigDEG.from_teacher(teacher, SPACE, depth=2, network=network, sigma_data=1.0)
 
 
 def compared(teacher):
-    comparison = Comparison(teacher, REFERENCE, **SETTING, levels=4, truth_steps=16)
-    evaluate(comparison, {"student": students(teacher)}, steps=[2], seeds=range(3), floor_groups=2)
+    comparison = Comparison(teacher, SPACE, truth_steps=16)
+    samplers = [*training_free(SPACE, (2,)).values(), generator_sampler("student", students(teacher), (2,))]
+    evaluate(comparison, samplers, seeds=range(3), floor_groups=2, progress=False)
 
 
 def drawn(teacher):
-    sde, generator = CanonicalSDE(teacher, reference=REFERENCE), torch.Generator().manual_seed(0)
-    draw_paths(sde, TeacherOptions(steps=4, cells=2), 2, **SETTING, depth=2, grid=StepGrid(), generator=generator)
+    draw_paths(teacher, SPACE, TeacherOptions(steps=4, cells=2), 2, generator=torch.Generator().manual_seed(0))
 
 
 USES = {
     "paths": drawn,
-    "samples for a reference": lambda teacher: teacher_samples(teacher, 2, **SETTING),
-    "grid": lambda teacher: choose_grid(CanonicalSDE(teacher), **SETTING, cells=2, fine_per_cell=2, paths=2),
-    "floor": lambda teacher: information_floor(CanonicalSDE(teacher), **SETTING, steps=2, depth=1, groups=2),
+    "samples for a reference": lambda teacher: teacher_samples(teacher, SPACE, 2),
+    "grid": lambda teacher: choose_grid(teacher, SPACE, cells=2, fine_per_cell=2, paths=2, progress=False),
+    "floor": lambda teacher: information_floor(teacher, SPACE, steps=2, depth=1, groups=2),
     "comparison": compared,
     "samples": lambda teacher: students(teacher).sample(3, 2),
 }
@@ -90,9 +87,11 @@ def test_generators():
 
 def test_features():
     teacher, watched = CanonicalDenoiser(LAW.denoiser(EDM()), EDM()), Watched(lambda samples: samples)
-    comparison = Comparison(teacher, REFERENCE, **SETTING, levels=4, truth_steps=16)
+    comparison = Comparison(teacher, SPACE, truth_steps=16)
     real = LAW.sample(10, torch.Generator().manual_seed(0))
-    evaluate(comparison, {}, steps=[2], seeds=range(3), features={"f": lambda x: watched(x)}, real=real)
+    extractor = FeatureExtractor("f", "f", lambda x: watched(x), floats=True)
+    samplers = training_free(SPACE, (2,)).values()
+    evaluate(comparison, [*samplers], real, seeds=range(3), extractors=[extractor], progress=False)
     assert {*watched.modes} == {(False, False)}
     assert watched.training
 

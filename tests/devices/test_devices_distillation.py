@@ -1,13 +1,23 @@
 """From data to a generator and what is measured of it, on a device: the CPU's numbers, on the device."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from sdesig.evaluation import Comparison, evaluate
-from sdesig.evaluation.frechet import FeatureStatistics, FeatureSums, extrapolated_distance, frechet_ratio
+from sdesig.evaluation import (
+    Comparison,
+    FeatureStatistics,
+    evaluate,
+    frechet_ratio,
+    generator_sampler,
+    paired_ratio,
+    training_free,
+)
+from sdesig.evaluation.frechet import FeatureSums, extrapolated_distance
 from sdesig.sampling import (
-    CanonicalSDE,
     GaussianReference,
+    PathSpace,
     SNRDenoiser,
     StepGrid,
     TeacherOptions,
@@ -15,8 +25,6 @@ from sdesig.sampling import (
     draw_paths,
     information_floor,
 )
-from sdesig.sampling.error_statistics import paired_ratio
-from sdesig.sampling.reference_files import read_reference, reference_on, write_reference
 from sdesig.sampling.teacher_paths import teacher_samples
 from sdesig.sigdeg import (
     MLP,
@@ -43,18 +51,17 @@ def teacher_on(device, seed=0):
 
 
 def reference_of(kind, device):
-    return reference_on(GaussianReference.fit(DATA, kind), device)
+    return GaussianReference.fit(DATA, kind).to(device)
 
 
-def student_on(device, kind="coordinates", teacher=None, depth=2, **options):
+def space_on(device, kind="coordinates", levels=4, depth=4):
+    return PathSpace((2,), SNR, reference_of(kind, device), levels, depth)
+
+
+def student_on(device, kind="coordinates", teacher=None, levels=4, **options):
     torch.manual_seed(1)
     teacher = teacher_on("cpu") if teacher is None else teacher
-    options = {"event": (2,), "snr": SNR, "depth": depth, "levels": 4} | options
-    return SigDEG.from_teacher(teacher, reference=reference_of(kind, "cpu"), **options).to(device)
-
-
-def sde_on(device, kind="coordinates"):
-    return CanonicalSDE(teacher_on(device), reference=reference_of(kind, device))
+    return SigDEG.from_teacher(teacher, space_on("cpu", kind, levels), **{"depth": 2} | options).to(device)
 
 
 # --- generators ------------------------------------------------------------------------------------------------------
@@ -81,8 +88,8 @@ def test_a_generator_goes_through_files(agrees, tmp_path):
 
 
 def test_a_reference_goes_through_files(tmp_path, device):
-    write_reference(tmp_path / "reference.safetensors", reference_of("pca", device))
-    found, expected = read_reference(tmp_path / "reference.safetensors"), reference_of("pca", "cpu")
+    reference_of("pca", device).save(tmp_path / "reference.safetensors")
+    found, expected = GaussianReference.load(tmp_path / "reference.safetensors"), reference_of("pca", "cpu")
     assert torch.equal(found.basis[0], expected.basis[0])
     assert torch.equal(found.variance, expected.variance)
 
@@ -108,7 +115,7 @@ def test_a_training_goes_on_where_it_was_stopped(agrees, device, tmp_path):
             return (network(x, x[:, 0].abs()) - x.sin()).square().mean(), 16
 
         options = TrainingOptions(iterations=4, warmup=1, checkpoint_every=1)
-        return train(network, loss, options, out, recorded={}, progress=False)
+        return train(network, loss, out, options, recorded={}, progress=False)
 
     with pytest.raises(Stopped):
         trained(device, tmp_path / "resumed", stop=2)
@@ -137,7 +144,9 @@ def test_samples_of_a_teacher(agrees):
     """On the CPU, where a reference is fitted to them."""
 
     def compute(device):
-        return teacher_samples(teacher_on(device), 6, event=(2,), snr=SNR, device=device)
+        return teacher_samples(
+            teacher_on(device), replace(space_on(device), reference=GaussianReference(0.0, 0.0).to(device)), 6
+        )
 
     agrees(compute, rtol=1e-3, atol=1e-4, draws=True, stays=False)
 
@@ -146,9 +155,8 @@ def test_samples_of_a_teacher(agrees):
 @pytest.mark.parametrize("kind", KINDS)
 def test_paths_of_a_teacher(agrees, scheme, kind):
     def compute(device):
-        options = {"event": (2,), "snr": SNR, "depth": 3, "grid": StepGrid()}
-        generator = torch.Generator(device).manual_seed(0)
-        made = draw_paths(sde_on(device, kind), TeacherOptions(scheme, 8, 4), 3, generator=generator, **options)
+        space, generator = space_on(device, kind, depth=3), torch.Generator(device).manual_seed(0)
+        made = draw_paths(teacher_on(device), space, TeacherOptions(scheme, 8, 4), 3, generator=generator)
         coarse = made.coarse(2)
         return made.states, made.signature, coarse.states, coarse.signature, made.rows(slice(1, 2)).states
 
@@ -157,7 +165,7 @@ def test_paths_of_a_teacher(agrees, scheme, kind):
 
 def test_kept_paths(agrees, tmp_path):
     def compute(device):
-        cache = PathCache(tmp_path / device, 6, student_on(device), teacher_on(device), FINE, seed=0, progress=False)
+        cache = PathCache(tmp_path / device, teacher_on(device), space_on(device), FINE, paths=6, progress=False)
         drawn = cache.draw(3, torch.Generator(device).manual_seed(0))
         return drawn.states, drawn.signature
 
@@ -201,8 +209,8 @@ def distilled(device, out, name, *, iterations=2, teacher=None, steps=(2, 4), ch
     own = SNRDenoiser(Shrinking()) if settings.pop("corrected") else None
     student = student_on(device, kind, teacher=own, sigma_data=0.8, **made)
     training = TrainingOptions(iterations=iterations, warmup=1, precision=precision, checkpoint_every=checkpoint_every)
-    options = DistillOptions(steps=steps, evaluations=4, teacher=FINE, training=training, **settings)
-    return distill(student, own or teacher or teacher_on(device), options, out, data=DATA, progress=False)
+    options = DistillOptions(steps=steps, evaluations=4, teacher_options=FINE, training=training, **settings)
+    return distill(student, own or teacher or teacher_on(device), out, options, data=DATA, progress=False)
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -241,13 +249,12 @@ def test_images_are_distilled(agrees, tmp_path, kind):
     def compute(device):
         torch.manual_seed(0)
         teacher = NetworkDenoiser(UNet(1, 8, widths=(8,)), 0.6).to(device)
-        reference = reference_on(GaussianReference.fit(data, kind), device)
-        event = {"event": (1, 8, 8), "snr": SNR, "depth": 2, "levels": 6}
-        student = SigDEG.from_teacher(teacher, reference=reference, **event).to(device)
+        space = PathSpace((1, 8, 8), SNR, GaussianReference.fit(data, kind).to(device), levels=6)
+        student = SigDEG.from_teacher(teacher, space, depth=2).to(device)
         training = TrainingOptions(iterations=1, warmup=1)
-        options = DistillOptions(steps=(2, 4), evaluations=4, teacher=FINE, training=training)
+        options = DistillOptions(steps=(2, 4), evaluations=4, teacher_options=FINE, training=training)
         out = tmp_path / f"{kind}-{device}"
-        return distill(student, teacher, options, out, data=data, progress=False).sample(range(2), 4)
+        return distill(student, teacher, out, options, data=data, progress=False).sample(range(2), 4)
 
     agrees(compute, rtol=1e-2, atol=1e-2, draws=True)
 
@@ -262,15 +269,17 @@ def test_a_comparison(agrees, kind):
             "ours": student_on(device, kind, levels=3),
             "plain": student_on(device, kind, levels=3, cell="plain"),
         }
-        comparison = Comparison(
-            teacher_on(device), reference_of(kind, device), (2,), SNR, 3, depth=2, truth_steps=8, batch=8
-        )
-        made = evaluate(comparison, generators, steps=[2], seeds=range(8), real=DATA)
-        errors = [outcome.errors for outcome in made.outcomes if outcome.errors is not None]
+        comparison = Comparison(teacher_on(device), space_on(device, kind, levels=3, depth=2), truth_steps=8, batch=8)
+        samplers = [
+            *training_free(comparison.space, (2,)).values(),
+            *(generator_sampler(key, generator, (2,)) for key, generator in generators.items()),
+        ]
+        made = evaluate(comparison, samplers, DATA, seeds=range(8), progress=False)
+        errors = [made.store.errors(sampler.key, 2) for sampler in samplers if sampler.follows]
         assert paired_ratio(errors[0], errors[0])[0] == 1.0
-        assert made.converged.device.type == device
+        assert made.store.converged.device.type == device
         numbers = [row["pathwise_rmse"] for row in made.rows if row["pathwise_rmse"] is not None]
-        return made.converged.cpu(), *(error.cpu() for error in errors), torch.tensor(numbers)
+        return made.store.converged.cpu(), *(error.cpu() for error in errors), torch.tensor(numbers)
 
     agrees(compute, rtol=1e-3, atol=1e-4, stays=False)
 
@@ -278,8 +287,8 @@ def test_a_comparison(agrees, kind):
 @pytest.mark.parametrize("kind", ["scalar", "coordinates"])
 def test_a_floor(agrees, kind):
     def compute(device):
-        options = {"event": (2,), "snr": SNR, "steps": 2, "depth": 2, "groups": 6, "teacher": FINE}
-        floor = information_floor(sde_on(device, kind), device=device, **options)
+        options = {"steps": 2, "depth": 2, "groups": 6, "teacher_options": FINE}
+        floor = information_floor(teacher_on(device), space_on(device, kind), **options)
         return torch.tensor([floor.rmse, floor.standard_error])
 
     agrees(compute, rtol=1e-3, draws=True, stays=False)
@@ -288,20 +297,22 @@ def test_a_floor(agrees, kind):
 @pytest.mark.parametrize("kind", ["scalar", "coordinates"])
 def test_a_grid(agrees, kind):
     def compute(device):
-        options = {"event": (2,), "snr": SNR, "cells": 3, "fine_per_cell": 2, "paths": 8}
-        return torch.tensor(choose_grid(sde_on(device, kind), device=device, **options).quantiles)
+        options = {"cells": 3, "fine_per_cell": 2, "paths": 8, "progress": False}
+        return torch.tensor(choose_grid(teacher_on(device), space_on(device, kind), **options).quantiles)
 
     agrees(compute, rtol=1e-3, draws=True, stays=False)
 
 
 def test_cells_that_another_device_measured_are_not_used(device, tmp_path):
-    """A seed gives other paths there."""
-    measured = {"cpu": [], device: []}
-    for where, done in measured.items():
-        options = {"event": (2,), "snr": SNR, "cells": 2, "fine_per_cell": 2, "paths": 2, "progress": done.append}
+    """A seed gives other paths there: the teacher is asked as often as if nothing were kept."""
+    asked = {}
+    for where in ("cpu", device):
+        teacher, asked[where] = teacher_on(where), []
+        teacher.register_forward_hook(lambda *_, calls=asked[where]: calls.append(1))
+        options = {"cells": 2, "fine_per_cell": 2, "paths": 2, "progress": False}
         kept = {"kept": tmp_path / "cells.safetensors", "recorded": {"teacher": "mixture"}}
-        choose_grid(sde_on(where), device=where, **options, **kept)
-    assert measured == {"cpu": [1, 2], device: [1, 2]}
+        choose_grid(teacher, space_on(where), **options, **kept)
+    assert asked[device] == asked["cpu"] != []
 
 
 def test_distances_of_features(agrees):

@@ -5,15 +5,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sdesig.evaluation import Comparison
-from sdesig.evaluation.comparison import Sampler
-from sdesig.evaluation.features import extract, load_extractor, load_perceptual
-from sdesig.evaluation.image_report import Method, evaluate_images
-from sdesig.evaluation.metrics import kernel_distance, pair_distances, precision_recall
-from sdesig.evaluation.pixels import ImageSet, pixel_digest
+from sdesig.evaluation import (
+    Comparison,
+    ImageSet,
+    evaluate,
+    extract,
+    generator_sampler,
+    kernel_distance,
+    load_extractor,
+    load_perceptual,
+    precision_recall,
+    training_free,
+)
+from sdesig.evaluation.metrics import pair_distances
+from sdesig.evaluation.pixels import pixel_digest
 from sdesig.images import PathAverageScheduler, SigDEGPipeline, load_autoencoder, load_teacher, peer_samples
-from sdesig.sampling import DPMSolver1, GaussianReference, PathAverage
-from sdesig.sampling.reference_files import reference_on, write_reference
+from sdesig.sampling import GaussianReference, PathSpace
 from sdesig.sigdeg import NetworkDenoiser, SigDEG, UNet
 
 EVENT, SNR = (1, 8, 8), (0.02, 50.0)
@@ -52,14 +59,13 @@ def teacher_on(device):
 
 
 def reference_of(kind, device):
-    return reference_on(GaussianReference.fit(0.5 * values(30, *EVENT), kind), device)
+    return GaussianReference.fit(0.5 * values(30, *EVENT), kind).to(device)
 
 
 def student_of(teacher, event=EVENT, kind="coordinates", **options):
     torch.manual_seed(1)
-    reference = GaussianReference.fit(0.5 * values(30, *event), kind)
-    settings = {"event": event, "snr": SNR, "depth": 2, "levels": 4, "sigma_data": 0.6} | options
-    return SigDEG.from_teacher(teacher, reference=reference, **settings)
+    space = PathSpace(event, SNR, GaussianReference.fit(0.5 * values(30, *event), kind), levels=4)
+    return SigDEG.from_teacher(teacher, space, **{"depth": 2, "sigma_data": 0.6} | options)
 
 
 # --- teachers and latents --------------------------------------------------------------------------------------------
@@ -105,7 +111,7 @@ def test_the_scheduler(agrees, eta, prediction):
 
 @pytest.mark.parametrize("kind", ["scalar", "coordinates", "dct"])
 def test_the_scheduler_with_a_reference(agrees, tmp_path, kind):
-    write_reference(tmp_path / "reference.safetensors", reference_of(kind, "cpu"))
+    reference_of(kind, "cpu").save(tmp_path / "reference.safetensors")
 
     def compute(device):
         scheduler = PathAverageScheduler(reference_file=str(tmp_path / "reference.safetensors"))
@@ -212,19 +218,15 @@ def test_a_report(agrees, scripts, tmp_path):
     data = ImageSet(pixels(24), pixel_digest(pixels(24)), "made")
 
     def compute(device):
-        comparison = Comparison(
-            teacher_on(device), reference_of("coordinates", device), EVENT, SNR, 2, depth=2, truth_steps=4, batch=11
-        )
-        student = student_of(teacher_on("cpu"), levels=2).to(device)
-        methods = [
-            Method(Sampler("ours", student.cell, referenced=True, depth=2), (2,)),
-            Method(Sampler("Euler", DPMSolver1()), (2,)),
-            Method(Sampler("path average", PathAverage(), referenced=True), (2,)),
-        ]
+        space = PathSpace(EVENT, SNR, reference_of("coordinates", device), levels=2, depth=2)
+        comparison = Comparison(teacher_on(device), space, truth_steps=4, batch=11)
+        student = student_of(teacher_on("cpu")).to(device)
+        free = training_free(space, (2,))
+        samplers = [generator_sampler("ours", student, (2,)), free["euler"], free["path-average-reference"]]
         extractors = [load_extractor(str(scripts / "moments.pt"), device)]
         perceptual = [load_perceptual(str(scripts / "difference.pt"), device)]
-        options = {"n": 22, "extractors": extractors, "perceptual": perceptual, "progress": False}
-        report = evaluate_images(comparison, methods, data.to(device), tmp_path / device, **options)
+        options = {"seeds": range(22), "extractors": extractors, "perceptual": perceptual, "progress": False}
+        report = evaluate(comparison, samplers, data.to(device), tmp_path / device, **options)
         rows = [[row["pathwise_rmse"], *(number["value"] for number in row["measured"])] for row in report.rows]
         return [torch.tensor([number for number in row if number is not None]) for row in rows]
 
