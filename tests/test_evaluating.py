@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from sdesig._evaluating import evaluating, modules_in
-from sdesig.evaluation import Comparison, evaluate
+from sdesig.evaluation import Comparison, FeatureExtractor, evaluate, generator_sampler, training_free
 from sdesig.sampling import (
     CanonicalDenoiser,
     GaussianReference,
@@ -47,7 +47,8 @@ def students(teacher):
 
 def compared(teacher):
     comparison = Comparison(teacher, SPACE, truth_steps=16)
-    evaluate(comparison, {"student": students(teacher)}, steps=[2], seeds=range(3), floor_groups=2)
+    samplers = [*training_free(SPACE, (2,)).values(), generator_sampler("student", students(teacher), (2,))]
+    evaluate(comparison, samplers, seeds=range(3), floor_groups=2, progress=False)
 
 
 def drawn(teacher):
@@ -88,7 +89,9 @@ def test_features():
     teacher, watched = CanonicalDenoiser(LAW.denoiser(EDM()), EDM()), Watched(lambda samples: samples)
     comparison = Comparison(teacher, SPACE, truth_steps=16)
     real = LAW.sample(10, torch.Generator().manual_seed(0))
-    evaluate(comparison, {}, steps=[2], seeds=range(3), features={"f": lambda x: watched(x)}, real=real)
+    extractor = FeatureExtractor("f", "f", lambda x: watched(x), floats=True)
+    samplers = training_free(SPACE, (2,)).values()
+    evaluate(comparison, [*samplers], real, seeds=range(3), extractors=[extractor], progress=False)
     assert {*watched.modes} == {(False, False)}
     assert watched.training
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sdesig import _processes as processes
-from sdesig._checks import check_integer
+from sdesig._checks import check_floating, check_integer
 from sdesig._files import read_json, replacing, write_json
 from sdesig.evaluation.comparison import CONVERGED, Comparison
 from sdesig.evaluation.features import COORDINATES, FeatureExtractor, PerceptualDistance
@@ -104,30 +104,15 @@ def evaluate(
         FloatingPointError: see `Run.take`.
         OSError: a full disk; complete files stay valid.
     """
-    images = isinstance(data, ImageSet)
     check_integer("floor_groups", floor_groups, 0)
-    if len(seeds):
-        check_integer("number of seeds", len(seeds), FEWEST if extractors and images else 2)
-    if isinstance(data, ImageSet):
-        if extractors:
-            check_integer("number of images in data", len(data), FEWEST)
-        if decode is None:
-            data.check_event(comparison.space.event, "the teacher")
-    elif perceptual or decode is not None:
-        raise ValueError("perceptual and decode must not be given without images as data")
-    elif data is not None and tuple(data.shape[1:]) != comparison.space.event:
-        raise ValueError(f"data must have shape (n, *{comparison.space.event}); got {tuple(data.shape)}")
-    if data is None and extractors:
-        raise ValueError("extractors must not be given without data")
-    for extractor in extractors:
-        if extractor.floats == images:
-            wanted = "images" if images else "vectors (its `floats`)"
-            raise ValueError(f"extractors must take {wanted}, as the data are; {extractor.name} does not")
+    _check(comparison, data, seeds, extractors, perceptual, decode)
     if isinstance(data, Tensor) and not extractors and min(len(data), len(seeds)) > data[0].numel():
         extractors = [COORDINATES]
     out = None if out is None else Path(out)
     folder = None if out is None else out / "samples"
-    store = SampleStore(comparison, samplers, seeds, folder, images=images, decode=decode, recorded=recorded)
+    store = SampleStore(
+        comparison, samplers, seeds, folder, images=isinstance(data, ImageSet), decode=decode, recorded=recorded
+    )
     store.make(progress=progress)
     with processes.main_first():
         file = None if out is None else out / "floors.json"
@@ -146,6 +131,35 @@ def evaluate(
     if out is not None:
         processes.on_main(lambda: _write(found, data, out))
     return found
+
+
+def _check(
+    comparison: Comparison,
+    data: Tensor | ImageSet | None,
+    seeds: Sequence[int],
+    extractors: Sequence[FeatureExtractor],
+    perceptual: Sequence[PerceptualDistance],
+    decode: Callable[[Tensor], Tensor] | None,
+) -> None:
+    """Raise TypeError or ValueError for what does not fit the data."""
+    images = isinstance(data, ImageSet)
+    if len(seeds):
+        check_integer("number of seeds", len(seeds), FEWEST if extractors and images else 2)
+    if isinstance(data, ImageSet):
+        if extractors:
+            check_integer("number of images in data", len(data), FEWEST)
+        if decode is None:
+            data.check_event(comparison.space.event, "the teacher")
+    elif perceptual or decode is not None:
+        raise ValueError("perceptual and decode must not be given without images as data")
+    elif data is not None and tuple(check_floating("data", data).shape[1:]) != comparison.space.event:
+        raise ValueError(f"data must have shape (n, *{comparison.space.event}); got {tuple(data.shape)}")
+    if data is None and extractors:
+        raise ValueError("extractors must not be given without data")
+    for extractor in extractors:
+        if extractor.floats == images:
+            wanted = "images" if images else "vectors (its `floats`)"
+            raise ValueError(f"extractors must take {wanted}, as the data are; {extractor.name} does not")
 
 
 def _write(found: Evaluation, data: Tensor | ImageSet | None, out: Path) -> None:

@@ -5,8 +5,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sdesig.evaluation import Comparison, evaluate
-from sdesig.evaluation.frechet import FeatureStatistics, FeatureSums, extrapolated_distance, frechet_ratio
+from sdesig.evaluation import (
+    Comparison,
+    FeatureStatistics,
+    evaluate,
+    frechet_ratio,
+    generator_sampler,
+    paired_ratio,
+    training_free,
+)
+from sdesig.evaluation.frechet import FeatureSums, extrapolated_distance
 from sdesig.sampling import (
     GaussianReference,
     PathSpace,
@@ -17,7 +25,6 @@ from sdesig.sampling import (
     draw_paths,
     information_floor,
 )
-from sdesig.sampling.error_statistics import paired_ratio
 from sdesig.sampling.teacher_paths import teacher_samples
 from sdesig.sigdeg import (
     MLP,
@@ -263,12 +270,16 @@ def test_a_comparison(agrees, kind):
             "plain": student_on(device, kind, levels=3, cell="plain"),
         }
         comparison = Comparison(teacher_on(device), space_on(device, kind, levels=3, depth=2), truth_steps=8, batch=8)
-        made = evaluate(comparison, generators, steps=[2], seeds=range(8), real=DATA)
-        errors = [outcome.errors for outcome in made.outcomes if outcome.errors is not None]
+        samplers = [
+            *training_free(comparison.space, (2,)).values(),
+            *(generator_sampler(key, generator, (2,)) for key, generator in generators.items()),
+        ]
+        made = evaluate(comparison, samplers, DATA, seeds=range(8), progress=False)
+        errors = [made.store.errors(sampler.key, 2) for sampler in samplers if sampler.follows]
         assert paired_ratio(errors[0], errors[0])[0] == 1.0
-        assert made.converged.device.type == device
+        assert made.store.converged.device.type == device
         numbers = [row["pathwise_rmse"] for row in made.rows if row["pathwise_rmse"] is not None]
-        return made.converged.cpu(), *(error.cpu() for error in errors), torch.tensor(numbers)
+        return made.store.converged.cpu(), *(error.cpu() for error in errors), torch.tensor(numbers)
 
     agrees(compute, rtol=1e-3, atol=1e-4, stays=False)
 

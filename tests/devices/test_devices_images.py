@@ -5,13 +5,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sdesig.evaluation import Comparison
-from sdesig.evaluation.comparison import Sampler
-from sdesig.evaluation.features import extract, load_extractor, load_perceptual
-from sdesig.evaluation.metrics import kernel_distance, pair_distances, precision_recall
-from sdesig.evaluation.pixels import ImageSet, pixel_digest
+from sdesig.evaluation import (
+    Comparison,
+    ImageSet,
+    evaluate,
+    extract,
+    generator_sampler,
+    kernel_distance,
+    load_extractor,
+    load_perceptual,
+    precision_recall,
+    training_free,
+)
+from sdesig.evaluation.metrics import pair_distances
+from sdesig.evaluation.pixels import pixel_digest
 from sdesig.images import PathAverageScheduler, SigDEGPipeline, load_autoencoder, load_teacher, peer_samples
-from sdesig.sampling import DPMSolver1, GaussianReference, PathAverage, PathSpace
+from sdesig.sampling import GaussianReference, PathSpace
 from sdesig.sigdeg import NetworkDenoiser, SigDEG, UNet
 
 EVENT, SNR = (1, 8, 8), (0.02, 50.0)
@@ -212,15 +221,12 @@ def test_a_report(agrees, scripts, tmp_path):
         space = PathSpace(EVENT, SNR, reference_of("coordinates", device), levels=2, depth=2)
         comparison = Comparison(teacher_on(device), space, truth_steps=4, batch=11)
         student = student_of(teacher_on("cpu")).to(device)
-        methods = [
-            Method(Sampler("ours", student.cell, referenced=True, depth=2), (2,)),
-            Method(Sampler("Euler", DPMSolver1()), (2,)),
-            Method(Sampler("path average", PathAverage(), referenced=True), (2,)),
-        ]
+        free = training_free(space, (2,))
+        samplers = [generator_sampler("ours", student, (2,)), free["euler"], free["path-average-reference"]]
         extractors = [load_extractor(str(scripts / "moments.pt"), device)]
         perceptual = [load_perceptual(str(scripts / "difference.pt"), device)]
-        options = {"n": 22, "extractors": extractors, "perceptual": perceptual, "progress": False}
-        report = evaluate_images(comparison, methods, data.to(device), tmp_path / device, **options)
+        options = {"seeds": range(22), "extractors": extractors, "perceptual": perceptual, "progress": False}
+        report = evaluate(comparison, samplers, data.to(device), tmp_path / device, **options)
         rows = [[row["pathwise_rmse"], *(number["value"] for number in row["measured"])] for row in report.rows]
         return [torch.tensor([number for number in row if number is not None]) for row in rows]
 

@@ -133,3 +133,8 @@ def test_no_distance_without_data_or_with_too_few_samples():
 def test_refusals(options, match):
     with pytest.raises(ValueError, match=match):
         evaluated({}, **options)
+
+
+def test_data_that_are_neither_floats_nor_images():
+    with pytest.raises(TypeError, match=r"data must be a torch\.Tensor; got ndarray"):
+        evaluated({}, data=DATA.numpy())
