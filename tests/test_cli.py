@@ -1,16 +1,20 @@
-"""The command line: what is printed for help, errors of one line, the tour, the demo and the validation."""
+"""The command line: its options and their help, errors of one line, the tour, the demo and the validation."""
 
+import re
 import runpy
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
 import pytest
 
+import sdesig
 from sdesig._interrupts import Interrupted
-from sdesig.commands import tour
-from sdesig.commands.main import COMMANDS, main
+from sdesig.commands.command_line import FILE_ONLY, RARE, options_of
+from sdesig.commands.main import COMMANDS, FORMER, main
+from validation import __main__ as validation
 from validation import studies
 
 
@@ -47,7 +51,7 @@ def test_exit_status(error, status, message, monkeypatch, capsys):
     def run(out, seed):
         raise error
 
-    monkeypatch.setattr(tour, "run_tour", run)
+    monkeypatch.setattr("sdesig.commands.tour.run_tour", run)
     with pytest.raises(SystemExit) as stop:
         main(["tour"])
     assert stop.value.code == status
@@ -73,7 +77,7 @@ def test_what_nobody_expected_is_one_line_and_the_traceback_is_there_if_asked_fo
     def run(out, seed):
         raise error
 
-    monkeypatch.setattr(tour, "run_tour", run)
+    monkeypatch.setattr("sdesig.commands.tour.run_tour", run)
     monkeypatch.setenv("SDESIG_TRACEBACK", asked)
     with pytest.raises(SystemExit) as stop:
         main(["tour"])
@@ -94,17 +98,14 @@ def test_help_says_how_to_see_a_traceback(capsys):
     [
         ["demo"],
         ["tour"],
-        ["validate"],
         ["floor"],
         ["distill"],
-        ["train-teacher"],
+        ["teacher"],
         ["evaluate"],
-        ["sample", "--model", "m"],
-        ["images", "train-teacher"],
-        ["images", "cache", "--teacher", "t"],
-        ["images", "distill", "--teacher", "t"],
-        ["images", "evaluate", "--teacher", "t"],
-        ["images", "sample", "--model", "m"],
+        ["cache"],
+        ["sample", "m"],
+        ["distill", "--teacher", "t"],
+        ["evaluate", "--teacher", "t"],
     ],
     ids=" ".join,
 )
@@ -153,17 +154,29 @@ def test_module_has_help():
     [
         ("demo", ["--out PATH", "(default: runs/demo)", "--quick", "its numbers mean nothing"]),
         ("tour", ["(default: runs/tour)", "First seed of all paths. (default: 0)"]),
-        ("train-teacher", ["--iterations INT", "(default: 5000)", "(default: -0.5 1.5)", "(default: runs/teacher)"]),
-        ("distill", ["--teacher-scheme STR", "(default: path_average)", "--steps INT INT", "(default: 4 32)"]),
+        (
+            "teacher",
+            ["--iterations INT", "(default: 5000, of images 20000)", "runs/teacher)"],
+        ),
+        (
+            "distill",
+            ["--teacher-scheme STR", "(default: path_average)", "--steps INT INT", "of images 256)"],
+        ),
         (
             "distill",
             ["--only-coefficients, --no-only-coefficients", "a shorter run goes on. (default: 10000)"],
         ),
-        ("distill", ["1/400 and 400", "1/6400", "--cell {solver,plain}", "--reference {pca,scalar,coordinates,none}"]),
-        ("sample", ["--model PATH", "(required)", "(default: samples.npz)", "(default: 1024)"]),
-        ("evaluate", ["--baselines, --no-baselines", "(default: 4 8 16 32)", "(default: 2000)"]),
+        (
+            "distill",
+            ["1/400 and 400", "1/6400", "--cell {solver,plain}", "--reference STR", "coordinates, none"],
+        ),
+        (
+            "sample",
+            ["MODEL", "(required)", "(default: samples.npz)", "default 1024, of images 64", "--count INT, --n INT"],
+        ),
+        ("evaluate", ["MODELS", "(default: 4 8 16 32, of images 5 10 20)", "(default: 2000)", "unipc"]),
         ("floor", ["(default: 1 2 4)", "(default: 10000)", "--teacher-steps INT"]),
-        ("validate", ["--quick", "--full"]),
+        ("cache", ["--paths INT", "(default: 8192)", "--teacher-cache of distill"]),
     ],
 )
 def test_help_shows_defaults(command, shown, capsys):
@@ -183,26 +196,141 @@ def test_bad_flags_are_the_parsers(arguments, capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
+FLAG = re.compile(r"--[a-z][a-z-]*")
+
+
+def help_of(capsys, *arguments):
+    with pytest.raises(SystemExit) as stop:
+        main([*arguments, "--help"])
+    assert stop.value.code == 0
+    return capsys.readouterr().out
+
+
+def options():
+    return [(name, option) for name, command in COMMANDS.items() for option in options_of(command)]
+
+
+def has_flag(option):
+    return not option.positional and option.name not in FILE_ONLY
+
+
+def test_there_are_few_flags():
+    assert sum(has_flag(option) for _, option in options()) <= 120
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_flags_are_those_that_the_help_shows(name, capsys):
+    heads = re.findall(r"^. (--.*?)(?:  |$)", help_of(capsys, name), re.M)
+    shown = {flag for head in heads for flag in FLAG.findall(head)}
+    wanted = {f"--{option.name.replace('_', '-')}" for option in options_of(COMMANDS[name]) if has_flag(option)}
+    assert {flag for flag in shown if not flag.startswith("--no-")} - {"--count"} == wanted
+
+
+def test_the_groups_of_options_exist():
+    """Nothing is in a list that no command has, or in two."""
+    names = {option.name for _, option in options()}
+    assert names >= RARE | FILE_ONLY
+    assert not RARE & FILE_ONLY
+
+
+def test_help_texts_are_phrases():
+    for name, option in options():
+        first = option.text.partition(" ")[0]
+        assert len(option.text.split()) >= 3, (name, option.name)
+        assert first[:1].isupper(), (name, option.name, option.text)
+        assert first not in ("Of", "See", "As"), (name, option.name, option.text)
+        assert option.text.endswith("."), (name, option.name)
+        assert "\n" not in option.text
+
+
+def element(kind):
+    """The type of a value, or of each of several, that is given if it is not None."""
+    parts = [part for part in get_args(kind) if part not in (type(None), ...)]
+    return kind if not parts or get_origin(kind) is Literal else element(parts[0])
+
+
+def test_an_option_is_the_same_everywhere():
+    """One type; where it takes one value here and several there, they are of that type."""
+    kinds = {}
+    for name, option in options():
+        kinds.setdefault(option.name, {})[name] = element(option.kind)
+    assert all(len({*found.values()}) == 1 for found in kinds.values()), kinds
+
+
+def test_an_option_says_the_same_everywhere():
+    """But for what it is a number or a folder of."""
+    own = {"out", "steps", "depth", "n", "seed", "batch", "paths", "teacher_steps", "floor_groups"}
+    texts = {}
+    for _, option in options():
+        texts.setdefault(option.name, set()).add(option.text)
+    assert {name for name, found in texts.items() if len(found) > 1} <= own
+    for name in own - {"out", "steps", "seed"}:
+        assert len({text.partition(" ")[0] for text in texts[name]}) == 1, texts[name]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_usual_options_fit_one_screen(name, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "120")
+    first, _, rare = help_of(capsys, name).partition(" rare options ")
+    assert len(first.splitlines()) <= 45
+    assert (rare == "") == (not any(option.name in RARE for option in options_of(COMMANDS[name])))
+
+
+def test_help_mentions_version_and_completion(capsys):
+    shown = help_of(capsys)
+    assert "--version" in shown
+    assert "--tyro-print-completion {bash,zsh,tcsh}" in " ".join(shown.split())
+
+
+def test_version(capsys):
+    main(["--version"])
+    assert capsys.readouterr().out == f"sdesig {sdesig.__version__}\n"
+
+
+def test_completion(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--tyro-print-completion", "bash"])
+    assert stop.value.code in (None, 0)
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in COMMANDS)
+    assert "--only-coefficients" in shown
+
+
+@pytest.mark.parametrize("name, now", FORMER.items())
+def test_an_earlier_command_is_told_what_it_is_now(name, now, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([name, "--out", "x"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == f"sdesig: {name} is now {now}\n"
+
+
+# --- validation ------------------------------------------------------------------------------------------------------
+
+
 @pytest.fixture
 def runs(monkeypatch):
-    """What `sdesig validate` asks for; the verdict is that the study is not called "wrong"."""
+    """What `python -m validation` asks for; the verdict is that the study is not called "wrong"."""
     calls = []
 
     def run_studies(names, *, full, out):
-        calls.append((names, full, out))
+        calls.append((tuple(names), full, out))
         return "wrong" not in names
 
     monkeypatch.setattr(studies, "run_studies", run_studies)
+    monkeypatch.setattr(validation, "run_studies", run_studies)
     return calls
 
 
-def test_validate_passes_on_its_options_and_the_verdict(tmp_path, runs):
-    main(["validate"])
-    main(["validate", "one", "two", "--full", "--out", str(tmp_path)])
-    main(["validate", "--quick"])
-    with pytest.raises(SystemExit) as stop:
-        main(["validate", "wrong"])
-    assert stop.value.code == 1
+def test_validation_passes_on_its_options_and_the_verdict(tmp_path, runs):
+    for arguments, status in (
+        ([], 0),
+        (["one", "two", "--full", "--out", str(tmp_path)], 0),
+        (["--quick"], 0),
+        (["wrong"], 1),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            validation.main(arguments)
+        assert stop.value.code == status
     assert runs == [
         ((), False, studies.RESULTS),
         (("one", "two"), True, tmp_path),
@@ -211,32 +339,30 @@ def test_validate_passes_on_its_options_and_the_verdict(tmp_path, runs):
     ]
 
 
-def test_validate_as_a_module_is_the_same_command(monkeypatch, runs):
+def test_validation_is_a_module(monkeypatch, runs):
     monkeypatch.setattr(sys, "argv", ["validation", "one", "--full"])
-    runpy.run_module("validation", run_name="__main__")
+    monkeypatch.delitem(sys.modules, "validation.__main__")
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module("validation", run_name="__main__")
+    assert stop.value.code == 0
     assert runs == [(("one",), True, studies.RESULTS)]
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--quick", "--full"], "only one of --quick and --full may be given"),
+        (["--quick", "--full"], "argument --full: not allowed with argument --quick"),
         (["nothing"], f"study must be one of {', '.join(map(repr, studies.STUDIES))}; got 'nothing'"),
+        (["--out", f"{__file__}/new"], "out "),
     ],
 )
-def test_validate_rejects(arguments, message, capsys):
+def test_validation_rejects(arguments, message, capsys):
     with pytest.raises(SystemExit) as stop:
-        main(["validate", *arguments])
+        validation.main(arguments)
     assert stop.value.code == 2
-    assert capsys.readouterr().err.strip() == f"sdesig: {message}"
+    assert f"python -m validation: error: {message}" in capsys.readouterr().err
 
 
-def test_validate_without_the_source_checkout(monkeypatch, capsys):
-    monkeypatch.delitem(sys.modules, "validation.studies")
-    monkeypatch.delitem(sys.modules, "validation")
-    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if not Path(folder, "validation").is_dir()])
-    monkeypatch.setattr(sys, "path_importer_cache", {})
-    with pytest.raises(SystemExit) as stop:
-        main(["validate"])
-    assert stop.value.code == 2
-    assert "source checkout" in capsys.readouterr().err
+def test_the_package_works_without_the_validation():
+    for file in Path(sdesig.__file__).parent.rglob("*.py"):
+        assert not re.search(r"(from|import) validation", file.read_text())

@@ -3,18 +3,16 @@
 from pathlib import Path
 
 import pytest
-import tyro
 
 from experiments.celeba64 import setting as celeba64
 from experiments.cifar10 import setting as cifar10
 from experiments.digits import setting as digits
 from experiments.image_study.study import SNR
 from experiments.mnist import setting as mnist
-from sdesig.commands.config_file import with_config
+from sdesig.commands.command_line import parse
 from sdesig.commands.distill import Distill
-from sdesig.commands.images.distill import DistillImages
-from sdesig.commands.images.train_teacher import TrainImageTeacher
 from sdesig.commands.options import checked
+from sdesig.commands.teacher import Teacher
 from sdesig.sigdeg import DistillOptions, TrainingOptions
 from sdesig.sigdeg.networks import network_config
 
@@ -24,7 +22,7 @@ IMAGES = {"mnist": mnist.MNIST, "cifar10": cifar10.GPU, "celeba64": celeba64.GPU
 
 
 def command_of(kind, file, *arguments):
-    return tyro.cli(kind, args=with_config(kind, ["--config", str(file), *arguments]))
+    return parse(kind, ["--config", str(file), *arguments])
 
 
 def distillation(command):
@@ -37,30 +35,30 @@ def distillation(command):
 def test_a_configuration_for_digits_is_the_run_of_its_name(file):
     run, command = digits.RUNS[file.stem], command_of(Distill, file)
     assert distillation(command) == run.options
-    assert (command.depth, command.cell, command.reference) == (run.depth, run.cell, run.reference)
-    assert command.grid == ("even" if run.even else "chosen")
+    assert (command.depth, command.cell, command.setting.reference) == (run.depth, run.cell, run.reference)
+    assert command.setting.grid == ("even" if run.even else "chosen")
 
 
 @pytest.mark.parametrize(("name", "run"), [(name, run) for name, study in IMAGES.items() for run in study.runs])
 def test_a_configuration_for_images_is_the_run_of_its_name(name, run):
     study, file = IMAGES[name], EXPERIMENTS / name / "configs" / f"{run}.json"
-    planned, command = study.runs[run], command_of(DistillImages, file, "--teacher", "x")
+    planned, command = study.runs[run], command_of(Distill, file, "--teacher", "x")
     assert distillation(command) == planned.options
     assert (command.depth, command.cell) == (planned.depth, planned.cell)
     assert command.setting.snr == pytest.approx(SNR)
     expected = ("even", "none") if planned.cell == "plain" else ("chosen", "dct")
     assert (command.setting.grid, command.setting.reference) == expected
-    assert (command.images.channels, command.images.size) == (study.channels, study.size)
+    assert (command.setting.channels, command.setting.size) == (study.channels, study.size)
 
 
 @pytest.mark.parametrize("name", IMAGES)
 def test_the_configuration_of_a_teacher_of_images(name):
-    study, command = IMAGES[name], command_of(TrainImageTeacher, EXPERIMENTS / name / "configs" / "teacher.json")
+    study, command = IMAGES[name], command_of(Teacher, EXPERIMENTS / name / "configs" / "teacher.json")
     assert checked(TrainingOptions, command.training) == study.teacher
     made = command.make_network((study.channels, study.size, study.size))
     assert network_config(made) == network_config(study.network())
     assert (command.batch, command.log_sigma) == (study.batch, study.log_sigma)
-    assert (command.images.channels, command.images.size, command.flip) == (study.channels, study.size, study.flip)
+    assert (command.data.channels, command.data.size, command.flip) == (study.channels, study.size, study.flip)
 
 
 def test_all_full_runs_have_a_configuration():

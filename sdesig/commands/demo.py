@@ -77,7 +77,7 @@ class Demo:
     out: Path = Path("runs/demo")
     """Folder for the report, the figures and the generators."""
     seed: int = 0
-    """Of everything random."""
+    """Seed of everything random."""
     quick: bool = False
     """A tiny run in seconds, to see that everything works; its numbers mean nothing."""
 

@@ -119,6 +119,9 @@ class DataFlags:
         if name is None:
             return None
         if not _is_of_images(name):
+            for option in ("size", "crop", "channels"):
+                if getattr(self, option) is not None:
+                    raise ValueError(f"{option} must be left out for data that are not images: {name}")
             return Source(*load_data(name))
         from sdesig.images.image_data import load_images
 

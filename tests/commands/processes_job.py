@@ -20,15 +20,15 @@ def commands(folder, pictures, teacher):
     """From training to the report, at tiny size."""
     flags = ["--teacher", teacher, "--data", pictures]
     trained = ["--parts", "2", "--checkpoint-every", "2", "--warmup", "1"]
-    sampled = ["--model", f"{folder}/student/student", "--n", "7", "--steps", "4", "--batch", "2", "--force"]
+    sampled = [f"{folder}/student/student", "--n", "7", "--steps", "4", "--batch", "2", "--force"]
     yield ["teacher", "--data", pictures, "--widths", "8", "--batch", "4", "--iterations", "8", *trained]
     yield ["cache", *flags, *PATHS, "--paths", "8", "--steps", "2", "4"]
     paths = ["--teacher-cache", f"{folder}/paths", "--pairs", "rollout", "--paths", "8", "--steps", "2", "4"]
     sizes = ["--evaluations", "8", "--iterations", "4", "--depth", "2"]
     yield ["distill", *flags, *PATHS, *paths, *sizes, *trained]
     yield ["sample", *sampled]
-    methods = ["--models", f"{folder}/student/student", "--samplers", "sde-dpm++2m", "--steps", "2", "4"]
-    yield ["evaluate", *flags, *methods, "--teacher-steps", "8", "--n", "21", "--batch", "4"]
+    counts = ["--steps", "2", "4", "--teacher-steps", "8", "--n", "21", "--batch", "4"]
+    yield ["evaluate", f"{folder}/student/student", *flags, "--samplers", "sde-dpm++2m", *counts]
 
 
 def outputs(folder):
@@ -54,7 +54,7 @@ def run(folder, pictures, teacher):
     cache.NUMBERS = 2 * 16 * 4 * 64  # files of two paths
     evaluation.Comparison.seconds_per_1000 = lambda *_: 1.0
     for command, out in zip(commands(folder, pictures, teacher), outputs(folder), strict=True):
-        main(["images", *command, "--out", out, "--threads", "1"])
+        main([*command, "--out", out, "--threads", "1"])
 
 
 if __name__ == "__main__":

@@ -7,14 +7,14 @@ import pytest
 import torch
 from command_lines import main
 from images_problem import SNR, make_diffusers_model, make_latent_model, make_pictures
-from sdesig.images.unipc import peer_samples
 
-from sdesig.evaluation import Comparison
-from sdesig.evaluation.comparison import baselines, generator_sampler
+from sdesig.evaluation import Comparison, generator_sampler, training_free
 from sdesig.evaluation.frechet import FeatureStatistics
+from sdesig.evaluation.metrics import pathwise_errors
 from sdesig.evaluation.pixels import to_floats, to_uint8
 from sdesig.images.image_data import load_images
-from sdesig.sampling import GaussianReference, StepGrid
+from sdesig.images.peers import peer_samples
+from sdesig.sampling import GaussianReference, PathSpace, StepGrid
 from sdesig.sigdeg import NetworkDenoiser, SigDEG, UNet
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning")
@@ -31,11 +31,11 @@ def models(pictures):
     """Folders of untrained generators of depth 1 and 2, on short paths and a grid that is not even."""
     teacher = NetworkDenoiser.load(pictures.teacher)
     reference = GaussianReference.fit(load_images(pictures.data).floats(), "dct")
-    made = {"snr": (0.01, 100.0), "event": (1, 8, 8), "levels": 5, "grid": StepGrid((0.0, 0.4, 1.0))}
+    space = PathSpace((1, 8, 8), (0.01, 100.0), reference, levels=5, grid=StepGrid((0.0, 0.4, 1.0)))
     folders = []
     for depth in (1, 2):
         folders.append(str(pictures.data.parent / f"depth-{depth}"))
-        SigDEG.from_teacher(teacher, depth=depth, reference=reference, **made).save(folders[-1])
+        SigDEG.from_teacher(teacher, space, depth=depth).save(folders[-1])
     return folders
 
 
@@ -47,8 +47,8 @@ def no_timing(monkeypatch):
 @pytest.fixture
 def short(monkeypatch):
     """Paths of few cells where no generator sets them."""
-    paths = partial(Comparison, levels=5, truth_steps=16)
-    monkeypatch.setattr("sdesig.commands.images.evaluate.Comparison", paths)
+    monkeypatch.setattr("sdesig.commands.inputs.PathSpace", partial(PathSpace, levels=5))
+    monkeypatch.setattr("sdesig.commands.evaluate.Comparison", partial(Comparison, truth_steps=16))
 
 
 @pytest.fixture
@@ -73,22 +73,23 @@ def test_the_folder_of_a_training_is_refused(pictures, tmp_path, fails):
 
 
 def test_generators_and_other_samplers(pictures, models, perceptual, tmp_path, options, capsys):
-    command = ["evaluate", *pictures.flags, "--models", *models, *SMALL, "--perceptual", perceptual]
+    command = ["evaluate", *models, *pictures.flags, *SMALL, "--perceptual", perceptual]
     main([*command, "--first-seed", "3", "--floor-groups", "3", "--out", str(tmp_path / "run"), "--batch", "16"])
     rows = rows_of(tmp_path / "run")
     names = list(dict.fromkeys(row["method"] for row in rows))
-    own = [sampler.name for sampler in baselines(StepGrid((0.0, 0.4, 1.0)))]
+    own = [sampler.label for sampler in training_free(SigDEG.load(models[0]).space, (2, 4)).values()]
     assert names == ["converged path", *own[:3], *own[4:], "UniPC", *models]
     assert len(rows) == 1 + 2 * (len(names) - 1) + 1
     assert rows[0]["steps"] == 32
     assert [row["steps"] for row in rows if row["method"] == own[0]] == [2, 4, 8]
     student, teacher = SigDEG.load(models[1]), NetworkDenoiser.load(pictures.teacher)
-    comparison = Comparison.of(teacher, student)
-    converged, (outcome,) = comparison.run([(generator_sampler("", student), (4,))], range(3, 23))
+    comparison = Comparison(teacher, student.space)
+    ends = comparison.follow([(comparison.truth, 32), (generator_sampler("one", student, (4,)), 4)], range(3, 23))
+    converged, samples = ends["converged-path", 32], ends["one", 4]
     row = rows[-1]
-    images = to_uint8(outcome.samples)
+    images, errors = to_uint8(samples), pathwise_errors(samples, converged)
     numbers = {number["metric"]: number for number in row["measured"]}
-    assert row["pathwise_rmse"] == pytest.approx(outcome.rmse[0], rel=1e-4)
+    assert row["pathwise_rmse"] == pytest.approx(errors.square().mean().sqrt().item(), rel=1e-4)
     real = FeatureStatistics.of(load_images(pictures.data).floats().flatten(1))
     wanted = real.distance(FeatureStatistics.of(to_floats(images).flatten(1)))
     assert numbers["FD-pixels"]["value"] == pytest.approx(wanted, rel=1e-3)
@@ -109,14 +110,14 @@ def test_generators_and_other_samplers(pictures, models, perceptual, tmp_path, o
 
 
 def test_unipc_is_the_peer_from_the_same_start(pictures, models, tmp_path):
-    command = ["evaluate", *pictures.flags, "--models", models[0], "--samplers", "unipc", *SMALL[:3]]
+    command = ["evaluate", models[0], *pictures.flags, "--samplers", "unipc", *SMALL[:3]]
     main([*command, "--n", "20", "--teacher-steps", "0", "--out", str(tmp_path)])
     rows = {(row["method"], row["steps"]): row for row in rows_of(tmp_path)}
     assert list(rows) == [("converged path", 32), ("UniPC", 2), ("UniPC", 4), (models[0], 2), (models[0], 4)]
     teacher, student = NetworkDenoiser.load(pictures.teacher), SigDEG.load(models[0])
-    path = student.path(20)
-    y = student.reference.from_reference(student.sde.start(path.initial_noise(), path.t0), path.t0)
-    images = to_uint8(peer_samples(teacher, y, 4, snr=student.snr))
+    path = student.space.paths(20)
+    y = student.space.reference.from_reference(student.space.start(path), path.t0)
+    images = to_uint8(peer_samples(teacher, y, 4, snr=student.space.snr))
     real = FeatureStatistics.of(load_images(pictures.data).floats().flatten(1))
     wanted = real.distance(FeatureStatistics.of(to_floats(images).flatten(1)))
     (found,) = (number for number in rows["UniPC", 4]["measured"] if number["metric"] == "FD-pixels")
@@ -137,7 +138,7 @@ def test_without_generators_the_flags_say_on_which_paths(pictures, tmp_path, opt
 
 
 def test_what_is_there_is_not_drawn_again(pictures, models, tmp_path, monkeypatch, fails):
-    command = ["evaluate", *pictures.flags, "--models", *models, *SMALL, "--out", str(tmp_path)]
+    command = ["evaluate", *models, *pictures.flags, *SMALL, "--out", str(tmp_path)]
     main([*command, "--samplers", "euler", "ddim"])
     first = rows_of(tmp_path)
     with monkeypatch.context() as patch:
@@ -183,21 +184,20 @@ def test_config(pictures, models, tmp_path, options):
         (["--floor-groups", "-1"], "floor_groups must be >= 0; got -1"),
         (["--extractor", "nowhere.pt"], "extractor must be 'inception', 'pixels' or a TorchScript file; nowhere.pt"),
         (["--perceptual", "nowhere.pt"], "perceptual distance must be 'lpips' or a TorchScript file; nowhere.pt"),
-        (["--models", "nowhere"], "nowhere is not a folder"),
         (["--channels", "3"], "images must have shape (1, 8, 8), as the teacher"),
         (["--snr", "1", "2"], "snr must not be given with models, which set it"),
-        (["--reference-file", "x"], "reference_file must not be given with models, which set it"),
+        (["--reference", "x"], "reference must not be given with models, which set it; got x"),
         (["--device", "nowhere"], "device must be one that torch can use here; got 'nowhere'"),
     ],
 )
 def test_refusals(given, message, pictures, models, tmp_path, fails):
-    command = ["evaluate", *pictures.flags, "--models", *models, *SMALL, "--out", tmp_path]
+    command = ["evaluate", *models, *pictures.flags, *SMALL, "--out", tmp_path]
     assert message in fails(*command, *given)
     assert not (tmp_path / "report.json").exists()
 
 
 def test_data_must_be_given(pictures, models, tmp_path, fails):
-    message = fails("evaluate", "--teacher", pictures.teacher, "--models", *models, "--out", tmp_path)
+    message = fails("evaluate", *models, "--teacher", pictures.teacher, "--out", tmp_path)
     assert message.startswith("data must be given")
 
 
@@ -206,5 +206,5 @@ def test_out_of_memory_names_the_batch(pictures, models, tmp_path, fails, monkey
         raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(UNet, "compute", full)
-    command = ["evaluate", *pictures.flags, "--models", *models, *SMALL, "--out", tmp_path]
+    command = ["evaluate", *models, *pictures.flags, *SMALL, "--out", tmp_path]
     assert fails(*command) == "out of memory with batch 250: choose less (CUDA out of memory.)"

@@ -148,6 +148,13 @@ def test_refusals(flags, message, tmp_path, pictures, fails):
     assert not (tmp_path / "run" / "teacher").exists()
 
 
+@pytest.mark.parametrize("option", ["size", "crop", "channels"])
+def test_data_that_are_not_images_have_no_size(option, tmp_path, fails):
+    """The digits, which are the data where none are given, are vectors."""
+    message = fails("teacher", f"--{option}", "3", "--out", tmp_path / "run")
+    assert message == f"{option} must be left out for data that are not images: digits"
+
+
 def test_corrupt_images_are_named_up_to_a_limit(tmp_path, fails):
     broken = make_pictures(tmp_path / "p", n=3).data / "001.png"
     broken.write_bytes(broken.read_bytes()[:60])

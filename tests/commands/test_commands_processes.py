@@ -52,7 +52,7 @@ def test_both_were_there(folders):
 
 
 def test_one_of_them_speaks(folders):
-    assert folders[2].stdout.count("sdesig images distill") == 1
+    assert folders[2].stdout.count("sdesig distill") == 1
     assert folders[2].stdout.count("| converged path ") == folders[2].stdout.count("| method ")
 
 

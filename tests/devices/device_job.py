@@ -5,10 +5,10 @@ from itertools import islice
 
 import pytest
 import torch
+from command_lines import main
 from images_problem import make_pictures
 from virtual_device import virtual_device
 
-from sdesig.commands.main import main
 from sdesig.evaluation.comparison import Comparison
 from sdesig.sampling import GaussianReference, PathSpace
 from sdesig.sigdeg import NetworkDenoiser, SigDEG
@@ -31,13 +31,13 @@ def commands(out, folder):
     """From training to the report, at tiny size."""
     files = ["--data", f"{folder}/data"]
     trained = ["--iterations", "2", "--warmup", "1", "--parts", "2"]
-    yield ["train-teacher", *files, "--widths", "8", "--batch", "4", *trained], f"{out}/teacher"
+    yield ["teacher", *files, "--widths", "8", "--batch", "4", *trained], f"{out}/teacher"
     files += ["--teacher", f"{folder}/teacher"]
     sizes = ["--evaluations", "4", "--depth", "2", "--pairs", "local", "--reference", "dct"]
     yield ["distill", *files, *SHORT, *sizes, *trained], f"{out}/student"
-    yield ["sample", "--model", f"{folder}/short", "--n", "3", "--steps", "2", "--batch", "2"], f"{out}/images.npz"
+    yield ["sample", f"{folder}/short", "--n", "3", "--steps", "2", "--batch", "2"], f"{out}/images.npz"
     counts = ["--steps", "2", "--teacher-steps", "8", "--n", "20", "--batch", "10", "--samplers", "sde-dpm++2m"]
-    yield ["evaluate", *files, "--models", f"{folder}/short", *counts], f"{out}/report"
+    yield ["evaluate", f"{folder}/short", *files, *counts], f"{out}/report"
 
 
 def run(device, out, folder, most=4):
@@ -45,7 +45,7 @@ def run(device, out, folder, most=4):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Comparison, "seconds_per_1000", lambda *_: 1.0)
         for command, file in islice(commands(out, folder), int(most)):
-            main(["images", *command, "--out", file, "--device", device, "--threads", "1"])
+            main([*command, "--out", file, "--device", device, "--threads", "1"])
 
 
 if __name__ == "__main__":

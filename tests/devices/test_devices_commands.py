@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_lines import main
 from device_job import make_problem, run
 from safetensors.torch import load_file
 from virtual_device import unavailable
 
-from sdesig.commands.main import main
 from sdesig.sampling import GaussianReference, PathSpace
 from sdesig.sigdeg import MLP, NetworkDenoiser, Samples, SigDEG
 
@@ -51,14 +51,14 @@ def commands(problem, out):
     plain = ["--pairs", "local", "--grid", "even", "--snr", "0.01", "100"]
     fine = ["--teacher-steps", "8", "--teacher-cells", "4"]
     yield (
-        ["train-teacher", "--data", files[3], "--width", "8", "--blocks", "1", "--batch", "8", *short],
+        ["teacher", "--data", files[3], "--width", "8", "--blocks", "1", "--batch", "8", *short],
         out / "teacher",
     )
     yield (
         ["distill", *files, *fine, *short, "--evaluations", "8", "--depth", "2", "--steps", "2", "4", *plain],
         out / "student",
     )
-    yield ["sample", "--model", str(problem / "student"), "--n", "3", "--steps", "2"], out / "samples.npz"
+    yield ["sample", str(problem / "student"), "--n", "3", "--steps", "2"], out / "samples.npz"
 
 
 def test_commands(agrees, problem, tmp_path):
