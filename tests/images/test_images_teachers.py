@@ -304,8 +304,8 @@ def test_other_shapes_are_refused(tmp_path):
     for event in ((3, 8, 8), (1, 16, 16)):
         with pytest.raises(ValueError, match=r"x must have shape \(batch, 1, 8, 8\); got"):
             teacher(normal(2, *event), 1.0)
-        with pytest.raises(ValueError, match=r"event must be \(1, 8, 8\), the teacher's"):
-            student_of(teacher, event=event)
+        with pytest.raises(ValueError, match=r"space must have the teacher's event, \(1, 8, 8\); it has"):
+            SigDEG.from_teacher(teacher, PathSpace(event, (0.02, 200.0), GaussianReference(0.0, 0.5)), depth=2)
 
 
 def test_a_student_has_one_label(tmp_path):
