@@ -72,7 +72,7 @@ def compile_network(network: Network, batch: int) -> None:
 
     Args:
         network: on its device, its `mixed_precision` as it will be.
-        batch: for which it is tried, forwards and backwards.
+        batch: size of the batch with which it is tried, forwards and backwards.
 
     Raises:
         torch.OutOfMemoryError: the batch does not fit into memory.

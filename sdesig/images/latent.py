@@ -107,7 +107,7 @@ def load_autoencoder(source: str | Path, *, device: torch.device | str = "cpu") 
 
     Args:
         source: as for `load_teacher`.
-        device: of the weights.
+        device: device of the weights.
 
     Raises:
         FileNotFoundError, ImportError, TypeError, ValueError: see `load_teacher`.

@@ -36,8 +36,8 @@ class PathAverageRun:
     Attributes:
         sde: on the device of the samples; only its reference, clocks and eta are used, for the pipeline asks the model.
         path: None for the probability flow.
-        shape: of the samples.
-        number: of the next evaluation.
+        shape: shape of the samples, (batch, *event).
+        number: number of the next evaluation.
         u, noise: state and noise of its step, (batch, *event) and (depth, batch, *event), None before the first.
         given: its sample, as the last step gave it away.
     """

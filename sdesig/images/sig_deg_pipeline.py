@@ -51,7 +51,7 @@ class SigDEGPipeline(DiffusionPipeline):
     in bfloat16 (autocast); its weights and the path stay in float32.
 
     Args:
-        generator: of images, (1 or 3, height, width) in [-1, 1], or of latents, (latent channels, height, width).
+        generator: generator of images, (1 or 3, height, width) in [-1, 1], or of latents, (channels, height, width).
         vae: an `AutoencoderKL` or `VQModel` that decodes latents.
         results: rows of an evaluation's report.json, for the model card.
 

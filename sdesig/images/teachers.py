@@ -180,7 +180,7 @@ def load_teacher(
         label: class of all samples of a class-conditional model; None to give labels with each call, which a student
             cannot.
         sigma_data: standard deviation of the data, see `DiffusersDenoiser`.
-        device: of the weights.
+        device: device of the weights.
 
     Raises:
         FileNotFoundError: a folder or file that is missing.

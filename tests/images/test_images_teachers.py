@@ -305,7 +305,7 @@ def test_other_shapes_are_refused(tmp_path):
         with pytest.raises(ValueError, match=r"x must have shape \(batch, 1, 8, 8\); got"):
             teacher(normal(2, *event), 1.0)
         with pytest.raises(ValueError, match=r"space must have the teacher's event, \(1, 8, 8\); it has"):
-            student_of(teacher, event=event)
+            SigDEG.from_teacher(teacher, PathSpace(event, (0.02, 200.0), GaussianReference(0.0, 0.5)), depth=2)
 
 
 def test_a_student_has_one_label(tmp_path):
