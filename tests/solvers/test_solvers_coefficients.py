@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from sdesig.solvers.reverse import ReverseScheme
 
 from sdesig.brownian import BrownianPath
-from sdesig.sampling import CanonicalDenoiser, CanonicalSDE, SNRDenoiser
+from sdesig.sampling import CanonicalDenoiser, CanonicalSDE, ReverseScheme, SNRDenoiser
 from sdesig.sde import SDE, VP
 from sdesig.sde.problems import PROBLEMS
 from sdesig.solvers import SCHEMES, ShARK, solve, solve_adaptive
