@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from sdesig.sampling.reference_files import read_reference, reference_on, write_reference
 
 from sdesig.evaluation import Comparison, evaluate
 from sdesig.evaluation.frechet import FeatureStatistics, FeatureSums, extrapolated_distance, frechet_ratio
@@ -17,6 +16,7 @@ from sdesig.sampling import (
     information_floor,
 )
 from sdesig.sampling.error_statistics import paired_ratio
+from sdesig.sampling.reference_files import read_reference, reference_on, write_reference
 from sdesig.sampling.teacher_paths import teacher_samples
 from sdesig.sigdeg import (
     MLP,

@@ -3,17 +3,17 @@
 import diffusers
 import pytest
 import torch
-from sdesig.evaluation.image_report import Method, evaluate_images
-from sdesig.sampling.reference_files import reference_on, write_reference
 from torch import Tensor, nn
 
 from sdesig.evaluation import Comparison
 from sdesig.evaluation.comparison import Sampler
 from sdesig.evaluation.features import extract, load_extractor, load_perceptual
+from sdesig.evaluation.image_report import Method, evaluate_images
 from sdesig.evaluation.metrics import kernel_distance, pair_distances, precision_recall
 from sdesig.evaluation.pixels import ImageSet, pixel_digest
 from sdesig.images import PathAverageScheduler, SigDEGPipeline, load_autoencoder, load_teacher, peer_samples
 from sdesig.sampling import DPMSolver1, GaussianReference, PathAverage
+from sdesig.sampling.reference_files import reference_on, write_reference
 from sdesig.sigdeg import NetworkDenoiser, SigDEG, UNet
 
 EVENT, SNR = (1, 8, 8), (0.02, 50.0)
