@@ -5,7 +5,6 @@ import torch
 
 from sdesig import BrownianPath, SNRClock, sample_partial_signature, solve, solve_adaptive
 from sdesig.sampling import CanonicalDenoiser, CanonicalSDE, GaussianReference, from_canonical, to_canonical
-from sdesig.sampling.reference_files import reference_on
 from sdesig.sde import EDM, VE, VP, Mixture, SubVP, TabulatedVP
 from sdesig.sde.problems import (
     CommutativeLinearSDE,
