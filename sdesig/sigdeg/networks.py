@@ -71,6 +71,11 @@ class Network(nn.Module):
     def config(self) -> dict[str, Any]:
         """JSON-serializable arguments of the constructor."""
 
+    @property
+    def inputs(self) -> dict[str, int]:
+        """The part of `config` that all networks have: the numbers of conditions and extra inputs."""
+        return {"conditions": self.conditions, "extra": self.extra}
+
     @abstractmethod
     def zero_last(self) -> None:
         """Set the last layer to zero: the network returns zeros until it is trained."""
@@ -182,13 +187,7 @@ class MLP(EmbeddedNetwork):
     @property
     def config(self) -> dict[str, Any]:
         """JSON-serializable arguments of the constructor."""
-        return {
-            "dim": self.event[0],
-            "width": self.width,
-            "blocks": self.blocks,
-            "conditions": self.conditions,
-            "extra": self.extra,
-        }
+        return {"dim": self.event[0], "width": self.width, "blocks": self.blocks, **self.inputs}
 
     def zero_last(self) -> None:
         """Set the last linear layer to zero."""
@@ -250,14 +249,8 @@ class UNet(EmbeddedNetwork):
     @property
     def config(self) -> dict[str, Any]:
         """JSON-serializable arguments of the constructor."""
-        return {
-            "channels": self.event[0],
-            "size": self.event[1],
-            "widths": list(self.widths),
-            "patch": self.patch,
-            "conditions": self.conditions,
-            "extra": self.extra,
-        }
+        channels, size, _ = self.event
+        return {"channels": channels, "size": size, "widths": list(self.widths), "patch": self.patch, **self.inputs}
 
     def zero_last(self) -> None:
         """Set the last convolution to zero."""

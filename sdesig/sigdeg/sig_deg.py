@@ -280,11 +280,10 @@ class SigDEG(nn.Module):
                 depth=config["path_depth"],
                 grid=StepGrid.from_json(config["grid"]),
             )
-        if config["corrects_a_denoiser"] != (denoiser is not None):
-            needed = "must" if config["corrects_a_denoiser"] else "must not"
-            raise FileError(f"{folder / CONFIG}: denoiser {needed} be given, by corrects_a_denoiser")
-        kind, depth, sigma_data = config["cell"], config["depth"], config["sigma_data"]
-        with reading(folder / CONFIG, "is not one of a generator"):
+            if config["corrects_a_denoiser"] != (denoiser is not None):
+                needed = "must" if config["corrects_a_denoiser"] else "must not"
+                raise FileError(f"{folder / CONFIG}: denoiser {needed} be given, by corrects_a_denoiser")
+            kind, depth, sigma_data = config["cell"], config["depth"], config["sigma_data"]
             network = make_within(tensors, make_network, config["network"])
             if config["event"] != list(network.event):
                 raise ValueError(f"event must be its network's, {list(network.event)}; got {config['event']}")
