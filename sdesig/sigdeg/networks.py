@@ -166,8 +166,8 @@ class MLP(EmbeddedNetwork):
     """A residual multilayer perceptron: vectors (batch, dim) to (batch, dim).
 
     Args:
-        dim: of the vectors.
-        width, blocks: of the hidden layers; each block is x + W_2 silu(scale * W_1 norm(x) + shift), scale and shift
+        dim: dimension of the vectors.
+        width, blocks: width and number of hidden blocks x + W_2 silu(scale * W_1 norm(x) + shift), with scale and shift
             from the embedding.
         conditions, extra: see `Network`.
     """
@@ -208,7 +208,7 @@ class UNet(EmbeddedNetwork):
     """A small convolutional UNet: images (batch, channels, size, size) to the same shape.
 
     Args:
-        channels, size: of the images; size divisible by patch * 2^(len(widths) - 1).
+        channels, size: shape (channels, size, size) of an image; size is a multiple of patch * 2^(len(widths) - 1).
         widths: channels of the levels, from the full resolution down, each a multiple of 8.
         patch: side of the patches that become the channels of one pixel: the full resolution is size/patch.
         conditions, extra: see `Network`.

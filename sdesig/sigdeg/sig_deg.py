@@ -204,7 +204,7 @@ class SigDEG(nn.Module):
             seeds: one per sample, or a number n of samples, for the seeds 0, ..., n - 1.
             steps: 1 to 2^levels.
             batch: samples that are made at once.
-            grid: where the steps lie; default this generator's own.
+            grid: the grid of the steps; default this generator's own.
             callback: see `solve`; called for every batch anew.
 
         Raises:
