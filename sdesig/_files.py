@@ -215,7 +215,7 @@ def open_arrays(path: Path, what: str = "cannot be used") -> Iterator[Any]:
     """The arrays of a .npz file, as `np.load` gives them; pickles are not loaded. Reading them belongs in the block.
 
     Args:
-        path, what: as for `reading`.
+        path, what: the file, and the words before a reason, see `reading`.
 
     Raises:
         FileNotFoundError, FileError: no such file; not a complete .npz file; whatever else is raised in the block.

@@ -38,10 +38,12 @@ def standard_error(influence: Tensor) -> Tensor:
 
 
 def mean_interval(samples: Tensor, quantile: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Ends of the interval of the mean of n >= 2 independent samples, (..., n) to (...) each.
+    """Ends of the interval of a mean, (...) each, with P. Hall's correction for skewness.
 
-    quantile: of the t statistic, at both ends, (...); default Student's for 95 %, of the `effective_number` of the
-        deviations from the mean.
+    Args:
+        samples: n >= 2 independent samples along the last axis, (..., n).
+        quantile: quantile of the t statistic at both ends, (...). Default: Student's for 95 %, with the
+            `effective_number` of the deviations from the mean, less 1, for its degrees of freedom.
     """
     mean = samples.mean(-1)
     centred = samples - mean[..., None]

@@ -15,17 +15,20 @@ from typing import TypeVar
 import torch
 from torch import Tensor, distributed
 
+from sdesig._checks import check_device
+
 T = TypeVar("T")
 PATIENCE = timedelta(days=2)
 """How long processes wait for the main one, which alone does what cannot be divided."""
 
 
-def join(device: torch.device) -> torch.device:
-    """Join the other processes, if torchrun started some; on CUDA each has a GPU of its own, which is returned.
+def join(device: torch.device | str) -> torch.device:
+    """Join the other processes, if torchrun started some; return the device, on CUDA a GPU of this process's own.
 
     Raises:
-        ValueError: fewer GPUs than processes on this machine.
+        ValueError: a device that torch does not have here, fewer GPUs than processes on this machine.
     """
+    device = check_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         if device.type == "cuda":
             local, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sdesig._files import check_output
 from validation.studies import RESULTS, STUDIES, run_studies
 
 
@@ -21,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results; default: %(default)s")
     options = parser.parse_args(arguments)
     try:
-        check_output("out", options.out, folder=True)
+        options.out.mkdir(parents=True, exist_ok=True)
         agrees = run_studies(options.names, full=options.full, out=options.out)
     except (ValueError, OSError) as error:
         parser.error(str(error))

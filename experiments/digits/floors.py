@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sdesig.digits import load_teacher, path_space
 from sdesig.sampling import Floor, StepGrid, TeacherOptions, information_floor
-from sdesig.signature.legendre import gauss_legendre, orthonormal_legendre
+from sdesig.signature import gauss_legendre, orthonormal_legendre
 
 NODES = 12
 DEPTHS = (1, 2, 4)

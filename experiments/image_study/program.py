@@ -6,10 +6,11 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
+
 from experiments.image_study.study import Study
 from experiments.image_study.table import table, write_text
-from sdesig import _processes as processes
-from sdesig.commands.options import MachineFlags
+from sdesig.sigdeg import join_processes, main_first, on_main
 
 HELP = """Train the teacher and its students, and write the table.
 
@@ -46,11 +47,13 @@ def main(folder: str, studies: Mapping[str, Study], arguments: Sequence[str] | N
     options.out = options.out or Path(folder) / f"results{suffix}"
     options.seeds = options.seeds or study.seeds
     options.command = f"python -m experiments.{name}" + (f" --scale {options.scale}" if suffix else "")
-    options.device = MachineFlags(options.device, options.threads).use()
-    with processes.main_first():
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    options.device = join_processes(options.device)
+    with main_first():
         data = study.images(options.data, options.runs / "data")
     if options.part == "text":
-        processes.on_main(lambda: write_text(study, options.command, data, options.out))
+        on_main(lambda: write_text(study, options.command, data, options.out))
         return
     teacher = study.trained_teacher(data, options.runs, options.device)
     if options.part == "teacher":

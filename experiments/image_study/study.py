@@ -9,11 +9,19 @@ from pathlib import Path
 import torch
 
 from experiments.files import WEIGHTS, file_digest
-from sdesig import _processes as processes
 from sdesig.evaluation import ImageSet
 from sdesig.images import load_images
 from sdesig.sampling import LEAST_FOR_IMAGES, GaussianReference, PathSpace, StepGrid, TeacherOptions, choose_grid
-from sdesig.sigdeg import DistillOptions, Network, NetworkDenoiser, SigDEG, TrainingOptions, distill, train_teacher
+from sdesig.sigdeg import (
+    DistillOptions,
+    Network,
+    NetworkDenoiser,
+    SigDEG,
+    TrainingOptions,
+    distill,
+    main_first,
+    train_teacher,
+)
 
 SNR = (1 / 20**2, 1 / 0.05**2)
 """Noise of standard deviation 20 to .05, for images in [-1, 1]."""
@@ -131,7 +139,7 @@ class Study:
 
     def _grid(self, teacher: NetworkDenoiser, space: PathSpace, file: Path) -> StepGrid:
         """The grid of steps that suits the teacher, measured once and kept in a file."""
-        with processes.main_first():
+        with main_first():
             if not file.exists():
                 weights = file.parent / "teacher" / "teacher" / WEIGHTS
                 grid = choose_grid(

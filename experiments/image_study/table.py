@@ -12,7 +12,6 @@ from pathlib import Path
 from experiments.files import WEIGHTS, file_digest, replacing, write_json
 from experiments.image_study.study import Study
 from experiments.targets import TITLES, Line, line
-from sdesig import _processes as processes
 from sdesig.evaluation import (
     Comparison,
     FeatureExtractor,
@@ -32,7 +31,7 @@ from sdesig.evaluation import (
     training_free,
 )
 from sdesig.images import peers
-from sdesig.sigdeg import ModelDenoiser, SigDEG
+from sdesig.sigdeg import ModelDenoiser, SigDEG, on_main
 
 MOST_OF_FEW = 20
 FEWEST_FOR_FRECHET = 1000
@@ -80,7 +79,7 @@ def table(
         ema=True,
     )
     verdicts = targets(study, found.store, data, extractors, perceptual, folder / "reference")
-    processes.on_main(lambda: _publish(study, options.command, data, verdicts, folder, options.out))
+    on_main(lambda: _publish(study, options.command, data, verdicts, folder, options.out))
 
 
 def _publish(study: Study, command: str, data: ImageSet, verdicts: list[Line], folder: Path, out: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 import tyro
 
 from sdesig import _processes as processes
-from sdesig._checks import check_device, check_integer
+from sdesig._checks import check_integer
 from sdesig.sampling import TeacherOptions
 from sdesig.sampling.teacher_paths import MOST_STEPS
 from sdesig.sigdeg import DistillOptions, TrainingOptions
@@ -108,7 +108,7 @@ class MachineFlags:
         """
         if self.threads is not None:
             torch.set_num_threads(check_integer("threads", self.threads, 1))
-        return processes.join(check_device(self.device))
+        return processes.join(self.device)
 
 
 @contextmanager

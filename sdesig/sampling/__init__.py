@@ -4,7 +4,6 @@ from sdesig.sampling.canonical import CanonicalDenoiser, from_canonical, to_cano
 from sdesig.sampling.canonical_sde import CanonicalSDE
 from sdesig.sampling.choose_grid import LEAST_FOR_IMAGES, choose_grid
 from sdesig.sampling.dpm_solver import DPMSolver1, DPMSolver2M
-from sdesig.sampling.error_statistics import paired_ratio
 from sdesig.sampling.gaussian_reference import GaussianReference
 from sdesig.sampling.information_floor import Floor, information_floor
 from sdesig.sampling.path_average import PathAverage
@@ -38,7 +37,6 @@ __all__ = [
     "from_canonical",
     "information_floor",
     "noise_clock",
-    "paired_ratio",
     "teacher_samples",
     "to_canonical",
 ]

@@ -15,7 +15,7 @@ from sdesig.sde.base import SDE
 
 
 class CanonicalSDE(SDE):
-    """du = Q db + dM in the time tau, the SNR: the reverse diffusion that samples what the denoiser knows.
+    """du = Q db + dM in the time tau, the SNR: the reverse diffusion of a denoiser, which samples its data.
 
     b = v^((1 + eta^2)/2) is the drift clock and <M> = v^(eta^2) the noise clock, v = tau/(1 + c tau), and Q comes from
     the denoiser; see `sdesig.sampling.canonical` and `sdesig.sampling.gaussian_reference`. The states are u,
@@ -29,7 +29,7 @@ class CanonicalSDE(SDE):
     Args:
         denoiser: D(y, tau) = E[x_0 | y]: `CanonicalDenoiser(D, diffusion, eta)` for a D(x, t), `SNRDenoiser(f, eta)`
             for a function f(y, tau), or for eta = 1 `SNRDenoiser(mixture.denoise_y)`.
-        reference: N(mu, c); default N(0, 0), which changes nothing.
+        reference: the Gaussian reference N(mu, c); default N(0, 0), which leaves the variables y and D.
         eta: stochasticity >= 0 of the y that the denoiser takes; 0 is the probability flow.
 
     Raises:
@@ -39,7 +39,7 @@ class CanonicalSDE(SDE):
 
     reference: GaussianReference
     drift_clock: SNRClock
-    """b: `drift_clock.length(start, end)` is b(end) - b(start), of the shape of the reference's variance."""
+    """The drift clock: `drift_clock.length(start, end)` is b(end) - b(start), of the shape of the variance."""
     checked = True
 
     def __init__(self, denoiser: SNRDenoiser, *, reference: GaussianReference | None = None, eta: float = 1.0) -> None:
@@ -88,7 +88,7 @@ class CanonicalSDE(SDE):
         return self.reference.start(noise, snr, self.eta)
 
     def noisy_data(self, u: Tensor, snr: Tensor | float) -> Tensor:
-        """y/a = x/alpha, in law x_0 + N(0, I/tau): what is left of the SDE is this little noise."""
+        """y/a = x/alpha, in law x_0 + N(0, I/tau): data with the noise that is left at this SNR."""
         return self.reference.from_reference(u, snr, self.eta) / drift_clock(snr, self.eta).to(u)
 
     def denoised(self, u: Tensor, snr: Tensor | float) -> Tensor:
@@ -97,6 +97,6 @@ class CanonicalSDE(SDE):
         return self.denoiser(self.reference.from_reference(u, tau, self.eta), tau)
 
     def _rate(self, snr: Tensor, power: float) -> Tensor:
-        """d(v^power)/dtau."""
+        """The derivative d(v^power)/dtau."""
         v = self.reference.clock(snr)
         return power * v ** (power - 1) * (v / snr) ** 2

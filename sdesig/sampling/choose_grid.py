@@ -103,19 +103,12 @@ def choose_grid(
     fine = draw_signature(sde.clock, times, shape, 2, generator, start.dtype)
     with nullcontext() if kept is None else keeping(f"the cells that were measured for the grid are kept in {kept}"):
         if measured.truth is None:
-            measured.truth = sde.noisy_data(
-                teacher_states(scheme, sde, start, times, fine, save="last"), times[-1]
-            ).cpu()
+            last = teacher_states(scheme, sde, start, times, fine, save="last")
+            measured.truth = sde.noisy_data(last, times[-1]).cpu()
         truth = measured.truth.to(start)
         rounding = NEGLIGIBLE * truth.square().mean().sqrt().item()
-        for k in tqdm(
-            range(len(measured.shares), cells),
-            "grid",
-            cells,
-            initial=len(measured.shares),
-            unit="cell",
-            disable=not progress,
-        ):
+        done = len(measured.shares)
+        for k in tqdm(range(done, cells), "grid", cells, initial=done, unit="cell", disable=not progress):
             first, last = k * fine_per_cell, (k + 1) * fine_per_cell
             left = [*range(first + 1), *range(last, len(times))]
             single = join_steps(fine, (first, last))

@@ -17,7 +17,7 @@ from sdesig.sampling.canonical_sde import CanonicalSDE
 from sdesig.sampling.error_statistics import root_mean_square, root_mean_square_interval
 from sdesig.sampling.path_space import PathSpace
 from sdesig.sampling.snr_denoiser import SNRDenoiser, check_snr_denoiser
-from sdesig.sampling.step_grid import StepGrid
+from sdesig.sampling.step_grid import EVEN, StepGrid
 from sdesig.sampling.teacher_paths import TEACHER_SCHEMES, TeacherOptions, draw_signature, snr_times, teacher_states
 from sdesig.signature import legendre
 from sdesig.signature.partial_signature import PartialSignature
@@ -117,7 +117,7 @@ def information_floor(
     fine_per_step = math.ceil(options.steps / steps)
     times = snr_times(space.snr, space.grid, steps)
     fine_times = torch.cat(
-        [snr_times((a.item(), b.item()), StepGrid(), fine_per_step)[:-1] for a, b in pairwise(times)] + [times[-1:]]
+        [snr_times((a.item(), b.item()), EVEN, fine_per_step)[:-1] for a, b in pairwise(times)] + [times[-1:]]
     )
     scheme = TEACHER_SCHEMES[options.scheme]()
     fine_depth = max(2, depth)

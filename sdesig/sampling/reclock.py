@@ -30,8 +30,8 @@ def reclock(
     Args:
         cells: a stack of adjoining cells, (n, batch, *event).
         times: SNRs at their ends, float64, (n + 1,).
-        reference: the one that the path of the cells belongs to.
-        variance: of the other reference; 0 gives B itself.
+        reference: the reference in whose clock the path of the cells runs.
+        variance: variance of the other reference; 0 gives B itself.
 
     Returns:
         A stack of the same shape and depth.

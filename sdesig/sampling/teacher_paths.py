@@ -20,7 +20,7 @@ from sdesig.sampling.path_average import PathAverage
 from sdesig.sampling.path_space import PathSpace
 from sdesig.sampling.snr_clock import SNRClock
 from sdesig.sampling.snr_denoiser import SNRDenoiser, check_snr_denoiser
-from sdesig.sampling.step_grid import StepGrid
+from sdesig.sampling.step_grid import EVEN, StepGrid
 from sdesig.signature.partial_signature import PartialSignature, join_steps
 from sdesig.solvers.base import Scheme
 from sdesig.solvers.driver import Save, run_steps
@@ -172,7 +172,7 @@ def draw_local(
     eps = torch.randn(clean.shape, generator=generator, dtype=clean.dtype, device=clean.device)
     tau = start.item()
     u = sde.reference.to_reference(tau * clean + tau**0.5 * eps, start)[0]
-    times = snr_times((tau, end.item()), StepGrid(), options.steps)
+    times = snr_times((tau, end.item()), EVEN, options.steps)
     fine = draw_signature(sde.clock, times, tuple(clean.shape), max(2, depth), generator, clean.dtype)
     states = teacher_states(TEACHER_SCHEMES[options.scheme](), sde, u, times, fine, save=times[[0, -1]])
     whole = join_steps(fine, (0, options.steps)).truncate(depth)

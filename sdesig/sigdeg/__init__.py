@@ -1,5 +1,7 @@
 """Sig-DEG: a recurrent generator on a coarse grid of the SNR clock, fed partial signatures, and its distillation."""
 
+from sdesig._processes import join as join_processes
+from sdesig._processes import main_first, on_main
 from sdesig.sigdeg.cells import Cell, CorrectedDenoiser, PlainCell, SolverCell, StepCoefficients
 from sdesig.sigdeg.distillation import DistillOptions, distill, rollout_loss
 from sdesig.sigdeg.network_denoiser import ModelDenoiser, NetworkDenoiser
@@ -25,6 +27,9 @@ __all__ = [
     "TrainingOptions",
     "UNet",
     "distill",
+    "join_processes",
+    "main_first",
+    "on_main",
     "rollout_loss",
     "train",
     "train_teacher",

@@ -101,7 +101,7 @@ class Cell(nn.Module, ReverseScheme):
         """A memory as the previous step would have left it, given only the state u at its end.
 
         Args:
-            sde: with a denoiser, the teacher's.
+            sde: the reverse diffusion, with the teacher for its denoiser.
             before, start: SNRs at the ends of the previous step.
             u: the state at `start`.
             generator: draws a point of the path within that step, given u.

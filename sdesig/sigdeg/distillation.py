@@ -41,7 +41,7 @@ class DistillOptions:
     evaluations: int = 2048
     """Evaluations of the student per iteration: rows times steps."""
     pairs: Literal["local", "rollout", "both"] = "local"
-    """What is learned from. local: single steps from the exact marginal of data, drawn anew in every iteration.
+    """Pairs of paths to learn from. local: single steps from the exact marginal of data, drawn anew in every iteration.
     rollout: whole teacher paths, the student unrolled and matched at all coarse times; needs no data. both: local for
     the first part of the training, rollouts after. For equal time local won on the digits by a wide margin."""
     local_share: float = 0.3
@@ -100,7 +100,7 @@ def distill(
     dropout, and what is learned is added to the teacher as it is used. All else that is trained is in training mode.
 
     Args:
-        student: from `SigDEG.from_teacher`; trained in place.
+        student: a generator of `SigDEG.from_teacher`; trained in place.
         teacher: D(y, snr), on the device of the student.
         out: folder of the run: options.json, stats.jsonl, the checkpoint, the student.
         options: see `DistillOptions`.

@@ -71,6 +71,11 @@ class Network(nn.Module):
     def config(self) -> dict[str, Any]:
         """JSON-serializable arguments of the constructor."""
 
+    @property
+    def inputs(self) -> dict[str, int]:
+        """The part of `config` that all networks have: the numbers of conditions and extra inputs."""
+        return {"conditions": self.conditions, "extra": self.extra}
+
     @abstractmethod
     def zero_last(self) -> None:
         """Set the last layer to zero: the network returns zeros until it is trained."""
@@ -161,8 +166,8 @@ class MLP(EmbeddedNetwork):
     """A residual multilayer perceptron: vectors (batch, dim) to (batch, dim).
 
     Args:
-        dim: of the vectors.
-        width, blocks: of the hidden layers; each block is x + W_2 silu(scale * W_1 norm(x) + shift), scale and shift
+        dim: dimension of the vectors.
+        width, blocks: width and number of hidden blocks x + W_2 silu(scale * W_1 norm(x) + shift), with scale and shift
             from the embedding.
         conditions, extra: see `Network`.
     """
@@ -182,13 +187,7 @@ class MLP(EmbeddedNetwork):
     @property
     def config(self) -> dict[str, Any]:
         """JSON-serializable arguments of the constructor."""
-        return {
-            "dim": self.event[0],
-            "width": self.width,
-            "blocks": self.blocks,
-            "conditions": self.conditions,
-            "extra": self.extra,
-        }
+        return {"dim": self.event[0], "width": self.width, "blocks": self.blocks, **self.inputs}
 
     def zero_last(self) -> None:
         """Set the last linear layer to zero."""
@@ -209,7 +208,7 @@ class UNet(EmbeddedNetwork):
     """A small convolutional UNet: images (batch, channels, size, size) to the same shape.
 
     Args:
-        channels, size: of the images; size divisible by patch * 2^(len(widths) - 1).
+        channels, size: shape (channels, size, size) of an image; size is a multiple of patch * 2^(len(widths) - 1).
         widths: channels of the levels, from the full resolution down, each a multiple of 8.
         patch: side of the patches that become the channels of one pixel: the full resolution is size/patch.
         conditions, extra: see `Network`.
@@ -250,14 +249,8 @@ class UNet(EmbeddedNetwork):
     @property
     def config(self) -> dict[str, Any]:
         """JSON-serializable arguments of the constructor."""
-        return {
-            "channels": self.event[0],
-            "size": self.event[1],
-            "widths": list(self.widths),
-            "patch": self.patch,
-            "conditions": self.conditions,
-            "extra": self.extra,
-        }
+        channels, size, _ = self.event
+        return {"channels": channels, "size": size, "widths": list(self.widths), "patch": self.patch, **self.inputs}
 
     def zero_last(self) -> None:
         """Set the last convolution to zero."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -72,18 +73,9 @@ class PathCache:
         if paths > shard and paths % shard:
             raise ValueError(f"paths must be a multiple of {shard}; got {paths}")
         self.folder, self.shards, self.rows = folder, max(1, paths // shard), min(shard, paths)
-        description = {
-            **(recorded or {}),
-            "scheme": options.scheme,
-            "steps": options.steps,
-            "cells": options.cells,
-            "rows": self.rows,
-            **{
-                key: value for key, value in space.identity.items() if key != "levels"
-            },  # paths here have no master grid
-            "clock": space.clock.identity(),
-            "seed": seed,
-        }
+        own = {"rows": self.rows, **space.identity, "clock": space.clock.identity(), "seed": seed}
+        del own["levels"]  # these paths have no master grid
+        description = {**(recorded or {}), **asdict(options), **own}
         processes.on_main(lambda: forget_options(folder / "options.json", "paths-*.safetensors", key="cells"))
         record_options(folder / "options.json", description)
         missing = [k for k in processes.share(self.shards) if not self._file(k).exists()]

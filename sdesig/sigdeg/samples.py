@@ -22,8 +22,8 @@ class Samples:
     Attributes:
         values: x = y/tau at the last SNR, (n, *event): samples of the data with noise of variance 1/tau left.
         steps: number of steps.
-        identity: of the Brownian paths (`BrownianPath.identity`); the same identity gives the same samples again, and
-            at other numbers of steps the samples of the same paths.
+        identity: identity of the Brownian paths (`BrownianPath.identity`); the same identity gives the same samples
+            again, and at other numbers of steps the samples of the same paths.
     """
 
     values: Tensor

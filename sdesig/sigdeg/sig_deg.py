@@ -204,7 +204,7 @@ class SigDEG(nn.Module):
             seeds: one per sample, or a number n of samples, for the seeds 0, ..., n - 1.
             steps: 1 to 2^levels.
             batch: samples that are made at once.
-            grid: where the steps lie; default this generator's own.
+            grid: the grid of the steps; default this generator's own.
             callback: see `solve`; called for every batch anew.
 
         Raises:
@@ -280,11 +280,10 @@ class SigDEG(nn.Module):
                 depth=config["path_depth"],
                 grid=StepGrid.from_json(config["grid"]),
             )
-        if config["corrects_a_denoiser"] != (denoiser is not None):
-            needed = "must" if config["corrects_a_denoiser"] else "must not"
-            raise FileError(f"{folder / CONFIG}: denoiser {needed} be given, by corrects_a_denoiser")
-        kind, depth, sigma_data = config["cell"], config["depth"], config["sigma_data"]
-        with reading(folder / CONFIG, "is not one of a generator"):
+            if config["corrects_a_denoiser"] != (denoiser is not None):
+                needed = "must" if config["corrects_a_denoiser"] else "must not"
+                raise FileError(f"{folder / CONFIG}: denoiser {needed} be given, by corrects_a_denoiser")
+            kind, depth, sigma_data = config["cell"], config["depth"], config["sigma_data"]
             network = make_within(tensors, make_network, config["network"])
             if config["event"] != list(network.event):
                 raise ValueError(f"event must be its network's, {list(network.event)}; got {config['event']}")

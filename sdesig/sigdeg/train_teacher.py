@@ -76,6 +76,6 @@ def train_teacher(
 
     own = {"network": network_config(network), "batch": batch, "log_sigma": list(log_sigma), "samples": len(data)}
     own |= {"flip": True} if flip else {}
-    trained = train(denoiser, loss, Path(out), options, recorded={**(recorded or {}), **own}, progress=progress)
+    trained = train(denoiser, loss, out, options, recorded={**(recorded or {}), **own}, progress=progress)
     processes.on_main(lambda: trained.save(Path(out) / "teacher"))
     return trained.eval()

@@ -138,10 +138,10 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def train(
     module: ModuleT,
     loss: Loss,
-    out: Path,
+    out: str | Path,
     options: TrainingOptions,
     *,
-    recorded: Mapping[str, Any],
+    recorded: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> ModuleT:
     """Minimize a loss over the module's parameters that require gradients.
@@ -175,7 +175,8 @@ def train(
     parameters = [p for p in module.parameters() if p.requires_grad]
     if not parameters:
         raise ValueError("module must have parameters that require gradients")
-    begin(out, options, recorded)
+    out = Path(out)
+    begin(out, options, recorded or {})
     average = copy.deepcopy(module).requires_grad_(False)
     optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate, weight_decay=options.weight_decay, fused=True)
     state = _State(module, average, optimizer, parameters)

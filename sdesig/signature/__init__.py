@@ -11,6 +11,7 @@ from sdesig.signature.areas import (
     terms_needed,
 )
 from sdesig.signature.gaussian_words import gaussian_word_covariance
+from sdesig.signature.legendre import gauss_legendre, orthonormal_legendre
 from sdesig.signature.partial_signature import PartialSignature, join_steps, sample_partial_signature
 from sdesig.signature.tensor_algebra import TensorSeries, expected_signature, piecewise_linear_signature
 from sdesig.signature.words import (
@@ -32,6 +33,7 @@ __all__ = [
     "Word",
     "chen_area",
     "expected_signature",
+    "gauss_legendre",
     "gaussian_word_covariance",
     "iterated_integrals",
     "ito_to_stratonovich",
@@ -40,6 +42,7 @@ __all__ = [
     "levy_area",
     "needs_levy_area",
     "normals_drawn",
+    "orthonormal_legendre",
     "piecewise_linear_signature",
     "quasi_shuffle",
     "sample_partial_signature",

@@ -712,6 +712,12 @@ def test_a_module_with_nothing_to_train_is_refused(tmp_path):
         train(network.requires_grad_(False), loss, tmp_path, options(), recorded={}, progress=False)
 
 
+def test_a_folder_may_be_named_by_a_string(tmp_path):
+    network, loss = problem()
+    train(network, loss, str(tmp_path / "run"), options(iterations=1), progress=False)
+    assert (tmp_path / "run" / "checkpoint.safetensors").exists()
+
+
 # --- parts -----------------------------------------------------------------------------------------------------------
 
 
