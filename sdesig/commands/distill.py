@@ -39,8 +39,6 @@ class Distill:
     teacher_paths: CutPathFlags = field(default_factory=CutPathFlags)
     distillation: DistillFlags = field(default_factory=DistillFlags)
     machine: MachineFlags = field(default_factory=MachineFlags)
-    config: Path | None = None
-    """JSON file with options by these names and rarer ones; flags override it."""
 
     def run(self) -> None:
         """Run the command."""

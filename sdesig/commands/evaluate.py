@@ -74,8 +74,6 @@ class Evaluate:
     out: Path = Path("runs/evaluate")
     """Folder of the report and the samples; what is there already is not drawn again."""
     machine: MachineFlags = field(default_factory=MachineFlags)
-    config: Path | None = None
-    """JSON file with options by these names and rarer ones; flags override it."""
 
     def run(self) -> None:
         """Run the command."""
@@ -92,8 +90,8 @@ class Evaluate:
             raise ValueError("data must be given: a folder or .tar of images, a .npz file, or hf:NAME[:SPLIT]")
         teacher = flags.load_teacher(device)
         models, identities = load_models(self.models, teacher.denoiser.event, device)
-        decoder = flags.autoencoder(device)
-        recorded = {"teacher": teacher.identity} | ({} if decoder is None else {"decoder": flags.decoder_identity()})
+        autoencoder, decoder = flags.autoencoder(device)
+        recorded = {"teacher": teacher.identity, **decoder}
         batch = max(1, min(250, BATCH_NUMBERS // math.prod(teacher.denoiser.event)))
         batch = batch if self.batch is None else check_integer("batch", self.batch, 1)
         with naming_memory(batch=batch):
@@ -128,7 +126,7 @@ class Evaluate:
                 perceptual=perceptual,
                 floor_groups=self.floor_groups,
                 ema=teacher.ema,
-                decode=None if decoder is None else decoder.decode,
+                decode=None if autoencoder is None else autoencoder.decode,
                 recorded=recorded,
                 cache=flags.image_cache,
             )

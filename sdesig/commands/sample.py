@@ -54,8 +54,6 @@ class Sample:
     decoder: str | None = None
     """Latent model, by its folder or hub id, whose autoencoder encodes images and decodes samples."""
     machine: MachineFlags = field(default_factory=MachineFlags)
-    config: Path | None = None
-    """JSON file with options by these names and rarer ones; flags override it."""
 
     def run(self) -> None:
         """Run the command."""

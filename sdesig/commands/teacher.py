@@ -52,8 +52,6 @@ class Teacher:
     """Whether torch.compile computes the network."""
     training: TrainingFlags = field(default_factory=lambda: TrainingFlags(iterations=5000))
     machine: MachineFlags = field(default_factory=MachineFlags)
-    config: Path | None = None
-    """JSON file with options by these names and rarer ones; flags override it."""
 
     def make_network(self, event: tuple[int, ...]) -> Network:
         """As the options say, for samples of this shape; from torch's global generator."""
