@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -371,11 +372,20 @@ def _is_of_images(data: str) -> bool:
     if path.suffix.lower() != ".npz" or not path.is_file():
         return path.suffix.lower() != ".npy"
     with open_arrays(path) as arrays:
-        shapes = {name: take_array(arrays, name) for name in arrays}
-    known = next((shapes[name] for name in ARRAYS if name in shapes), None)
-    if known is not None and known.dtype != np.uint8:
+        heads = {name.removesuffix(".npy"): _head(arrays.zip, name) for name in arrays.zip.namelist()}
+    known = next((heads[name] for name in ARRAYS if name in heads), None)
+    if known is not None and known[1] != np.uint8:
         return False
-    return any(value.dtype == np.uint8 and value.ndim in (3, 4) for value in shapes.values())
+    return any(dtype == np.uint8 and len(shape) in (3, 4) for shape, dtype in heads.values())
+
+
+def _head(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and dtype of an array in an archive, of which no more is read."""
+    with archive.open(name) as file:
+        first = np.lib.format.read_magic(file) == (1, 0)
+        read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+        return shape, dtype
 
 
 def load_data(data: str) -> tuple[Tensor, Identity]:
