@@ -82,8 +82,8 @@ class Option:
         elif default in (None, ()):
             shown["help_behavior_hint"] = ""
         if self.positional or default is None:
-            shown["metavar"] = self.name.upper() if self.positional else _metavar(self.kind)
-        annotated: Any = Annotated[hint, tyro.conf.arg(**shown)]  # type: ignore[valid-type]
+            shown["metavar"] = _metavar(self.kind, self.name.removesuffix("s").upper() if self.positional else "")
+        annotated: Any = Annotated[hint, tyro.conf.arg(**shown)]
         return (self.name, annotated) if default is MISSING else (self.name, annotated, field(default=default))
 
 
@@ -196,17 +196,20 @@ def _documented(kind: type) -> dict[str, str]:
     return found
 
 
-def _metavar(kind: Any) -> str:
-    """What stands for a value of a type in the help, but None."""
+def _metavar(kind: Any, name: str = "") -> str:
+    """What stands for a value of a type in the help, by default the name of the type; never None."""
     parts = [part for part in get_args(kind) if part not in (type(None), ...)]
     if get_origin(kind) is Literal:
         return f"{{{','.join(parts)}}}"
-    return " ".join(map(_metavar, parts)) if parts else "PATH" if kind is Path else kind.__name__.upper()
+    words = " ".join(_metavar(part, name) for part in parts)
+    if parts:
+        return f"[{words} ...]" if ... in get_args(kind) else words
+    return name or ("PATH" if kind is Path else kind.__name__.upper())
 
 
 def _words(value: object) -> str:
     """A value as it is given on the command line."""
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return " ".join(map(str, value)) or "none" if isinstance(value, tuple) else str(value)
 
 
 def _guarded(value: object) -> str:

@@ -53,8 +53,8 @@ class Evaluate:
     all on the same paths, which they set; where there are none, --reference, --snr and --grid do."""
     setting: SettingFlags = field(default_factory=lambda: SettingFlags(grid="even"))
     samplers: tuple[str, ...] = tuple(TRAINING_FREE)
-    """Other samplers: those, path-average and, deterministic ones of diffusers, unipc, dpmsolver++(2M) and
-    dpmsolver++(3M); none without a value."""
+    """Other samplers: those that vectors have by default and, deterministic ones of diffusers, unipc, dpmsolver++(2M)
+    and dpmsolver++(3M); none without a value."""
     steps: tuple[int, ...] = (4, 8, 16, 32)
     """Numbers of coarse steps."""
     teacher_steps: int = 0
