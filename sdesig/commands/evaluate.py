@@ -38,8 +38,7 @@ OF_IMAGES = ("euler", "ddim", "sde-dpm++2m", "path-average-reference", "path-ave
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Compare generators and other samplers of one teacher on the same seeds: errors, distances and times, as a
-    report. A stopped run goes on."""
+    """Compare generators and other samplers of a teacher on the same seeds, in a report. A stopped run goes on."""
 
     FOR_IMAGES: ClassVar[Mapping[str, Any]] = {
         "samplers": OF_IMAGES,

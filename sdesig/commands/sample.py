@@ -30,8 +30,7 @@ _LEAST = 32
 
 @dataclass(frozen=True)
 class Sample:
-    """Draw samples from a generator; a sample is a function of its seed. Writes a .npz file, the options and, of
-    images, a PNG."""
+    """Draw samples from a generator, each a function of its seed, to .npz and, of images, .png; options to .json."""
 
     model: tyro.conf.Positional[str]
     """Folder with a generator, such as runs/distill/student, or a shipped one: digits/depth-1, digits/depth-2 or

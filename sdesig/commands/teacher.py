@@ -21,8 +21,7 @@ from sdesig.sigdeg.networks import Network, in_precision, network_config, networ
 
 @dataclass(frozen=True)
 class Teacher:
-    """Train a denoiser from data, the moving average of an MLP for vectors, of a UNet for images. A stopped run goes
-    on."""
+    """Train a denoiser from data: an MLP for vectors, a UNet for images. A stopped run goes on."""
 
     FOR_IMAGES: ClassVar[Mapping[str, Any]] = {"iterations": 20_000, "batch": 128, "log_sigma": (-1.2, 1.2)}
     data: DataFlags = field(default_factory=DataFlags)
