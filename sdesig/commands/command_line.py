@@ -117,11 +117,11 @@ def parse(kind: type, arguments: Sequence[str], prog: str = "sdesig") -> Any:
             raise ValueError(f"{name} has no flag; give it in a JSON file, --config FILE")
     given = _read(options, arguments, prog)
     parsed: Any = tyro.cli(flags_of(kind, given), args=list(arguments), prog=prog)
-    found = {**given, **vars(parsed), **vars(getattr(parsed, "rare", object))}
-    open_ = [name for name, option in options.items() if option.of_images != option.default and found.get(name) is None]
-    images = bool(open_) and shows_images(found.get("teacher", "digits"), found["data"])
+    found = {**given, **vars(parsed), **(vars(parsed.rare) if hasattr(parsed, "rare") else {})}
+    unset = [name for name, option in options.items() if option.of_images != option.default and found.get(name) is None]
+    images = bool(unset) and shows_images(found.get("teacher", "digits"), found["data"])
     defaults = {name: option.of_images if images else option.default for name, option in options.items()}
-    return _made(kind, {**defaults, **{name: value for name, value in found.items() if name not in open_}})
+    return _made(kind, {**defaults, **{name: value for name, value in found.items() if name not in unset}})
 
 
 def flags_of(kind: type, given: Mapping[str, Any] | None = None) -> type:
