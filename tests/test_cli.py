@@ -174,7 +174,17 @@ def test_module_has_help():
             "sample",
             ["MODEL", "(required)", "(default: samples.npz)", "default 1024, of images 64", "--count INT, --n INT"],
         ),
-        ("evaluate", ["MODELS", "(default: 4 8 16 32, of images 5 10 20)", "(default: 2000)", "unipc"]),
+        (
+            "evaluate",
+            [
+                "[MODEL ...]",
+                "--samplers [STR ...]",
+                "(default: none, of images pixels)",
+                "(default: 4 8 16 32, of images 5 10 20)",
+                "(default: 2000)",
+                "unipc",
+            ],
+        ),
         ("floor", ["(default: 1 2 4)", "(default: 10000)", "--teacher-steps INT"]),
         ("cache", ["--paths INT", "(default: 8192)", "--teacher-cache of distill"]),
     ],

@@ -34,8 +34,6 @@ class Cache:
     """Folder of the paths: the --teacher-cache of distill."""
     teacher_paths: CutPathFlags = field(default_factory=CutPathFlags)
     machine: MachineFlags = field(default_factory=MachineFlags)
-    config: Path | None = None
-    """JSON file with options by these names and rarer ones; flags override it."""
 
     def run(self) -> None:
         """Run the command."""

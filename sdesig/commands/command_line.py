@@ -82,7 +82,7 @@ class Option:
         elif default in (None, ()):
             shown["help_behavior_hint"] = ""
         if self.positional or default is None:
-            shown["metavar"] = self.name.upper() if self.positional else _metavar(self.kind)
+            shown["metavar"] = _metavar(self.kind, self.name.removesuffix("s").upper() if self.positional else "")
         annotated: Any = Annotated[hint, tyro.conf.arg(**shown)]
         return (self.name, annotated) if default is MISSING else (self.name, annotated, field(default=default))
 
@@ -117,11 +117,11 @@ def parse(kind: type, arguments: Sequence[str], prog: str = "sdesig") -> Any:
             raise ValueError(f"{name} has no flag; give it in a JSON file, --config FILE")
     given = _read(options, arguments, prog)
     parsed: Any = tyro.cli(flags_of(kind, given), args=list(arguments), prog=prog)
-    found = {**given, **vars(parsed), **vars(getattr(parsed, "rare", object))}
-    open_ = [name for name, option in options.items() if option.of_images != option.default and found.get(name) is None]
-    images = bool(open_) and shows_images(found.get("teacher", "digits"), found["data"])
+    found = {**given, **vars(parsed), **(vars(parsed.rare) if hasattr(parsed, "rare") else {})}
+    unset = [name for name, option in options.items() if option.of_images != option.default and found.get(name) is None]
+    images = bool(unset) and shows_images(found.get("teacher", "digits"), found["data"])
     defaults = {name: option.of_images if images else option.default for name, option in options.items()}
-    return _made(kind, {**defaults, **{name: value for name, value in found.items() if name not in open_}})
+    return _made(kind, {**defaults, **{name: value for name, value in found.items() if name not in unset}})
 
 
 def flags_of(kind: type, given: Mapping[str, Any] | None = None) -> type:
@@ -196,17 +196,20 @@ def _documented(kind: type) -> dict[str, str]:
     return found
 
 
-def _metavar(kind: Any) -> str:
-    """What stands for a value of a type in the help, but None."""
+def _metavar(kind: Any, name: str = "") -> str:
+    """What stands for a value of a type in the help, by default the name of the type; never None."""
     parts = [part for part in get_args(kind) if part not in (type(None), ...)]
     if get_origin(kind) is Literal:
         return f"{{{','.join(parts)}}}"
-    return " ".join(map(_metavar, parts)) if parts else "PATH" if kind is Path else kind.__name__.upper()
+    words = " ".join(_metavar(part, name) for part in parts)
+    if parts:
+        return f"[{words} ...]" if ... in get_args(kind) else words
+    return name or ("PATH" if kind is Path else kind.__name__.upper())
 
 
 def _words(value: object) -> str:
     """A value as it is given on the command line."""
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return " ".join(map(str, value)) or "none" if isinstance(value, tuple) else str(value)
 
 
 def _guarded(value: object) -> str:

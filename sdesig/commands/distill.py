@@ -19,8 +19,7 @@ from sdesig.sigdeg import DistillOptions, SigDEG, TrainingOptions, distill
 
 @dataclass(frozen=True)
 class Distill:
-    """Distil a pre-trained denoiser into a Sig-DEG generator, with data or, by rollouts, without. A stopped run goes
-    on."""
+    """Distil a denoiser into a Sig-DEG generator, with data or, by rollouts, without. A stopped run goes on."""
 
     FOR_IMAGES: ClassVar[Mapping[str, Any]] = {"evaluations": 256, "learning_rate": 2e-4, "teacher_steps": 128}
     setting: SettingFlags = field(default_factory=SettingFlags)
@@ -39,8 +38,6 @@ class Distill:
     teacher_paths: CutPathFlags = field(default_factory=CutPathFlags)
     distillation: DistillFlags = field(default_factory=DistillFlags)
     machine: MachineFlags = field(default_factory=MachineFlags)
-    config: Path | None = None
-    """JSON file with options by these names and rarer ones; flags override it."""
 
     def run(self) -> None:
         """Run the command."""

@@ -38,8 +38,7 @@ OF_IMAGES = ("euler", "ddim", "sde-dpm++2m", "path-average-reference", "path-ave
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Compare generators and other samplers of one teacher on the same seeds: errors, distances and times, as a
-    report. A stopped run goes on."""
+    """Compare generators and other samplers of a teacher on the same seeds, in a report. A stopped run goes on."""
 
     FOR_IMAGES: ClassVar[Mapping[str, Any]] = {
         "samplers": OF_IMAGES,
@@ -53,8 +52,8 @@ class Evaluate:
     all on the same paths, which they set; where there are none, --reference, --snr and --grid do."""
     setting: SettingFlags = field(default_factory=lambda: SettingFlags(grid="even"))
     samplers: tuple[str, ...] = tuple(TRAINING_FREE)
-    """Other samplers: those, path-average and, deterministic ones of diffusers, unipc, dpmsolver++(2M) and
-    dpmsolver++(3M); none without a value."""
+    """Other samplers: those that vectors have by default and, deterministic ones of diffusers, unipc, dpmsolver++(2M)
+    and dpmsolver++(3M); none without a value."""
     steps: tuple[int, ...] = (4, 8, 16, 32)
     """Numbers of coarse steps."""
     teacher_steps: int = 0
@@ -74,8 +73,6 @@ class Evaluate:
     out: Path = Path("runs/evaluate")
     """Folder of the report and the samples; what is there already is not drawn again."""
     machine: MachineFlags = field(default_factory=MachineFlags)
-    config: Path | None = None
-    """JSON file with options by these names and rarer ones; flags override it."""
 
     def run(self) -> None:
         """Run the command."""
@@ -92,8 +89,8 @@ class Evaluate:
             raise ValueError("data must be given: a folder or .tar of images, a .npz file, or hf:NAME[:SPLIT]")
         teacher = flags.load_teacher(device)
         models, identities = load_models(self.models, teacher.denoiser.event, device)
-        decoder = flags.autoencoder(device)
-        recorded = {"teacher": teacher.identity} | ({} if decoder is None else {"decoder": flags.decoder_identity()})
+        autoencoder, decoder = flags.autoencoder(device)
+        recorded = {"teacher": teacher.identity, **decoder}
         batch = max(1, min(250, BATCH_NUMBERS // math.prod(teacher.denoiser.event)))
         batch = batch if self.batch is None else check_integer("batch", self.batch, 1)
         with naming_memory(batch=batch):
@@ -128,7 +125,7 @@ class Evaluate:
                 perceptual=perceptual,
                 floor_groups=self.floor_groups,
                 ema=teacher.ema,
-                decode=None if decoder is None else decoder.decode,
+                decode=None if autoencoder is None else autoencoder.decode,
                 recorded=recorded,
                 cache=flags.image_cache,
             )

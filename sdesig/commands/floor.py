@@ -28,8 +28,6 @@ class Floor:
     out: Path | None = None
     """JSON file to write, with the options and the floors."""
     machine: MachineFlags = field(default_factory=MachineFlags)
-    config: Path | None = None
-    """JSON file with options by these names and rarer ones; flags override it."""
 
     def run(self) -> None:
         """Run the command."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -167,23 +168,16 @@ class SettingFlags(DataFlags):
         """The denoiser and what it is."""
         return load_teacher(self.teacher, device, self.label)
 
-    def autoencoder(self, device: torch.device) -> Autoencoder | None:
-        """That of --decoder."""
+    def autoencoder(self, device: torch.device) -> tuple[Autoencoder | None, dict[str, Any]]:
+        """That of --decoder, if there is one, and which it is, for options.json."""
         if self.decoder is None:
-            return None
-        from sdesig.images.latent import load_autoencoder
-
-        return load_autoencoder(self.decoder, device=device)
-
-    def decoder_identity(self) -> Identity | None:
-        """Which autoencoder it is."""
-        if self.decoder is None:
-            return None
-        from sdesig.images.latent import FOLDERS
+            return None, {}
+        from sdesig.images.latent import FOLDERS, load_autoencoder
         from sdesig.images.teachers import find_model
 
         patterns = [f"{name}/*.{kind}" for name in FOLDERS for kind in ("safetensors", "json")]
-        return _identity_of_files(self.decoder, find_model(self.decoder), patterns)
+        identity = _identity_of_files(self.decoder, find_model(self.decoder), patterns)
+        return load_autoencoder(self.decoder, device=device), {"decoder": identity}
 
     @processes.main_first()
     def load(self, device: torch.device, folder: Path | None = None, *, depth: int = 4) -> Setting:
@@ -208,8 +202,8 @@ class SettingFlags(DataFlags):
         Raises:
             FileNotFoundError, ImportError, TypeError, ValueError: a teacher or data that cannot be read, or do not fit.
         """
-        decoder, event = self.decoder_identity(), teacher.denoiser.event
-        snr, data = self.range(teacher.denoiser, source), self._training_data(source, teacher.denoiser, device)
+        (autoencoder, decoder), event = self.autoencoder(device), teacher.denoiser.event
+        snr, data = self.range(teacher.denoiser, source), self._training_data(source, event, device, autoencoder)
         reference, described = self._reference(teacher, source, data, snr, folder, decoder)
         space = PathSpace(event, snr, reference, depth=max(4, depth)).to(device)
         space = replace(space, grid=self._grid(teacher, source, space, folder))
@@ -219,7 +213,7 @@ class SettingFlags(DataFlags):
             "reference": described,
             "snr": space.snr,
             "grid": space.grid.quantiles,
-            **({} if decoder is None else {"decoder": decoder}),
+            **decoder,
         }
         of_paths = recorded if _floats(source) else {"teacher": teacher.identity}
         return Setting(teacher, source, data, space, recorded, of_paths)
@@ -228,34 +222,44 @@ class SettingFlags(DataFlags):
         """First and last SNR.
 
         Raises:
-            ValueError: first >= last, or beyond the range of the teacher.
+            ValueError: unless 1e-15 <= first, last <= 1e15 and last >= (1 + 1e-6) first, so that steps between them are
+                numbers; beyond the range of the teacher.
         """
         first, last = getattr(teacher, "snr", (0.0, math.inf))
         usual = digits.SNR if self.teacher == DIGITS else SNR if _floats(source) else SNR_OF_IMAGES
         low, high = self.snr or (max(usual[0], first), min(usual[1], last))
-        check_snr(low, high)
+        if not 0 < low < high < math.inf:
+            raise ValueError(f"snr must be (first, last) with 0 < first < last; got {(low, high)}")
+        if low < LEAST_SNR or high > MOST_SNR or high / low < 1 + LEAST_RANGE:
+            raise ValueError(
+                f"snr must be (first, last) with {LEAST_SNR:g} <= first, (1 + {LEAST_RANGE:g}) first <= last <= "
+                f"{MOST_SNR:g}; got {(low, high)}"
+            )
         if low < first or high > last:
             raise ValueError(f"snr must lie in the teacher's range, {first:g} to {last:g}; got {(low, high)}")
         return low, high
 
-    def _training_data(self, source: Source | None, teacher: ModelDenoiser, device: torch.device) -> Data | None:
+    def _training_data(
+        self, source: Source | None, event: tuple[int, ...], device: torch.device, autoencoder: Autoencoder | None
+    ) -> Data | None:
         """On the device: samples, uint8 images, or the latents that the autoencoder draws of them.
 
         Raises:
             ValueError: data or latents of another shape than the teacher's.
         """
-        autoencoder, values = self.autoencoder(device), None if source is None else source.values
+        values = None if source is None else source.values
         if isinstance(values, Tensor):
-            event = tuple(values.shape[1:])
-            if event != teacher.event:
-                raise ValueError(f"data must have the shape of the teacher's, {teacher.event}; {self.data} has {event}")
+            found = tuple(values.shape[1:])
+            if found != event:
+                name = self.data or DIGITS
+                raise ValueError(f"data must have the shape of the teacher's, {event}; {name} has {found}")
         elif values is not None and autoencoder is None:
-            values.check_event(teacher.event, f"the teacher {self.teacher}")
+            values.check_event(event, f"the teacher {self.teacher}")
         elif values is not None and autoencoder is not None:
             generator = generator_for("latents", device=device)
             parts = torch.arange(len(values)).split(64)
             latents = torch.cat([autoencoder.encode(values.floats(rows, device=device), generator) for rows in parts])
-            check_data(latents, teacher.event)
+            check_data(latents, event)
             return latents
         return None if values is None else values.to(device)
 
@@ -266,7 +270,7 @@ class SettingFlags(DataFlags):
         data: Data | None,
         snr: tuple[float, float],
         folder: Path | None,
-        decoder: Identity | None,
+        decoder: dict[str, Any],
     ) -> tuple[GaussianReference, str | dict[str, Any]]:
         """The reference, on the CPU, and what it is, for options.json."""
         event = teacher.denoiser.event
@@ -302,8 +306,7 @@ class SettingFlags(DataFlags):
                 raise ValueError("it does not have the sha256 that it was written with")
             return GaussianReference.load(stem.with_suffix(".safetensors"), event)
 
-        key = {**described, "teacher": teacher.identity, "data": source and source.described, "snr": snr}
-        key |= {} if decoder is None else {"decoder": decoder}
+        key = {**described, "teacher": teacher.identity, "data": source and source.described, "snr": snr, **decoder}
         recorded = kind if _floats(source) else described
         if folder is None:
             return make(), recorded
@@ -313,13 +316,8 @@ class SettingFlags(DataFlags):
         """The grid of --grid."""
         if self.grid == "even":
             return StepGrid()
-        shipped = (self.teacher, self.data or DIGITS, self.reference or "pca", self.snr) == (
-            DIGITS,
-            DIGITS,
-            "pca",
-            None,
-        )
-        if self.grid == DIGITS or (self.grid == "chosen" and shipped):
+        shipped = self.teacher == (self.data or DIGITS) == DIGITS and self.reference in (None, "pca", DIGITS)
+        if self.grid == DIGITS or (self.grid == "chosen" and shipped and self.snr is None):
             return digits.load_grid()
         if self.grid != "chosen":
             if not Path(self.grid).is_file():
@@ -373,11 +371,20 @@ def _is_of_images(data: str) -> bool:
     if path.suffix.lower() != ".npz" or not path.is_file():
         return path.suffix.lower() != ".npy"
     with open_arrays(path) as arrays:
-        shapes = {name: take_array(arrays, name) for name in arrays}
-    known = next((shapes[name] for name in ARRAYS if name in shapes), None)
-    if known is not None and known.dtype != np.uint8:
+        heads = {name.removesuffix(".npy"): _head(arrays.zip, name) for name in arrays.zip.namelist()}
+    known = next((heads[name] for name in ARRAYS if name in heads), None)
+    if known is not None and known[1] != np.uint8:
         return False
-    return any(value.dtype == np.uint8 and value.ndim in (3, 4) for value in shapes.values())
+    return any(dtype == np.uint8 and len(shape) in (3, 4) for shape, dtype in heads.values())
+
+
+def _head(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and dtype of an array in an archive, of which no more is read."""
+    with archive.open(name) as file:
+        first = np.lib.format.read_magic(file) == (1, 0)
+        read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+        return shape, dtype
 
 
 def load_data(data: str) -> tuple[Tensor, Identity]:
@@ -492,22 +499,6 @@ def load_models(
         if model.space != models[0].space:
             raise ValueError(f"{name} and {names[0]} must have one Gaussian reference; mean or basis differ")
     return models, [_identity(name, folder / WEIGHTS) for name, folder in zip(names, folders, strict=True)]
-
-
-def check_snr(low: float, high: float) -> tuple[float, float]:
-    """First and last SNR.
-
-    Raises:
-        ValueError: unless 1e-15 <= first, last <= 1e15 and last >= (1 + 1e-6) first: steps between them are numbers.
-    """
-    if not 0 < low < high < math.inf:
-        raise ValueError(f"snr must be (first, last) with 0 < first < last; got {(low, high)}")
-    if low < LEAST_SNR or high > MOST_SNR or high / low < 1 + LEAST_RANGE:
-        raise ValueError(
-            f"snr must be (first, last) with {LEAST_SNR:g} <= first, (1 + {LEAST_RANGE:g}) first <= last <= "
-            f"{MOST_SNR:g}; got {(low, high)}"
-        )
-    return low, high
 
 
 def check_same_paths(name: str, identity: Mapping[str, Any], other_name: str, other: Mapping[str, Any]) -> None:

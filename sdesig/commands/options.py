@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -93,12 +94,14 @@ class CutPathFlags(TeacherPathFlags):
 
 @dataclass(frozen=True)
 class MachineFlags:
-    """What to compute on."""
+    """What to compute on, and with which file of options."""
 
     device: str = "cpu"
     """Device to compute on: cpu, cuda, or another one of torch."""
     threads: int | None = None
     """Threads of torch on the CPU; default torch's own choice. Results depend on them in the last digits."""
+    config: Path | None = None
+    """JSON file with options by these names and rarer ones; flags override it."""
 
     def use(self) -> torch.device:
         """Set the number of threads, join the processes that torchrun started, and return the device.

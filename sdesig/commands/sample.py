@@ -30,8 +30,7 @@ _LEAST = 32
 
 @dataclass(frozen=True)
 class Sample:
-    """Draw samples from a generator; a sample is a function of its seed. Writes a .npz file, the options and, of
-    images, a PNG."""
+    """Draw samples from a generator, each a function of its seed, to .npz and, of images, .png; options to .json."""
 
     model: tyro.conf.Positional[str]
     """Folder with a generator, such as runs/distill/student, or a shipped one: digits/depth-1, digits/depth-2 or
@@ -54,8 +53,6 @@ class Sample:
     decoder: str | None = None
     """Latent model, by its folder or hub id, whose autoencoder encodes images and decodes samples."""
     machine: MachineFlags = field(default_factory=MachineFlags)
-    config: Path | None = None
-    """JSON file with options by these names and rarer ones; flags override it."""
 
     def run(self) -> None:
         """Run the command."""

@@ -21,8 +21,7 @@ from sdesig.sigdeg.networks import Network, in_precision, network_config, networ
 
 @dataclass(frozen=True)
 class Teacher:
-    """Train a denoiser from data, the moving average of an MLP for vectors, of a UNet for images. A stopped run goes
-    on."""
+    """Train a denoiser from data: an MLP for vectors, a UNet for images. A stopped run goes on."""
 
     FOR_IMAGES: ClassVar[Mapping[str, Any]] = {"iterations": 20_000, "batch": 128, "log_sigma": (-1.2, 1.2)}
     data: DataFlags = field(default_factory=DataFlags)
@@ -52,8 +51,6 @@ class Teacher:
     """Whether torch.compile computes the network."""
     training: TrainingFlags = field(default_factory=lambda: TrainingFlags(iterations=5000))
     machine: MachineFlags = field(default_factory=MachineFlags)
-    config: Path | None = None
-    """JSON file with options by these names and rarer ones; flags override it."""
 
     def make_network(self, event: tuple[int, ...]) -> Network:
         """As the options say, for samples of this shape; from torch's global generator."""

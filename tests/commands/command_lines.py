@@ -10,8 +10,8 @@ from sdesig.commands.command_line import FILE_ONLY
 SWITCHES = ("compile",)
 
 
-def spelled(arguments):
-    """The arguments, with the options that have no flag moved to a --config file."""
+def spelled(arguments, folder):
+    """The arguments, with the options that have no flag moved to a --config file in a folder."""
     flags, found, name = [], {}, None
     for word in map(str, arguments):
         if word.startswith("--"):
@@ -27,11 +27,12 @@ def spelled(arguments):
         return flags
     assert "--config" not in flags
     values = {key: value if len(value) > 1 else value[0] for key, value in found.items() if key not in SWITCHES}
-    file = Path(tempfile.mkdtemp()) / "options.json"
+    file = Path(folder) / "options.json"
     file.write_text(json.dumps({**values, **{key: True for key in SWITCHES if key in found}}))
     return [*flags, "--config", str(file)]
 
 
 def main(arguments):
     """Run a command."""
-    cli.main(spelled(arguments))
+    with tempfile.TemporaryDirectory() as folder:
+        cli.main(spelled(arguments, folder))
