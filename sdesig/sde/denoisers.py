@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sdesig._checks import check_instance, check_real, per_sample
-from sdesig.sde.contracts import check_denoiser
+from sdesig.sde.base import check_denoiser
 from sdesig.sde.diffusions import Diffusion
 
 Network = Callable[..., Tensor]
