@@ -18,15 +18,9 @@ from sdesig._memory import rows_at_once
 from sdesig.brownian.clock import Clock
 from sdesig.brownian.philox import normals
 from sdesig.signature import legendre
-from sdesig.signature.areas import (
-    RELATIVE_TOLERANCE,
-    affordable_terms,
-    check_memory,
-    check_range,
-    chen_area,
-    choose_method,
-    strong_area,
-)
+from sdesig.signature.areas.chen import chen_area
+from sdesig.signature.areas.levy_area import check_memory, check_range, strong_area
+from sdesig.signature.areas.truncation import RELATIVE_TOLERANCE, affordable_terms, choose_method
 
 _COEFFICIENTS, _INITIAL, _AREA = 0, 1, 2  # streams of the generator; the draws of an area take _AREA, _AREA + 1, ...
 _COPIES = 8  # of a value that are counted for each that is asked for: parents, halves, normals and temporaries

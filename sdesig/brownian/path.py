@@ -16,7 +16,7 @@ from sdesig.brownian.clock import Clock, UniformClock
 from sdesig.brownian.master_grid import MasterGrid
 from sdesig.brownian.philox import GENERATOR_VERSION, check_seeds
 from sdesig.brownian.tree import ConditionalTree
-from sdesig.signature.areas import check_memory
+from sdesig.signature.areas.levy_area import check_memory
 from sdesig.signature.partial_signature import PartialSignature, check_root
 
 Times = Sequence[float] | np.ndarray | Tensor

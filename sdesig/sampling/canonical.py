@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sdesig._checks import check_floating, check_instance, check_real, check_step, per_sample
 from sdesig.sampling.snr_denoiser import SNRDenoiser
-from sdesig.sde.contracts import Denoiser
+from sdesig.sde.base import Denoiser
 from sdesig.sde.diffusions import Diffusion
 
 

@@ -1,4 +1,4 @@
-"""The contract of a denoiser D(y, snr), in the canonical variables; that of a D(x, t) is in `sdesig.sde.contracts`."""
+"""The contract of a denoiser D(y, snr), in the canonical variables; that of a D(x, t) is in `sdesig.sde.base`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from sdesig._checks import check_denoised, check_real
-from sdesig.sde.contracts import check_denoiser
+from sdesig.sde.base import check_denoiser
 
 
 class SNRDenoiser(nn.Module):

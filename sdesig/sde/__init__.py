@@ -1,7 +1,6 @@
 """General SDEs, Ito <-> Stratonovich conversion, diffusion families; `problems` has toy SDEs."""
 
-from sdesig.sde.base import SDE, SDELike
-from sdesig.sde.contracts import Denoiser
+from sdesig.sde.base import SDE, Denoiser, SDELike
 from sdesig.sde.conversion import ito_correction, to_ito, to_stratonovich
 from sdesig.sde.denoisers import EDMDenoiser, EpsilonDenoiser, ScoreDenoiser, VDenoiser, X0Denoiser
 from sdesig.sde.diffusions import Diffusion, ForwardDiffusion, ReverseDiffusion

@@ -1,14 +1,19 @@
-"""The general SDE: a `torchsde.BaseSDE` that knows its dimensions and the structure of its noise."""
+"""The interfaces of the layer: the general SDE, a `torchsde.BaseSDE` that knows its dimensions and the structure of its
+noise, and the denoiser D(x, t), in a diffusion's own variables.
+"""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Protocol
+from collections.abc import Callable
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 import torchsde
 from torch import Tensor
 
 from sdesig._checks import NOISE_STRUCTURES, check_choice, check_integer
+
+CallableT = TypeVar("CallableT", bound=Callable[..., object])
 
 
 class SDELike(Protocol):
@@ -91,3 +96,22 @@ class SDE(torchsde.BaseSDE):
         """Diffusion as a matrix, (batch, dim, noise_dim), whatever the noise type."""
         g = self.g(t, y)
         return torch.diag_embed(g) if self.noise_type == "diagonal" else g
+
+
+class Denoiser(Protocol):
+    """D(x, t) = E[x_0 | x_t = x]. Any function is one, unless it says that its variables are others.
+
+    A D(y, snr) says so (`sdesig.sampling.SNRDenoiser`), by an attribute `variables`.
+    """
+
+    def __call__(self, x: Tensor, t: Tensor, /) -> Tensor:
+        """x: (batch, *event); t: () or (batch,), the diffusion's time. Returns (batch, *event)."""
+
+
+def check_denoiser(name: str, value: CallableT) -> CallableT:
+    """Return `value`; raise TypeError unless it can be called, as a D(x, t) or a network, and is no D(y, snr)."""
+    if (variables := getattr(value, "variables", "x, t")) != "x, t":
+        raise TypeError(f"{name} must be a D(x, t), not a D({variables}); got {type(value).__name__}")
+    if not callable(value):
+        raise TypeError(f"{name} must be callable as {name}(x, t); got {value!r}")
+    return value

@@ -81,8 +81,6 @@ class ConvertedSDE(SDE):
 
     def f(self, t: Tensor | float, y: Tensor) -> Tensor:
         """Drift of the original plus (to Ito) or minus (to Stratonovich) `ito_correction`, (batch, dim)."""
-        if self.noise_structure == "additive":
-            return self.sde.f(t, y)
         return self.sde.f(t, y) + self._sign * ito_correction(self.sde, t, y)
 
     def g(self, t: Tensor | float, y: Tensor) -> Tensor:

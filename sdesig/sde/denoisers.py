@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sdesig._checks import check_instance, check_real, per_sample
-from sdesig.sde.contracts import check_denoiser
+from sdesig.sde.base import check_denoiser
 from sdesig.sde.diffusions import Diffusion
 
 Network = Callable[..., Tensor]
@@ -28,10 +28,17 @@ class _NetworkDenoiser(nn.Module):
         TypeError: a network that cannot be called, a diffusion that is none.
     """
 
+    denoised: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
     def __init__(self, network: Network, diffusion: Diffusion) -> None:
         super().__init__()
         self.network = check_denoiser("network", network)
         self.diffusion = check_instance("diffusion", diffusion, Diffusion)
+
+    def forward(self, x: Tensor, t: Tensor, *inputs: object) -> Tensor:
+        """D(x, t), shape (batch, *event)."""
+        alpha, sigma = self._alpha_sigma(x, t)
+        return self.denoised(x, self._predict(x, t, inputs), alpha, sigma)
 
     def _predict(self, x: Tensor, t: Tensor, inputs: tuple[object, ...]) -> Tensor:
         return self.network(x, t.to(x).expand(x.shape[0]), *inputs)
@@ -43,10 +50,6 @@ class _NetworkDenoiser(nn.Module):
 class EpsilonDenoiser(_NetworkDenoiser):
     """From eps(x, t) = E[eps | x_t = x] (Ho et al. 2020): D = (x - sigma eps) / alpha."""
 
-    def forward(self, x: Tensor, t: Tensor, *inputs: object) -> Tensor:
-        """D(x, t), shape (batch, *event)."""
-        return self.denoised(x, self._predict(x, t, inputs), *self._alpha_sigma(x, t))
-
     @staticmethod
     def denoised(x: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """D of a sample and what was predicted at it, where alpha and sigma are known."""
@@ -55,10 +58,6 @@ class EpsilonDenoiser(_NetworkDenoiser):
 
 class X0Denoiser(_NetworkDenoiser):
     """From a network that predicts x_0 itself: D = network."""
-
-    def forward(self, x: Tensor, t: Tensor, *inputs: object) -> Tensor:
-        """D(x, t), shape (batch, *event)."""
-        return self._predict(x, t, inputs)
 
     @staticmethod
     def denoised(x: Tensor, x0: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -72,10 +71,6 @@ class VDenoiser(_NetworkDenoiser):
     alpha x - sigma v = (alpha^2 + sigma^2) x_0 for every schedule, so D = (alpha x - sigma v) / (alpha^2 + sigma^2).
     """
 
-    def forward(self, x: Tensor, t: Tensor, *inputs: object) -> Tensor:
-        """D(x, t), shape (batch, *event)."""
-        return self.denoised(x, self._predict(x, t, inputs), *self._alpha_sigma(x, t))
-
     @staticmethod
     def denoised(x: Tensor, v: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """D of a sample and what was predicted at it, where alpha and sigma are known."""
@@ -85,10 +80,10 @@ class VDenoiser(_NetworkDenoiser):
 class ScoreDenoiser(_NetworkDenoiser):
     """From the score, grad log p_t(x): D = (x + sigma^2 score) / alpha (Tweedie's formula, Efron 2011)."""
 
-    def forward(self, x: Tensor, t: Tensor, *inputs: object) -> Tensor:
-        """D(x, t), shape (batch, *event)."""
-        alpha, sigma = self._alpha_sigma(x, t)
-        return (x + sigma**2 * self._predict(x, t, inputs)) / alpha
+    @staticmethod
+    def denoised(x: Tensor, score: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """D of a sample and what was predicted at it, where alpha and sigma are known."""
+        return (x + sigma**2 * score) / alpha
 
 
 class EDMDenoiser(_NetworkDenoiser):

@@ -18,8 +18,7 @@ from sdesig._checks import (
     check_shape,
     per_sample,
 )
-from sdesig.sde.base import SDE
-from sdesig.sde.contracts import Denoiser, check_denoiser
+from sdesig.sde.base import SDE, Denoiser, check_denoiser
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ class _BetaDiffusion(Diffusion):
     """alpha = exp(-B/2) with a rate beta and B = int_0^t beta."""
 
     schedule: BetaSchedule = field(default_factory=LinearBeta)
+    t_min = 1e-3  # where Song et al. 2021 (appendix C) stop their samplers
 
     def __post_init__(self) -> None:
         if not isinstance(self.schedule, BetaSchedule):
@@ -35,10 +36,6 @@ class _BetaDiffusion(Diffusion):
     def cosine(cls: type[BetaDiffusionT], offset: float = 0.008) -> BetaDiffusionT:
         """With the cosine schedule `CosineBeta`."""
         return cls(CosineBeta(offset))
-
-    @property
-    def t_min(self) -> float:
-        return 1e-3  # where Song et al. 2021 (appendix C) stop their samplers
 
     @property
     def t_max(self) -> float:
@@ -134,18 +131,8 @@ class VE(_UnscaledDiffusion):
 
     sigma_min: float = 0.01
     sigma_max: float = 50.0
-
-    @property
-    def t_min(self) -> float:
-        return 0.0
-
-    @property
-    def t_max(self) -> float:
-        return 1.0
-
-    @property
-    def _domain(self) -> tuple[float, float]:
-        return -math.inf, math.inf
+    t_min, t_max = 0.0, 1.0
+    _domain = -math.inf, math.inf
 
     @property
     def _log_ratio(self) -> float:
@@ -176,6 +163,7 @@ class EDM(_UnscaledDiffusion):
 
     sigma_min: float = 0.002
     sigma_max: float = 80.0
+    _domain = 0.0, math.inf
 
     @property
     def t_min(self) -> float:
@@ -184,10 +172,6 @@ class EDM(_UnscaledDiffusion):
     @property
     def t_max(self) -> float:
         return self.sigma_max
-
-    @property
-    def _domain(self) -> tuple[float, float]:
-        return 0.0, math.inf
 
     def sigma(self, t: Tensor | float) -> Tensor:
         """t."""

@@ -16,7 +16,7 @@ from sdesig._checks import (
     check_step,
     per_sample,
 )
-from sdesig.sde.contracts import Denoiser
+from sdesig.sde.base import Denoiser
 from sdesig.sde.diffusions import Diffusion
 
 

@@ -1,15 +1,8 @@
 """Partial signatures of Brownian motion: words, tensor algebra, Gaussian words, Levy areas, and their value type."""
 
-from sdesig.signature.areas import (
-    JOINT_METHODS,
-    STRONG_METHODS,
-    chen_area,
-    iterated_integrals,
-    levy_area,
-    normals_drawn,
-    strong_area,
-    terms_needed,
-)
+from sdesig.signature.areas.chen import chen_area
+from sdesig.signature.areas.levy_area import JOINT_METHODS, iterated_integrals, levy_area, strong_area
+from sdesig.signature.areas.truncation import STRONG_METHODS, normals_drawn, terms_needed
 from sdesig.signature.gaussian_words import gaussian_word_covariance
 from sdesig.signature.legendre import gauss_legendre, orthonormal_legendre
 from sdesig.signature.partial_signature import PartialSignature, join_steps, sample_partial_signature

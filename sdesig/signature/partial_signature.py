@@ -22,7 +22,8 @@ from sdesig._checks import (
     check_step,
 )
 from sdesig.signature import legendre
-from sdesig.signature.areas import chen_area, levy_area, plan_area
+from sdesig.signature.areas.chen import chen_area
+from sdesig.signature.areas.levy_area import levy_area, plan_area
 from sdesig.signature.words import Word
 
 

@@ -80,16 +80,8 @@ class TorchsdeMethod(Scheme):
         """torchsde's solver, and its extra state."""
         forward = base_sde.ForwardSDE(sde)
         forward.sde_type = self.sde_type  # additive noise comes unconverted: both calculi are the same
-        solver = self._method(
-            sde=forward,
-            bm=_StepNoise(),
-            dt=None,
-            adaptive=False,
-            rtol=None,
-            atol=None,
-            dt_min=None,
-            options={},
-        )
+        steps = dict.fromkeys(("dt", "dt_min", "rtol", "atol"))  # the driver's business
+        solver = self._method(sde=forward, bm=_StepNoise(), adaptive=False, options={}, **steps)
         return solver, solver.init_extra_solver_state(t, y)
 
     def advance(

@@ -21,14 +21,16 @@ from sdesig.sde.problems import (
     TanhDiffusion,
 )
 from sdesig.signature import (
+    JOINT_METHODS,
     TensorSeries,
+    chen_area,
     expected_signature,
     iterated_integrals,
     join_steps,
     levy_area,
     piecewise_linear_signature,
 )
-from sdesig.signature.areas import JOINT_METHODS, METHODS, chen_area
+from sdesig.signature.areas.levy_area import METHODS
 from sdesig.solvers import SCHEMES
 from sdesig.solvers.torchsde_methods import STRONG_ORDERS
 

@@ -14,20 +14,12 @@ from hypothesis import strategies as st
 from scipy.integrate import trapezoid
 from scipy.special import polygamma
 
-from sdesig.signature.areas import (
-    JOINT_METHODS,
-    METHODS,
-    NORMS,
-    STRONG_METHODS,
-    iterated_integrals,
-    legendre_area,
-    levy_area,
-    strong_area,
-    terms_needed,
-)
+from sdesig.signature import iterated_integrals, levy_area, strong_area
 from sdesig.signature.areas.exact2d import exact2d_area
 from sdesig.signature.areas.fourier import fourier_area
-from sdesig.signature.areas.truncation import choose_method
+from sdesig.signature.areas.legendre_area import legendre_area
+from sdesig.signature.areas.levy_area import JOINT_METHODS, METHODS
+from sdesig.signature.areas.truncation import NORMS, STRONG_METHODS, choose_method, terms_needed
 from sdesig.testing import check_brownian_step
 
 FOURIER_METHODS = ("fourier", "milstein", "wiktorsson", "mronroe")
