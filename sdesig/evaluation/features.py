@@ -39,6 +39,7 @@ class FeatureExtractor:
             evaluation mode while it is used.
         device: that it runs on.
         floats: whether it takes vectors, and no images.
+        frechet_only: whether nothing but Frechet distances is measured by it, which is quick.
     """
 
     name: str
@@ -46,6 +47,7 @@ class FeatureExtractor:
     network: Callable[[Tensor], Tensor]
     device: torch.device | str = "cpu"
     floats: bool = False
+    frechet_only: bool = False
 
     @property
     def frechet_name(self) -> str:
