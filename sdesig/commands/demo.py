@@ -123,10 +123,10 @@ def run_demo(out: Path, *, seed: int = 0, quick: bool = False) -> None:
         samplers(student, size),
         images,
         seeds=range(size.seeds),
-        extractors=[load_features(), COORDINATES],
+        extractors=[replace(by, frechet_only=True) for by in (load_features(), COORDINATES)],
         floors=floors,
     )
-    rows = [row for row in found.rows if row["key"] != CONVERGED]
+    rows = [{key: row[key] for key in row if key != "measured"} for row in found.rows if row["key"] != CONVERGED]
     write_json(out / "report.json", {"n": size.seeds, "seeds": f"0 to {size.seeds - 1}", "rows": rows})
     table = markdown_table(rows, COLUMNS)
     with replacing(out / "report.md") as file:

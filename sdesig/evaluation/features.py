@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -16,9 +16,7 @@ from types import ModuleType
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from sdesig import _processes as processes
 from sdesig._checks import check_floating, check_integer
 from sdesig._evaluating import evaluating
 from sdesig._files import FileError, file_digest, reading
@@ -39,6 +37,7 @@ class FeatureExtractor:
             evaluation mode while it is used.
         device: that it runs on.
         floats: whether it takes vectors, and no images.
+        frechet_only: whether nothing but Frechet distances is measured by it, which is quick.
     """
 
     name: str
@@ -46,6 +45,7 @@ class FeatureExtractor:
     network: Callable[[Tensor], Tensor]
     device: torch.device | str = "cpu"
     floats: bool = False
+    frechet_only: bool = False
 
     @property
     def frechet_name(self) -> str:
@@ -64,7 +64,8 @@ class FeatureExtractor:
         Raises:
             TypeError, ValueError: other images; features of another shape or that are not finite.
         """
-        features = _run(self.name, self.network, self.checked(images).to(self.device))
+        checked = check_floating("samples", images) if self.floats else check_pixels("images", images)
+        features = _run(self.name, self.network, checked.to(self.device))
         if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != len(images):
             shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
             raise ValueError(
@@ -73,10 +74,6 @@ class FeatureExtractor:
         if not bool(features.isfinite().all()):
             raise ValueError(f"{self.name} gave features that are not finite")
         return features
-
-    def checked(self, samples: Tensor) -> Tensor:
-        """Return vectors, or images, whichever it takes; raise TypeError or ValueError for anything else."""
-        return check_floating("samples", samples) if self.floats else check_pixels("images", samples)
 
 
 COORDINATES = FeatureExtractor("pixels", "pixels", lambda samples: samples.flatten(1), floats=True)
@@ -133,15 +130,17 @@ def load_extractor(source: str | Path, device: torch.device | str = "cpu") -> Fe
     if source == "inception":
         _package("torch_fidelity", "inception")
         weights = _installed_weights(INCEPTION_WEIGHTS, "inception")
-        fid = importlib.import_module("torchmetrics.image.fid")
-        network = fid.NoTrainInceptionV3("inception-v3-compat", ["2048"], _repacked(weights)).to(device)
+        fid, file = importlib.import_module("torchmetrics.image.fid"), BytesIO()
+        torch.save(_tensors(weights), file)  # and nothing else, for the package would unpickle all that is in it
+        file.seek(0)
+        network = fid.NoTrainInceptionV3("inception-v3-compat", ["2048"], file).to(device)
 
         def features(images: Tensor) -> Tensor:
             return network(images.expand(-1, 3, -1, -1))
 
         return FeatureExtractor("Inception", file_digest(weights), features, device)
-    path = _torchscript_file(source, "extractor must be 'inception', 'pixels'")
-    return FeatureExtractor(path.stem, file_digest(path), _load_torchscript(path, device), device)
+    network = _load_torchscript(source, "extractor must be 'inception', 'pixels'", device)
+    return FeatureExtractor(Path(source).stem, file_digest(Path(source)), network, device)
 
 
 def load_perceptual(source: str | Path, device: torch.device | str = "cpu") -> PerceptualDistance:
@@ -166,25 +165,8 @@ def load_perceptual(source: str | Path, device: torch.device | str = "cpu") -> P
             return network(a.expand(-1, 3, -1, -1), b.expand(-1, 3, -1, -1))
 
         return PerceptualDistance("LPIPS", file_digest(weights), distance, device)
-    path = _torchscript_file(source, "perceptual distance must be 'lpips'")
-    return PerceptualDistance(f"perceptual ({path.stem})", file_digest(path), _load_torchscript(path, device), device)
-
-
-def feature_batches(extractor: FeatureExtractor, images: Tensor, batch: int = 256) -> Iterator[tuple[int, Tensor]]:
-    """Features of uint8 images, (n, 1 or 3, height, width), `batch` images at a time, on the extractor's device.
-
-    Each comes with the number of its batch. Processes share the batches.
-
-    Raises:
-        TypeError, ValueError: see `FeatureExtractor`.
-        RuntimeError: out of memory.
-    """
-    check_integer("batch", batch, 1)
-    parts = check_pixels("images", images).split(batch)
-    hidden = None if processes.rank() == 0 else True  # None: shown on a terminal
-    own = processes.share(len(parts))
-    for k in tqdm(own, desc=f"features {extractor.name}", unit="batch", leave=False, disable=hidden):
-        yield k, extractor(parts[k])
+    network = _load_torchscript(source, "perceptual distance must be 'lpips'", device)
+    return PerceptualDistance(f"perceptual ({Path(source).stem})", file_digest(Path(source)), network, device)
 
 
 @torch.no_grad()
@@ -192,12 +174,13 @@ def extract(extractor: FeatureExtractor, images: Tensor, batch: int = 256) -> Te
     """Features, (n, k), on the CPU, of vectors, all at once, or of uint8 images, `batch` of them at a time.
 
     Raises:
-        TypeError, ValueError, RuntimeError: see `feature_batches`.
+        TypeError, ValueError: see `FeatureExtractor`.
+        RuntimeError: out of memory.
     """
     check_integer("batch", batch, 1)
     if extractor.floats:
         return extractor(images).cpu()
-    return torch.cat([extractor(part).cpu() for part in extractor.checked(images).split(batch)])
+    return torch.cat([extractor(part).cpu() for part in check_pixels("images", images).split(batch)])
 
 
 def _run(name: str, network: Callable[..., Tensor], *images: Tensor) -> Tensor:
@@ -212,21 +195,17 @@ def _run(name: str, network: Callable[..., Tensor], *images: Tensor) -> Tensor:
         raise ValueError(f"{name} cannot take images of shape {shape}: {reason}") from error
 
 
-def _torchscript_file(source: str | Path, names: str) -> Path:
+def _load_torchscript(source: str | Path, wanted: str, device: torch.device | str) -> Callable[..., Tensor]:
     if not Path(source).is_file():
-        raise FileNotFoundError(f"{names} or a TorchScript file; {source} does not exist")
-    return Path(source)
-
-
-def _load_torchscript(path: Path, device: torch.device | str) -> Callable[..., Tensor]:
+        raise FileNotFoundError(f"{wanted} or a TorchScript file; {source} does not exist")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`torch.jit.load` is deprecated", DeprecationWarning)
         try:
-            return torch.jit.load(path, map_location=device).eval()
+            return torch.jit.load(source, map_location=device).eval()
         except RuntimeError as error:
             reason = str(error).partition(". ")[0]
             raise ValueError(
-                f"{path} is not a TorchScript file ({reason}); pickles are not loaded: write it with "
+                f"{source} is not a TorchScript file ({reason}); pickles are not loaded: write it with "
                 "torch.jit.script(module).save(path)"
             ) from None
 
@@ -265,14 +244,6 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
             raise TypeError("it must hold a dictionary of tensors")
     return state
-
-
-def _repacked(path: Path) -> BytesIO:
-    """A file in memory of the same tensors and nothing else, for a package that would unpickle all that is in it."""
-    file = BytesIO()
-    torch.save(_tensors(path), file)
-    file.seek(0)
-    return file
 
 
 def _fill_backbone(network: nn.Module, path: Path) -> None:

@@ -101,22 +101,26 @@ def measure_samples(
     """
     if reference.extractor_digest != extractor.digest:
         raise ValueError(f"reference must be by the extractor {extractor.name} of the features; it is by another one")
-    n, fewer = len(features), min(len(features), len(reference.features))
-    frechet = extractor.frechet_name
-    numbers: list[tuple[str, float, float | None, int]] = [
-        (frechet, *frechet_distance(features, reference.statistics)),
-    ]
-    if n >= fewest_for_extrapolation(features.shape[1]):
-        limit = extrapolated_distance(features, reference.statistics)
-        numbers.append((f"{frechet}, n to infinity", limit.value, limit.standard_error, n))
+    by = extractor.name, extractor.digest, reference.data_digest
+    return [Measured(*number, seeds, ema, *by, quantization) for number in _numbers(features, extractor, reference)]
+
+
+def _numbers(
+    features: Tensor, extractor: FeatureExtractor, reference: ReferenceStatistics
+) -> Iterator[tuple[str, float, float | None, int]]:
+    """Names, values, standard errors and n."""
+    frechet, fewer = extractor.frechet_name, min(len(features), len(reference.features))
+    yield frechet, *frechet_distance(features, reference.statistics)
+    if extractor.frechet_only:
+        return
+    if len(features) >= fewest_for_extrapolation(features.shape[1]):
+        yield f"{frechet}, n to infinity", *extrapolated_distance(features, reference.statistics)
     if fewer >= 2 * PARTS:
-        numbers.append((extractor.kernel_name, *kernel_distance(features, reference.features)))
+        yield extractor.kernel_name, *kernel_distance(features, reference.features)
     if fewer > NEIGHBOURS:
         precision, recall = precision_recall(features[:fewer], reference.features[:fewer])
-        numbers.append((f"precision ({extractor.name})", precision, None, fewer))
-        numbers.append((f"recall ({extractor.name})", recall, None, fewer))
-    by = extractor.name, extractor.digest, reference.data_digest
-    return [Measured(*number, seeds, ema, *by, quantization) for number in numbers]
+        yield f"precision ({extractor.name})", precision, None, fewer
+        yield f"recall ({extractor.name})", recall, None, fewer
 
 
 def measure_pairs(

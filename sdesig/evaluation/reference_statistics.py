@@ -8,13 +8,14 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from sdesig import _processes as processes
 from sdesig._caching import Record, cached
 from sdesig._checks import check_integer
 from sdesig._files import file_digest, read_tensors, write_tensors
 from sdesig._random import generator_for
-from sdesig.evaluation.features import FeatureExtractor, extract, feature_batches
+from sdesig.evaluation.features import FeatureExtractor, extract
 from sdesig.evaluation.frechet import FeatureStatistics, FeatureSums
 from sdesig.evaluation.pixels import ImageSet, pixel_digest
 
@@ -58,9 +59,9 @@ def reference_statistics(
         OSError: the disk of the cache is full; what was complete in it stays valid.
     """
     kept = min(check_integer("kept", kept, 2), len(data))
+    check_integer("batch", batch, 1)
     if isinstance(data, Tensor):
-        features = extract(extractor, data)
-        chosen = torch.randperm(len(data), generator=generator_for("features to keep"))[:kept]
+        features, chosen = extract(extractor, data), _kept_rows(data, kept)
         statistics = FeatureStatistics.of(features)
         return ReferenceStatistics(statistics, features[chosen], pixel_digest(data), extractor.digest)
     make = partial(_extract, data, extractor, kept, batch)
@@ -71,25 +72,28 @@ def reference_statistics(
     return cached(cache, "reference", key, make=make, write=write, read=read)
 
 
+def _kept_rows(data: ImageSet | Tensor, kept: int) -> Tensor:
+    return torch.randperm(len(data), generator=generator_for("features to keep"))[:kept]
+
+
 def _extract(images: ImageSet, extractor: FeatureExtractor, kept: int, batch: int) -> ReferenceStatistics:
-    places = torch.full((len(images),), -1)
-    places[torch.randperm(len(images), generator=generator_for("features to keep"))[:kept]] = torch.arange(kept)
-    rows = places.split(batch)
-    own: FeatureSums | None = None
+    """Processes share the batches."""
+    kept_rows = _kept_rows(images, kept)
+    is_kept = torch.zeros(len(images), dtype=torch.bool).index_fill(0, kept_rows, True).split(batch)
+    own: dict[int, FeatureSums] = {}
     chosen: dict[int, Tensor] = {}
-    for k, features in feature_batches(extractor, images.pixels, batch):
-        own = own or FeatureSums(features.shape[1])
-        own.update(features)
-        chosen[k] = features.cpu()[rows[k] >= 0]
-    kept_features = torch.cat(processes.all_gather(chosen, len(rows)))
-    order = torch.cat(rows)
-    sums = FeatureSums(kept_features.shape[1])
-    of_mine = {} if own is None else {processes.rank(): own}
-    for of_one in processes.all_gather(of_mine, min(processes.world_size(), len(rows))):
+    parts = images.pixels.split(batch)
+    hidden = None if processes.rank() == 0 else True  # None: shown on a terminal
+    mine = processes.share(len(parts))
+    for k in tqdm(mine, desc=f"features {extractor.name}", unit="batch", leave=False, disable=hidden):
+        features = extractor(parts[k])
+        own.setdefault(processes.rank(), FeatureSums(features.shape[1])).update(features)
+        chosen[k] = features.cpu()[is_kept[k]]
+    features = torch.cat(processes.all_gather(chosen, len(parts)))[kept_rows.argsort().argsort()]
+    sums = FeatureSums(features.shape[1])
+    for of_one in processes.all_gather(own, min(processes.world_size(), len(parts))):
         sums.merge(of_one)
-    in_order = torch.empty_like(kept_features)
-    in_order[order[order >= 0]] = kept_features
-    return ReferenceStatistics(sums.statistics(), in_order, images.digest, extractor.digest)
+    return ReferenceStatistics(sums.statistics(), features, images.digest, extractor.digest)
 
 
 def _write(images: ImageSet, extractor: FeatureExtractor, stem: Path, reference: ReferenceStatistics) -> Record:

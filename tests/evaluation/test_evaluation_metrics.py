@@ -4,7 +4,7 @@ import copy
 import itertools
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -394,6 +394,13 @@ def test_too_few_samples_are_not_extrapolated():
     features = extract(EXTRACTOR, pixels(fewest_for_extrapolation(12) - 1, 1))
     found = measure_samples(features, EXTRACTOR, reference, seeds=(0, 60), ema=None)
     assert [m.metric for m in found] == ["FD-blocks", "KD-blocks", "precision (blocks)", "recall (blocks)"]
+
+
+def test_frechet_distances_alone():
+    extractor = replace(EXTRACTOR, frechet_only=True)
+    features = extract(extractor, pixels(80, 1))
+    found = measure_samples(features, extractor, reference_statistics(image_set(), extractor), seeds=(0, 79), ema=None)
+    assert [m.metric for m in found] == ["FD-blocks"]
 
 
 def test_a_reference_by_another_extractor():
