@@ -15,7 +15,7 @@ from matplotlib.image import imread
 from sdesig.commands import demo
 from sdesig.digits import load_teacher, path_space
 from sdesig.evaluation import Comparison
-from sdesig.sampling.step_grid import EVEN
+from sdesig.sampling.path_space import EVEN
 from sdesig.sigdeg import SigDEG
 
 KEYS = {

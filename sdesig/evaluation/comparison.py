@@ -16,11 +16,10 @@ from sdesig._memory import rows_at_once
 from sdesig.brownian import BrownianPath
 from sdesig.evaluation.samplers import Sampler
 from sdesig.sampling import PathAverage
-from sdesig.sampling.canonical_sde import CanonicalSDE
+from sdesig.sampling.canonical import CanonicalSDE, SNRDenoiser, check_snr_denoiser
 from sdesig.sampling.gaussian_reference import GaussianReference
 from sdesig.sampling.lockstep import Run, run_along
 from sdesig.sampling.path_space import PathSpace
-from sdesig.sampling.snr_denoiser import SNRDenoiser, check_snr_denoiser
 from sdesig.solvers.driver import chunks
 
 CONVERGED = "converged-path"

@@ -26,7 +26,7 @@ from sdesig.evaluation.features import FeatureExtractor, PerceptualDistance, ext
 from sdesig.evaluation.metrics import pair_distances, pathwise_errors, share_apart, spread_of
 from sdesig.evaluation.pixels import to_uint8
 from sdesig.evaluation.samplers import Sampler
-from sdesig.sampling.step_grid import EVEN
+from sdesig.sampling.path_space import EVEN
 
 OPTIONS = "options.json"
 

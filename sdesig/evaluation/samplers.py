@@ -9,8 +9,7 @@ from torch import Tensor
 
 from sdesig._checks import check_instance
 from sdesig.sampling import DPMSolver1, DPMSolver2M, PathAverage
-from sdesig.sampling.path_space import PathSpace
-from sdesig.sampling.step_grid import EVEN, StepGrid
+from sdesig.sampling.path_space import EVEN, PathSpace, StepGrid
 from sdesig.sigdeg.sig_deg import SigDEG
 from sdesig.solvers import Scheme
 

@@ -13,8 +13,8 @@ from sdesig._checks import check_choice, check_floating, check_integer, check_re
 from sdesig._evaluating import evaluating
 from sdesig.evaluation import Sampler
 from sdesig.images.diffusers_unet import import_diffusers
+from sdesig.sampling.canonical import SNRDenoiser, check_snr_denoiser
 from sdesig.sampling.path_space import PathSpace
-from sdesig.sampling.snr_denoiser import SNRDenoiser, check_snr_denoiser
 
 PEERS = {
     "unipc": ("UniPC", "UniPCMultistepScheduler", 3),

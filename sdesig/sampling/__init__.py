@@ -1,17 +1,14 @@
 """Sampling of diffusion models without training, in canonical variables: reverse schemes, step grids, teacher paths."""
 
-from sdesig.sampling.canonical import CanonicalDenoiser, from_canonical, to_canonical
-from sdesig.sampling.canonical_sde import CanonicalSDE
+from sdesig.sampling.canonical import CanonicalDenoiser, CanonicalSDE, SNRDenoiser, from_canonical, to_canonical
 from sdesig.sampling.choose_grid import LEAST_FOR_IMAGES, choose_grid
 from sdesig.sampling.dpm_solver import DPMSolver1, DPMSolver2M
 from sdesig.sampling.gaussian_reference import GaussianReference
 from sdesig.sampling.information_floor import Floor, information_floor
 from sdesig.sampling.path_average import PathAverage
-from sdesig.sampling.path_space import PathSpace
+from sdesig.sampling.path_space import PathSpace, StepGrid
 from sdesig.sampling.reverse import ReverseScheme
 from sdesig.sampling.snr_clock import SNRClock, drift_clock, noise_clock
-from sdesig.sampling.snr_denoiser import SNRDenoiser
-from sdesig.sampling.step_grid import StepGrid
 from sdesig.sampling.teacher_paths import TeacherOptions, TeacherPaths, draw_paths, teacher_samples
 from sdesig.solvers.registry import SCHEMES
 

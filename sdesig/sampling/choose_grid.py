@@ -19,11 +19,9 @@ from sdesig._files import read_tensors, write_tensors
 from sdesig._interrupts import keeping
 from sdesig._random import generator_for
 from sdesig._records import without_names
-from sdesig.sampling.canonical_sde import CanonicalSDE
+from sdesig.sampling.canonical import CanonicalSDE, SNRDenoiser, check_snr_denoiser
 from sdesig.sampling.path_average import PathAverage
-from sdesig.sampling.path_space import PathSpace
-from sdesig.sampling.snr_denoiser import SNRDenoiser, check_snr_denoiser
-from sdesig.sampling.step_grid import StepGrid
+from sdesig.sampling.path_space import PathSpace, StepGrid
 from sdesig.sampling.teacher_paths import draw_signature, snr_times, teacher_states
 from sdesig.signature.partial_signature import PartialSignature, join_steps
 

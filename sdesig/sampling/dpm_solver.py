@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sdesig.sampling.canonical_sde import CanonicalSDE
+from sdesig.sampling.canonical import CanonicalSDE
 from sdesig.sampling.reverse import ReverseScheme
 from sdesig.solvers.base import strong_orders
 

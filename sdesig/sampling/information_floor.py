@@ -13,11 +13,9 @@ from torch import Tensor
 from sdesig._checks import check_instance, check_integer
 from sdesig._random import generator_for
 from sdesig.brownian.path import MOST_DEPTH
-from sdesig.sampling.canonical_sde import CanonicalSDE
+from sdesig.sampling.canonical import CanonicalSDE, SNRDenoiser, check_snr_denoiser
 from sdesig.sampling.error_statistics import root_mean_square, root_mean_square_interval
-from sdesig.sampling.path_space import PathSpace
-from sdesig.sampling.snr_denoiser import SNRDenoiser, check_snr_denoiser
-from sdesig.sampling.step_grid import EVEN, StepGrid
+from sdesig.sampling.path_space import EVEN, PathSpace, StepGrid
 from sdesig.sampling.teacher_paths import TEACHER_SCHEMES, TeacherOptions, draw_signature, snr_times, teacher_states
 from sdesig.signature import legendre
 from sdesig.signature.partial_signature import PartialSignature

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sdesig._memory import rows_at_once
 from sdesig.brownian import BrownianPath
-from sdesig.sampling.canonical_sde import CanonicalSDE
+from sdesig.sampling.canonical import CanonicalSDE
 from sdesig.sampling.gaussian_reference import GaussianReference
 from sdesig.sampling.reclock import reclock
 from sdesig.signature.partial_signature import PartialSignature, join_steps

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sdesig.brownian import BrownianPath
-from sdesig.sampling.canonical_sde import CanonicalSDE
+from sdesig.sampling.canonical import CanonicalSDE
 from sdesig.sampling.reverse import ReverseScheme
 from sdesig.sampling.snr_clock import clock_length, drift_clock
 from sdesig.sde.base import SDELike

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from sdesig.brownian import BrownianPath
-from sdesig.sampling.canonical_sde import CanonicalSDE
+from sdesig.sampling.canonical import CanonicalSDE
 from sdesig.sde.base import SDELike
 from sdesig.solvers.base import Scheme
 

@@ -17,10 +17,9 @@ from torch import Tensor, nn
 from sdesig._checks import check_denoised, check_integer, check_real, per_sample
 from sdesig._evaluating import evaluating
 from sdesig.brownian import BrownianPath
-from sdesig.sampling.canonical_sde import CanonicalSDE
+from sdesig.sampling.canonical import CanonicalSDE, SNRDenoiser, check_snr_denoiser
 from sdesig.sampling.path_average import evaluation_snr
 from sdesig.sampling.reverse import ReverseScheme
-from sdesig.sampling.snr_denoiser import SNRDenoiser, check_snr_denoiser
 from sdesig.sde.base import SDELike
 from sdesig.sigdeg.network_denoiser import ModelDenoiser
 from sdesig.sigdeg.networks import Network, zeros

@@ -15,8 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from sdesig import _processes as processes
 from sdesig._checks import check_choice, check_instance, check_integer, check_real
 from sdesig._evaluating import evaluating
-from sdesig.sampling.canonical_sde import CanonicalSDE
-from sdesig.sampling.snr_denoiser import SNRDenoiser, check_snr_denoiser
+from sdesig.sampling.canonical import CanonicalSDE, SNRDenoiser, check_snr_denoiser
 from sdesig.sampling.teacher_paths import TeacherOptions, TeacherPaths, coarse_ends, draw_local, draw_paths, snr_times
 from sdesig.sigdeg.cells import SolverCell
 from sdesig.sigdeg.networks import in_precision

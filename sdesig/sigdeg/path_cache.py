@@ -17,8 +17,8 @@ from sdesig._files import read_tensors, write_tensors
 from sdesig._interrupts import Interrupted, keeping, stop_requests
 from sdesig._random import generator_for
 from sdesig._records import forget_options, record_options
+from sdesig.sampling.canonical import SNRDenoiser, check_snr_denoiser
 from sdesig.sampling.path_space import PathSpace
-from sdesig.sampling.snr_denoiser import SNRDenoiser, check_snr_denoiser
 from sdesig.sampling.teacher_paths import TeacherOptions, TeacherPaths, draw_paths
 from sdesig.signature.partial_signature import PartialSignature
 

@@ -15,11 +15,9 @@ from sdesig._evaluating import evaluating
 from sdesig._files import FileError, read_tensors, reading
 from sdesig._modules import CONFIG, WEIGHTS, load_config, load_state, make_within, save_module
 from sdesig.brownian.path import MOST_DEPTH
-from sdesig.sampling.canonical_sde import CanonicalSDE
+from sdesig.sampling.canonical import CanonicalSDE, SNRDenoiser, check_snr_denoiser
 from sdesig.sampling.gaussian_reference import GaussianReference
-from sdesig.sampling.path_space import PathSpace, chosen_seeds
-from sdesig.sampling.snr_denoiser import SNRDenoiser, check_snr_denoiser
-from sdesig.sampling.step_grid import StepGrid
+from sdesig.sampling.path_space import PathSpace, StepGrid, chosen_seeds
 from sdesig.sigdeg.cells import CONDITIONS, Cell, CorrectedDenoiser, PlainCell, SolverCell, Student, StudentDenoiser
 from sdesig.sigdeg.network_denoiser import ModelDenoiser, NetworkDenoiser, denoiser_config, make_denoiser
 from sdesig.sigdeg.networks import Network, make_network, network_config, network_for

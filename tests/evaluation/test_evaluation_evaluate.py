@@ -16,7 +16,7 @@ from sdesig.evaluation import (
     training_free,
 )
 from sdesig.sampling import GaussianReference, PathSpace, SNRDenoiser, StepGrid
-from sdesig.sampling.step_grid import EVEN
+from sdesig.sampling.path_space import EVEN
 from sdesig.sde import Mixture
 from sdesig.sigdeg import MLP, SigDEG
 

@@ -29,7 +29,7 @@ from sdesig.sampling import (
     TeacherOptions,
     information_floor,
 )
-from sdesig.sampling.step_grid import EVEN
+from sdesig.sampling.path_space import EVEN
 from sdesig.sde import Mixture
 
 F64 = torch.float64
