@@ -110,11 +110,11 @@ def choose_grid(
             first, last = k * fine_per_cell, (k + 1) * fine_per_cell
             left = [*range(first + 1), *range(last, len(times))]
             single = join_steps(fine, (first, last))
-            steps = PartialSignature(
+            signatures = PartialSignature(
                 torch.cat([fine.h[:first], single.h, fine.h[last:]]),
                 torch.cat([fine.coefficients[:, :first], single.coefficients, fine.coefficients[:, last:]], 1),
             )
-            end = sde.noisy_data(teacher_states(scheme, sde, start, times[left], steps, save="last"), times[-1])
+            end = sde.noisy_data(teacher_states(scheme, sde, start, times[left], signatures, save="last"), times[-1])
             measured.add(max(rounding, (end - truth).square().mean().sqrt().item()))
     density = np.asarray(measured.shares) ** (2 / (2 * LOCAL_ORDER - 1))
     smooth = np.convolve(np.pad(density, 1, mode="edge"), [0.25, 0.5, 0.25], mode="valid")

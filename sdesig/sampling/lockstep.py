@@ -111,10 +111,10 @@ def run_along(path: BrownianPath, reference: GaussianReference, runs: Sequence[R
         cells = path.partial_signatures(now)
         plain = cells if all(run.referenced for run in runs) else reclock(cells, now, reference)
         for (referenced, _), (joined, following) in groups.items():
-            steps = joined.add(cells if referenced else plain)
-            if steps is not None:
+            signatures = joined.add(cells if referenced else plain)
+            if signatures is not None:
                 for run in following:
-                    run.take(steps)
+                    run.take(signatures)
 
 
 def _stacked(*stacks: PartialSignature) -> PartialSignature:

@@ -116,14 +116,14 @@ def draw_signature(
 
 @torch.no_grad()
 def teacher_states(
-    scheme: Scheme, sde: CanonicalSDE, u: Tensor, times: Tensor, steps: PartialSignature, *, save: Save
+    scheme: Scheme, sde: CanonicalSDE, u: Tensor, times: Tensor, signatures: PartialSignature, *, save: Save
 ) -> Tensor:
     """The states of a solution from u along given partial signatures, saved as in `solve`.
 
     The denoiser is in evaluation mode meanwhile.
     """
     with evaluating(sde.denoiser):
-        return run_steps(scheme, sde, "additive", u, times, [steps], save=save)
+        return run_steps(scheme, sde, "additive", u, times, [signatures], save=save)
 
 
 @torch.no_grad()
@@ -135,6 +135,7 @@ def draw_paths(
     Args:
         teacher: D(y, snr), on the device of the space.
         space: event, range, depth and clock of the paths; its grid is the density of the fine steps.
+        options: scheme, fine steps and cells.
         rows: number of paths.
         generator: source of all random numbers, on the device of the space.
     """
@@ -164,6 +165,8 @@ def draw_local(
     """Paths over one coarse step, from the exact law of the state there: y = tau x_0 + sqrt(tau) eps.
 
     Args:
+        sde: the reverse diffusion, with the teacher for its denoiser.
+        options: scheme and fine steps; the cells do not matter.
         clean: data x_0, (rows, *event).
         start, end: SNRs of the step; its fine grid is even in log-SNR, in proportion to that of the whole range.
     """

@@ -204,9 +204,9 @@ def rollout_loss(
     u, memory = paths.states[0], student.cell.start(sde, paths.times[0], paths.states[0])
     errors = []
     noises = student.cell.noise_by_step("additive", paths.signature)
-    steps = zip(paths.states[1:], noises, pairwise(paths.times.unbind()), strict=True)
+    moves = zip(paths.states[1:], noises, pairwise(paths.times.unbind()), strict=True)
     last = first + window if window else len(paths.times)
-    for k, (target, noise, (start, end)) in enumerate(steps):
+    for k, (target, noise, (start, end)) in enumerate(moves):
         if k >= last:
             break
         with torch.set_grad_enabled(k >= first):

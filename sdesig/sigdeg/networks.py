@@ -209,7 +209,7 @@ class UNet(EmbeddedNetwork):
 
     Args:
         channels, size: shape (channels, size, size) of an image; size is a multiple of patch * 2^(len(widths) - 1).
-        widths: channels of the levels, from the full resolution down, each a multiple of 8.
+        widths: channels at each resolution, from the full one down, each a multiple of 8.
         patch: side of the patches that become the channels of one pixel: the full resolution is size/patch.
         conditions, extra: see `Network`.
     """

@@ -200,8 +200,8 @@ class SigDEG(nn.Module):
 
         Args:
             seeds: one per sample, or a number n of samples, for the seeds 0, ..., n - 1.
-            steps: 1 to 2^levels.
-            batch: samples that are made at once.
+            steps: number of steps, 1 to 2^levels.
+            batch: number of samples that are made at once.
             grid: the grid of the steps; default this generator's own.
             callback: see `solve`; called for every batch anew.
 
