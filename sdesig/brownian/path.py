@@ -110,7 +110,13 @@ class BrownianPath(torchsde.BaseBrownian):
         if not isinstance(area, bool):
             raise TypeError(f"area must be True or False; got {area!r}")
         if area:
-            _check_area(t0, t1, shape, clock, area_tolerance, dtype, device)
+            if not shape:
+                raise ValueError("shape must have a last axis, the noise dimension, with area=True; got ()")
+            if isinstance(clock.length(t0, t1), Tensor):
+                raise ValueError("clock must have one variance for all coordinates with area=True")
+            if area_tolerance is not None:
+                check_real("area_tolerance", area_tolerance, minimum=0.0, strict=True)
+            check_memory(shape, dtype, device)
         elif area_tolerance is not None:
             raise ValueError("area_tolerance is given without area=True")
 
@@ -353,22 +359,3 @@ def _as_floats(times: Times) -> list[float]:
     if not isinstance(times, Sequence) or isinstance(times, str):
         raise TypeError(f"times must be a sequence of numbers or a tensor; got {times!r}")
     return [float(time) for time in times]
-
-
-def _check_area(
-    t0: float,
-    t1: float,
-    shape: tuple[int, ...],
-    clock: Clock,
-    tolerance: float | None,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> None:
-    """Raise an error where areas are impossible."""
-    if not shape:
-        raise ValueError("shape must have a last axis, the noise dimension, with area=True; got ()")
-    if isinstance(clock.length(t0, t1), Tensor):
-        raise ValueError("clock must have one variance for all coordinates with area=True")
-    if tolerance is not None:
-        check_real("area_tolerance", tolerance, minimum=0.0, strict=True)
-    check_memory(shape, dtype, device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -149,31 +150,17 @@ class ConditionalTree:
         for ancestor, heavier in pairwise(path):
             # Along the path only: the other part did not grow.
             if heavier.leaves > 0.75 * ancestor.leaves + 1:
-                ancestor.parts = _balanced(_leaves(ancestor)).parts
+                leaves = _highest(ancestor, lambda part: part.parts is None, ancestor.start, ancestor.stop)
+                ancestor.parts = _balanced(leaves[::-1]).parts
                 break
 
     def _between(self, s: float, t: float) -> Tensor:
         """(depth, *shape) on [s, t], both ends of leaves."""
-        cover: list[_Node] = []
-        pending = [self._root]
-        while pending:
-            node = pending.pop()
-            if s <= node.start and node.stop <= t:
-                cover.append(node)
-            elif node.parts is not None and s < node.stop and node.start < t:
-                pending.extend(node.parts)
-        return self._join(s, t, cover)
+        return self._join(s, t, _highest(self._root, lambda node: s <= node.start and node.stop <= t, s, t))
 
     def _value(self, node: _Node) -> Tensor:
         if node.coefficients is None:
-            known: list[_Node] = []
-            pending = list(node.parts or ())
-            while pending:
-                part = pending.pop()
-                if part.coefficients is None and part.parts is not None:
-                    pending.extend(part.parts)
-                else:
-                    known.append(part)
+            known = _highest(node, lambda part: part.coefficients is not None, node.start, node.stop)
             node.coefficients = self._join(node.start, node.stop, known)
         return node.coefficients
 
@@ -188,16 +175,16 @@ class ConditionalTree:
         return legendre.apply(matrix, torch.cat([self._value(part) for part in parts]))
 
 
-def _leaves(node: _Node) -> list[_Node]:
-    """The leaves below a node in increasing time."""
+def _highest(node: _Node, wanted: Callable[[_Node], bool], s: float, t: float) -> list[_Node]:
+    """The highest nodes from `node` down, of those that meet [s, t], that are wanted; the last in time comes first."""
     found = []
     pending = [node]
     while pending:
         node = pending.pop()
-        if node.parts is None:
+        if wanted(node):
             found.append(node)
-        else:
-            pending.extend(reversed(node.parts))
+        elif node.parts is not None and s < node.stop and node.start < t:
+            pending.extend(node.parts)
     return found
 
 

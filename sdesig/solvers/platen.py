@@ -7,12 +7,11 @@ from torch import Tensor
 
 from sdesig.sde.base import SDELike
 from sdesig.sde.calculus import columns, own_columns
-from sdesig.signature.partial_signature import PartialSignature
-from sdesig.solvers.base import Scheme, apply, strong_orders
-from sdesig.solvers.noise_terms import increment_and_integrals
+from sdesig.solvers.base import apply
+from sdesig.solvers.order_one import OrderOneScheme
 
 
-class PlatenWeak2(Scheme):
+class PlatenWeak2(OrderOneScheme):
     """Derivative-free, weak order 2, Ito, any noise:
 
         Y~ = Y + f h + g W,   R_j^(+-) = Y + f h +- g_j sqrt(h)  (at t + h),   U_i^(+-) = Y +- g_i sqrt(h)  (at t)
@@ -28,14 +27,7 @@ class PlatenWeak2(Scheme):
     Levy areas; elsewhere they cancel up to terms of mean zero and order h^2.
     """
 
-    sde_type = "ito"
-    strong_order = strong_orders(1.0)
     weak_order = 2.0
-    word_order = 1.0
-
-    def noise(self, structure: str, signatures: PartialSignature) -> tuple[Tensor, ...]:
-        """W, and I_(i,j) unless the noise is additive."""
-        return increment_and_integrals(structure, signatures)
 
     def step(self, sde: SDELike, start: Tensor, end: Tensor, y: Tensor, *noise: Tensor) -> Tensor:
         """Y', by finite differences of g; for additive noise the trapezoidal rule in f and g."""

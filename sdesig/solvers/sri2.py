@@ -7,12 +7,11 @@ from torch import Tensor
 
 from sdesig.sde.base import SDELike
 from sdesig.sde.calculus import columns, own_columns
-from sdesig.signature.partial_signature import PartialSignature
-from sdesig.solvers.base import Scheme, apply, strong_orders
-from sdesig.solvers.noise_terms import increment_and_integrals
+from sdesig.solvers.base import apply
+from sdesig.solvers.order_one import OrderOneScheme
 
 
-class SRI2(Scheme):
+class SRI2(OrderOneScheme):
     """Milstein's scheme with differences for derivatives, and order 2 where there is no noise. Ito, any noise.
 
         Y~ = Y + f h,   Y_j^(+-) = Y + f h +- sum_i g_i I_(i,j) / sqrt(h)
@@ -21,15 +20,6 @@ class SRI2(Scheme):
     Strong order 1, weak order 1; two evaluations of f, and of g one and two for each Brownian motion (two for diagonal
     noise). General noise needs Levy areas. Source: Roessler, SIAM J. Numer. Anal. 48, 2010, pp. 922-952, scheme SRI2.
     """
-
-    sde_type = "ito"
-    strong_order = strong_orders(1.0)
-    weak_order = 1.0
-    word_order = 1.0
-
-    def noise(self, structure: str, signatures: PartialSignature) -> tuple[Tensor, ...]:
-        """W, and I_(i,j) unless the noise is additive."""
-        return increment_and_integrals(structure, signatures)
 
     def step(self, sde: SDELike, start: Tensor, end: Tensor, y: Tensor, *noise: Tensor) -> Tensor:
         """Y', by finite differences of g."""

@@ -23,10 +23,14 @@ are Ito SDEs but the Kubo oscillator; `sdesig.sde.conversion` turns each into th
 
 from sdesig.sde.problems.additive import DoubleWell, FadingNoise, OrnsteinUhlenbeck
 from sdesig.sde.problems.base import HasExactMoments, HasExactSolution, Problem
-from sdesig.sde.problems.heisenberg import HeisenbergGroup
-from sdesig.sde.problems.heston import Heston
-from sdesig.sde.problems.linear import CommutativeLinearSDE, GeometricBrownianMotion, KuboOscillator, LinearSDE
-from sdesig.sde.problems.lorenz import StochasticLorenz
+from sdesig.sde.problems.general import HeisenbergGroup, Heston
+from sdesig.sde.problems.linear import (
+    CommutativeLinearSDE,
+    GeometricBrownianMotion,
+    KuboOscillator,
+    LinearSDE,
+    StochasticLorenz,
+)
 from sdesig.sde.problems.nonlinear import SinhDiffusion, TanhDiffusion
 
 PROBLEMS: tuple[type[Problem], ...] = (
