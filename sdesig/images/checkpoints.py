@@ -83,14 +83,6 @@ class ScoreSDEDenoiser(PublishedDenoiser):
         self.sigma_data = check_real("sigma_data", sigma_data, minimum=0.0, strict=True)
 
     @property
-    def network(self) -> SongUNet:
-        """The network inside."""
-        denoiser: Any = self.denoiser
-        network = denoiser.network.network
-        assert isinstance(network, SongUNet)
-        return network
-
-    @property
     def config(self) -> dict[str, Any]:
         """The name of the SDE and sigma_data."""
         return {"sde": self.sde, "sigma_data": self.sigma_data}
@@ -157,10 +149,11 @@ def load_score_sde(
     Raises:
         FileNotFoundError, TypeError, ValueError: see `load_edm` and `ScoreSDEDenoiser`.
     """
-    denoiser = ScoreSDEDenoiser(_made(config), sde, sigma_data=sigma_data)
+    network = _made(config)
+    denoiser = ScoreSDEDenoiser(network, sde, sigma_data=sigma_data)
     tensors = {name.removeprefix("module."): value for name, value in _read(file).items()}
     tensors.pop("sigmas", None)
-    renamed = dict(_score_sde_names(denoiser.network))
+    renamed = dict(_score_sde_names(network))
     theirs = {name for names in renamed.values() for name in names}
     for what, names in (("unknown", tensors.keys() - theirs), ("missing", theirs - tensors.keys())):
         if names:
@@ -169,8 +162,8 @@ def load_score_sde(
                 "is the model 'ncsnpp' with resblock_type 'biggan' and progressive 'none'"
             )
     converted = {name: _converted(names, tensors) for name, names in renamed.items()}
-    filters = {name: value for name, value in denoiser.network.state_dict().items() if "resample_filter" in name}
-    _filled(denoiser.network, {**converted, **filters}, file)
+    filters = {name: value for name, value in network.state_dict().items() if "resample_filter" in name}
+    _filled(network, {**converted, **filters}, file)
     return denoiser.eval()
 
 

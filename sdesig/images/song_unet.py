@@ -127,20 +127,10 @@ class SongUNet(Network):
     @property
     def config(self) -> dict[str, Any]:
         """Arguments of the constructor, JSON-serializable."""
-        return {
-            "channels": self.event[0],
-            "size": self.event[1],
-            "width": self.width,
-            "multipliers": list(self.multipliers),
-            "blocks": self.blocks,
-            "attention": list(self.attention),
-            "embedding": self.embedding,
-            "encoder": self.encoder,
-            "classes": self.classes,
-            "label": self.label,
-            "conditions": self.conditions,
-            "extra": self.extra,
-        }
+        names = ("width", "multipliers", "blocks", "attention", "embedding", "encoder", "classes", "label")
+        values = [(name, getattr(self, name)) for name in (*names, "conditions", "extra")]
+        listed = {name: list(value) if isinstance(value, tuple) else value for name, value in values}
+        return {"channels": self.event[0], "size": self.event[1], **listed}
 
     def zero_last(self) -> None:
         """Set the last convolution to zero: the network returns zeros until it is trained."""
