@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from sdesig._checks import check_choice, check_real
 from sdesig._files import FileError, read_tensors, reading
 from sdesig._modules import check_finite
-from sdesig.images.song_blocks import Pyramid, SongBlock
+from sdesig.images.song_blocks import Resampling, SongBlock
 from sdesig.images.song_unet import SongUNet
 from sdesig.images.teachers import SIGMA_DATA, PublishedDenoiser
 from sdesig.sde import EDM, VP, EpsilonDenoiser, SubVP
@@ -183,7 +183,7 @@ def _score_sde_names(network: SongUNet) -> Iterator[tuple[str, Names]]:
     for ours, layer in layers.items():
         theirs = f"{next(numbers)}"
         if not isinstance(layer, SongBlock):
-            yield from renamed(ours, f"{theirs}.Conv2d_0" if isinstance(layer, Pyramid) else theirs)
+            yield from renamed(ours, f"{theirs}.Conv2d_0" if isinstance(layer, Resampling) else theirs)
             continue
         for old, new in BLOCK.items():
             if getattr(layer, new) is not None:
