@@ -122,7 +122,7 @@ def load_edm(file: str | Path, *, config: Mapping[str, Any], sigma_data: float =
             configuration, which are named, or are not finite.
     """
     network = _made(config)
-    tensors = {name.removeprefix("model."): value for name, value in _read(file).items()}
+    tensors = _read(file, "model.")
     tensors.pop("map_augment.weight", None)
     return NetworkDenoiser(_filled(network, tensors, file), sigma_data).eval()
 
@@ -151,7 +151,7 @@ def load_score_sde(
     """
     network = _made(config)
     denoiser = ScoreSDEDenoiser(network, sde, sigma_data=sigma_data)
-    tensors = {name.removeprefix("module."): value for name, value in _read(file).items()}
+    tensors = _read(file, "module.")
     tensors.pop("sigmas", None)
     renamed = dict(_score_sde_names(network))
     theirs = {name for names in renamed.values() for name in names}
@@ -211,9 +211,10 @@ def _made(config: Mapping[str, Any]) -> SongUNet:
         return SongUNet(**config)
 
 
-def _read(file: str | Path) -> dict[str, Tensor]:
+def _read(file: str | Path, prefix: str) -> dict[str, Tensor]:
+    """Tensors by their names without a prefix."""
     try:
-        return read_tensors(Path(file))
+        return {name.removeprefix(prefix): value for name, value in read_tensors(Path(file)).items()}
     except FileError as error:
         raise FileError(
             f"{error}, since they can run any code; the documentation of sdesig.images.checkpoints has the lines that "
