@@ -19,7 +19,7 @@ Record = dict[str, Any]
 
 
 def cached(
-    folder: str | Path,
+    folder: str | Path | None,
     name: str,
     key: Mapping[str, object],
     *,
@@ -30,7 +30,7 @@ def cached(
     """The value in the cache for `key`, or the value of `make`, which is then kept.
 
     Args:
-        folder: folder of the cache.
+        folder: folder of the cache; None for no cache.
         name: name of this kind of value, with which its files begin.
         key: all that the value depends on; JSON-serializable. Names of objects that have a sha256 do not count.
         make: makes the value.
@@ -42,6 +42,8 @@ def cached(
     Raises:
         OSError: a full disk; whatever was complete in the cache stays valid.
     """
+    if folder is None:
+        return make()
     text = json.dumps(without_names(key), sort_keys=True)
     stem = Path(folder) / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     file = stem.with_suffix(".json")

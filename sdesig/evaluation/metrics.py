@@ -237,13 +237,9 @@ def precision_recall(features: Tensor, others: Tensor, *, neighbours: int = NEIG
 def _covered(points: Tensor, centres: Tensor, neighbours: int) -> float:
     """The part of points in the manifold of the centres."""
     # the nearest to a centre is itself
-    radii = torch.cat([rows.kthvalue(neighbours + 1, 1).values for rows in _distances(centres, centres)])
-    return torch.cat([(rows <= radii).any(1) for rows in _distances(points, centres)]).double().mean().item()
-
-
-def _distances(points: Tensor, others: Tensor) -> Iterator[Tensor]:
-    for rows in points.split(_ROWS):
-        yield torch.cdist(rows, others)
+    radii = torch.cat([torch.cdist(c, centres).kthvalue(neighbours + 1, 1).values for c in centres.split(_ROWS)])
+    covered = torch.cat([(torch.cdist(rows, centres) <= radii).any(1) for rows in points.split(_ROWS)])
+    return covered.double().mean().item()
 
 
 def _mean(values: Tensor, n: int) -> Estimate:

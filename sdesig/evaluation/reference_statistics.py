@@ -64,12 +64,14 @@ def reference_statistics(
         features, chosen = extract(extractor, data), _kept_rows(data, kept)
         statistics = FeatureStatistics.of(features)
         return ReferenceStatistics(statistics, features[chosen], pixel_digest(data), extractor.digest)
-    make = partial(_extract, data, extractor, kept, batch)
-    if cache is None:
-        return make()
-    key = {"images": data.digest, "extractor": extractor.digest, "kept": kept}
-    write, read = partial(_write, data, extractor), partial(_read, data, extractor)
-    return cached(cache, "reference", key, make=make, write=write, read=read)
+    return cached(
+        cache,
+        "reference",
+        {"images": data.digest, "extractor": extractor.digest, "kept": kept},
+        make=partial(_extract, data, extractor, kept, batch),
+        write=partial(_write, data, extractor),
+        read=partial(_read, data, extractor),
+    )
 
 
 def _kept_rows(data: ImageSet | Tensor, kept: int) -> Tensor:

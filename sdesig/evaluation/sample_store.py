@@ -137,14 +137,12 @@ class SampleStore:
 
     def features(self, extractor: FeatureExtractor, key: str, steps: int) -> Tensor:
         """Features of the samples, (n, k); in a folder they are kept, once they are computed, and on the CPU."""
-        return self._compared(extractor, key, steps, lambda samples: extract(extractor, samples(key, steps)))
+        return self._compared(extractor, partial(extract, extractor), (key, steps))
 
     def distances(self, distance: PerceptualDistance, key: str, steps: int) -> Tensor:
         """Distances of the images to those of the converged paths, (n,), float64 on the CPU; kept likewise."""
         truth = CONVERGED, self.comparison.truth_steps
-        return self._compared(
-            distance, key, steps, lambda samples: pair_distances(distance, samples(key, steps), samples(*truth))
-        )
+        return self._compared(distance, partial(pair_distances, distance), (key, steps), truth)
 
     def seconds_per_1000(self, key: str, steps: int) -> float:
         """Seconds of sampling 1000 seeds; measured once, by the first process, and in a folder kept in seconds.json."""
@@ -212,25 +210,21 @@ class SampleStore:
             return to_uint8(values if self._decode is None else self._decode(values))
 
     def _compared(
-        self,
-        by: FeatureExtractor | PerceptualDistance,
-        key: str,
-        steps: int,
-        compute: Callable[[Callable[[str, int], Tensor]], Tensor],
+        self, by: FeatureExtractor | PerceptualDistance, compute: Callable[..., Tensor], *pairs: tuple[str, int]
     ) -> Tensor:
-        """What is computed of the samples: of all at once in memory, and of every block in a folder.
+        """What is computed of the samples of pairs, for the first: of all in memory, and of every block in a folder.
 
         There it is read from files where it is in them; processes share the blocks. A file has one tensor: neither
         reading nor adding one touches what was kept of other samplers.
         """
         if self.folder is None:
-            return compute(self.samples)
-        folder = self.folder / by.digest[:16] / hashlib.sha256(self._name(key, steps).encode()).hexdigest()[:16]
+            return compute(*(self.samples(*pair) for pair in pairs))
+        folder = self.folder / by.digest[:16] / hashlib.sha256(self._name(*pairs[0]).encode()).hexdigest()[:16]
         files = [folder / f"seeds-{block[0]:08d}-{len(block)}.safetensors" for block in self._blocks]
         for k in self._mine:
             if not files[k].exists():
                 with naming_a_full_disk(folder):
-                    write_tensors(files[k], {"values": compute(partial(self._samples, k))})
+                    write_tensors(files[k], {"values": compute(*(self._samples(k, *pair) for pair in pairs))})
         processes.barrier()
         return torch.cat([_read(file, "values") for file in files])
 

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from sdesig._checks import check_choice, check_real
 from sdesig._files import FileError, read_tensors, reading
 from sdesig._modules import check_finite
-from sdesig.images.song_blocks import Pyramid, SongBlock
+from sdesig.images.song_blocks import Resampling, SongBlock
 from sdesig.images.song_unet import SongUNet
 from sdesig.images.teachers import SIGMA_DATA, PublishedDenoiser
 from sdesig.sde import EDM, VP, EpsilonDenoiser, SubVP
@@ -83,14 +83,6 @@ class ScoreSDEDenoiser(PublishedDenoiser):
         self.sigma_data = check_real("sigma_data", sigma_data, minimum=0.0, strict=True)
 
     @property
-    def network(self) -> SongUNet:
-        """The network inside."""
-        denoiser: Any = self.denoiser
-        network = denoiser.network.network
-        assert isinstance(network, SongUNet)
-        return network
-
-    @property
     def config(self) -> dict[str, Any]:
         """The name of the SDE and sigma_data."""
         return {"sde": self.sde, "sigma_data": self.sigma_data}
@@ -130,7 +122,7 @@ def load_edm(file: str | Path, *, config: Mapping[str, Any], sigma_data: float =
             configuration, which are named, or are not finite.
     """
     network = _made(config)
-    tensors = {name.removeprefix("model."): value for name, value in _read(file).items()}
+    tensors = _read(file, "model.")
     tensors.pop("map_augment.weight", None)
     return NetworkDenoiser(_filled(network, tensors, file), sigma_data).eval()
 
@@ -157,10 +149,11 @@ def load_score_sde(
     Raises:
         FileNotFoundError, TypeError, ValueError: see `load_edm` and `ScoreSDEDenoiser`.
     """
-    denoiser = ScoreSDEDenoiser(_made(config), sde, sigma_data=sigma_data)
-    tensors = {name.removeprefix("module."): value for name, value in _read(file).items()}
+    network = _made(config)
+    denoiser = ScoreSDEDenoiser(network, sde, sigma_data=sigma_data)
+    tensors = _read(file, "module.")
     tensors.pop("sigmas", None)
-    renamed = dict(_score_sde_names(denoiser.network))
+    renamed = dict(_score_sde_names(network))
     theirs = {name for names in renamed.values() for name in names}
     for what, names in (("unknown", tensors.keys() - theirs), ("missing", theirs - tensors.keys())):
         if names:
@@ -169,8 +162,8 @@ def load_score_sde(
                 "is the model 'ncsnpp' with resblock_type 'biggan' and progressive 'none'"
             )
     converted = {name: _converted(names, tensors) for name, names in renamed.items()}
-    filters = {name: value for name, value in denoiser.network.state_dict().items() if "resample_filter" in name}
-    _filled(denoiser.network, {**converted, **filters}, file)
+    filters = {name: value for name, value in network.state_dict().items() if "resample_filter" in name}
+    _filled(network, {**converted, **filters}, file)
     return denoiser.eval()
 
 
@@ -190,7 +183,7 @@ def _score_sde_names(network: SongUNet) -> Iterator[tuple[str, Names]]:
     for ours, layer in layers.items():
         theirs = f"{next(numbers)}"
         if not isinstance(layer, SongBlock):
-            yield from renamed(ours, f"{theirs}.Conv2d_0" if isinstance(layer, Pyramid) else theirs)
+            yield from renamed(ours, f"{theirs}.Conv2d_0" if isinstance(layer, Resampling) else theirs)
             continue
         for old, new in BLOCK.items():
             if getattr(layer, new) is not None:
@@ -218,9 +211,10 @@ def _made(config: Mapping[str, Any]) -> SongUNet:
         return SongUNet(**config)
 
 
-def _read(file: str | Path) -> dict[str, Tensor]:
+def _read(file: str | Path, prefix: str) -> dict[str, Tensor]:
+    """Tensors by their names without a prefix."""
     try:
-        return read_tensors(Path(file))
+        return {name.removeprefix(prefix): value for name, value in read_tensors(Path(file)).items()}
     except FileError as error:
         raise FileError(
             f"{error}, since they can run any code; the documentation of sdesig.images.checkpoints has the lines that "

@@ -1,17 +1,33 @@
-"""Configurations of diffusers' models and schedulers: checked by the arguments of their constructors."""
+"""Configurations of diffusers' models and schedulers: checked by the arguments of their constructors, and those of
+schedulers by their keys, whatever class they name, for what they say of the model."""
 
 from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from sdesig._checks import check_integer
+from sdesig.sigdeg.networks import MOST
 
-MOST = 2**20
-"""Largest whole number: what is beyond belongs to a damaged file."""
 MOST_LAYERS = 100
+TABLE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
+MODEL = (*TABLE, "trained_betas", "prediction_type", "rescale_betas_zero_snr")
+SAMPLING = (
+    *("variance_type", "clip_sample", "clip_sample_range", "thresholding", "dynamic_thresholding_ratio"),
+    *("sample_max_value", "timestep_spacing", "steps_offset", "set_alpha_to_one", "skip_prk_steps", "algorithm_type"),
+    *("solver_order", "solver_type", "solver_p", "predict_x0", "disable_corrector", "predictor_order"),
+    *("corrector_order", "tau_func", "lower_order_final", "euler_at_final", "final_sigmas_type", "lambda_min_clipped"),
+    *("noise_sampler_seed", "interpolation_type", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"),
+    *("use_lu_lambdas", "tensor_format"),
+    *("flow_shift", "use_dynamic_shifting", "time_shift_type", "shift_terminal"),  # where use_flow_sigmas is True
+)
+"""How a scheduler samples: it says nothing of the model."""
+NEUTRAL = {"use_flow_sigmas": False, "timestep_type": "discrete", "predict_epsilon": True, "snr_shift_scale": 1.0}
+"""Keys that say something of the model, with the value at which they do not; unknown ones do not at None and False."""
+OWN = ("eta", "reference_variance", "reference_file", "levels")
+"""How a `PathAverageScheduler` samples, if a configuration has all of them: RePaintScheduler has an eta, too."""
 
 
 def known_arguments(kind: type, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,3 +78,36 @@ def _check(name: str, value: object, default: object, real: bool) -> None:
             raise TypeError(f"{name} must be a number; got {value!r}")
     elif isinstance(default, int) or not isinstance(value, str):
         check_integer(name, value, 0, MOST_LAYERS if name.startswith("layers_per_block") else MOST)
+
+
+def check_table_config(name: str, config: Mapping[str, Any], honoured: Collection[str] = ()) -> None:
+    """Raise ValueError, which names the key, unless the model's noise levels are those of a table of betas and nothing
+    else is said of it than the betas and what it predicts.
+
+    Names of classes, and all that begins with an underscore, do not matter.
+
+    Args:
+        name: name of the configuration in messages.
+        config: configuration of a scheduler.
+        honoured: further keys that the caller makes use of.
+    """
+    missing = [key for key in TABLE if key not in config]
+    if missing:
+        raise ValueError(
+            f"{name} must be that of a scheduler with betas, of a variance-preserving model; it lacks "
+            f"{', '.join(missing)}, and has {', '.join(sorted(key for key in config if key[0] != '_')) or 'no keys'}"
+        )
+    known = {*MODEL, *SAMPLING, *honoured, *(OWN if all(key in config for key in OWN) else ())}
+    for key, value in config.items():
+        if key[0] == "_" or key in known:
+            continue
+        if key in NEUTRAL:
+            if value != NEUTRAL[key]:
+                raise ValueError(
+                    f"{name} must have {key}={NEUTRAL[key]!r}, noise levels that are those of its betas; got {value!r}"
+                )
+        elif value is not None and value is not False:
+            raise ValueError(
+                f"{name} must have no {key}={value!r}: it is not among the keys that say how a scheduler with betas "
+                "samples, and what it says of the model would be lost. Leave it out if it says nothing of the model"
+            )

@@ -63,12 +63,9 @@ def load_images(
     check_integer("max_corrupt", max_corrupt, 0)
     opened = open_source(source)
     make = partial(_decode, str(source), opened, partial(_fit, size=size, crop=crop, channels=channels), max_corrupt)
-    if cache is None:
-        images = make()
-    else:
-        key = {**opened.identity, "rules": _RULES, "size": size, "crop": crop, "channels": channels}
-        images = cached(cache, "images", key, make=make, write=_write, read=partial(_read, str(source)))
-        _check_skipped(str(source), images.skipped, max_corrupt)
+    key = {**opened.identity, "rules": _RULES, "size": size, "crop": crop, "channels": channels}
+    images = cached(cache, "images", key, make=make, write=_write, read=partial(_read, str(source)))
+    _check_skipped(str(source), images.skipped, max_corrupt)
     if images.skipped:
         warnings.warn(f"skipped {_listed(images.skipped)} of {source}, which cannot be read", stacklevel=2)
     return images

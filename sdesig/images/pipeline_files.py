@@ -17,7 +17,6 @@ from sdesig.images.latent import KINDS
 from sdesig.images.model_card import model_card
 from sdesig.images.teachers import find_model, load_model
 from sdesig.sigdeg import SigDEG
-from sdesig.sigdeg.cells import CorrectedDenoiser
 
 GENERATOR, VAE, REPORT, CARD, INDEX = "generator", "vae", "report.json", "README.md", "model_index.json"
 
@@ -38,32 +37,46 @@ class Parts(NamedTuple):
     card: str | None = None
 
 
-def write_pipeline(folder: Path, parts: Parts, index: str) -> None:
+def write_pipeline(folder: Path, parts: Parts, index: str, *, name: str) -> None:
     """Write all files, each of them whole; without model_index.json, which is last, the folder is not read.
 
-    Raises:
-        ValueError: a generator that corrects a denoiser.
+    name: what the pipeline is loaded by, for the model card.
     """
-    _check_saved(parts.generator)
-    _write(folder, parts, index, folder.resolve().name, _card_in(folder) or parts.card)
+    previous = _card_in(folder) or parts.card
+    card = model_card(
+        parts.generator,
+        parts.results,
+        name=name,
+        latent=parts.vae is not None,
+        previous=None if previous is None else ModelCard(previous),
+    )
+    (folder / INDEX).unlink(missing_ok=True)
+    parts.generator.save(folder / GENERATOR)
+    if parts.vae is not None:
+        (folder / VAE).mkdir(exist_ok=True)
+        with TemporaryDirectory(dir=folder) as temporary:
+            parts.vae.save_pretrained(temporary)
+            for file in Path(temporary).iterdir():
+                os.replace(file, folder / VAE / file.name)
+    if parts.results:
+        write_json(folder / REPORT, parts.results)
+    else:
+        (folder / REPORT).unlink(missing_ok=True)
+    for file, text in ((folder / CARD, card), (folder / INDEX, index)):
+        with replacing(file) as written:
+            written.write_text(text)
 
 
 def upload_pipeline(
     parts: Parts, index: str, repo_id: str, *, private: bool | None, token: str | bool | None, **commit: Any
 ) -> str:
-    """Upload all files to a repository of the hub, made if missing; return the address.
-
-    Raises:
-        ValueError: a generator that corrects a denoiser.
-    """
-    _check_saved(parts.generator)
+    """Upload all files to a repository of the hub, made if missing; return the address."""
     api = HfApi(token=token)
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    previous = parts.card
     if api.file_exists(repo_id, CARD):
-        previous = Path(api.hf_hub_download(repo_id, CARD)).read_text(encoding="utf-8")
+        parts = parts._replace(card=Path(api.hf_hub_download(repo_id, CARD)).read_text(encoding="utf-8"))
     with TemporaryDirectory() as folder:
-        _write(Path(folder), parts, index, repo_id, previous)
+        write_pipeline(Path(folder), parts, index, name=repo_id)
         return str(api.upload_folder(repo_id=repo_id, folder_path=folder, **commit))
 
 
@@ -92,30 +105,5 @@ def read_pipeline(source: str | Path, kind: str, *, subfolder: str | None = None
     return Parts(generator, vae, rows, _card_in(folder))
 
 
-def _check_saved(generator: SigDEG) -> None:
-    if isinstance(getattr(generator.cell, "denoiser", None), CorrectedDenoiser):
-        raise ValueError("generator must be made of its teacher's network to be saved; this one corrects a denoiser")
-
-
 def _card_in(folder: Path) -> str | None:
     return (folder / CARD).read_text(encoding="utf-8", errors="replace") if (folder / CARD).is_file() else None
-
-
-def _write(folder: Path, parts: Parts, index: str, name: str, card: str | None) -> None:
-    previous = None if card is None else ModelCard(card)
-    card = model_card(parts.generator, parts.results, name=name, latent=parts.vae is not None, previous=previous)
-    (folder / INDEX).unlink(missing_ok=True)
-    parts.generator.save(folder / GENERATOR)
-    if parts.vae is not None:
-        (folder / VAE).mkdir(exist_ok=True)
-        with TemporaryDirectory(dir=folder) as temporary:
-            parts.vae.save_pretrained(temporary)
-            for file in Path(temporary).iterdir():
-                os.replace(file, folder / VAE / file.name)
-    if parts.results:
-        write_json(folder / REPORT, parts.results)
-    else:
-        (folder / REPORT).unlink(missing_ok=True)
-    for file, text in ((folder / CARD, card), (folder / INDEX, index)):
-        with replacing(file) as written:
-            written.write_text(text)

@@ -20,6 +20,7 @@ from sdesig.images.model_card import check_results
 from sdesig.images.pipeline_files import Parts, read_pipeline, upload_pipeline, write_pipeline
 from sdesig.images.seeds import draw_seeds
 from sdesig.sigdeg import SigDEG
+from sdesig.sigdeg.cells import CorrectedDenoiser
 from sdesig.sigdeg.networks import networks_in
 
 OUTPUTS = ("pil", "np", "pt", "latent")
@@ -211,9 +212,10 @@ class SigDEGPipeline(DiffusionPipeline):
             raise TypeError(f"save_pretrained takes no {', '.join(sorted(unknown))}")
         if hub and not push_to_hub:
             raise TypeError(f"push_to_hub must be True for the options {', '.join(hub)}")
-        write_pipeline(Path(save_directory), self._parts, self.to_json_string())
+        name = Path(save_directory).resolve().name
+        write_pipeline(Path(save_directory), self._parts, self.to_json_string(), name=name)
         if push_to_hub:
-            self.push_to_hub(**{"repo_id": Path(save_directory).resolve().name, **hub})
+            self.push_to_hub(**{"repo_id": name, **hub})
 
     def push_to_hub(
         self,
@@ -240,6 +242,10 @@ class SigDEGPipeline(DiffusionPipeline):
 
     @property
     def _parts(self) -> Parts:
+        if isinstance(getattr(self.generator.cell, "denoiser", None), CorrectedDenoiser):
+            raise ValueError(
+                "generator must be made of its teacher's network to be saved; this one corrects a denoiser"
+            )
         return Parts(self.generator, self.vae, self.results, self._card)
 
     @classmethod

@@ -22,17 +22,17 @@ class SongBlock(nn.Module):
         outputs: int,
         embedding: int,
         *,
-        down: Sequence[int] = (),
-        up: Sequence[int] = (),
+        taps: Sequence[int] = (),
+        order: str = "",
         attention: bool = False,
     ) -> None:
         super().__init__()
         self.attends = attention
         self.norm0, self.norm1 = group_norm(inputs), group_norm(outputs)
-        self.conv0 = _conv(inputs, outputs, 3, down, up)
+        self.conv0 = _conv(inputs, outputs, 3, taps, order)
         self.affine = nn.Linear(embedding, outputs)
         self.conv1 = nn.Conv2d(outputs, outputs, 3, padding=1)
-        self.skip = _conv(inputs, outputs, 1, down, up) if inputs != outputs or down or up else None
+        self.skip = _conv(inputs, outputs, 1, taps, order) if inputs != outputs or order else None
         if attention:
             self.norm2 = group_norm(outputs)
             self.qkv, self.proj = nn.Conv2d(outputs, 3 * outputs, 1), nn.Conv2d(outputs, outputs, 1)
@@ -50,84 +50,60 @@ class SongBlock(nn.Module):
         return self.proj(functional.scaled_dot_product_attention(query, key, value)[:, 0].mT.reshape(h.shape))
 
 
-class _Filtered(nn.Conv2d):
-    """A convolution with a depthwise filter beside it, with the product of the taps in both directions."""
+class Resampling(nn.Conv2d):
+    """A convolution at half ("down") or double ("up") the size, or before half of it ("pyramid": the second path of the
+    residual encoder). The size is changed by a depthwise filter, with the product of the taps in both directions."""
 
     resample_filter: Tensor
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, taps: Sequence[int], padding: int) -> None:
-        super().__init__(inputs, outputs, kernel, padding=padding)
+    def __init__(self, inputs: int, outputs: int, kernel: int, taps: Sequence[int], order: str) -> None:
+        reach = (len(taps) - 1) // 2
+        super().__init__(inputs, outputs, kernel, padding=kernel // 2 + (reach if order == "pyramid" else 0))
         row = torch.tensor(taps, dtype=torch.get_default_dtype()) / sum(taps)
         self.register_buffer("resample_filter", torch.outer(row, row)[None, None])
-        self.reach = (len(taps) - 1) // 2
+        self.reach, self.order = reach, order
 
-    def halved(self, x: Tensor, padding: int) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
+        if self.order == "pyramid":
+            return self._halved(super().forward(input), 0)
+        return super().forward(self._halved(input, self.reach) if self.order == "down" else self._doubled(input))
+
+    def _halved(self, x: Tensor, padding: int) -> Tensor:
         """Filtered, at every other point."""
         weight = self.resample_filter.expand(x.shape[1], -1, -1, -1)
         return functional.conv2d(x, weight, stride=2, padding=padding, groups=x.shape[1])
 
-    def doubled(self, x: Tensor) -> Tensor:
+    def _doubled(self, x: Tensor) -> Tensor:
         """Zeros between the points, then filtered and multiplied by 4, so that constants stay what they are."""
         weight = 4 * self.resample_filter.expand(x.shape[1], -1, -1, -1)
         return functional.conv_transpose2d(x, weight, stride=2, padding=self.reach, groups=x.shape[1])
 
 
-class _Down(_Filtered):
-    """Half the size, then the convolution."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        return super().forward(self.halved(input, self.reach))
-
-
-class _Up(_Filtered):
-    """Double the size, then the convolution."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        return super().forward(self.doubled(input))
-
-
-class Pyramid(_Filtered):
-    """The convolution at full size, then half of it: the second path of the residual encoder."""
-
-    def __init__(self, inputs: int, outputs: int, taps: Sequence[int]) -> None:
-        super().__init__(inputs, outputs, 3, taps, 1 + (len(taps) - 1) // 2)
-
-    def forward(self, input: Tensor) -> Tensor:
-        return self.halved(super().forward(input), 0)
-
-
-class Positional(nn.Module):
-    """sin and cos of numbers (batch,) at width/2 frequencies from 1 down to 1/10000."""
-
-    frequencies: Tensor
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        frequencies = 10000 ** -torch.linspace(0, 1, width // 2)
-        self.register_buffer("frequencies", frequencies, persistent=False)
-
-    def forward(self, noise: Tensor) -> Tensor:
-        angles = noise[:, None] * self.frequencies
-        return torch.cat([angles.sin(), angles.cos()], 1)
-
-
-class Fourier(nn.Module):
-    """sin and cos of 2 pi f times numbers (batch,), at random frequencies f, N(0, 16^2), that a checkpoint holds."""
+class Waves(nn.Module):
+    """sin and cos of numbers (batch,) times a factor and the frequencies, which a checkpoint may hold."""
 
     freqs: Tensor
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, freqs: Tensor, factor: float = 1.0, *, persistent: bool = False) -> None:
         super().__init__()
-        self.register_buffer("freqs", 16 * torch.randn(width))
+        self.register_buffer("freqs", freqs, persistent=persistent)
+        self.factor = factor
 
     def forward(self, noise: Tensor) -> Tensor:
-        angles = 2 * math.pi * noise[:, None] * self.freqs
+        angles = self.factor * noise[:, None] * self.freqs
         return torch.cat([angles.sin(), angles.cos()], 1)
 
 
-def _conv(inputs: int, outputs: int, kernel: int, down: Sequence[int], up: Sequence[int]) -> nn.Conv2d:
-    if down or up:
-        return (_Down if down else _Up)(inputs, outputs, kernel, down or up, kernel // 2)
+def embedding_of(kind: str, width: int) -> Waves:
+    """The "positional" one, width/2 frequencies from 1 down to 1/10000, or "fourier", at random ones, N(0, 16^2)."""
+    if kind == "positional":
+        return Waves(10000 ** -torch.linspace(0, 1, width // 2))
+    return Waves(16 * torch.randn(width), 2 * math.pi, persistent=True)
+
+
+def _conv(inputs: int, outputs: int, kernel: int, taps: Sequence[int], order: str) -> nn.Conv2d:
+    if order:
+        return Resampling(inputs, outputs, kernel, taps, order)
     return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from sdesig._checks import check_choice, check_integer
 from sdesig.images.labels import check_label, labels_of
-from sdesig.images.song_blocks import HALF, Fourier, Positional, Pyramid, SongBlock, group_norm
+from sdesig.images.song_blocks import HALF, Resampling, SongBlock, embedding_of, group_norm
 from sdesig.sigdeg.networks import FEATURES, MOST_BLOCKS, NETWORKS, FourierFeatures, Network, zeros
 
 EMBEDDINGS = ("positional", "fourier")
@@ -86,7 +86,7 @@ class SongUNet(Network):
         self.label = check_label(label, classes, student=bool(conditions or extra))
 
         inputs = width if embedding == "positional" else 2 * width
-        self.map_noise = Positional(width) if embedding == "positional" else Fourier(width)
+        self.map_noise = embedding_of(embedding, width)
         self.map_label = nn.Linear(classes, inputs) if classes else None
         self.map_layer0, self.map_layer1 = nn.Linear(inputs, 4 * width), nn.Linear(4 * width, 4 * width)
         self.features = FourierFeatures()
@@ -100,9 +100,9 @@ class SongUNet(Network):
             if level == 0:
                 self.enc[f"{side}x{side}_conv"] = nn.Conv2d(channels, width, 3, padding=1)
             else:
-                self.enc[f"{side}x{side}_down"] = SongBlock(now, now, 4 * width, down=taps)
+                self.enc[f"{side}x{side}_down"] = SongBlock(now, now, 4 * width, taps=taps, order="down")
                 if encoder == "residual":
-                    self.enc[f"{side}x{side}_aux_residual"] = Pyramid(shown, now, taps)
+                    self.enc[f"{side}x{side}_aux_residual"] = Resampling(shown, now, 3, taps, "pyramid")
                     shown = now
             kept.append(now)
             for k in range(blocks):
@@ -115,7 +115,7 @@ class SongUNet(Network):
                 self.dec[f"{side}x{side}_in0"] = SongBlock(now, now, 4 * width, attention=True)
                 self.dec[f"{side}x{side}_in1"] = SongBlock(now, now, 4 * width)
             else:
-                self.dec[f"{side}x{side}_up"] = SongBlock(now, now, 4 * width, up=taps)
+                self.dec[f"{side}x{side}_up"] = SongBlock(now, now, 4 * width, taps=taps, order="up")
             for k in range(blocks + 1):
                 before, now = now + kept.pop(), self.multipliers[level] * width
                 attends = side in self.attention and k == blocks
@@ -127,20 +127,10 @@ class SongUNet(Network):
     @property
     def config(self) -> dict[str, Any]:
         """Arguments of the constructor, JSON-serializable."""
-        return {
-            "channels": self.event[0],
-            "size": self.event[1],
-            "width": self.width,
-            "multipliers": list(self.multipliers),
-            "blocks": self.blocks,
-            "attention": list(self.attention),
-            "embedding": self.embedding,
-            "encoder": self.encoder,
-            "classes": self.classes,
-            "label": self.label,
-            "conditions": self.conditions,
-            "extra": self.extra,
-        }
+        names = ("width", "multipliers", "blocks", "attention", "embedding", "encoder", "classes", "label")
+        values = [(name, getattr(self, name)) for name in (*names, "conditions", "extra")]
+        listed = {name: list(value) if isinstance(value, tuple) else value for name, value in values}
+        return {"channels": self.event[0], "size": self.event[1], **listed}
 
     def zero_last(self) -> None:
         """Set the last convolution to zero: the network returns zeros until it is trained."""
@@ -152,7 +142,7 @@ class SongUNet(Network):
         h = shown = x
         kept: list[Tensor] = []
         for layer in self.enc.values():
-            if isinstance(layer, Pyramid):
+            if isinstance(layer, Resampling):
                 h = shown = HALF * (kept.pop() + layer(shown))
             elif isinstance(layer, SongBlock):
                 h = layer(h, embedding)

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from sdesig._checks import check_choice, check_real
 from sdesig._files import FileError, read_json, reading, reason
 from sdesig._modules import check_finite
-from sdesig.images.diffusers_config import check_arguments, known_arguments
+from sdesig.images.diffusers_config import check_arguments, check_table_config, known_arguments
 from sdesig.images.diffusers_unet import DiffusersUNet, event_of, import_diffusers
-from sdesig.images.scheduler_config import check_table_config
 from sdesig.sde import EDM, EDMDenoiser, EpsilonDenoiser, ScoreDenoiser, TabulatedVP, VDenoiser, X0Denoiser
 from sdesig.sigdeg.network_denoiser import DENOISERS, ModelDenoiser
+from sdesig.sigdeg.networks import Network, networks_in
 
 TABLES = (
     *("DDPMScheduler", "DDPMParallelScheduler", "DDIMScheduler", "DDIMParallelScheduler", "PNDMScheduler"),
@@ -43,6 +43,11 @@ SIGMA_DATA = 0.5
 
 class PublishedDenoiser(ModelDenoiser):
     """A denoiser with the schedule of noise levels that a published model was trained on."""
+
+    @property
+    def network(self) -> Network:
+        """The network inside."""
+        return networks_in(self)[0]
 
     @property
     def snr(self) -> tuple[float, float]:
@@ -84,14 +89,6 @@ class DiffusersDenoiser(PublishedDenoiser):
         self._scheduler: dict[str, Any] = json.loads(json.dumps(settings))
         value = getattr(denoiser, "sigma_data", SIGMA_DATA) if sigma_data is None else sigma_data
         self.sigma_data = check_real("sigma_data", value, minimum=0.0, strict=True)
-
-    @property
-    def network(self) -> DiffusersUNet:
-        """The network inside."""
-        denoiser: Any = self.denoiser
-        network = denoiser.network.network if isinstance(denoiser.network, _Rescaled) else denoiser.network
-        assert isinstance(network, DiffusersUNet)
-        return network
 
     @property
     def config(self) -> dict[str, Any]:
