@@ -308,9 +308,12 @@ def test_a_comparison_makes_the_path_of_a_seed_once(made, monkeypatch):
     """However many samplers follow it."""
     monkeypatch.setattr(Comparison, "seconds_per_1000", lambda *_: math.nan)
     comparison = Comparison(SNRDenoiser(LAW.denoise_y), SINGLE, truth_steps=32, batch=3)
-    samplers = [Sampler("euler", DPMSolver1()), Sampler("average", PathAverage(), referenced=True)]
+    samplers = [
+        Sampler("euler", "Euler", (2, 8), scheme=DPMSolver1()),
+        Sampler("average", "path-average", (2, 8), scheme=PathAverage(), referenced=True),
+    ]
     comparison.follow([(sampler, steps) for sampler in samplers for steps in (2, 8)], [7, 5])
     assert made == [[7, 5]]
     made.clear()
-    comparison.run([(sampler, (2, 8)) for sampler in samplers], range(7))
+    SampleStore(comparison, samplers, range(7)).make(progress=False)
     assert made == [[0, 1, 2], [3, 4, 5], [6]]
