@@ -363,7 +363,7 @@ def test_validation_is_a_module(monkeypatch, runs):
     [
         (["--quick", "--full"], "argument --full: not allowed with argument --quick"),
         (["nothing"], f"study must be one of {', '.join(map(repr, studies.STUDIES))}; got 'nothing'"),
-        (["--out", f"{__file__}/new"], "out "),
+        (["--out", f"{__file__}/new"], "argument --out: must be a folder that can be written to; got "),
     ],
 )
 def test_validation_rejects(arguments, message, capsys):

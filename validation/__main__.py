@@ -21,6 +21,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"argument --out: must be a folder that can be written to; got {options.out} ({error.strerror})")
+    try:
         agrees = run_studies(options.names, full=options.full, out=options.out)
     except (ValueError, OSError) as error:
         parser.error(str(error))

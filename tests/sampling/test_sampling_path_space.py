@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from sdesig.brownian import BrownianPath
-from sdesig.evaluation import Comparison
-from sdesig.evaluation.comparison import Sampler
+from sdesig.evaluation import Comparison, Sampler, SampleStore
 from sdesig.sampling import CanonicalSDE, DPMSolver1, GaussianReference, PathAverage, PathSpace, SNRDenoiser, StepGrid
 from sdesig.sde import Mixture
 from sdesig.sigdeg import MLP, SigDEG
