@@ -84,7 +84,7 @@ def gaussian_rows(names: list[str], x: Tensor, covariance: Tensor, rounding: flo
 
 
 def area_rows(area: Tensor, values: dict[str, Tensor], weak: bool, rounding: float) -> list[Rows]:
-    """The statistics of `check_brownian_step`, which has their expectations, that have the Levy area in them, at h = 1."""
+    """The statistics of `check_brownian_step` that have the Levy area in them, at h = 1."""
     w, dim = values["W"], area.shape[-1]
     size = 1 + area.abs().max() + w.square().max()  # W^2: the area may have been computed as J - W W^T/2
     rows = [deterministic("max |A + A^T|", (area + area.mT).abs().max(), rounding * size)]
