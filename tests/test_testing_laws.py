@@ -15,7 +15,7 @@ from scipy import stats
 from sdesig.brownian import BrownianPath
 from sdesig.signature import PartialSignature, gaussian_word_covariance, levy_area, sample_partial_signature
 from sdesig.testing import check_brownian_step, check_gaussian, check_moments, chen_deviation
-from sdesig.testing.area_rows import FREQUENCIES
+from sdesig.testing.rows import FREQUENCIES
 
 H_STEP = 0.3
 

@@ -21,7 +21,8 @@ it converges to another solution (see `TorchsdeMethod.check`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -91,26 +92,23 @@ PANELS = ("DoubleWell", "TanhDiffusion", "SinhDiffusion", "CommutativeLinearSDE"
 LINES = ("euler", "milstein without areas", "milstein", "log_ode", "platen", "taylor15", "shark", "torchsde:srk")
 
 
-class MilsteinWithoutAreas(Milstein):
-    """Milstein's scheme for general noise with A = 0."""
+class WithoutAreas(Scheme):
+    """A scheme for general noise with A = 0, of steps whose areas are left out."""
 
     strong_order = strong_orders(0.5, ("general",))
     word_order = 0.5
 
     def noise(self, structure: str, signatures: PartialSignature) -> tuple[Tensor, ...]:
-        """As Milstein's, of steps whose areas are left out."""
+        """The scheme's own, of steps without areas."""
         return super().noise(structure, signatures.without_area())
 
 
-class SRI2WithoutAreas(SRI2):
-    """SRI2 for general noise with A = 0."""
+class MilsteinWithoutAreas(WithoutAreas, Milstein):
+    """Milstein's scheme with A = 0."""
 
-    strong_order = strong_orders(0.5, ("general",))
-    word_order = 0.5
 
-    def noise(self, structure: str, signatures: PartialSignature) -> tuple[Tensor, ...]:
-        """As SRI2's, of steps whose areas are left out."""
-        return super().noise(structure, signatures.without_area())
+class SRI2WithoutAreas(WithoutAreas, SRI2):
+    """SRI2 with A = 0."""
 
 
 class LateEuler(Euler):
@@ -231,30 +229,30 @@ def pathwise_errors(case: Case, schemes: Mapping[str, Scheme], paths: int) -> tu
 
 def order_details(estimate: OrderEstimate, paths: int) -> dict[str, float]:
     """Columns of the CSV about an order."""
-    used = [k for k, flag in enumerate(estimate.used) if flag]
+    used = [(n, error) for n, error, flag in zip(estimate.steps, estimate.errors, estimate.used, strict=True) if flag]
+    return details_of(paths, used, estimate.p_value, estimate.effective_paths)
+
+
+def details_of(
+    paths: int, errors: Sequence[tuple[int, float]], p_value: float = math.nan, effective_paths: float = math.nan
+) -> dict[str, float]:
+    """Columns of the CSV about errors by number of steps."""
+    (first_steps, first_error), (last_steps, last_error) = errors[0], errors[-1]
     return {
         "paths": paths,
-        "first_steps": estimate.steps[used[0]],
-        "last_steps": estimate.steps[used[-1]],
-        "first_error": estimate.errors[used[0]],
-        "last_error": estimate.errors[used[-1]],
-        "p_value": estimate.p_value,
-        "effective_paths": estimate.effective_paths,
+        "first_steps": first_steps,
+        "last_steps": last_steps,
+        "first_error": first_error,
+        "last_error": last_error,
+        "p_value": p_value,
+        "effective_paths": effective_paths,
     }
 
 
 def exact_row(what: str, case: Case, errors: Tensor) -> Row:
     """The row of a scheme that is exact; its interval reaches from the median to the maximum over the paths."""
     worst = errors.amax().item()
-    details = {
-        "paths": errors.shape[1],
-        "first_steps": case.steps[0],
-        "last_steps": case.steps[-1],
-        "first_error": errors[0].amax().item(),
-        "last_error": errors[-1].amax().item(),
-        "p_value": float("nan"),
-        "effective_paths": float("nan"),
-    }
+    details = details_of(errors.shape[1], list(zip(case.steps, errors.amax(1).tolist(), strict=True)))
     theory = f"exact: all errors below {EXACT:g}; here the largest, and the median"
     return Row(
         f"{what}, {case.steps[0]} to {case.steps[-1]} steps",

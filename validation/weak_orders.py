@@ -38,10 +38,10 @@ from sdesig.sde.problems import (
     Problem,
     TanhDiffusion,
 )
-from sdesig.signature import PartialSignature
 from sdesig.solvers import Euler, PlatenWeak2, Scheme, strong_orders
 from validation.report import Row, Study, order_row
 from validation.strong_orders import (
+    WithoutAreas,
     admitted,
     draw,
     end,
@@ -108,15 +108,10 @@ class UncorrectedEuler(Euler):
     weak_order = 0.0
 
 
-class PlatenWithoutAreas(PlatenWeak2):
-    """Platen's scheme for general noise with A = 0: the variance of I_(i,j) is too small."""
+class PlatenWithoutAreas(WithoutAreas, PlatenWeak2):
+    """Platen's scheme with A = 0: the variance of I_(i,j) is too small."""
 
-    strong_order = strong_orders(0.5, ("general",))
     weak_order = 1.0
-
-    def noise(self, structure: str, signatures: PartialSignature) -> tuple[Tensor, ...]:
-        """As Platen's, of steps whose areas are left out."""
-        return super().noise(structure, signatures.without_area())
 
 
 CONTROLS = {

@@ -105,22 +105,19 @@ class ConditionalTree:
 
     def coefficients(self, ends: np.ndarray) -> Tensor:
         """(depth, n, *shape) on the n intervals between n + 1 increasing times in [t0, t1]."""
+        times = ends.tolist()
         with self._lock, torch.inference_mode(False):
-            return self._ask(ends.tolist())
-
-    def _ask(self, times: list[float]) -> Tensor:
-        root = self._root
-        if root.parts is None and root.coefficients is None:
-            # Nothing is known yet: the intervals of a grid given in advance are independent leaves, one draw for all.
-            cuts = sorted({root.start, *times, root.stop})
-            values = self._normals(self._depth * (len(cuts) - 1)).unflatten(0, (self._depth, len(cuts) - 1))
-            leaves = [_Node(s, t, values[:, k]) for k, (s, t) in enumerate(pairwise(cuts))]
-            self._root = _balanced(leaves)
-            first = cuts.index(times[0])
-            return values[:, first : first + len(times) - 1]
-        for time in times:
-            self._cut(time)
-        return torch.stack([self._between(s, t) for s, t in pairwise(times)], dim=1)
+            root = self._root
+            if root.parts is None and root.coefficients is None:
+                # Nothing is known yet: the intervals of a grid given in advance are independent leaves, drawn at once.
+                cuts = sorted({root.start, *times, root.stop})
+                values = self._normals(self._depth * (len(cuts) - 1)).unflatten(0, (self._depth, len(cuts) - 1))
+                self._root = _balanced([_Node(s, t, values[:, k]) for k, (s, t) in enumerate(pairwise(cuts))])
+                first = cuts.index(times[0])
+                return values[:, first : first + len(times) - 1]
+            for time in times:
+                self._cut(time)
+            return torch.stack([self._between(s, t) for s, t in pairwise(times)], dim=1)
 
     def _normals(self, count: int) -> Tensor:
         shape = (count, *self._shape)

@@ -46,13 +46,11 @@ def fit_strong(errors: Tensor, steps: Sequence[int], *, floors: Tensor | float =
     sizes, standard_errors = root_mean_square(errors)
     thresholds = MASK_TRUTH * torch.as_tensor(floors).to(sizes).expand(count)
     used = (sizes > thresholds).cumprod(0).bool()
-    _check_used(used, sizes, steps, thresholds)
-    x, e = _log_lengths(steps, sizes)[used], sizes[used]
+    design, e = _to_fit(used, sizes, steps, thresholds)
     squares, paths = errors[used].square(), errors.shape[1]
     share = squares / squares.sum(1, keepdim=True)
     left_out = torch.log1p(-share.clamp_max(1 - torch.finfo(share.dtype).eps)) / 2
     influence = (paths - 1) * (left_out.mean(1, keepdim=True) - left_out)
-    design = torch.stack([torch.ones_like(x), x], 1)
     solution = torch.linalg.pinv(design)
     parameters = solution @ e.log()
     fit = _Line(design, parameters, solution[1], e.log() - design @ parameters, influence)
@@ -93,14 +91,13 @@ def fit_weak(errors: Tensor, steps: Sequence[int], *, floors: Tensor | float = 0
     used = (sizes > thresholds).cumprod(0).bool()
     turns = ((means[:-1] * means[1:]).sum(-1) < 0) & used[1:]
     used[: int(turns.nonzero().max()) + 1 if turns.any() else 0] = False
-    _check_used(used, sizes, steps, thresholds)
-    x, e, along = _log_lengths(steps, sizes)[used], sizes[used], along[used]
-    design = torch.stack([torch.ones_like(x), x], 1)
+    design, e = _to_fit(used, sizes, steps, thresholds)
+    along = along[used]
     line = design @ torch.linalg.lstsq(design, e.log()).solution
     for _ in range(_GAUSS_NEWTON):
         fitted = line.exp()
         influence, residual = along / fitted[:, None], e / fitted - 1
-        inverse = torch.linalg.inv(_noise(influence) + _curvature(x))
+        inverse = torch.linalg.inv(_covariance(influence))
         solution = torch.linalg.solve(design.T @ inverse @ design, design.T @ inverse)
         parameters = solution @ (line + residual)
         line = design @ parameters
@@ -142,26 +139,24 @@ class _Line(NamedTuple):
     influence: Tensor
 
 
-def _log_lengths(steps: Sequence[int], like: Tensor) -> Tensor:
-    return -torch.tensor(steps).to(like).log()
+def _covariance(influence: Tensor) -> Tensor:
+    """Covariance of estimates from the influences of n samples on them, (errors, n) to (errors, errors).
+
+    It has the noise of the samples, and `CURVATURE` independently of it.
+    """
+    count, n = influence.shape
+    return influence @ influence.T / (n * (n - 1)) + CURVATURE**2 * torch.eye(count).to(influence)
 
 
-def _noise(influence: Tensor) -> Tensor:
-    """Covariance of estimates from the influences of n samples on them, (errors, n) to (errors, errors)."""
-    n = influence.shape[1]
-    return influence @ influence.T / (n * (n - 1))
-
-
-def _curvature(x: Tensor) -> Tensor:
-    return CURVATURE**2 * torch.eye(len(x)).to(x)
-
-
-def _check_used(used: Tensor, errors: Tensor, steps: Sequence[int], floors: Tensor) -> None:
+def _to_fit(used: Tensor, errors: Tensor, steps: Sequence[int], floors: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (1, -log N) of the used errors, and these errors; raise ValueError if they are fewer than two."""
     if used.sum() < 2:
         raise ValueError(
             f"fewer than two errors are above the floor, on one side of a change of sign: errors {errors.tolist()} at "
             f"steps {tuple(steps)}, floors {floors.tolist()}; take fewer steps, more paths or a better truth"
         )
+    x = -torch.tensor(steps).to(errors).log()[used]
+    return torch.stack([torch.ones_like(x), x], 1), errors[used]
 
 
 def _estimate(
@@ -178,7 +173,7 @@ def _estimate(
     from scipy.special import fdtrc  # a quarter of a second
 
     design, x, residual = fit.design, fit.design[:, 1], fit.residual
-    covariance = _noise(fit.influence) + _curvature(x)
+    covariance = _covariance(fit.influence)
     inverse = torch.linalg.inv(covariance)
     residual = residual - design @ torch.linalg.solve(design.T @ inverse @ design, design.T @ inverse @ residual)
     statistic, freedom = (residual @ inverse @ residual).item(), len(x) - 2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,21 +18,6 @@ from sdesig._checks import (
     per_sample,
 )
 from sdesig.sde.base import SDE, Denoiser, check_denoiser
-
-
-@dataclass(frozen=True)
-class Prior:
-    """N(0, std^2 I): where the reverse diffusion starts."""
-
-    std: float
-
-    def sample(
-        self, shape: int | tuple[int, ...], generator: torch.Generator, *, dtype: torch.dtype | None = None
-    ) -> Tensor:
-        """Draw a tensor of the given shape, entries N(0, std^2), on the generator's device."""
-        shape, dtype = check_shape("shape", shape), check_dtype(dtype)
-        generator = check_generator(generator)
-        return self.std * torch.randn(shape, generator=generator, dtype=dtype, device=generator.device)
 
 
 class Diffusion(ABC):
@@ -115,10 +99,16 @@ class Diffusion(ABC):
         noise = torch.randn(x0.shape, generator=check_generator(generator), dtype=x0.dtype, device=x0.device)
         return mean + std * noise
 
-    @property
-    def prior(self) -> Prior:
-        """N(0, sigma(t_max)^2 I), the law of x at t_max given x_0 = 0; it neglects alpha(t_max) x_0."""
-        return Prior(self.sigma(self.t_max).item())
+    def sample_prior(
+        self, shape: int | tuple[int, ...], generator: torch.Generator, *, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """A start of the reverse diffusion, on the generator's device: entries N(0, sigma(t_max)^2).
+
+        That is the law of x at t_max given x_0 = 0; it neglects alpha(t_max) x_0.
+        """
+        shape, dtype = check_shape("shape", shape), check_dtype(dtype)
+        noise = torch.randn(shape, generator=check_generator(generator), dtype=dtype, device=generator.device)
+        return self.sigma(self.t_max).item() * noise
 
     def forward(self) -> ForwardDiffusion:
         """dx = f(t) x dt + g(t) dW on [0, t_max], x of shape (batch, any dim)."""

@@ -32,6 +32,8 @@ class TabulatedVP(Diffusion):
         ValueError: another table.
     """
 
+    t_min = 0.0  # the first index; its sigma is positive
+
     def __init__(self, alphas_cumprod: Sequence[float] | Tensor) -> None:
         table = torch.as_tensor(alphas_cumprod, dtype=torch.float64).detach().cpu()
         if table.ndim == 1 and bool((table == 0).any()):
@@ -51,11 +53,6 @@ class TabulatedVP(Diffusion):
 
     def __repr__(self) -> str:
         return f"TabulatedVP({len(self._log_snr)} entries)"
-
-    @property
-    def t_min(self) -> float:
-        """0, the first index; its sigma is positive."""
-        return 0.0
 
     @property
     def t_max(self) -> float:

@@ -3,12 +3,12 @@
 from sdesig.signature.areas.chen import chen_area
 from sdesig.signature.areas.levy_area import JOINT_METHODS, iterated_integrals, levy_area, strong_area
 from sdesig.signature.areas.truncation import STRONG_METHODS, normals_drawn, terms_needed
-from sdesig.signature.gaussian_words import gaussian_word_covariance
 from sdesig.signature.legendre import gauss_legendre, orthonormal_legendre
 from sdesig.signature.partial_signature import PartialSignature, join_steps, sample_partial_signature
 from sdesig.signature.tensor_algebra import TensorSeries, expected_signature, piecewise_linear_signature
 from sdesig.signature.words import (
     Word,
+    gaussian_word_covariance,
     ito_to_stratonovich,
     legendre_depth,
     needs_levy_area,

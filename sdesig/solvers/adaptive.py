@@ -103,7 +103,8 @@ def solve_adaptive(
         raise ValueError(f"y0 must have at least one row; got shape {tuple(y0.shape)}")
 
     t, y = grid[0].item(), y0
-    h = _after(path, t, _FIRST_STEP) - t
+    position = path.clock.position(t, path.t0, path.t1)
+    h = float(path.clock.time(position + _FIRST_STEP, path.t0, path.t1)) - t
     states, step_times, rejected, last = [y0], [t], 0, 1.0
     for goal in grid[1:].tolist():
         while t < goal:
@@ -145,12 +146,6 @@ def _factor(ratio: float, last: float) -> float:
     ratio, last = (max(r, 1e-6) for r in (ratio, last))
     power = ratio ** -(_INTEGRAL + _PROPORTIONAL) * last**_PROPORTIONAL
     return min(_LARGEST_FACTOR, max(_SMALLEST_FACTOR, _SAFETY * power ** (1 / _ERROR_ORDER)))
-
-
-def _after(path: BrownianPath, t: float, share: float) -> float:
-    """The time that lies after t by this share of the path, in its clock."""
-    position = path.clock.position(t, path.t0, path.t1)
-    return float(path.clock.time(position + share, path.t0, path.t1))
 
 
 def _step_end(path: BrownianPath, t: float, h: float, goal: float) -> tuple[float, bool]:

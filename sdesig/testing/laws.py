@@ -18,8 +18,7 @@ from torch import Tensor
 
 from sdesig._checks import check_floating, check_real, check_step
 from sdesig.signature import PartialSignature
-from sdesig.testing.area_rows import area_rows
-from sdesig.testing.rows import Rows, deterministic, gaussian_rows, studentized
+from sdesig.testing.rows import Rows, area_rows, deterministic, gaussian_rows, studentized
 
 MINIMUM_SAMPLES = 1000
 
@@ -127,7 +126,7 @@ def check_moments(
     labels = [f"statistic {k}" for k in range(count)] if names is None else list(names)
     if len(labels) != count:
         raise ValueError(f"names must be {count}, one per statistic; got {labels}")
-    return _report([studentized(labels, samples, means, _rounding(statistics))], len(samples), rate)
+    return _report([studentized(labels, samples, means, torch.finfo(statistics.dtype).eps)], len(samples), rate)
 
 
 def check_gaussian(samples: Tensor, covariance: Tensor, *, false_alarm_rate: float = 1e-6) -> LawReport:
@@ -158,8 +157,8 @@ def check_gaussian(samples: Tensor, covariance: Tensor, *, false_alarm_rate: flo
     if not bool(matrix.isfinite().all()):
         raise ValueError(f"covariance must be finite; got {matrix.tolist()}")
     eigenvalues, directions = torch.linalg.eigh((matrix + matrix.mT) / 2)
-    rounding = _rounding(samples)
-    negligible = 8 * dim * _rounding(covariance) * float(eigenvalues[-1].clamp_min(0.0))
+    rounding = torch.finfo(samples.dtype).eps
+    negligible = 8 * dim * torch.finfo(covariance.dtype).eps * float(eigenvalues[-1].clamp_min(0.0))
     if float(eigenvalues[0]) < -negligible or float((matrix - matrix.mT).abs().max()) > negligible:
         raise ValueError(f"covariance must be symmetric and positive semi-definite; got {matrix.tolist()}")
     rows = gaussian_rows([f"x[{i}]" for i in range(dim)], values, matrix, rounding)
@@ -202,7 +201,7 @@ def check_brownian_step(
       - antisymmetry to rounding;
       - the moments A_ij, A_ij^2, A_ij^2 e^{-r}, and those of A_ij times W_i, W_j, W_i W_j; with H: times H_i, H_j,
         H_i H_j, H_i W_j, W_i H_j; with H and K: times K_i H_j, H_i K_j; for d >= 3: A_mi A_mk and A_mi A_mk W_i W_k;
-      - unless `weak`: A_ij^4 and the three formulas above, at x = y of `area_rows.FREQUENCIES` and s = 0, 1 (the second
+      - unless `weak`: A_ij^4 and the three formulas above, at x = y of `rows.FREQUENCIES` and s = 0, 1 (the second
         one also with r instead of q).
 
     Weak approximations of the Levy area promise the moments only: the mean given W, H, K and the variance given W.
@@ -236,11 +235,11 @@ def check_brownian_step(
     }
     names = [f"{letter}[{i}]" for letter in values for i in range(dim)]
     variances = torch.tensor([VARIANCES[name[0]] for name in names], dtype=torch.float64)
-    rounding = _rounding(increment)
+    rounding = torch.finfo(increment.dtype).eps
     rows = gaussian_rows(names, torch.cat(list(values.values()), -1), torch.diag(variances), rounding)
     if levy_area is not None:
         area = _check_samples("levy_area", levy_area, (n, dim, dim)) / step.unsqueeze(-1)
-        rows += area_rows(area, values, weak, _rounding(levy_area))
+        rows += area_rows(area, values, weak, torch.finfo(levy_area.dtype).eps)
     return _report(rows, n, rate)
 
 
@@ -279,10 +278,6 @@ def _check_rate(false_alarm_rate: float) -> float:
     if rate >= 1.0:
         raise ValueError(f"false_alarm_rate must be < 1; got {rate}")
     return rate
-
-
-def _rounding(value: Tensor) -> float:
-    return torch.finfo(value.dtype).eps
 
 
 def _check_samples(name: str, value: Tensor, shape: tuple[int, ...] | None = None) -> Tensor:

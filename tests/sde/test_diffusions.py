@@ -159,11 +159,13 @@ def test_marginal_takes_one_time_or_one_per_sample(diffusion):
 
 @every_family
 def test_prior_is_the_noise_at_the_end(diffusion):
-    assert diffusion.prior.std == diffusion.sigma(diffusion.t_max).item()
-    x = diffusion.prior.sample((100, 200), torch.Generator().manual_seed(2), dtype=torch.float64) / diffusion.prior.std
+    std = diffusion.sigma(diffusion.t_max).item()
+    x = diffusion.sample_prior((100, 200), torch.Generator().manual_seed(2), dtype=torch.float64) / std
     assert abs(x.mean().item()) * math.sqrt(x.numel()) < 5
     assert abs(x.var().item() - 1) * math.sqrt(x.numel() / 2) < 5
-    assert diffusion.prior.sample(3, torch.Generator()).dtype == torch.get_default_dtype()
+    drawn = diffusion.sample_prior(3, torch.Generator().manual_seed(2), dtype=torch.float64)
+    assert torch.equal(drawn, std * torch.randn(3, generator=torch.Generator().manual_seed(2), dtype=torch.float64))
+    assert diffusion.sample_prior(3, torch.Generator()).dtype == torch.get_default_dtype()
 
 
 def linear_moments(sde, mean, variance, span):
@@ -272,7 +274,7 @@ def test_reverse_sde_shapes_times_and_dtypes(diffusion):
         (lambda: VP().marginal(torch.zeros(2, 3), torch.tensor([0.1, 0.2, 0.3])), ValueError, r"\(batch,\)"),
         (lambda: VP().marginal(torch.zeros(2, dtype=torch.int64), 0.1), TypeError, "x0"),
         (lambda: VP().sample_marginal(torch.zeros(2, 3), 0.1, 7), TypeError, "generator"),
-        (lambda: VP().prior.sample((2,), None), TypeError, "generator"),
+        (lambda: VP().sample_prior((2,), None), TypeError, "generator"),
         (lambda: VP().reverse(None), TypeError, "denoiser"),
         (lambda: VP().reverse(lambda x, t: x, shape=(2, 0)), ValueError, "dim"),
         (lambda: VP().reverse(lambda x, t: x, eta=-1.0), ValueError, "eta"),

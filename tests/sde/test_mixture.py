@@ -311,7 +311,7 @@ def test_single_precision_states_follow_double_precision_ones(diffusion):
     for dtype in (torch.float32, torch.float64):
         law = Mixture.circle(1.0, 0.3, dtype=dtype)
         sde = diffusion.probability_flow(law.denoiser(diffusion))
-        y = diffusion.prior.sample((50, 2), torch.Generator().manual_seed(29), dtype=torch.float64).to(dtype)
+        y = diffusion.sample_prior((50, 2), torch.Generator().manual_seed(29), dtype=torch.float64).to(dtype)
         ends.append(integrate(sde, y, log_snr_grid(sde, 50), "euler", entropy=30))
         assert ends[-1].dtype == dtype
     assert (ends[0].double() - ends[1]).square().mean().sqrt() < 1e-5
