@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,9 +25,6 @@ from sdesig.evaluation.sample_store import SampleStore
 from sdesig.evaluation.samplers import Sampler
 from sdesig.sampling.information_floor import Floor, information_floor
 from sdesig.sampling.teacher_paths import TeacherOptions
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 SHOWN = 12
 """Seeds in a picture."""
@@ -171,7 +167,9 @@ def _write(found: Evaluation, data: Tensor | ImageSet | None, out: Path) -> None
         save_figure(error_figure(rows, found.floors), out / "errors.png")
     if isinstance(data, ImageSet):
         for steps in sorted({row["steps"] for row in rows[1:]}):
-            save_figure(_pictures(found.store, steps), out / f"images-{steps}.png")
+            shown = [(s, n) for s, n in found.store.pairs if n == steps or s.key == CONVERGED]
+            lines = [(s.label, to_floats(found.store.samples(s.key, n)[:SHOWN])) for s, n in shown]
+            save_figure(image_figure(lines, title=f"{steps} steps"), out / f"images-{steps}.png")
 
 
 def _floors(comparison: Comparison, samplers: Sequence[Sampler], groups: int, file: Path | None) -> Iterator[Floor]:
@@ -220,12 +218,3 @@ def _measure(
             values = store.distances(distance, sampler.key, steps)
             found.append(measure_pairs(values, distance, reference_digest=truth, seeds=seeds, ema=own))
     return found
-
-
-def _pictures(store: SampleStore, steps: int) -> Figure:
-    """A line per sampler that has this number of steps, below the converged path."""
-    pairs = chain([store.pairs[0]], ((sampler, n) for sampler, n in store.pairs[1:] if n == steps))
-    return image_figure(
-        [(sampler.label, to_floats(store.samples(sampler.key, n)[:SHOWN])) for sampler, n in pairs],
-        title=f"{steps} steps",
-    )

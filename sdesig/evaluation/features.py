@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sdesig._checks import check_floating, check_integer
 from sdesig._evaluating import evaluating
@@ -158,7 +158,9 @@ def load_perceptual(source: str | Path, device: torch.device | str = "cpu") -> P
         lpips = _package("lpips", "lpips")
         weights = _installed_weights(ALEXNET_WEIGHTS, "lpips")
         network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)  # its own linear layers, and no AlexNet yet
-        _fill_backbone(network.net, weights)
+        tensors = {name.removeprefix("features."): value for name, value in _tensors(weights).items()}
+        with reading(weights):  # lpips has its convolutions in slices, by the same numbers
+            network.net.load_state_dict({name: tensors[name.partition(".")[2]] for name in network.net.state_dict()})
         network = network.eval().to(device)
 
         def distance(a: Tensor, b: Tensor) -> Tensor:
@@ -244,11 +246,3 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
             raise TypeError("it must hold a dictionary of tensors")
     return state
-
-
-def _fill_backbone(network: nn.Module, path: Path) -> None:
-    """Load the convolutions of torchvision's AlexNet into the slices, of the same numbers, that lpips makes of it."""
-    tensors = {name.removeprefix("features."): value for name, value in _tensors(path).items()}
-    state = network.state_dict()
-    with reading(path):
-        network.load_state_dict({name: tensors[name.partition(".")[2]] for name in state})
