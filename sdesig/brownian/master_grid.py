@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, pairwise
 from typing import Any
 
@@ -181,21 +181,21 @@ class MasterGrid:
     def _sum_leaves(self, ends: np.ndarray) -> Tensor:
         """(n, *shape, d) on the n intervals between the ends."""
         step = rows_at_once(_COPIES * math.prod(self._shape) * max(self._shape[-1], 2 * self._depth))
-        sums = []
-        block = ends[:1]
         # Whole intervals are gathered into blocks of at most `step` leaves; a longer one is summed in pieces.
+        blocks = [ends[:1].tolist()]
         for start, stop in pairwise(ends.tolist()):
-            if stop - start > step:
-                pieces = [self._leaf_areas(np.array(pair)) for pair in pairwise([*range(start, stop, step), stop])]
+            if stop - blocks[-1][0] > step and len(blocks[-1]) > 1:
+                blocks.append([start])
+            blocks[-1].append(stop)
+        sums = []
+        for block in blocks:
+            first, last = block[0], block[-1]
+            if last - first > step:
+                pieces = [self._leaf_areas(pair) for pair in pairwise([*range(first, last, step), last])]
                 areas, increments = (torch.cat(values) for values in zip(*pieces, strict=True))
-                sums += [self._leaf_areas(block)[0], chen_area(areas, increments)[None]]
-                block = np.array([stop])
-            elif stop - block[0] > step:
-                sums.append(self._leaf_areas(block)[0])
-                block = np.array([start, stop])
+                sums.append(chen_area(areas, increments)[None])
             else:
-                block = np.append(block, stop)
-        sums.append(self._leaf_areas(block)[0])
+                sums.append(self._leaf_areas(block)[0])
         return torch.cat(sums)
 
     def _choose_area(self, tolerance: float | None, dtype: torch.dtype) -> None:
@@ -211,15 +211,9 @@ class MasterGrid:
         method = choose_method(dim, longest, tolerance) if self._depth == 1 else "legendre"
         self.area_method, self.area_terms = method, affordable_terms(dim, longest, tolerance, method=method)
 
-    def _leaf_areas(self, ends: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Areas (n, *shape, d) and increments (n, *shape) on the n >= 0 intervals between the ends."""
+    def _leaf_areas(self, ends: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Areas (n, *shape, d) and increments (n, *shape) on the n intervals between the ends."""
         leaves = np.arange(ends[0], ends[-1])
-        areas = torch.zeros(
-            (len(ends) - 1, *self._shape, self._shape[-1]), dtype=self._dtype, device=self._seeds.device
-        )
-        increments = areas[..., 0].clone()
-        if len(leaves) == 0:
-            return areas, increments
         coefficients = self.coefficients(np.arange(ends[0], ends[-1] + 1))
         h = self._length(leaves, leaves + 1).to(coefficients).reshape(-1, *[1] * len(self._shape))
         stream = _AREA - 1
@@ -231,10 +225,9 @@ class MasterGrid:
 
         leaf_areas = strong_area(self.area_method, coefficients, h, self.area_terms, draw)
         leaf_increments = h.sqrt() * coefficients[0]
-        for k, (start, stop) in enumerate(pairwise((ends - ends[0]).tolist())):
-            areas[k] = chen_area(leaf_areas[start:stop], leaf_increments[start:stop])
-            increments[k] = leaf_increments[start:stop].sum(0)
-        return areas, increments
+        steps = [slice(start - ends[0], stop - ends[0]) for start, stop in pairwise(ends)]
+        areas = torch.stack([chen_area(leaf_areas[step], leaf_increments[step]) for step in steps])
+        return areas, torch.stack([leaf_increments[step].sum(0) for step in steps])
 
     def _cover(self, ends: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
         """Per level, the cells of the coarsest exact cover of the intervals, and whose interval each is part of."""

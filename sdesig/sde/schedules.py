@@ -89,10 +89,6 @@ class CosineBeta(BetaSchedule):
     def _frequency(self) -> float:
         return 0.5 * math.pi / (1 + self.offset)
 
-    @property
-    def _theta_0(self) -> float:
-        return self._frequency * self.offset
-
     def _cosine(self, t: Tensor) -> Tensor:
         """cos(theta), accurate in relative terms as t -> 1."""
         return torch.sin(self._frequency * (1 - t))
@@ -104,12 +100,13 @@ class CosineBeta(BetaSchedule):
     def integral(self, t: Tensor) -> Tensor:
         """B(t) = log(1 + sin(theta - theta_0) sin(theta + theta_0) / cos^2(theta))."""
         difference = self._frequency * t
-        product = torch.sin(difference) * torch.sin(difference + 2 * self._theta_0)
+        product = torch.sin(difference) * torch.sin(difference + 2 * self._frequency * self.offset)
         return torch.log1p(product / self._cosine(t) ** 2)
 
     def time(self, integral: Tensor) -> Tensor:
         """The t at which B(t) = integral, from sin(theta - theta_0) and cos(theta - theta_0) without cancellation."""
-        cos_0, sin_0 = math.cos(self._theta_0), math.sin(self._theta_0)
+        theta_0 = self._frequency * self.offset
+        cos_0, sin_0 = math.cos(theta_0), math.sin(theta_0)
         rise = -torch.expm1(-integral) * cos_0**2  # sin^2(theta) - sin^2(theta_0)
         cos, sin = cos_0 * torch.exp(-0.5 * integral), torch.sqrt(rise + sin_0**2)
         difference = torch.atan2(rise / (sin * cos_0 + cos * sin_0), cos * cos_0 + sin * sin_0)

@@ -123,6 +123,7 @@ def test_networks_are_trainable_through_the_reverse_sde():
         (lambda: EpsilonDenoiser(lambda x, t: x, VP), TypeError, "diffusion must be a Diffusion; got"),
         (lambda: EDMDenoiser(lambda x, t: x, VP(), sigma_data=0.0), ValueError, "sigma_data"),
         (lambda: VDenoiser(lambda x, t: x, VP())(torch.zeros(2, 3), torch.tensor(-1.0)), ValueError, "t must"),
+        (lambda: X0Denoiser(lambda x, t: x, VP())(torch.zeros(2, 3), torch.tensor(-1.0)), ValueError, "t must"),
         (lambda: VDenoiser(lambda x, t: x, VP())(torch.zeros(2, 3), torch.ones(3)), ValueError, r"\(batch,\)"),
     ],
 )

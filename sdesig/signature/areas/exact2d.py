@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from sdesig.signature.areas._draws import Draw
+from sdesig.signature.areas._draws import Draw, antisymmetric
 
 
 def exact2d_area(increment: Tensor, h: Tensor, terms: int, draw: Draw) -> Tensor:
@@ -50,5 +50,4 @@ def exact2d_area(increment: Tensor, h: Tensor, terms: int, draw: Draw) -> Tensor
     log_variance = torch.log1p(variance / mean.square())
     tail = mean * (log_variance.sqrt() * tail_normal - log_variance / 2).exp()
     entry = h.squeeze(-1) / (2 * math.pi) * (squares.sum(-1) + tail).sqrt() * z
-    zero = torch.zeros_like(entry)
-    return torch.stack([zero, entry, -entry, zero], -1).unflatten(-1, (2, 2))
+    return antisymmetric(entry.unsqueeze(-1), 2)

@@ -40,7 +40,7 @@ def levy_area(
 
     Methods: "fourier", "milstein", "mronroe", "wiktorsson" (see `fourier_area`), "legendre" (`legendre_area`),
     "exact2d" (`exact2d_area`, d = 2 only) converge in L2 or in law as `terms` grows. "davie", "foster", "four_moment"
-    (module `weak`) have no truncation and match some moments only: for weak schemes. "auto" is "legendre" when
+    (module `weak_area`) have no truncation and match some moments only: for weak schemes. "auto" is "legendre" when
     coefficients beyond xi_0 are given, otherwise the strong method with the least work for the tolerance ("exact2d" at
     d = 2).
 

@@ -116,21 +116,20 @@ def normals_drawn(method: str, dim: int, terms: float) -> float:
     }[method]
 
 
-def work(method: str, dim: int, terms: float) -> float:
-    """Cost of one area in units of one normal number: the numbers drawn, the multiplications at a fixed exchange rate,
-    and one unit per matrix entry for the assembly (measured). Not for "exact2d", which assembles no matrices.
-    """
-    return normals_drawn(method, dim, terms) + dim**2 * (1 + terms / MULTIPLICATIONS_PER_NORMAL)
-
-
 def choose_method(dim: int, h: float, tolerance: float | None, norm: str = "max_l2") -> str:
-    """The strong method with the least `work` for the tolerance (see `terms_needed`); "exact2d" in two dimensions.
+    """The strong method with the least work for the tolerance (see `terms_needed`); "exact2d" in two dimensions.
 
-    In two dimensions "exact2d" was within 5 % of the fastest method at every tolerance measured (.01 h to .2 h).
+    The work of one area is in units of one normal number: the numbers drawn, the multiplications at a fixed exchange
+    rate, and one unit per matrix entry for the assembly (measured). That is not for "exact2d", which assembles no
+    matrices; in two dimensions it was within 5 % of the fastest method at every tolerance measured (.01 h to .2 h).
     """
     if dim == 2:
         return "exact2d"
     relative = RELATIVE_TOLERANCE if tolerance is None else tolerance / h
     relative = max(relative, 1e-15)  # below, the terms of no method can be counted, and all would cost the same
-    candidates = [method for method in STRONG_METHODS if method != "exact2d"]
-    return min(candidates, key=lambda method: work(method, dim, _terms(dim, relative, method, norm)))
+
+    def work(method: str) -> float:
+        terms = _terms(dim, relative, method, norm)
+        return normals_drawn(method, dim, terms) + dim**2 * (1 + terms / MULTIPLICATIONS_PER_NORMAL)
+
+    return min((method for method in STRONG_METHODS if method != "exact2d"), key=work)
