@@ -62,6 +62,7 @@ class DiffusersUNet(Network):
         described = {name: value for name, value in model.config.items() if name in known}
         self._described: dict[str, Any] = json.loads(json.dumps(described))  # lists for tuples, as in a file
         self.event = event_of(self._described)
+        self._classes = self._described["num_class_embeds"] or 0
         self.label = check_label(label, self._classes, student=bool(conditions or extra))
         if self._classes or conditions:
             width = model.time_embedding.linear_2.out_features
@@ -101,10 +102,6 @@ class DiffusersUNet(Network):
             flat = extra.flatten(1, 2)
             shown = torch.cat([x, (flat + 1) / 2 if self._described["center_input_sample"] else flat], 1)
         return self.unet(shown, noise, class_labels=given, return_dict=False)[0][:, : self.event[0]]
-
-    @property
-    def _classes(self) -> int:
-        return self._described["num_class_embeds"] or 0
 
 
 class _Embedding(nn.Module):
