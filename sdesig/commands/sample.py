@@ -77,8 +77,7 @@ class Sample:
             "steps": self.steps,
             "batch": batch,
             "decoder": self.decoder,
-            "device": self.machine.device,
-            "threads": self.machine.threads,
+            **self.machine.described(self.machine.device),
         }
         announce("sample", {**options, "out": self.out})
         processes.on_main(lambda: write_json(record, options))
