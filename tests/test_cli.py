@@ -48,10 +48,10 @@ def test_errors_are_one_line(tmp_path, monkeypatch, capsys):
     ],
 )
 def test_exit_status(error, status, message, monkeypatch, capsys):
-    def run(out, seed):
+    def run(tour):
         raise error
 
-    monkeypatch.setattr("sdesig.commands.tour.run_tour", run)
+    monkeypatch.setattr("sdesig.commands.tour.Tour.run", run)
     with pytest.raises(SystemExit) as stop:
         main(["tour"])
     assert stop.value.code == status
@@ -74,10 +74,10 @@ def test_exit_status(error, status, message, monkeypatch, capsys):
 def test_what_nobody_expected_is_one_line_and_the_traceback_is_there_if_asked_for(
     error, message, asked, monkeypatch, capsys
 ):
-    def run(out, seed):
+    def run(tour):
         raise error
 
-    monkeypatch.setattr("sdesig.commands.tour.run_tour", run)
+    monkeypatch.setattr("sdesig.commands.tour.Tour.run", run)
     monkeypatch.setenv("SDESIG_TRACEBACK", asked)
     with pytest.raises(SystemExit) as stop:
         main(["tour"])
@@ -137,7 +137,7 @@ def test_outputs_that_cannot_be_written_are_found_before_the_work(arguments, tmp
 
 def test_demo_passes_on_its_options(tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr("sdesig.commands.demo.run_demo", lambda out, *, seed, quick: calls.append((out, seed, quick)))
+    monkeypatch.setattr("sdesig.commands.demo.Demo.run", lambda demo: calls.append((demo.out, demo.seed, demo.quick)))
     main(["demo"])
     main(["demo", "--out", str(tmp_path), "--seed", "3", "--quick"])
     assert calls == [(Path("runs/demo"), 0, False), (tmp_path, 3, True)]

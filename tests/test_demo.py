@@ -56,7 +56,7 @@ def run_small(out):
         patch.setattr(demo, "path_space", lambda: replace(path_space(), levels=8))
         patch.setattr(demo, "Comparison", functools.partial(Comparison, truth_steps=128))
         patch.setattr("sdesig.evaluation.comparison.TIMED", 50)
-        demo.run_demo(out, quick=True)
+        demo.Demo(out, quick=True).run()
     return printed.getvalue()
 
 

@@ -46,19 +46,8 @@ class Cache:
         options = self.teacher_paths.cut_options(check_integer("steps[1]", self.steps[1], self.steps[0]))
         with naming_memory(depth=self.depth, teacher_steps=options.steps):
             made = self.setting.load(device, self.out, depth=self.depth)
-            announce(
-                "cache",
-                {
-                    **made.recorded,
-                    "depth": self.depth,
-                    "paths": self.paths,
-                    "teacher_paths": asdict(options),
-                    "seed": self.seed,
-                    "out": self.out,
-                    "device": device,
-                    "threads": self.machine.threads,
-                },
-            )
+            shown = {"depth": self.depth, "paths": self.paths, "teacher_paths": asdict(options), "seed": self.seed}
+            announce("cache", {**made.recorded, **shown, "out": self.out, **self.machine.described(device)})
             with naming_a_full_disk(self.out):
                 PathCache(
                     self.out,

@@ -77,71 +77,60 @@ class Demo:
     out: Path = Path("runs/demo")
     """Folder for the report, the figures and the generators."""
     seed: int = 0
-    """Seed of everything random."""
+    """Seed of the training; samples have the seeds 0, 1, ..."""
     quick: bool = False
     """A tiny run in seconds, to see that everything works; its numbers mean nothing."""
 
     def run(self) -> None:
         """Run the command."""
-        check_output("out", self.out, folder=True)
-        run_demo(self.out, seed=self.seed, quick=self.quick)
-
-
-def run_demo(out: Path, *, seed: int = 0, quick: bool = False) -> None:
-    """Distil, compare on the same seeds, and write report.json, report.md and three figures to a folder.
-
-    Args:
-        out: the folder; a distillation in it that was stopped goes on.
-        seed: of the training; samples have the seeds 0, 1, ...
-        quick: a tiny run, to see that everything works.
-    """
-    size, started = QUICK if quick else FULL, time.perf_counter()
-    images, _ = load_digits()
-    teacher = load_teacher()
-    print(
-        f"A pre-trained denoiser of 8x8 digits ({sum(p.numel() for p in teacher.parameters()) / 1e6:.2f} million "
-        f"parameters) is distilled into Sig-DEG with partial signatures of depth 4 ({size.iterations} iterations).",
-        flush=True,
-    )
-    student = distilled(size, seed, out / "distillation")
-    print(f"\nFloors: {size.groups} pairs of paths each, for depths 1, 2, 4.", flush=True)
-    floors = [
-        information_floor(
-            teacher,
-            path_space(),
-            steps=steps,
-            depth=depth,
-            groups=size.groups,
-            teacher_options=TeacherOptions(steps=128),
+        out, size, started = self.out, QUICK if self.quick else FULL, time.perf_counter()
+        check_output("out", out, folder=True)
+        images, _ = load_digits()
+        teacher = load_teacher()
+        print(
+            f"A pre-trained denoiser of 8x8 digits ({sum(p.numel() for p in teacher.parameters()) / 1e6:.2f} million "
+            f"parameters) is distilled into Sig-DEG with partial signatures of depth 4 ({size.iterations} iterations).",
+            flush=True,
         )
-        for depth in (1, 2, 4)
-        for steps in tqdm(STEPS, desc=f"floors of depth {depth}", leave=False)
-    ]
-    print(f"All samplers on the same {size.seeds} seeds and Brownian paths.", flush=True)
-    found = evaluate(
-        Comparison(teacher, path_space()),
-        samplers(student, size),
-        images,
-        seeds=range(size.seeds),
-        extractors=[replace(by, frechet_only=True) for by in (load_features(), COORDINATES)],
-        floors=floors,
-    )
-    rows = [{key: row[key] for key in row if key != "measured"} for row in found.rows if row["key"] != CONVERGED]
-    write_json(out / "report.json", {"n": size.seeds, "seeds": f"0 to {size.seeds - 1}", "rows": rows})
-    table = markdown_table(rows, COLUMNS)
-    with replacing(out / "report.md") as file:
-        file.write_text(_text(size, table))
-    figures = {
-        "errors.png": error_figure(rows, floors),
-        "methods.png": methods_figure(found.store),
-        "steps.png": steps_figure(student, found.store),
-    }
-    for name, figure in figures.items():
-        save_figure(figure, out / name, dpi=130)
-    print(f"\n{table}\n{_verdict(rows)}")
-    for name in ("report.json", "report.md", *figures):
-        print(f"  -> {out / name}")
-    print(f"{time.perf_counter() - started:.0f} s")
+        student = distilled(size, self.seed, out / "distillation")
+        print(f"\nFloors: {size.groups} pairs of paths each, for depths 1, 2, 4.", flush=True)
+        floors = [
+            information_floor(
+                teacher,
+                path_space(),
+                steps=steps,
+                depth=depth,
+                groups=size.groups,
+                teacher_options=TeacherOptions(steps=128),
+            )
+            for depth in (1, 2, 4)
+            for steps in tqdm(STEPS, desc=f"floors of depth {depth}", leave=False)
+        ]
+        print(f"All samplers on the same {size.seeds} seeds and Brownian paths.", flush=True)
+        found = evaluate(
+            Comparison(teacher, path_space()),
+            samplers(student, size),
+            images,
+            seeds=range(size.seeds),
+            extractors=[replace(by, frechet_only=True) for by in (load_features(), COORDINATES)],
+            floors=floors,
+        )
+        rows = [{key: row[key] for key in row if key != "measured"} for row in found.rows if row["key"] != CONVERGED]
+        write_json(out / "report.json", {"n": size.seeds, "seeds": f"0 to {size.seeds - 1}", "rows": rows})
+        table = markdown_table(rows, COLUMNS)
+        with replacing(out / "report.md") as file:
+            file.write_text(_text(size, table))
+        figures = {
+            "errors.png": error_figure(rows, floors),
+            "methods.png": methods_figure(found.store),
+            "steps.png": steps_figure(student, found.store),
+        }
+        for name, figure in figures.items():
+            save_figure(figure, out / name, dpi=130)
+        print(f"\n{table}\n{_verdict(rows)}")
+        for name in ("report.json", "report.md", *figures):
+            print(f"  -> {out / name}")
+        print(f"{time.perf_counter() - started:.0f} s")
 
 
 def distilled(size: Size, seed: int, out: Path) -> SigDEG:

@@ -64,19 +64,9 @@ class Distill:
                 recorded = {**recorded, "rank": self.rank}
             with seeded(training.seed):
                 student = SigDEG.from_teacher(teacher, made.space, depth=self.depth, cell=self.cell, rank=self.rank)
-            announce(
-                "distill",
-                {
-                    **recorded,
-                    "depth": self.depth,
-                    "cell": self.cell,
-                    "distillation": options.described(),
-                    "out": self.out,
-                    "teacher_cache": self.teacher_cache,
-                    "device": device,
-                    "threads": self.machine.threads,
-                },
-            )
+            shown = {"depth": self.depth, "cell": self.cell, "distillation": options.described()}
+            places = {"out": self.out, "teacher_cache": self.teacher_cache, **self.machine.described(device)}
+            announce("distill", {**recorded, **shown, **places})
             with naming_a_full_disk(folder):
                 distill(
                     student.to(device),

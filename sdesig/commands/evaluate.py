@@ -14,7 +14,7 @@ import tyro
 from sdesig import _processes as processes
 from sdesig._checks import check_choice, check_integer
 from sdesig._files import check_output, read_json, write_json
-from sdesig.commands.inputs import Identity, LoadedTeacher, SettingFlags, Source, load_models
+from sdesig.commands.inputs import Identity, LoadedTeacher, SettingFlags, Source, load_models, load_teacher
 from sdesig.commands.options import COUNT, MOST_SAMPLES, MachineFlags, announce, naming_memory
 from sdesig.evaluation import (
     FEWEST,
@@ -87,7 +87,7 @@ class Evaluate:
         source = flags.source(flags.teacher)
         if source is None:
             raise ValueError("data must be given: a folder or .tar of images, a .npz file, or hf:NAME[:SPLIT]")
-        teacher = flags.load_teacher(device)
+        teacher = load_teacher(flags.teacher, device, flags.label)
         models, identities = load_models(self.models, teacher.denoiser.event, device)
         autoencoder, decoder = flags.autoencoder(device)
         recorded = {"teacher": teacher.identity, **decoder}
@@ -102,17 +102,12 @@ class Evaluate:
                 "models": identities,
                 "reference": reference,
                 "snr": space.snr,
-                "samplers": self.samplers,
-                "steps": self.steps,
-                "teacher_steps": self.teacher_steps,
-                "n": self.n,
-                "first_seed": self.first_seed,
+                **{name: getattr(self, name) for name in ("samplers", "steps", "teacher_steps", "n", "first_seed")},
                 "extractors": {extractor.name: extractor.digest for extractor in extractors},
                 "perceptual": {distance.name: distance.digest for distance in perceptual},
                 "floor_groups": self.floor_groups,
                 "batch": batch,
-                "device": str(device),
-                "threads": self.machine.threads,
+                **self.machine.described(device),
             }
             announce("evaluate", {**options, "out": self.out})
             evaluate(
@@ -158,8 +153,7 @@ class Evaluate:
                 made = self.setting.around(teacher, source, device, self.out)
             return made.space, made.recorded["reference"]
         for name in ("reference", "snr"):
-            if getattr(self.setting, name) is not None:
-                value = getattr(self.setting, name)
+            if (value := getattr(self.setting, name)) is not None:
                 raise ValueError(f"{name} must not be given with models, which set it; got {value}")
         return models[0].space, None
 

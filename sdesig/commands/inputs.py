@@ -164,10 +164,6 @@ class SettingFlags(DataFlags):
         """Whether there are data, those of --data or the digits."""
         return self.data is not None or not shows_images(self.teacher, None)
 
-    def load_teacher(self, device: torch.device) -> LoadedTeacher:
-        """The denoiser and what it is."""
-        return load_teacher(self.teacher, device, self.label)
-
     def autoencoder(self, device: torch.device) -> tuple[Autoencoder | None, dict[str, Any]]:
         """That of --decoder, if there is one, and which it is, for options.json."""
         if self.decoder is None:
@@ -182,7 +178,9 @@ class SettingFlags(DataFlags):
     @processes.main_first()
     def load(self, device: torch.device, folder: Path | None = None, *, depth: int = 4) -> Setting:
         """Teacher and data on a device, and their space; see `around`."""
-        return self.around(self.load_teacher(device), self.source(self.teacher), device, folder, depth=depth)
+        return self.around(
+            load_teacher(self.teacher, device, self.label), self.source(self.teacher), device, folder, depth=depth
+        )
 
     def around(
         self,
@@ -307,10 +305,8 @@ class SettingFlags(DataFlags):
             return GaussianReference.load(stem.with_suffix(".safetensors"), event)
 
         key = {**described, "teacher": teacher.identity, "data": source and source.described, "snr": snr, **decoder}
-        recorded = kind if _floats(source) else described
-        if folder is None:
-            return make(), recorded
-        return cached(folder, "reference", key, make=make, write=write, read=read), recorded
+        reference = cached(folder, "reference", key, make=make, write=write, read=read)
+        return reference, kind if _floats(source) else described
 
     def _grid(self, teacher: LoadedTeacher, source: Source | None, space: PathSpace, folder: Path | None) -> StepGrid:
         """The grid of --grid."""
@@ -326,13 +322,12 @@ class SettingFlags(DataFlags):
         paths = max(16, min(GRID_PATHS, GRID_NUMBERS // math.prod(space.event)))
         how: dict[str, Any] = {} if _floats(source) else {"paths": paths, "least": LEAST_FOR_IMAGES}
         recorded = {"teacher": teacher.identity}
-        if folder is None:
-            return choose_grid(teacher.denoiser, space, **how)
+        kept = None if folder is None else folder / GRID_CELLS
         return cached(
             folder,
             "grid",
             {**recorded, "reference": space.reference.digest, "snr": space.snr, **how},
-            make=lambda: choose_grid(teacher.denoiser, space, kept=folder / GRID_CELLS, recorded=recorded, **how),
+            make=lambda: choose_grid(teacher.denoiser, space, kept=kept, recorded=recorded, **how),
             write=lambda stem, grid: {"quantiles": list(grid.quantiles)},
             read=lambda stem, record: StepGrid(tuple(record["quantiles"])),
         )

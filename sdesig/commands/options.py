@@ -103,6 +103,10 @@ class MachineFlags:
     config: Path | None = None
     """JSON file with options by these names and rarer ones; flags override it."""
 
+    def described(self, device: torch.device | str) -> dict[str, Any]:
+        """Device and threads, for the options that commands show and write."""
+        return {"device": str(device), "threads": self.threads}
+
     def use(self) -> torch.device:
         """Set the number of threads, join the processes that torchrun started, and return the device.
 

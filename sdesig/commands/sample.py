@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -77,8 +77,7 @@ class Sample:
             "steps": self.steps,
             "batch": batch,
             "decoder": self.decoder,
-            "device": self.machine.device,
-            "threads": self.machine.threads,
+            **self.machine.described(self.machine.device),
         }
         announce("sample", {**options, "out": self.out})
         processes.on_main(lambda: write_json(record, options))
@@ -97,11 +96,12 @@ class Sample:
 
     def _drawn(self, model: SigDEG, seeds: Sequence[int], batch: int) -> Samples:
         """Of all seeds, whose batches processes share."""
-        identity = model.space.paths(seeds).identity
         batches = [seeds[first : first + batch] for first in range(0, len(seeds), batch)]
-        own = {k: model.sample(batches[k], self.steps).values.cpu() for k in processes.share(len(batches))}
-        values = torch.cat(processes.all_gather(own, len(batches)))
-        return Samples(values, self.steps, identity)
+        own = {}
+        for k in processes.share(len(batches)):
+            drawn = model.sample(batches[k], self.steps, batch=batch)
+            own[k] = replace(drawn, values=drawn.values.cpu())
+        return Samples.join(processes.all_gather(own, len(batches)))
 
     def _decoder(self, model: SigDEG) -> Callable[[Tensor], Tensor]:
         """What makes of samples what a picture shows."""
@@ -121,8 +121,7 @@ class Sample:
             raise ValueError("only one of --n, --seeds and --replay may be given")
         if self.replay is not None:
             earlier = Samples.load(self.replay)
-            identity = model.space.paths(earlier.seeds).identity
-            check_same_paths(str(self.replay), earlier.identity, self.model, identity)
+            check_same_paths(str(self.replay), earlier.identity, self.model, model.space.paths(1).identity)
             return earlier.seeds
         if self.seeds:
             parts = [parse_seeds(text) for text in self.seeds]

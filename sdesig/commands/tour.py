@@ -39,20 +39,15 @@ class Tour:
     def run(self) -> None:
         """Run the command."""
         check_output("out", self.out, folder=True)
-        run_tour(self.out, self.seed)
-
-
-def run_tour(out: Path, seed: int = 0) -> None:
-    """Draw three figures into the folder `out` and print what they show; about a minute on two cores."""
-    chapters: list[tuple[str, Callable[[int], tuple[Figure, str]]]] = [
-        ("path.png", what_a_step_knows),
-        ("areas.png", levy_areas),
-        ("reverse_diffusion.png", one_seed_at_every_step_count),
-    ]
-    for name, chapter in chapters:
-        figure, text = chapter(seed)
-        save_figure(figure, out / name, dpi=130)
-        print(f"{text}\n  -> {out / name}\n", flush=True)
+        chapters: list[tuple[str, Callable[[int], tuple[Figure, str]]]] = [
+            ("path.png", what_a_step_knows),
+            ("areas.png", levy_areas),
+            ("reverse_diffusion.png", one_seed_at_every_step_count),
+        ]
+        for name, chapter in chapters:
+            figure, text = chapter(self.seed)
+            save_figure(figure, self.out / name, dpi=130)
+            print(f"{text}\n  -> {self.out / name}\n", flush=True)
 
 
 def panels(*shape: int, figsize: tuple[float, float], **options: Any) -> tuple[Figure, Any]:

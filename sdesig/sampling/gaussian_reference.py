@@ -10,9 +10,9 @@ Q is the same function of (x, t) for every eta, vanishes when the data are N(mu,
 an orthonormal basis c may differ between coordinates: each coordinate of u then has its own v.
 
 Range: the maps are products of powers, so their relative error is a few rounding units in any dtype while tau and y
-stay representable (in float32, |log tau| < 80). Digits go in three differences only. v(tau_2) - v(tau_1) when
-c tau >> 1: use `step_length`. 1 - c v there: use `advance`, not `snr`. Q: its rounding error is a few units times
-c tau |D|, which step lengths of order 1/(c tau) make harmless in u.
+stay representable (in float32, |log tau| < 80). Digits go in two differences only. v(tau_2) - v(tau_1) when
+c tau >> 1: use `step_length`. Q: its rounding error is a few units times c tau |D|, which step lengths of order
+1/(c tau) make harmless in u.
 """
 
 from __future__ import annotations
@@ -250,26 +250,6 @@ class GaussianReference:
         tau_1, tau_2 = self._outer("start", start), self._outer("end", end)
         return clock_length(tau_1, tau_2, self.variance)
 
-    def snr(self, v: Tensor | float) -> Tensor:
-        """tau = v/(1 - c v): inverse of `clock`, for v > 0 of a shape that broadcasts against variance's.
-
-        Raises:
-            ValueError: v at or beyond the clock's bound, 1/c.
-        """
-        return self._advance(torch.zeros((), dtype=torch.float64), check_step("v", v))
-
-    def advance(self, snr: Tensor | float, step: Tensor | float) -> Tensor:
-        """The SNR at which v exceeds v(snr) by step > 0, with G = 1 + c snr:
-
-            (snr + G step) / (1 - c G step).
-
-        `step` broadcasts against the shape of `clock`, which is that of the result.
-
-        Raises:
-            ValueError: if v would reach its bound, 1/c.
-        """
-        return self._advance(self._outer("snr", snr), check_step("step", step))
-
     def to_reference(self, y: Tensor, snr: Tensor | float, eta: float = 1.0) -> tuple[Tensor, Tensor]:
         """(u, v) from y, shape (batch, *event), and snr, () or (batch,): u is shaped as y, v as in `clock`."""
         scales = self._scales("y", y, snr, eta)
@@ -321,13 +301,6 @@ class GaussianReference:
         for axis, matrix in enumerate(matrices, start=x.ndim - len(matrices)):
             x = torch.tensordot(x, matrix, ([axis], [0])).movedim(-1, axis)
         return x
-
-    def _advance(self, tau: Tensor, step: Tensor) -> Tensor:
-        growth_step = (1 + self.variance * tau) * step
-        remaining = 1 - self.variance * growth_step
-        if not bool((remaining > 0).all()):
-            raise ValueError(f"v must stay below 1/variance = {(1 / self.variance.max()).item():g}; a step goes beyond")
-        return (tau + growth_step) / remaining
 
     def __repr__(self) -> str:
         variance = f"{self.variance.item():g}" if self.variance.ndim == 0 else f"of shape {tuple(self.variance.shape)}"

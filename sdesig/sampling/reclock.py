@@ -43,7 +43,7 @@ def reclock(
     nodes, weights = gauss_legendre(_NODES, c.device)
     x = nodes.reshape(-1, *[1] * (axes + 1))
     length, new_length = clock_length(start, end, c), clock_length(start, end, variance)
-    # v has grown by x h at the nodes of a cell: tau there, as in GaussianReference.advance
+    # v has grown by x h at the nodes of a cell: tau there, from (1 + c tau)^-1 = (1 + c start)^-1 - c x h
     growth = (1 + c * start) * x * length
     tau = (start + growth) / (1 - c * growth)
     position = (clock_length(start, tau, variance) / new_length).clamp(0, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,22 @@ class Samples:
     def seeds(self) -> list[int]:
         """The seed of every sample."""
         return list(self.identity["seeds"])
+
+    @classmethod
+    def join(cls, parts: Sequence[Samples]) -> Samples:
+        """The samples of several calls in one: values and seeds in order.
+
+        Raises:
+            ValueError: no parts; parts whose numbers of steps or paths differ.
+        """
+        if not parts:
+            raise ValueError("parts must be one or more; got none")
+        of_all = {(part.steps, json.dumps({**part.identity, "seeds": []}, sort_keys=True)) for part in parts}
+        if len(of_all) > 1:
+            raise ValueError(f"parts must have the same number of steps and the same paths but for seeds; got {parts}")
+        seeds = [seed for part in parts for seed in part.seeds]
+        identity = {**parts[0].identity, "seeds": seeds}
+        return cls(torch.cat([part.values for part in parts]), parts[0].steps, identity)
 
     def save(self, file: str | Path) -> None:
         """Write a .npz file: values, steps, identity (JSON)."""

@@ -56,11 +56,10 @@ class SigDEG(nn.Module):
         reference = space.reference
         self.register_buffer("mean", reference.mean.float().clone())
         self.register_buffer("variance", reference.variance.float().clone())
-        self._axes = len(reference.basis)
         for k, matrix in enumerate(reference.basis):
             self.register_buffer(f"basis_{k}", matrix.float().clone())
-        self._space = replace(space, reference=reference.with_tensors(*self._reference_tensors()))
-        self._proved = True
+        self._space, self._proved = space, True
+        self._take_reference()
 
     @classmethod
     def from_teacher(
@@ -150,14 +149,10 @@ class SigDEG(nn.Module):
         After other weights were loaded, the basis is checked to be orthogonal at the first access.
         """
         if not self._proved:
-            self._space = replace(self._space, reference=GaussianReference(*self._reference_tensors()))
+            found = self._space.reference
+            self._space = replace(self._space, reference=GaussianReference(found.mean, found.variance, found.basis))
             self._proved = True
         return self._space
-
-    def _reference_tensors(self) -> tuple[Tensor, Tensor, list[Tensor]]:
-        variance = self.get_buffer("variance")
-        basis = [self.get_buffer(f"basis_{k}") for k in range(self._axes)]
-        return self.get_buffer("mean"), variance.double().cpu() if variance.ndim == 0 else variance, basis
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SigDEG:
         """Move the generator or change its dtype, as `Module` does, and the reference with it."""
@@ -167,16 +162,17 @@ class SigDEG(nn.Module):
 
     def _load_from_state_dict(self, *arguments: Any) -> None:
         """Load a state, as `Module` does, and take over the reference that is in it."""
-        mean, variance, basis = self._reference_tensors()
-        before = [value.clone() for value in (mean, variance, *basis)]
+        before = self._space.reference.digest
         super()._load_from_state_dict(*arguments)
-        mean, variance, basis = self._reference_tensors()
-        self._proved &= all(map(torch.equal, before, (mean, variance, *basis)))
         self._take_reference()
+        self._proved &= self._space.reference.digest == before
 
     def _take_reference(self) -> None:
         """The space of the reference that the buffers hold now."""
-        self._space = replace(self._space, reference=self._space.reference.with_tensors(*self._reference_tensors()))
+        reference, variance = self._space.reference, self.get_buffer("variance")
+        basis = [self.get_buffer(f"basis_{k}") for k in range(len(reference.basis))]
+        variance = variance.double().cpu() if variance.ndim == 0 else variance
+        self._space = replace(self._space, reference=reference.with_tensors(self.get_buffer("mean"), variance, basis))
 
     @property
     def sde(self) -> CanonicalSDE:
@@ -212,15 +208,15 @@ class SigDEG(nn.Module):
         space = self.space if grid is None else replace(self.space, grid=check_instance("grid", grid, StepGrid))
         check_integer("batch", batch, 1)
         sde, times, chosen = self.sde, space.times(steps), chosen_seeds(seeds)
-        values = []
+        parts = []
         for part in chosen.split(batch):
             path = space.paths(part.tolist())
             with evaluating(self):
                 last = run_steps(
                     self.cell, sde, "additive", space.start(path), times, chunks(path, times), callback, save="last"
                 )
-            values.append(sde.noisy_data(last, times[-1]))
-        return Samples(torch.cat(values), steps, {**path.identity, "seeds": chosen.tolist()})
+            parts.append(Samples(sde.noisy_data(last, times[-1]), steps, path.identity))
+        return Samples.join(parts)
 
     def save(self, folder: str | Path) -> None:
         """Write config.json and weights.safetensors. A denoiser that the generator corrects is not saved."""

@@ -6,6 +6,7 @@ import pytest
 import torch
 from command_lines import main
 
+from sdesig.brownian import BrownianPath
 from sdesig.commands.sample import as_images, parse_seeds, write_images
 from sdesig.digits import load_student
 from sdesig.sigdeg import Samples, SigDEG
@@ -19,6 +20,20 @@ def test_samples_are_the_librarys(tmp_path, problem, capsys):
     assert found.identity == wanted.identity
     assert "no picture: samples of shape (2,) are not images" in capsys.readouterr().out
     assert sorted(file.name for file in out.parent.iterdir()) == ["a.json", "a.npz"]
+
+
+@pytest.mark.parametrize("flags, batches", [(["--batch", "200"], 6), (["--batch", "2000"], 1), ([], 2)])
+def test_the_path_of_a_seed_is_made_once(flags, batches, tmp_path, problem, monkeypatch):
+    model, made, make_path = problem.student("student"), [], BrownianPath.__init__
+
+    def counted(self, *arguments, **options):
+        make_path(self, *arguments, **options)
+        made.append(list(self.seeds))
+
+    monkeypatch.setattr(BrownianPath, "__init__", counted)
+    main(["sample", model, "--n", "1030", "--steps", "1", *flags, "--out", str(tmp_path / "a.npz")])
+    assert [seed for seeds in made for seed in seeds] == list(range(1030))
+    assert len(made) == batches
 
 
 def test_default_is_64_samples_in_8_steps(tmp_path, problem, monkeypatch):

@@ -206,6 +206,36 @@ def test_samples_save_load_and_replay(tmp_path):
     assert again.identity == loaded.identity
 
 
+def test_samples_of_several_calls_are_joined():
+    generator = shaken(make(reference="pca"))
+    parts = [generator.sample(seeds, 5) for seeds in ([4, 9], [1], [2**50, 0])]
+    joined, whole = Samples.join(parts), generator.sample([4, 9, 1, 2**50, 0], 5)
+    assert (joined.identity, joined.steps) == (whole.identity, 5)
+    torch.testing.assert_close(joined.values, whole.values)
+
+
+@pytest.mark.parametrize("steps, reference", [(4, "pca"), (5, "none")])
+def test_samples_of_other_steps_or_paths_are_not_joined(steps, reference):
+    parts = [make(reference="pca").sample(2, 5), make(reference=reference).sample(2, steps)]
+    with pytest.raises(ValueError, match="parts must have the same number of steps and the same paths"):
+        Samples.join(parts)
+    with pytest.raises(ValueError, match="parts must be one or more"):
+        Samples.join([])
+
+
+@pytest.mark.parametrize("batch", [2, 1024])
+def test_the_path_of_a_seed_is_made_once(batch, monkeypatch):
+    generator, made, make_path = make(), [], BrownianPath.__init__
+
+    def counted(self, *arguments, **options):
+        make_path(self, *arguments, **options)
+        made.extend(self.seeds)
+
+    monkeypatch.setattr(BrownianPath, "__init__", counted)
+    generator.sample([3, 1, 2, 8, 5], 4, batch=batch)
+    assert made == [3, 1, 2, 8, 5]
+
+
 def write(file, text=None, **arrays):
     """A file of something else."""
     if text is None:
