@@ -182,9 +182,14 @@ class GaussianReference:
 
     @property
     def digest(self) -> str:
-        """The sha256 of mean, variance and basis."""
-        values = (self.mean, self.variance, *self.basis)
-        return hashlib.sha256(b"".join(value.cpu().numpy().tobytes() for value in values)).hexdigest()
+        """The sha256 of the values of mean, variance and basis."""
+        values = (value.detach().cpu().contiguous().flatten() for value in (self.mean, self.variance, *self.basis))
+        return hashlib.sha256(b"".join(value.view(torch.uint8).numpy().tobytes() for value in values)).hexdigest()
+
+    @property
+    def shapes(self) -> list[torch.Size]:
+        """The shapes of mean, variance and the matrices of the basis."""
+        return [value.shape for value in (self.mean, self.variance, *self.basis)]
 
     def to(self, device: torch.device | str) -> GaussianReference:
         """The same reference on a device; a scalar variance stays on the CPU."""

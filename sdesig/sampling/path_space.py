@@ -38,14 +38,17 @@ class StepGrid:
 
     def __post_init__(self) -> None:
         values = np.asarray(self.quantiles, dtype=np.float64)
-        if len(values) < 2 or values[0] != 0.0 or values[-1] != 1.0 or not bool((np.diff(values) > 0).all()):
+        rising = values.ndim == 1 and len(values) > 1 and bool((np.diff(values) > 0).all())
+        if not rising or values[0] != 0.0 or values[-1] != 1.0:
             raise ValueError(f"quantiles must increase from 0 to 1; got {self.quantiles}")
+        object.__setattr__(self, "quantiles", tuple(values.tolist()))
 
     @classmethod
     def from_density(cls, density: np.ndarray | Tensor, knots: int = 64) -> StepGrid:
         """The grid of a density > 0 on equal cells of [0, 1], given up to a factor, (cells,)."""
         weights = np.asarray(density, dtype=np.float64)
-        if weights.ndim != 1 or not bool((np.isfinite(weights) & (weights > 0)).all()):
+        check_integer("knots", knots, 1)
+        if weights.ndim != 1 or not weights.size or not bool((np.isfinite(weights) & (weights > 0)).all()):
             raise ValueError("density must be finite and > 0 everywhere, of shape (cells,)")
         mass = np.concatenate([[0.0], np.cumsum(weights)]) / weights.sum()
         inner = np.interp(np.linspace(0, 1, knots + 1)[1:-1], mass, np.linspace(0, 1, len(mass)))
@@ -130,8 +133,8 @@ class PathSpace:
         low, high = (check_real(f"snr[{k}]", value, minimum=0.0, strict=True) for k, value in enumerate(self.snr))
         if low >= high:
             raise ValueError(f"snr must be (first, last) with first < last; got {self.snr}")
-        check_integer("levels", self.levels, 0, 30)
-        check_integer("depth", self.depth, 1, MOST_DEPTH)
+        object.__setattr__(self, "levels", check_integer("levels", self.levels, 0, 30))
+        object.__setattr__(self, "depth", check_integer("depth", self.depth, 1, MOST_DEPTH))
         check_instance("grid", self.grid, StepGrid)
         check_instance("reference", self.reference, GaussianReference)
         object.__setattr__(self, "event", tuple(check_integer(f"event[{k}]", n, 1) for k, n in enumerate(event)))
@@ -207,7 +210,10 @@ class PathSpace:
         return replace(self, reference=self.reference.to(device))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, PathSpace) and self.identity == other.identity
+        if not isinstance(other, PathSpace) or self.identity != other.identity:
+            return False
+        # the digest is of the values alone: those of a mean (2, 1) and of a mean (1, 2) may be the same
+        return self.reference.shapes == other.reference.shapes
 
     def __hash__(self) -> int:
         return hash(json.dumps(self.identity))

@@ -185,6 +185,38 @@ def test_the_identity_is_json():
     assert json.loads(json.dumps(numpy.identity)) == SPACE.identity
 
 
+def test_numpy_integers_make_the_same_space():
+    given = replace(SPACE, levels=np.int64(7), depth=np.int32(3))
+    assert (given, hash(given)) == (SPACE, hash(SPACE))
+    assert json.loads(json.dumps(given.identity)) == SPACE.identity
+
+
+@pytest.mark.parametrize("quantiles", [[0, 0.5, 1], (0, 0.5, 1), np.array([0.0, 0.5, 1.0]), torch.tensor([0, 0.5, 1])])
+def test_the_quantiles_of_a_grid_are_kept_as_floats(quantiles):
+    """So that grids and spaces of equal numbers are equal, hash alike and name the same files."""
+    grid = StepGrid((0.0, 0.5, 1.0))
+    given, wanted = (replace(SPACE, grid=each) for each in (StepGrid(quantiles), grid))
+    assert (given.grid, hash(given.grid), repr(given.grid.quantiles)) == (grid, hash(grid), repr(grid.quantiles))
+    assert (given, hash(given)) == (wanted, hash(wanted))
+
+
+def test_references_of_the_same_numbers_in_other_shapes_are_others():
+    """A mean per row is not a mean per column, though their bytes are the same."""
+    mean = torch.tensor([[1.0, 2.0]])
+    spaces = [PathSpace((2, 2), (LOW, HIGH), GaussianReference(turned, 0.5)) for turned in (mean, mean.mT)]
+    assert spaces[0] != spaces[1]
+    assert len({*spaces}) == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, F64])
+def test_spaces_of_every_dtype_can_be_compared(dtype):
+    mean = torch.tensor([0.5, -0.25], dtype=dtype, requires_grad=True)
+    given, copied = (replace(SPACE, reference=GaussianReference(each, 0.5)) for each in (mean, mean.detach().clone()))
+    assert (given, hash(given)) == (copied, hash(copied))
+    assert given != SPACE
+    assert given.paths(2).dtype == dtype
+
+
 def test_a_space_moves_to_a_device():
     """Its tensors do, a scalar variance does not; the rest stays."""
     moved = SPACE.to("meta")
