@@ -8,6 +8,8 @@ import diffusers
 import pytest
 import torch
 
+import sdesig.solvers
+from sdesig.commands.main import COMMANDS
 from sdesig.evaluation import (
     Comparison,
     SampleStore,
@@ -19,6 +21,7 @@ from sdesig.evaluation import (
 )
 from sdesig.sampling import GaussianReference, PathSpace
 from sdesig.sigdeg import NetworkDenoiser, SigDEG, UNet
+from sdesig.solvers import SCHEMES
 
 README = Path(__file__).parent.parent / "README.md"
 EXPERIMENTS = README.parent / "experiments"
@@ -218,3 +221,11 @@ def test_a_claim_about_the_flows_and_the_path():
     for study, best in ((CIFAR, "unipc"), (MNIST, TWO)):
         ten = {key: row["frechet_distance"] for (key, n), row in rows_of(f"{study}/report.json").items() if n == 10}
         assert min(ten, key=ten.get) == best
+
+
+def test_the_tables_have_all_schemes_and_commands():
+    """Those of README and, of schemes, the one in the docstring of `sdesig.solvers`."""
+    table = re.search(r"^\| `euler`.*?\n\n", README.read_text(), re.M | re.S)[0]
+    assert {*re.findall(r"`(\w+)`", "".join(row.split("|")[1] for row in table.strip().splitlines()))} == {*SCHEMES}
+    assert {*re.findall(r'^\| "(\w+)"', sdesig.solvers.__doc__, re.M)} == {*SCHEMES}
+    assert {*re.findall(r"`sdesig (\w+)", README.read_text())} >= {*COMMANDS}

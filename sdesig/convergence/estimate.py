@@ -101,6 +101,8 @@ class OrderEstimate:
             parts.append(f"not straight (p = {self.p_value:.0e})")
         if self.few:
             parts.append(f"too few effective paths ({self.effective_paths:.1f})")
+        if self.half_width > HALF_WIDTH:
+            parts.append(f"interval wider than +- {HALF_WIDTH:g}")
         return ", ".join(parts)
 
     def __repr__(self) -> str:

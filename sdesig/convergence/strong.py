@@ -50,6 +50,9 @@ def strong_order(study: StrongStudy) -> OrderEstimate:
         clock: of the path (`BrownianPath`).
         row_shape: shape of W per path, where neither y0 nor the SDE tell it.
 
+    Returns:
+        The order with its confidence interval, and the errors: see `OrderEstimate`.
+
     Raises:
         TypeError, ValueError: arguments of the wrong type or range, or that do not fit each other; a truth of no more
             steps than the solutions; fewer than two numbers of steps with an error above the floor.

@@ -67,6 +67,9 @@ def weak_order(study: WeakStudy) -> OrderEstimate:
         sde, y0, scheme, t0, t1, steps, paths, seed, truth_scheme, levels, depth, area, clock, row_shape: as in
             `strong_order`.
 
+    Returns:
+        The order with its confidence interval, and the errors: see `OrderEstimate`.
+
     Raises:
         TypeError, ValueError, FloatingPointError: as `strong_order`; paths odd or 2 with `antithetic`; a functional
             that returns another shape, no floating-point numbers or infinite ones; a known expectation of another

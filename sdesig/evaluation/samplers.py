@@ -22,7 +22,10 @@ TRAINING_FREE: dict[str, tuple[str, Scheme, bool, float]] = {
     "path-average-reference": ("path-average, reference", PathAverage(), True, 1.0),
     ON_GRID: ("path-average, reference, chosen grid", PathAverage(), True, 1.0),
 }
-"""Label, scheme, whether it is referenced, and eta of the samplers of `training_free` by key."""
+"""Label, scheme, whether it is referenced, and eta by key, of the samplers of `training_free`.
+
+The demo and `sdesig evaluate` of vectors run all of them.
+"""
 
 
 @dataclass(frozen=True)

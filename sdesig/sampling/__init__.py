@@ -1,4 +1,13 @@
-"""Sampling of diffusion models without training, in canonical variables: reverse schemes, step grids, teacher paths."""
+"""Sampling of diffusion models without training, in canonical variables.
+
+| for | there is |
+|---|---|
+| a denoiser D(x, t) of yours, or a D(y, snr) | `CanonicalDenoiser`, `SNRDenoiser` |
+| the reverse SDE, and schemes for it | `CanonicalSDE`; `PathAverage`, `DPMSolver1`, `DPMSolver2M` |
+| what is known of the data beforehand | `GaussianReference` |
+| what a seed means, and where steps lie | `PathSpace`; `StepGrid`, `choose_grid` |
+| fine solutions, and what coarse steps can know of them | `draw_paths`, `teacher_samples`; `information_floor` |
+"""
 
 from sdesig.sampling.canonical import CanonicalDenoiser, CanonicalSDE, SNRDenoiser, from_canonical, to_canonical
 from sdesig.sampling.choose_grid import LEAST_FOR_IMAGES, choose_grid

@@ -44,7 +44,7 @@ class SNRDenoiser(nn.Module):
 
     def __init__(self, denoiser: Callable[..., Tensor], eta: float = 1.0) -> None:
         super().__init__()
-        self.denoiser = check_denoiser("denoiser", denoiser)
+        self.denoiser = check_denoiser("denoiser", denoiser, "y, snr")
         self.eta = check_real("eta", eta, minimum=0.0)
 
     def __repr__(self) -> str:

@@ -108,10 +108,10 @@ class Denoiser(Protocol):
         """x: (batch, *event); t: () or (batch,), the diffusion's time. Returns (batch, *event)."""
 
 
-def check_denoiser(name: str, value: CallableT) -> CallableT:
-    """Return `value`; raise TypeError unless it can be called, as a D(x, t) or a network, and is no D(y, snr)."""
-    if (variables := getattr(value, "variables", "x, t")) != "x, t":
-        raise TypeError(f"{name} must be a D(x, t), not a D({variables}); got {type(value).__name__}")
+def check_denoiser(name: str, value: CallableT, variables: str = "x, t") -> CallableT:
+    """Return `value`; raise TypeError unless it can be called with the variables and is no D(y, snr)."""
+    if (own := getattr(value, "variables", "x, t")) != "x, t":
+        raise TypeError(f"{name} must be a D(x, t), not a D({own}); got {type(value).__name__}")
     if not callable(value):
-        raise TypeError(f"{name} must be callable as {name}(x, t); got {value!r}")
+        raise TypeError(f"{name} must be callable as {name}({variables}); got {value!r}")
     return value

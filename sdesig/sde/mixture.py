@@ -186,3 +186,6 @@ class Mixture:
         if self._eigenvectors is not None:
             vectors = torch.einsum("bke,kde->bkd", vectors, self._per_component(self._eigenvectors))
         return torch.einsum("bk,bkd->bd", log_joint.softmax(-1), vectors)
+
+    def __repr__(self) -> str:
+        return f"Mixture({len(self.weights)} components, dim {self.dim})"

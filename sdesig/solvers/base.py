@@ -39,6 +39,9 @@ class Scheme(ABC):
     weak_order: float
     word_order: ClassVar[float] = 0.5
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
     def words(self, structure: str) -> tuple[Word, ...]:
         """Words whose iterated integrals a step needs; the letters 1 and 2 stand for any two Brownian motions.
 

@@ -315,7 +315,7 @@ def test_refuses_states_and_paths_that_do_not_fit():
 
 
 def test_refuses_schemes_and_sdes():
-    refuse(ValueError, "scheme must be one of 'euler'.*'torchsde:srk'", scheme="midpoint")
+    refuse(ValueError, "scheme must be one of 'euler'.*'torchsde:srk'", scheme="no such scheme")
     refuse(ValueError, "scheme must be", scheme="torchsde:adjoint_reversible_heun")
     refuse(ValueError, "scheme must be", scheme=Euler)
     with pytest.raises(ValueError, match="name must be one of"):
