@@ -118,7 +118,7 @@ def report_text(rows: Sequence[Row], data: ImageSet | Tensor | None) -> str:
     for (name, digest), names in metrics.items():
         if len(names) > 1:  # of features; a perceptual distance is one number, which is in the first table
             lines += [
-                f"Features: {name}, sha256 {digest[:12]}.\n",
+                f"Features: {name}{'' if digest == name else f', sha256 {digest[:12]}'}.\n",  # some are of no file
                 markdown_table(flat, {"method": "method", "steps": "steps", **{metric: metric for metric in names}}),
             ]
     if any(row["pathwise_rmse"] for row in rows):
