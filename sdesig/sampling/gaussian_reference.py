@@ -21,7 +21,7 @@ import copy
 import functools
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -257,19 +257,13 @@ class GaussianReference:
 
     def from_reference(self, u: Tensor, snr: Tensor | float, eta: float = 1.0) -> Tensor:
         """y from u and the SNR (v may differ between coordinates, so it is no argument): inverse of `to_reference`."""
-        return self._uncentred(u, self._scales("u", u, snr, eta))
+        scales = self._scales("u", u, snr, eta)
+        return self.from_basis(u * scales.power_of_growth) + scales.a * self.mean
 
     def drift(self, denoised: Tensor, y: Tensor, snr: Tensor | float, eta: float = 1.0) -> Tensor:
         """Q = (1 + c tau)(D - mu) - c tau^((1 - eta^2)/2) (y - a mu), shape (batch, *event), from D and y."""
-        return self._drift(denoised, y, self._scales("y", y, snr, eta))
-
-    def drift_at(
-        self, denoiser: Callable[[Tensor, Tensor], Tensor], u: Tensor, snr: Tensor, eta: float = 1.0
-    ) -> Tensor:
-        """Q at u, shape (batch, *event): `from_reference`, one evaluation of D(y, snr), and `drift`."""
-        scales = self._scales("u", u, snr, eta)
-        y = self._uncentred(u, scales)
-        return self._drift(denoiser(y, snr).to(y), y, scales)
+        scales = self._scales("y", y, snr, eta)
+        return scales.growth * self.to_basis(denoised - self.mean) - scales.slope * self._centred(y, scales)
 
     def denoised(self, drift: Tensor, y: Tensor, snr: Tensor | float, eta: float = 1.0) -> Tensor:
         """D from Q and y: inverse of `drift`."""
@@ -290,12 +284,6 @@ class GaussianReference:
 
     def _centred(self, y: Tensor, scales: _Scales) -> Tensor:
         return self.to_basis(y - scales.a * self.mean)
-
-    def _uncentred(self, u: Tensor, scales: _Scales) -> Tensor:
-        return self.from_basis(u * scales.power_of_growth) + scales.a * self.mean
-
-    def _drift(self, denoised: Tensor, y: Tensor, scales: _Scales) -> Tensor:
-        return scales.growth * self.to_basis(denoised - self.mean) - scales.slope * self._centred(y, scales)
 
     def _rotate(self, x: Tensor, matrices: Sequence[Tensor]) -> Tensor:
         for axis, matrix in enumerate(matrices, start=x.ndim - len(matrices)):
