@@ -392,7 +392,16 @@ def load_data(data: str) -> tuple[Tensor, Identity]:
     if data == DIGITS:
         return digits.load_digits()[0], _identity(DIGITS, digits.FOLDER / "digits.npz")
     path = Path(data)
-    name, values = _read_array(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"data must be {DIGITS!r} or a .npz file, or images: a folder, a .tar, FILE.npz:ARRAY or hf:NAME[:SPLIT]; "
+            f"{path} does not exist"
+        )
+    with open_arrays(path) as arrays:
+        name = next((name for name in ARRAYS if name in arrays), None)
+        if name is None:
+            raise ValueError(f"it has no array {' or '.join(ARRAYS)}, but {', '.join(arrays) or 'none'}")
+        values = take_array(arrays, name)
     shape, image = values.shape, values.ndim == 4 and values.shape[2] == values.shape[3]
     if not np.issubdtype(values.dtype, np.floating):
         raise ValueError(f"{path}: {name} must be floating point; it is {values.dtype}")
@@ -408,20 +417,6 @@ def load_data(data: str) -> tuple[Tensor, Identity]:
             f"they are {largest:g} and {deviation:g}: rescale it"
         )
     return tensor, _identity(data, path)
-
-
-def _read_array(path: Path) -> tuple[str, np.ndarray]:
-    """Name and values of the one array that is asked for; pickles are not loaded."""
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"data must be {DIGITS!r} or a .npz file, or images: a folder, a .tar, FILE.npz:ARRAY or hf:NAME[:SPLIT]; "
-            f"{path} does not exist"
-        )
-    with open_arrays(path) as arrays:
-        for name in ARRAYS:
-            if name in arrays:
-                return name, take_array(arrays, name)
-        raise ValueError(f"it has no array {' or '.join(ARRAYS)}, but {', '.join(arrays) or 'none'}")
 
 
 # --- teachers and generators -----------------------------------------------------------------------------------------

@@ -51,10 +51,6 @@ class TeacherPathFlags:
     teacher_steps: int = TeacherOptions.steps
     """Fine steps of the teacher over the whole range of SNR."""
 
-    def teacher_options(self) -> TeacherOptions:
-        """Of paths that are not cut."""
-        return TeacherOptions(self.teacher_scheme, self.teacher_steps, cells=1)
-
 
 @dataclass(frozen=True)
 class CutPathFlags(TeacherPathFlags):
