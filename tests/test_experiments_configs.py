@@ -11,10 +11,8 @@ from experiments.image_study.study import SNR
 from experiments.mnist import setting as mnist
 from sdesig.commands.command_line import parse
 from sdesig.commands.distill import Distill
-from sdesig.commands.options import checked
 from sdesig.commands.teacher import Teacher
-from sdesig.sigdeg import DistillOptions, TrainingOptions
-from sdesig.sigdeg.networks import network_config
+from sdesig.sigdeg.networks import NETWORKS
 
 DIGITS = sorted((Path(digits.__file__).parent / "configs").glob("*.json"))
 EXPERIMENTS = Path(mnist.__file__).parents[1]
@@ -27,8 +25,7 @@ def command_of(kind, file, *arguments):
 
 def distillation(command):
     paths = command.teacher_paths.cut_options(command.distillation.steps[1])
-    training = checked(TrainingOptions, command.distillation.training)
-    return checked(DistillOptions, command.distillation, teacher_options=paths, training=training)
+    return command.distillation.options(paths)
 
 
 @pytest.mark.parametrize("file", DIGITS, ids=lambda file: file.stem)
@@ -54,9 +51,9 @@ def test_a_configuration_for_images_is_the_run_of_its_name(name, run):
 @pytest.mark.parametrize("name", IMAGES)
 def test_the_configuration_of_a_teacher_of_images(name):
     study, command = IMAGES[name], command_of(Teacher, EXPERIMENTS / name / "configs" / "teacher.json")
-    assert checked(TrainingOptions, command.training) == study.teacher
+    assert command.training == study.teacher
     made = command.make_network((study.channels, study.size, study.size))
-    assert network_config(made) == network_config(study.network())
+    assert NETWORKS.config(made) == NETWORKS.config(study.network())
     assert (command.batch, command.log_sigma) == (study.batch, study.log_sigma)
     assert (command.data.channels, command.data.size, command.flip) == (study.channels, study.size, study.flip)
 

@@ -12,7 +12,6 @@ from command_lines import main
 
 from sdesig.commands.command_line import parse
 from sdesig.commands.distill import Distill
-from sdesig.commands.options import checked
 from sdesig.commands.teacher import Teacher
 from sdesig.images import PathAverageScheduler, SigDEGPipeline
 from sdesig.images.teachers import load_teacher
@@ -25,9 +24,9 @@ from sdesig.sampling import (
     choose_grid,
 )
 from sdesig.sde import Mixture
-from sdesig.sigdeg import DistillOptions, NetworkDenoiser, Samples, SigDEG, TrainingOptions
+from sdesig.sigdeg import NetworkDenoiser, Samples, SigDEG
 from sdesig.sigdeg.network_denoiser import ModelDenoiser
-from sdesig.sigdeg.networks import network_config
+from sdesig.sigdeg.networks import NETWORKS
 from sdesig.sigdeg.path_cache import PathCache
 
 FOLDER = Path(__file__).parent / "made_earlier"
@@ -246,19 +245,16 @@ def meaning_of(command):
     if isinstance(command, Teacher):
         size = command.data.size
         return {
-            "training": asdict(checked(TrainingOptions, command.training)),
+            "training": asdict(command.training),
             "batch": command.batch,
             "log_sigma": command.log_sigma,
             "flip": command.flip,
-            "network": network_config(command.make_network((command.data.channels, size, size))),
+            "network": NETWORKS.config(command.make_network((command.data.channels, size, size))),
             "out": str(command.out),
         }
-    training = checked(TrainingOptions, command.distillation.training)
     paths = command.teacher_paths.cut_options(command.distillation.steps[1])
     return {
-        "distillation": checked(
-            DistillOptions, command.distillation, teacher_options=paths, training=training
-        ).described(),
+        "distillation": command.distillation.options(paths).described(),
         "depth": command.depth,
         "cell": command.cell,
         "reference": command.setting.reference,

@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
 STEPS = (4, 8, 16, 32)
 MINE, TWO = "depth-4", "sde-dpm++2m"
-TEACHER_STEPS = (4, 8, 16, 32, 100, 1000)
 COLUMNS = {
     "method": "method",
     "steps": "steps = evaluations",
@@ -62,11 +61,11 @@ class Size:
     iterations: int
     seeds: int
     groups: int
-    teacher_steps: tuple[int, ...] = TEACHER_STEPS
+    teacher_steps: tuple[int, ...] = (*STEPS, 100, 1000)
 
 
 FULL = Size(iterations=400, seeds=2000, groups=1000)
-QUICK = Size(iterations=3, seeds=100, groups=50, teacher_steps=(4, 8, 16, 32))
+QUICK = Size(iterations=3, seeds=100, groups=50, teacher_steps=STEPS)
 
 
 @tyro.conf.configure(tyro.conf.FlagCreatePairsOff)

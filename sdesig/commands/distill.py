@@ -13,8 +13,8 @@ from sdesig._files import check_output
 from sdesig._random import seeded
 from sdesig.brownian.path import MOST_DEPTH
 from sdesig.commands.inputs import GRID_CELLS, SettingFlags
-from sdesig.commands.options import CutPathFlags, DistillFlags, MachineFlags, announce, checked, naming_memory
-from sdesig.sigdeg import DistillOptions, SigDEG, TrainingOptions, distill
+from sdesig.commands.options import CutPathFlags, DistillFlags, MachineFlags, announce, naming_memory
+from sdesig.sigdeg import SigDEG, distill
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,7 @@ class Distill:
             if flags.pairs == "both":
                 raise ValueError("data must be given for pairs 'both'")
             flags = replace(flags, pairs="rollout")
-        training = checked(TrainingOptions, flags.training)
-        paths = self.teacher_paths.cut_options(flags.steps[1])
-        options = checked(DistillOptions, flags, teacher_options=paths, training=training)
+        options = flags.options(self.teacher_paths.cut_options(flags.steps[1]))
         folder = self.teacher_cache or self.out
         with naming_memory(evaluations=options.evaluations, depth=self.depth, recompute=options.recompute):
             kept = self.out if (self.out / GRID_CELLS).exists() else folder  # where earlier versions had it
@@ -62,7 +60,7 @@ class Distill:
             teacher, recorded = made.teacher.denoiser, made.recorded
             if self.rank is not None:
                 recorded = {**recorded, "rank": self.rank}
-            with seeded(training.seed):
+            with seeded(options.training.seed):
                 student = SigDEG.from_teacher(teacher, made.space, depth=self.depth, cell=self.cell, rank=self.rank)
             shown = {"depth": self.depth, "cell": self.cell, "distillation": options.described()}
             places = {"out": self.out, "teacher_cache": self.teacher_cache, **self.machine.described(device)}

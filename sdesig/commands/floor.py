@@ -10,7 +10,7 @@ from sdesig._files import check_output, write_json
 from sdesig.brownian.path import MOST_DEPTH
 from sdesig.commands.inputs import SettingFlags
 from sdesig.commands.options import MachineFlags, TeacherPathFlags, announce
-from sdesig.sampling import information_floor
+from sdesig.sampling import TeacherOptions, information_floor
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Floor:
             raise ValueError("depth must be one number or more; got none")
         for depth in self.depth:
             check_integer("depth", depth, 1, MOST_DEPTH)
-        paths = self.teacher_paths.teacher_options()
+        paths = TeacherOptions(self.teacher_paths.teacher_scheme, self.teacher_paths.teacher_steps, cells=1)
         made = self.setting.load(self.machine.use())
         options = {**made.recorded, "teacher_scheme": paths.scheme, "teacher_steps": paths.steps}
         announce("floor", {**options, "steps": self.steps, "depth": self.depth, "floor_groups": self.floor_groups})

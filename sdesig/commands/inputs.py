@@ -245,21 +245,22 @@ class SettingFlags(DataFlags):
         Raises:
             ValueError: data or latents of another shape than the teacher's.
         """
-        values = None if source is None else source.values
+        if source is None:
+            return None
+        values = source.values
         if isinstance(values, Tensor):
-            found = tuple(values.shape[1:])
-            if found != event:
+            if (found := tuple(values.shape[1:])) != event:
                 name = self.data or DIGITS
                 raise ValueError(f"data must have the shape of the teacher's, {event}; {name} has {found}")
-        elif values is not None and autoencoder is None:
+        elif autoencoder is None:
             values.check_event(event, f"the teacher {self.teacher}")
-        elif values is not None and autoencoder is not None:
+        else:
             generator = generator_for("latents", device=device)
             parts = torch.arange(len(values)).split(64)
             latents = torch.cat([autoencoder.encode(values.floats(rows, device=device), generator) for rows in parts])
             check_data(latents, event)
             return latents
-        return None if values is None else values.to(device)
+        return values.to(device)
 
     def _reference(
         self,
@@ -291,9 +292,10 @@ class SettingFlags(DataFlags):
                 device = next(teacher.denoiser.parameters()).device
                 known = PathSpace(event, snr, GaussianReference(torch.zeros((), device=device), 0.0))
                 return GaussianReference.fit(teacher_samples(teacher.denoiser, known, n), kind)
-            return GaussianReference.fit(
-                data.cpu() if isinstance(data, Tensor) and _floats(source) else _some(data), kind
-            )
+            if isinstance(data, Tensor) and _floats(source):
+                return GaussianReference.fit(data.cpu(), kind)
+            rows = torch.randperm(len(data), generator=generator_for("samples of a reference"))[:n].sort().values
+            return GaussianReference.fit(take_rows(data, rows, "cpu"), kind)
 
         def write(stem: Path, reference: GaussianReference) -> Record:
             reference.save(stem.with_suffix(".safetensors"))
@@ -336,12 +338,6 @@ class SettingFlags(DataFlags):
 def _floats(source: Source | None) -> bool:
     """Whether there are data that are no images of 256 levels."""
     return source is not None and isinstance(source.values, Tensor)
-
-
-def _some(data: Data) -> Tensor:
-    """At most 10000 samples, float32 on the CPU."""
-    rows = torch.randperm(len(data), generator=generator_for("samples of a reference"))[:FITTED].sort().values
-    return take_rows(data, rows, "cpu")
 
 
 # --- data ------------------------------------------------------------------------------------------------------------
@@ -396,7 +392,16 @@ def load_data(data: str) -> tuple[Tensor, Identity]:
     if data == DIGITS:
         return digits.load_digits()[0], _identity(DIGITS, digits.FOLDER / "digits.npz")
     path = Path(data)
-    name, values = _read_array(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"data must be {DIGITS!r} or a .npz file, or images: a folder, a .tar, FILE.npz:ARRAY or hf:NAME[:SPLIT]; "
+            f"{path} does not exist"
+        )
+    with open_arrays(path) as arrays:
+        name = next((name for name in ARRAYS if name in arrays), None)
+        if name is None:
+            raise ValueError(f"it has no array {' or '.join(ARRAYS)}, but {', '.join(arrays) or 'none'}")
+        values = take_array(arrays, name)
     shape, image = values.shape, values.ndim == 4 and values.shape[2] == values.shape[3]
     if not np.issubdtype(values.dtype, np.floating):
         raise ValueError(f"{path}: {name} must be floating point; it is {values.dtype}")
@@ -412,20 +417,6 @@ def load_data(data: str) -> tuple[Tensor, Identity]:
             f"they are {largest:g} and {deviation:g}: rescale it"
         )
     return tensor, _identity(data, path)
-
-
-def _read_array(path: Path) -> tuple[str, np.ndarray]:
-    """Name and values of the one array that is asked for; pickles are not loaded."""
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"data must be {DIGITS!r} or a .npz file, or images: a folder, a .tar, FILE.npz:ARRAY or hf:NAME[:SPLIT]; "
-            f"{path} does not exist"
-        )
-    with open_arrays(path) as arrays:
-        for name in ARRAYS:
-            if name in arrays:
-                return name, take_array(arrays, name)
-        raise ValueError(f"it has no array {' or '.join(ARRAYS)}, but {', '.join(arrays) or 'none'}")
 
 
 # --- teachers and generators -----------------------------------------------------------------------------------------

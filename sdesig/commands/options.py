@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import tyro
@@ -16,42 +16,29 @@ from sdesig import _processes as processes
 from sdesig._checks import check_integer
 from sdesig.sampling import TeacherOptions
 from sdesig.sampling.teacher_paths import MOST_STEPS
-from sdesig.sigdeg import DistillOptions, TrainingOptions
+from sdesig.sigdeg import DistillOptions
 
 NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
 MOST_SAMPLES = 10_000_000
 """Of one command."""
 COUNT = tyro.conf.arg(aliases=("--count",))
 """Of --n, which torchrun takes for an abbreviation of its own options."""
-OptionsT = TypeVar("OptionsT", TrainingOptions, DistillOptions)
-
-
-@dataclass(frozen=True)
-class TrainingFlags(TrainingOptions):
-    """How to train."""
-
-    # of `TrainingOptions`, but `checked` only when the command runs, so that errors are our own line
-
-    def __post_init__(self) -> None:
-        """Check nothing."""
 
 
 @dataclass(frozen=True)
 class DistillFlags(DistillOptions):
     """What to distil from, and how."""
 
-    # of `DistillOptions`, likewise; `TeacherPathFlags` are in the place of `teacher_options`
+    # `TeacherPathFlags` are in the place of `teacher_options`, which other options are checked against
 
     teacher_options: tyro.conf.Suppress[tyro.conf.Fixed[TeacherOptions]] = field(default_factory=TeacherOptions)
-    training: TrainingFlags = field(default_factory=TrainingFlags)
 
     def __post_init__(self) -> None:
         """Check nothing."""
 
-
-def checked(kind: type[OptionsT], flags: OptionsT, **changes: Any) -> OptionsT:
-    """The options of a kind that flags stand for, some changed; raise its TypeError or ValueError for bad values."""
-    return kind(**{**{field.name: getattr(flags, field.name) for field in fields(kind)}, **changes})
+    def options(self, teacher_options: TeacherOptions) -> DistillOptions:
+        """The options with those of a teacher's paths; raise TypeError or ValueError for bad values."""
+        return DistillOptions(**{**vars(self), "teacher_options": teacher_options})
 
 
 @dataclass(frozen=True)
@@ -63,10 +50,6 @@ class TeacherPathFlags:
     teacher) or dpm_solver_2m."""
     teacher_steps: int = TeacherOptions.steps
     """Fine steps of the teacher over the whole range of SNR."""
-
-    def teacher_options(self) -> TeacherOptions:
-        """Of paths that are not cut."""
-        return TeacherOptions(self.teacher_scheme, self.teacher_steps, cells=1)
 
 
 @dataclass(frozen=True)

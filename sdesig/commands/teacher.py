@@ -13,10 +13,10 @@ from sdesig import _processes as processes
 from sdesig._files import check_output
 from sdesig._random import seeded
 from sdesig.commands.inputs import DataFlags, Source
-from sdesig.commands.options import MachineFlags, TrainingFlags, announce, checked, naming_memory
+from sdesig.commands.options import MachineFlags, announce, naming_memory
 from sdesig.images.image_network import compile_network, image_network
 from sdesig.sigdeg import TrainingOptions, train_teacher
-from sdesig.sigdeg.networks import Network, in_precision, network_config, network_for
+from sdesig.sigdeg.networks import NETWORKS, Network, in_precision, network_for
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Teacher:
     """Random mirror images too; not for digits or letters."""
     compile: bool = False
     """Whether torch.compile computes the network."""
-    training: TrainingFlags = field(default_factory=lambda: TrainingFlags(iterations=5000))
+    training: TrainingOptions = field(default_factory=lambda: TrainingOptions(iterations=5000))
     machine: MachineFlags = field(default_factory=MachineFlags)
 
     def make_network(self, event: tuple[int, ...]) -> Network:
@@ -68,7 +68,7 @@ class Teacher:
     def run(self) -> None:
         """Run the command."""
         check_output("out", self.out, folder=True)
-        device, training = self.machine.use(), checked(TrainingOptions, self.training)
+        device, training = self.machine.use(), self.training
         with processes.main_first():
             source = self.data.source()
         assert isinstance(source, Source)
@@ -78,21 +78,9 @@ class Teacher:
             raise ValueError("flip must be False for vectors")
         with seeded(training.seed):
             network = self.make_network(event)
-        announce(
-            "teacher",
-            {
-                "data": described,
-                "network": network_config(network),
-                "batch": self.batch,
-                "log_sigma": self.log_sigma,
-                "flip": self.flip,
-                "compile": self.compile,
-                "training": vars(training),
-                "out": self.out,
-                "device": device,
-                "threads": self.machine.threads,
-            },
-        )
+        shown = {name: getattr(self, name) for name in ("batch", "log_sigma", "flip", "compile")}
+        shown |= {"training": vars(training), "out": self.out, **self.machine.described(device)}
+        announce("teacher", {"data": described, "network": NETWORKS.config(network), **shown})
         network.to(device)
         size = {"width": self.width, "blocks": self.blocks} if len(event) == 1 else {"widths": self.widths}
         with naming_memory(batch=self.batch, **size):

@@ -133,14 +133,11 @@ def one_seed_at_every_step_count(seed: int) -> tuple[Figure, str]:
         "Reverse diffusion on one path per seed, rms distance to the same seeds at the most steps, and the share of "
         "seeds farther apart than half the standard deviation:"
     ]
-    for line, (name, sampler, counts) in zip(
-        axes,
-        (
-            ("torchsde's Euler", _euler_samples, (16, 64, 256, 1024)),
-            ("path-average", _path_average_samples, (4, 8, 16, 256)),
-        ),
-        strict=True,
-    ):
+    samplers = {
+        "torchsde's Euler": (_euler_samples, (16, 64, 256, 1024)),
+        "path-average": (_path_average_samples, (4, 8, 16, 256)),
+    }
+    for line, (name, (sampler, counts)) in zip(axes, samplers.items(), strict=True):
         seeds, others = (range(first, first + rows) for first in (seed, seed + rows))
         reference = sampler(seeds, counts[-1])
         mode = torch.atan2(reference[:, 1], reference[:, 0])
@@ -150,7 +147,8 @@ def one_seed_at_every_step_count(seed: int) -> tuple[Figure, str]:
             axis.scatter(*points.T, c=mode, cmap="hsv", s=6)
             axis.set(title=f"{name}, {steps} steps", aspect="equal")
             if steps < counts[-1]:
-                distances.append(f"{_rms(points - reference):.3f} ({_apart(points, reference):.1%} apart) at {steps}")
+                apart = share_apart(pathwise_errors(points, reference), spread_of(reference)) or 0.0
+                distances.append(f"{_rms(points - reference):.3f} ({apart:.1%} apart) at {steps}")
         line[0].set_ylabel("coloured by the end point\nof the seed in the last panel")
         other = _rms(sampler(others, counts[-1]) - reference)
         lines.append(f"  {name}: {', '.join(distances)} steps (other seeds: {other:.3f})")
@@ -176,10 +174,6 @@ def _path_average_samples(seeds: range, steps: int) -> Tensor:
     start = sde.start(path.initial_noise(), low)
     last = solve(sde, start, path.grid(steps), scheme="path_average", path=path, save="last")
     return sde.noisy_data(last, high)
-
-
-def _apart(points: Tensor, reference: Tensor) -> float:
-    return share_apart(pathwise_errors(points, reference), spread_of(reference)) or 0.0
 
 
 def _rms(difference: Tensor) -> float:

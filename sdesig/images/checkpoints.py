@@ -230,4 +230,4 @@ def _filled(network: SongUNet, tensors: Mapping[str, Tensor], file: str | Path) 
     return network.eval()
 
 
-DENOISERS.register("score_sde", ScoreSDEDenoiser)
+DENOISERS["score_sde"] = ScoreSDEDenoiser

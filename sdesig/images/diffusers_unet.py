@@ -158,4 +158,4 @@ def event_of(config: Mapping[str, Any]) -> tuple[int, int, int]:
     return channels, size, size
 
 
-NETWORKS.register("unet2d", DiffusersUNet)
+NETWORKS["unet2d"] = DiffusersUNet

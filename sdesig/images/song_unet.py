@@ -167,4 +167,4 @@ class SongUNet(Network):
         return functional.silu(self.map_layer1(functional.silu(self.map_layer0(value))))
 
 
-NETWORKS.register("song_unet", SongUNet)
+NETWORKS["song_unet"] = SongUNet

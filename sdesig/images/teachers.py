@@ -254,4 +254,4 @@ def _read_config(file: Path) -> dict[str, Any]:
     return read_json(file)
 
 
-DENOISERS.register("diffusers", DiffusersDenoiser)
+DENOISERS["diffusers"] = DiffusersDenoiser

@@ -173,7 +173,8 @@ class CanonicalSDE(SDE):
 
     def drift(self, u: Tensor, snr: Tensor) -> Tensor:
         """Q at (u, tau), one evaluation of the denoiser: (batch, *event)."""
-        return self.reference.drift_at(self.denoiser, u, snr, self.eta)
+        y = self.reference.from_reference(u, snr, self.eta)
+        return self.reference.drift(self.denoiser(y, snr).to(y), y, snr, self.eta)
 
     def moved(self, start: Tensor, end: Tensor, u: Tensor, drift: Tensor, increment: Tensor) -> Tensor:
         """u + Q db + dM, the state at the SNR `end`, from a value of Q; at eta = 0 there is no dM."""

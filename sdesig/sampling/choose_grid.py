@@ -20,10 +20,11 @@ from sdesig._interrupts import keeping
 from sdesig._random import generator_for
 from sdesig._records import without_names
 from sdesig.sampling.canonical import CanonicalSDE, SNRDenoiser, check_snr_denoiser
+from sdesig.sampling.lockstep import stacked
 from sdesig.sampling.path_average import PathAverage
 from sdesig.sampling.path_space import PathSpace, StepGrid
 from sdesig.sampling.teacher_paths import draw_signature, snr_times, teacher_states
-from sdesig.signature.partial_signature import PartialSignature, join_steps
+from sdesig.signature.partial_signature import join_steps
 
 LOCAL_ORDER = 2.0
 """The path-average scheme's root mean square error of one step is of this order in its length."""
@@ -89,63 +90,44 @@ def choose_grid(
     generator = generator_for("grid", check_integer("seed", seed, 0), device=space.device)
     shape, scheme = (paths, *space.event), PathAverage()
     start = sde.start(torch.randn(shape, generator=generator, dtype=space.dtype, device=space.device), times[0])
-    measured = _Measured(
-        None if kept is None else Path(kept),
-        {
-            **(recorded or {}),
-            "reference": space.reference.digest,
-            "numbers": [sde.eta, cells, fine_per_cell, paths, seed, *space.snr, *space.event],
-            "noise": [start.device.type, str(start.dtype)],  # a seed gives other paths elsewhere
-        },
-    )
+    file = None if kept is None else Path(kept)
+    described = {
+        **(recorded or {}),
+        "reference": space.reference.digest,
+        "numbers": [sde.eta, cells, fine_per_cell, paths, seed, *space.snr, *space.event],
+        "noise": [start.device.type, str(start.dtype)],  # a seed gives other paths elsewhere
+    }
+    key, truth, shares = _measured(file, described)
     fine = draw_signature(sde.clock, times, shape, 2, generator, start.dtype)
     with nullcontext() if kept is None else keeping(f"the cells that were measured for the grid are kept in {kept}"):
-        if measured.truth is None:
-            last = teacher_states(scheme, sde, start, times, fine, save="last")
-            measured.truth = sde.noisy_data(last, times[-1]).cpu()
-        truth = measured.truth.to(start)
+        if truth is None:
+            truth = sde.noisy_data(teacher_states(scheme, sde, start, times, fine, save="last"), times[-1])
+        truth = truth.to(start)
         rounding = NEGLIGIBLE * truth.square().mean().sqrt().item()
-        done = len(measured.shares)
+        done = len(shares)
         for k in tqdm(range(done, cells), "grid", cells, initial=done, unit="cell", disable=not progress):
             first, last = k * fine_per_cell, (k + 1) * fine_per_cell
             left = [*range(first + 1), *range(last, len(times))]
-            single = join_steps(fine, (first, last))
-            signatures = PartialSignature(
-                torch.cat([fine.h[:first], single.h, fine.h[last:]]),
-                torch.cat([fine.coefficients[:, :first], single.coefficients, fine.coefficients[:, last:]], 1),
-            )
+            signatures = stacked(fine[:first], join_steps(fine, (first, last)), fine[last:])
             end = sde.noisy_data(teacher_states(scheme, sde, start, times[left], signatures, save="last"), times[-1])
-            measured.add(max(rounding, (end - truth).square().mean().sqrt().item()))
-    density = np.asarray(measured.shares) ** (2 / (2 * LOCAL_ORDER - 1))
+            shares.append(max(rounding, (end - truth).square().mean().sqrt().item()))
+            if file is not None:
+                measured = torch.tensor(shares, dtype=torch.float64)
+                write_tensors(file, {"key": key, "shares": measured, "truth": truth})
+    density = np.asarray(shares) ** (2 / (2 * LOCAL_ORDER - 1))
     smooth = np.convolve(np.pad(density, 1, mode="edge"), [0.25, 0.5, 0.25], mode="valid")
     return StepGrid.from_density(np.maximum(smooth, least * smooth.mean()), knots=max(64, 2 * cells))
 
 
-class _Measured:
-    """The measurements of a choice, kept in a file if one is given.
+def _measured(file: Path | None, described: Mapping[str, Any]) -> tuple[Tensor, Tensor | None, list[float]]:
+    """What a file has of the choice that is described, JSON-serializable.
 
-    Args:
-        file: the safetensors file, or None.
-        description: all that determines the choice, JSON-serializable.
-
-    Attributes:
-        truth: ends of the paths on the fine grid, on the CPU; None if they are not known.
-        shares: shares of the cells that are done.
+    Returns:
+        The choice's key in the file, ends of the paths on the fine grid, and the shares of the cells that are done.
     """
-
-    def __init__(self, file: Path | None, description: Mapping[str, Any]) -> None:
-        self.truth: Tensor | None = None
-        self.shares: list[float] = []
-        self._file = file
-        text = json.dumps(without_names(description), sort_keys=True).encode()
-        self._key = torch.tensor(list(hashlib.sha256(text).digest()), dtype=torch.uint8)
-        found = {} if file is None or not file.exists() else read_tensors(file)
-        if found.keys() == {"key", "shares", "truth"} and torch.equal(found["key"], self._key):
-            self.truth, self.shares = found["truth"], found["shares"].tolist()
-
-    def add(self, share: float) -> None:
-        """Append the share of the next cell, and write the file."""
-        self.shares.append(share)
-        if self._file is not None and self.truth is not None:
-            shares = torch.tensor(self.shares, dtype=torch.float64)
-            write_tensors(self._file, {"key": self._key, "shares": shares, "truth": self.truth})
+    text = json.dumps(without_names(described), sort_keys=True).encode()
+    key = torch.tensor(list(hashlib.sha256(text).digest()), dtype=torch.uint8)
+    found = {} if file is None or not file.exists() else read_tensors(file)
+    if found.keys() == {"key", "shares", "truth"} and torch.equal(found["key"], key):
+        return key, found["truth"], found["shares"].tolist()
+    return key, None, []

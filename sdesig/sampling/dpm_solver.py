@@ -8,7 +8,6 @@ from torch import Tensor
 
 from sdesig.sampling.canonical import CanonicalSDE
 from sdesig.sampling.reverse import ReverseScheme
-from sdesig.solvers.base import strong_orders
 
 
 class DPMSolver1(ReverseScheme):
@@ -17,9 +16,6 @@ class DPMSolver1(ReverseScheme):
     At eta = 1 without a reference, y' = y + D dtau + dB: SDE-DPM-Solver++(1). At eta = 0: DPM-Solver++(1), which is
     DDIM. Strong order 1, weak order 1.
     """
-
-    strong_order = strong_orders(1.0, ("additive",))
-    weak_order = 1.0
 
     def advance(
         self, sde: CanonicalSDE, start: Tensor, end: Tensor, u: Tensor, memory: Any, noise: tuple[Tensor, ...]
@@ -36,9 +32,6 @@ class DPMSolver2M(ReverseScheme):
     after a first step by `DPMSolver1`. At eta = 1 without a reference: SDE-DPM-Solver++(2M). At eta = 0:
     DPM-Solver++(2M). Strong order 1, weak order 1; order 2 at eta = 0.
     """
-
-    strong_order = strong_orders(1.0, ("additive",))
-    weak_order = 1.0
 
     def advance(
         self, sde: CanonicalSDE, start: Tensor, end: Tensor, u: Tensor, memory: Any, noise: tuple[Tensor, ...]

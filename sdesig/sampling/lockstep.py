@@ -46,7 +46,7 @@ class Joined:
         last = self._first + len(cells)
         shift = -self._first
         if self._waiting is not None:
-            cells, shift = _stacked(self._waiting, cells), shift + 1
+            cells, shift = stacked(self._waiting, cells), shift + 1
         ends = [0, *(end + shift for end in self._ends if self._first < end <= last)]
         complete, self._first = len(ends) - 1, last
         if ends[-1] < len(cells):
@@ -117,12 +117,9 @@ def run_along(path: BrownianPath, reference: GaussianReference, runs: Sequence[R
                     run.take(signatures)
 
 
-def _stacked(*stacks: PartialSignature) -> PartialSignature:
+def stacked(*stacks: PartialSignature) -> PartialSignature:
+    """Adjoining stacks of steps as one."""
     return PartialSignature(
-        torch.cat([_lengths(stack) for stack in stacks]), torch.cat([stack.coefficients for stack in stacks], 1)
+        torch.cat([stack.h.expand(len(stack), *stack.h.shape[1:]) for stack in stacks]),
+        torch.cat([stack.coefficients for stack in stacks], 1),
     )
-
-
-def _lengths(stack: PartialSignature) -> Tensor:
-    """The lengths h of a stack, one for every step."""
-    return stack.h.expand(len(stack), *stack.h.shape[1:])

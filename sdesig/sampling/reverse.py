@@ -10,16 +10,19 @@ from torch import Tensor
 from sdesig.brownian import BrownianPath
 from sdesig.sampling.canonical import CanonicalSDE
 from sdesig.sde.base import SDELike
-from sdesig.solvers.base import Scheme
+from sdesig.solvers.base import Scheme, strong_orders
 
 
 class ReverseScheme(Scheme):
     """A scheme for du = Q db + dM with one evaluation of the denoiser a step, which it keeps in its memory.
 
     Its path has the SDE's own clock; at eta = 0, where there is no M, any path does, and its values do not matter.
+    Unless it says otherwise it has strong order 1 and weak order 1.
     """
 
     sde_type = "ito"
+    strong_order = strong_orders(1.0, ("additive",))
+    weak_order = 1.0
 
     @abstractmethod
     def advance(

@@ -25,7 +25,6 @@ from sdesig.sigdeg.network_denoiser import ModelDenoiser
 from sdesig.sigdeg.networks import Network, zeros
 from sdesig.signature.partial_signature import PartialSignature
 from sdesig.signature.words import Word
-from sdesig.solvers.base import strong_orders
 
 CONDITIONS = 2
 """Number of conditions that describe a step to a network, see `step_conditions`."""
@@ -60,9 +59,6 @@ class Cell(nn.Module, ReverseScheme):
         depth: number of Legendre coefficients that the cell sees, >= 1.
         sigma_data: standard deviation of the data, > 0: the unit of what the network is shown.
     """
-
-    strong_order = strong_orders(1.0, ("additive",))
-    weak_order = 1.0
 
     def __init__(self, denoiser: Student, depth: int, sigma_data: float) -> None:
         super().__init__()

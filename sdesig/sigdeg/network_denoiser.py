@@ -16,7 +16,7 @@ from sdesig._modules import CONFIG, WEIGHTS, load_config, load_state, make_withi
 from sdesig.sampling import CanonicalDenoiser
 from sdesig.sde import EDM
 from sdesig.sde.denoisers import EDMDenoiser
-from sdesig.sigdeg.networks import Kinds, Network, make_network, network_config
+from sdesig.sigdeg.networks import NETWORKS, Kinds, Network, make_network
 
 ModelDenoiserT = TypeVar("ModelDenoiserT", bound="ModelDenoiser")
 
@@ -53,7 +53,7 @@ class ModelDenoiser(CanonicalDenoiser):
 
     def save(self, folder: str | Path) -> None:
         """Write config.json and weights.safetensors."""
-        config = {"type": "denoiser", "network": network_config(self.network), **denoiser_config(self)}
+        config = {"type": "denoiser", "network": NETWORKS.config(self.network), **DENOISERS.config(self)}
         save_module(Path(folder), config, self.network)
 
     @classmethod
@@ -112,11 +112,6 @@ class NetworkDenoiser(ModelDenoiser):
 
 
 DENOISERS: Kinds[ModelDenoiser] = Kinds("denoiser", {"edm": NetworkDenoiser})
-
-
-def denoiser_config(denoiser: ModelDenoiser) -> dict[str, Any]:
-    """The configuration of a denoiser without its network, JSON-serializable, for `make_denoiser`."""
-    return {"kind": DENOISERS.name(denoiser), **denoiser.config}
 
 
 def make_denoiser(network: Network, config: Mapping[str, Any]) -> ModelDenoiser:

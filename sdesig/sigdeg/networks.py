@@ -13,7 +13,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -92,17 +92,13 @@ class Network(nn.Module):
         Raises:
             ValueError: inputs of other shapes than this network was made for.
         """
-        self.check_inputs(x, extra)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.mixed_precision):
-            return self.compute(x, noise, conditions, extra).to(x)
-
-    def check_inputs(self, x: Tensor, extra: Tensor | None) -> None:
-        """Raise ValueError unless x is (batch, *event) and extra (batch, extra, *event)."""
         if tuple(x.shape[1:]) != self.event:
             raise ValueError(f"x must have shape (batch, {', '.join(map(str, self.event))}); got {tuple(x.shape)}")
         wanted = (len(x), self.extra, *self.event)
         if self.extra and (extra is None or tuple(extra.shape) != wanted):
             raise ValueError(f"extra must have shape {wanted}; got {None if extra is None else tuple(extra.shape)}")
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.mixed_precision):
+            return self.compute(x, noise, conditions, extra).to(x)
 
     def check_conditions(self, conditions: Tensor | None) -> Tensor:
         """Return them as (1 or batch, conditions); raise ValueError unless they are so many along their last axis."""
@@ -292,7 +288,7 @@ class _Residual(nn.Module):
         return (self.skip(x) + h) / math.sqrt(2)
 
 
-class Kinds(Generic[T]):
+class Kinds(dict[str, type[T]]):
     """Classes by their names in saved configurations. `sdesig.images` adds more when it is imported.
 
     Args:
@@ -301,28 +297,12 @@ class Kinds(Generic[T]):
     """
 
     def __init__(self, what: str, own: Mapping[str, type[T]]) -> None:
-        self._what, self._own, self._classes = what, tuple(own), dict(own)
+        super().__init__(own)
+        self._what, self._own = what, tuple(own)
 
-    def register(self, kind: str, value: type[T]) -> None:
-        """Add a class under the name of its kind."""
-        self._classes[kind] = value
-
-    def name(self, value: T) -> str:
-        """The name of an instance's kind."""
-        return next(name for name, kind in self._classes.items() if isinstance(value, kind))
-
-    def find(self, kind: object) -> type[T]:
-        """The class of a kind.
-
-        Raises:
-            ValueError: an unknown kind.
-        """
-        if not isinstance(kind, str) or kind not in self._classes:
-            raise ValueError(
-                f"kind of {self._what} must be one of {', '.join(map(repr, self._own))}; got {kind!r}. Those of image "
-                "models are known after `import sdesig.images`, which needs the extra 'images'"
-            )
-        return self._classes[kind]
+    def config(self, value: Any) -> dict[str, Any]:
+        """The configuration of an instance, JSON-serializable, from which another one like it can be made."""
+        return {"kind": next(name for name, kind in self.items() if isinstance(value, kind)), **value.config}
 
     def read(self, config: object) -> tuple[type[T], dict[str, Any]]:
         """The class and the arguments of a configuration {"kind": name, **arguments}, which may be any JSON value.
@@ -333,7 +313,13 @@ class Kinds(Generic[T]):
         if not isinstance(config, Mapping):
             raise TypeError(f"{self._what} must be an object with its kind; got {config!r}")
         arguments = dict(config)
-        kind = self.find(arguments.pop("kind", None))
+        name = arguments.pop("kind", None)
+        if not isinstance(name, str) or name not in self:
+            raise ValueError(
+                f"kind of {self._what} must be one of {', '.join(map(repr, self._own))}; got {name!r}. Those of image "
+                "models are known after `import sdesig.images`, which needs the extra 'images'"
+            )
+        kind = self[name]
         if unknown := sorted(arguments.keys() - inspect.signature(kind).parameters.keys()):
             raise TypeError(f"{kind.__name__} has no {', '.join(unknown)}")
         return kind, arguments
@@ -348,11 +334,6 @@ def zeros(layer: Any) -> Any:
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
     return layer
-
-
-def network_config(network: Network) -> dict[str, Any]:
-    """The configuration of a network, JSON-serializable, from which `make_network` makes another one like it."""
-    return {"kind": NETWORKS.name(network), **network.config}
 
 
 def make_network(config: Mapping[str, Any]) -> Network:

@@ -19,8 +19,8 @@ from sdesig.sampling.canonical import CanonicalSDE, SNRDenoiser, check_snr_denoi
 from sdesig.sampling.gaussian_reference import GaussianReference
 from sdesig.sampling.path_space import PathSpace, StepGrid, chosen_seeds
 from sdesig.sigdeg.cells import CONDITIONS, Cell, CorrectedDenoiser, PlainCell, SolverCell, Student, StudentDenoiser
-from sdesig.sigdeg.network_denoiser import ModelDenoiser, NetworkDenoiser, denoiser_config, make_denoiser
-from sdesig.sigdeg.networks import Network, make_network, network_config, network_for
+from sdesig.sigdeg.network_denoiser import DENOISERS, ModelDenoiser, NetworkDenoiser, make_denoiser
+from sdesig.sigdeg.networks import NETWORKS, Network, make_network, network_for
 from sdesig.sigdeg.samples import Samples
 from sdesig.solvers.driver import Callback, chunks, run_steps
 
@@ -228,8 +228,8 @@ class SigDEG(nn.Module):
             "type": "sig_deg",
             "cell": self.kind,
             "corrects_a_denoiser": isinstance(denoiser, CorrectedDenoiser),
-            "network": network_config(denoiser.network),
-            "denoiser": denoiser_config(own) if isinstance(own, ModelDenoiser) else None,
+            "network": NETWORKS.config(denoiser.network),
+            "denoiser": DENOISERS.config(own) if isinstance(own, ModelDenoiser) else None,
             "rank": denoiser.rank if student else None,
             "depth": self.depth,
             "sigma_data": self.cell.sigma_data,

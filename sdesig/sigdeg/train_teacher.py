@@ -12,7 +12,7 @@ from torch import Tensor
 from sdesig import _processes as processes
 from sdesig._checks import check_integer, check_real
 from sdesig.sigdeg.network_denoiser import NetworkDenoiser
-from sdesig.sigdeg.networks import Network, network_config
+from sdesig.sigdeg.networks import NETWORKS, Network
 from sdesig.sigdeg.training import MOST, TrainingOptions, train
 from sdesig.sigdeg.training_data import Data, check_data, draw_rows, standard_deviation
 
@@ -74,7 +74,7 @@ def train_teacher(
         weight = (scale**2 + denoiser.sigma_data**2) / (scale * denoiser.sigma_data) ** 2
         return (weight * residual.square()).mean(), batch
 
-    own = {"network": network_config(network), "batch": batch, "log_sigma": list(log_sigma), "samples": len(data)}
+    own = {"network": NETWORKS.config(network), "batch": batch, "log_sigma": list(log_sigma), "samples": len(data)}
     own |= {"flip": True} if flip else {}
     trained = train(denoiser, loss, out, options, recorded={**(recorded or {}), **own}, progress=progress)
     processes.on_main(lambda: trained.save(Path(out) / "teacher"))

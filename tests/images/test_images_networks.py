@@ -8,7 +8,7 @@ import torch
 from images_tiny import SKIPS, TINY, check_widened, normal, seeded, tiny_unet
 
 from sdesig.images import DiffusersUNet
-from sdesig.sigdeg.networks import make_network, network_config
+from sdesig.sigdeg.networks import NETWORKS, make_network
 
 KINDS = {
     "plain": {},
@@ -76,10 +76,10 @@ def test_rows_are_independent(changes):
 def test_a_configuration_makes_the_network_again(changes, widen):
     network = DiffusersUNet(tiny_unet(**changes))
     network = wide(network) if widen else network
-    config = json.loads(json.dumps(network_config(network)))
+    config = json.loads(json.dumps(NETWORKS.config(network)))
     assert config["kind"] == "unet2d"
     again = make_network(config).eval()
-    assert network_config(again) == config
+    assert NETWORKS.config(again) == config
     again.load_state_dict(network.state_dict())
     assert torch.equal(again(*inputs(network)), network(*inputs(network)))
 
@@ -147,7 +147,7 @@ def test_a_student_of_one_class_starts_as_its_teacher():
     network = DiffusersUNet(tiny_unet(num_class_embeds=5), label=3)
     copy = network.widened(2, 3).eval()
     assert torch.equal(copy(*inputs(network)), network(*inputs(network)[:2]))
-    again = make_network(json.loads(json.dumps(network_config(copy)))).eval()
+    again = make_network(json.loads(json.dumps(NETWORKS.config(copy)))).eval()
     again.load_state_dict(copy.state_dict())
     assert torch.equal(again(*inputs(network)), copy(*inputs(network)))
 

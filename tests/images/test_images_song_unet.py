@@ -8,7 +8,7 @@ from images_tiny import check_widened, normal, seeded
 from song_reference import CONFIG, KINDS, Reference
 
 from sdesig.images.song_unet import SongUNet
-from sdesig.sigdeg.networks import make_network, network_config
+from sdesig.sigdeg.networks import NETWORKS, make_network
 
 every_kind = pytest.mark.parametrize("changes", KINDS.values(), ids=KINDS.keys())
 
@@ -134,10 +134,10 @@ def test_rows_are_independent(changes):
 @pytest.mark.parametrize("widen", [False, True], ids=["narrow", "wide"])
 def test_a_configuration_makes_the_network_again(changes, widen):
     network = wide(of(**changes)) if widen else of(**changes)
-    config = json.loads(json.dumps(network_config(network)))
+    config = json.loads(json.dumps(NETWORKS.config(network)))
     assert config["kind"] == "song_unet"
     again = make_network(config).eval()
-    assert network_config(again) == config
+    assert NETWORKS.config(again) == config
     again.load_state_dict(network.state_dict())
     assert torch.equal(again(*inputs()), network(*inputs()))
 
@@ -178,7 +178,7 @@ def test_a_student_of_one_class_starts_as_its_teacher():
     network = of(3, Reference(classes=5))
     copy = network.widened(2, 3).eval()
     assert torch.equal(copy(*inputs()), network(*inputs()[:2]))
-    again = make_network(json.loads(json.dumps(network_config(copy)))).eval()
+    again = make_network(json.loads(json.dumps(NETWORKS.config(copy)))).eval()
     again.load_state_dict(copy.state_dict())
     assert torch.equal(again(*inputs()), copy(*inputs()))
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sdesig.sigdeg import MLP, NetworkDenoiser, UNet
-from sdesig.sigdeg.networks import make_network, network_config, network_for
+from sdesig.sigdeg.networks import NETWORKS, make_network, network_for
 
 KINDS = {
     "mlp": lambda **more: MLP(3, width=16, blocks=2, **more),
@@ -108,10 +108,10 @@ def test_zero_last_gives_zeros(make):
 @pytest.mark.parametrize("more", [{}, {"conditions": 2, "extra": 3}], ids=["plain", "wide"])
 def test_a_configuration_makes_the_network_again(make, more):
     network = seeded(make, **more)
-    config = json.loads(json.dumps(network_config(network)))
+    config = json.loads(json.dumps(NETWORKS.config(network)))
     again = make_network(config)
     assert type(again) is type(network)
-    assert network_config(again) == network_config(network)
+    assert NETWORKS.config(again) == NETWORKS.config(network)
     again.load_state_dict(network.state_dict())
     inputs = normal(4, *network.event), normal(4), normal(2), normal(4, 3, *network.event)
     assert torch.equal(again(*inputs), network(*inputs))
