@@ -46,6 +46,7 @@ class Comparison:
     def __post_init__(self) -> None:
         check_snr_denoiser("teacher", self.teacher)
         check_instance("space", self.space, PathSpace)
+        check_integer("batch", self.batch, 1)
         self.truth_steps = min(check_integer("truth_steps", self.truth_steps, 1), 2**self.space.levels)
 
     @property
@@ -104,8 +105,8 @@ class Comparison:
     def _drawn(self, sampler: Sampler, steps: int, y: Tensor) -> Tensor:
         assert sampler.draw is not None
         with evaluating(sampler.draw):
-            samples = sampler.draw(y, steps)
-        if samples.shape != y.shape:
+            samples = sampler.draw(y.clone(), steps)  # the others start from y too
+        if check_instance(f"what {sampler.key} draws", samples, Tensor).shape != y.shape:
             raise ValueError(
                 f"{sampler.key} must draw samples of shape {tuple(y.shape)}; it drew {tuple(samples.shape)}"
             )

@@ -12,8 +12,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sdesig import _processes as processes
-from sdesig._checks import check_floating, check_integer
+from sdesig._checks import check_floating, check_instance, check_integer
 from sdesig._files import read_json, replacing, write_json
+from sdesig.brownian.philox import check_seeds
 from sdesig.evaluation.comparison import CONVERGED, Comparison
 from sdesig.evaluation.features import COORDINATES, FeatureExtractor, PerceptualDistance
 from sdesig.evaluation.figures import error_figure, image_figure, save_figure
@@ -139,8 +140,8 @@ def _check(
 ) -> None:
     """Raise TypeError or ValueError for what does not fit the data."""
     images = isinstance(data, ImageSet)
-    if len(seeds):
-        check_integer("number of seeds", len(seeds), FEWEST if extractors and images else 2)
+    check_instance("comparison", comparison, Comparison)
+    check_integer("number of seeds", len(check_seeds(seeds)), FEWEST if extractors and images else 2)
     if isinstance(data, ImageSet):
         if extractors:
             check_integer("number of images in data", len(data), FEWEST)
@@ -148,7 +149,9 @@ def _check(
             data.check_event(comparison.space.event, "the teacher")
     elif perceptual or decode is not None:
         raise ValueError("perceptual and decode must not be given without images as data")
-    elif data is not None and tuple(check_floating("data", data).shape[1:]) != comparison.space.event:
+    elif data is not None and not (len(check_floating("data", data).shape) and len(data)):
+        raise ValueError(f"data must not be empty; got shape {tuple(data.shape)}")
+    elif data is not None and tuple(data.shape[1:]) != comparison.space.event:
         raise ValueError(f"data must have shape (n, *{comparison.space.event}); got {tuple(data.shape)}")
     if data is None and extractors:
         raise ValueError("extractors must not be given without data")
@@ -195,7 +198,7 @@ def _floors(comparison: Comparison, samplers: Sequence[Sampler], groups: int, fi
             known[key] = asdict(floor)
             if file is not None:
                 write_json(file, known)
-        yield Floor(**known[key])
+        yield Floor(**{**known[key], "quantiles": grid.quantiles})  # a list in the file
 
 
 def _measure(

@@ -42,7 +42,9 @@ def error_figure(rows: Sequence[Row], floors: Sequence[Floor] = (), *, most_step
     axis.set_xticks(ticks, [str(tick) for tick in ticks])
     axis.minorticks_off()
     axis.grid(alpha=0.3)
-    axis.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1.0, 0.5))
+    legend = axis.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1.0, 0.5))
+    for text in legend.get_texts():  # a label is no formula, whatever dollars are in it
+        text.set_parse_math(False)
     return figure
 
 
@@ -69,7 +71,7 @@ def image_figure(lines: Sequence[tuple[str, Tensor]], *, title: str = "") -> Fig
         strip = torch.nn.functional.pad(shown, (0, 1), value=1.0).permute(2, 0, 3, 1).flatten(1, 2)
         values = strip[..., 0] if strip.shape[-1] == 1 else (strip + 1) / 2
         axis.imshow(values.numpy(), cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
-        axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize="x-small")
+        axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize="x-small", parse_math=False)
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
     if title:

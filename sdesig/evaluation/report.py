@@ -146,6 +146,7 @@ def _by_metric(measured: Sequence[Row]) -> Row:
 def markdown_table(rows: Sequence[Row], columns: Mapping[str, str]) -> str:
     """A Markdown table of some columns, {key: title}: see `table_cell`."""
     lines = [list(columns.values()), *[[table_cell(row, key) for key in columns] for row in rows]]
+    lines = [[" ".join(value.split()).replace("|", "\\|") for value in line] for line in lines]
     widths = [max(len(line[k]) for line in lines) for k in range(len(columns))]
     text = [
         "| " + " | ".join(value.ljust(width) for value, width in zip(line, widths, strict=True)) + " |"

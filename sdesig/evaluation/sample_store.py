@@ -63,7 +63,8 @@ class SampleStore:
         decode: Callable[[Tensor], Tensor] | None = None,
         recorded: Mapping[str, Any] | None = None,
     ) -> None:
-        check_seeds(seeds)
+        chosen = check_seeds(seeds)
+        seeds = seeds if isinstance(seeds, range) else chosen.tolist()
         if folder is not None and (not isinstance(seeds, range) or seeds.step != 1):
             raise ValueError(f"seeds must be a range with step 1 to be kept in a folder; got {seeds}")
         comparison.check(samplers)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 
 from torch import Tensor
 
-from sdesig._checks import check_instance
+from sdesig._checks import check_choice, check_instance, check_integer
 from sdesig.sampling import DPMSolver1, DPMSolver2M, PathAverage
 from sdesig.sampling.path_space import EVEN, PathSpace, StepGrid
 from sdesig.sigdeg.sig_deg import SigDEG
@@ -49,7 +49,8 @@ class Sampler:
         digest: of the weights, if they are the sampler's own. Samples of other weights in a folder are made again.
 
     Raises:
-        ValueError: no steps; both a scheme and a function, or neither.
+        TypeError, ValueError: no steps, or other things than numbers; both a scheme and a function, or neither; another
+            eta than 1 and 0.
     """
 
     key: str
@@ -67,11 +68,18 @@ class Sampler:
     digest: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "steps", tuple(self.steps))
+        if not isinstance(self.steps, Iterable):
+            raise TypeError(f"steps must be a sequence of integers; those of {self.key} are {self.steps!r}")
+        object.__setattr__(self, "steps", tuple(check_integer("steps", steps, 0) for steps in self.steps))
         if not self.steps:
             raise ValueError(f"steps must not be empty; those of {self.key} are")
         if (self.scheme is None) == (self.draw is None):
             raise ValueError(f"{self.key} must have either a scheme or a function that draws")
+        if self.scheme is not None:
+            check_instance("scheme", self.scheme, Scheme)
+        elif not callable(self.draw):
+            raise TypeError(f"draw must be callable as draw(y, steps); got {self.draw!r}")
+        check_choice("eta", self.eta, (0.0, 1.0))
 
     @property
     def follows(self) -> bool:

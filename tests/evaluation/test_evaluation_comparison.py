@@ -319,6 +319,52 @@ def test_samplers_that_are_none(options, match):
         Sampler("one", "One", **options)
 
 
+@pytest.mark.parametrize(
+    "changes, error, match",
+    [
+        ({"steps": 5}, TypeError, "steps must be a sequence of integers; those of one are 5"),
+        ({"steps": ("4",)}, TypeError, "steps must be an integer; got '4'"),
+        ({"steps": (2, -1)}, ValueError, "steps must be >= 0; got -1"),
+        ({"scheme": "euler"}, TypeError, "scheme must be a Scheme; got str"),
+        ({"scheme": None, "draw": 3}, TypeError, r"draw must be callable as draw\(y, steps\); got 3"),
+        ({"eta": 0.5}, ValueError, "eta must be one of 0.0, 1.0; got 0.5"),
+    ],
+)
+def test_arguments_of_samplers_that_are_refused(changes, error, match):
+    """Paths are of eta 1, so that another one than 1 and 0 would have the noise of none."""
+    with pytest.raises(error, match=match):
+        Sampler("one", "One", **{"steps": (2,), "scheme": DPMSolver1(), **changes})
+
+
+def test_numbers_of_steps_are_integers_of_python():
+    """Those of numpy cannot be written to a report."""
+    for steps in (np.array([2, 4]), range(2, 5, 2), [np.int64(2), 4]):
+        sampler = Sampler("one", "One", steps, scheme=DPMSolver1())
+        assert repr(sampler.steps) == "(2, 4)"
+
+
+def test_a_function_that_draws_cannot_change_the_start_of_another():
+    def spoil(y, steps):
+        return y.zero_()
+
+    kept = Sampler("kept", "kept", (2,), draw=lambda y, steps: y)
+    first = followed(comparison(), [kept], range(3)).samples("kept", 2)
+    after = followed(comparison(), [Sampler("spoil", "spoil", (2,), draw=spoil), kept], range(3)).samples("kept", 2)
+    assert torch.equal(after, first)
+    assert after.abs().min() > 0
+
+
+@pytest.mark.parametrize("batch, error", [(0, ValueError), (-1, ValueError), (1.5, TypeError), (None, TypeError)])
+def test_a_batch_that_is_none(batch, error):
+    with pytest.raises(error, match="batch must be"):
+        comparison(batch=batch)
+
+
+def test_a_function_that_draws_nothing_is_named():
+    with pytest.raises(TypeError, match="what odd draws must be a Tensor; got NoneType"):
+        followed(comparison(), [Sampler("odd", "odd", (1,), draw=lambda y, steps: None)], range(6))
+
+
 def test_keys_and_labels_tell_samplers_apart():
     """From each other, and from the converged paths."""
     one, made = euler(2), comparison()

@@ -1,7 +1,9 @@
 """`evaluate`: the rows of generators and training-free samplers, against their parts."""
 
+import json
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -81,6 +83,13 @@ def test_known_floors_are_not_computed_again():
     assert [row["floor"] for row in found.rows[-2:]] == [floor.rmse for floor in floors]
 
 
+def test_floors_that_were_kept_are_those_that_were_computed(tmp_path):
+    options = {"free": False, "floor_groups": 4, "out": tmp_path, "data": None}
+    one, again = (evaluated({"one": student(1, StepGrid((0.0, 0.4, 1.0)))}, **options).floors for _ in range(2))
+    assert one == again
+    assert len({*one, *again}) == 2
+
+
 def test_vectors_on_disk_are_those_in_memory(tmp_path, monkeypatch):
     """And are not drawn again; the report has the table."""
     generators, options = {"mine": student(2)}, {"extractors": [RADIUS], "free": False}
@@ -116,6 +125,9 @@ def test_no_distance_without_data_or_with_too_few_samples():
     [
         ({"floor_groups": -1}, "floor_groups must be >= 0; got -1"),
         ({"seeds": []}, "seeds must not be empty"),
+        ({"seeds": range(0)}, "seeds must not be empty"),
+        ({"data": DATA[:0]}, r"data must not be empty; got shape \(0, 2\)"),
+        ({"data": DATA[0, 0]}, r"data must not be empty; got shape \(\)"),
         ({"steps": (0,)}, "steps must be"),
         ({"steps": ()}, "steps must not be empty"),
         ({"seeds": range(1)}, "number of seeds must be >= 2; got 1"),
@@ -133,6 +145,22 @@ def test_no_distance_without_data_or_with_too_few_samples():
 def test_refusals(options, match):
     with pytest.raises(ValueError, match=match):
         evaluated({}, **options)
+
+
+@pytest.mark.parametrize("seeds", [np.arange(3, 11, 2), torch.arange(3, 11, 2), [np.int64(3), 5, 7, 9]])
+def test_rows_of_any_seeds_can_be_written(seeds):
+    assert json.dumps(evaluated({}, seeds=seeds).rows) == json.dumps(evaluated({}, seeds=[3, 5, 7, 9]).rows)
+
+
+@pytest.mark.parametrize("seeds", [8, None, np.int64(8)])
+def test_seeds_that_are_no_sequence(seeds):
+    with pytest.raises(TypeError, match="seeds must be a sequence of integers"):
+        evaluated({}, seeds=seeds)
+
+
+def test_a_comparison_that_is_none():
+    with pytest.raises(TypeError, match="comparison must be a Comparison; got NoneType"):
+        evaluate(None, [], seeds=range(3))
 
 
 def test_data_that_are_neither_floats_nor_images():

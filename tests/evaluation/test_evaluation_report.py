@@ -16,6 +16,7 @@ from sdesig.evaluation import (
     image_figure,
     markdown_table,
     reference_statistics,
+    save_figure,
     table_cell,
 )
 from sdesig.evaluation.metrics import measure_samples
@@ -210,6 +211,15 @@ def test_rows_count_the_evaluations_of_other_samplers():
 
 
 # --- figures ---------------------------------------------------------------------------------------------------------
+
+
+def test_labels_are_no_formulas_and_no_columns(tmp_path):
+    """Dollars of a label are shown as they are, and a bar in it does not end a cell."""
+    label = r"$\nothing_$ | two"
+    row = row_of(replace(EULER, label=label), 4)
+    save_figure(error_figure([row]), tmp_path / "errors.png")
+    save_figure(image_figure([(label, torch.zeros(2, 4, 4))]), tmp_path / "images.png")
+    assert markdown_table([row], {"method": "m", "steps": "n"}).splitlines()[2] == r"| $\nothing_$ \| two | 4 |"
 
 
 def test_the_error_figure_has_a_line_per_method_and_floor():
