@@ -13,6 +13,7 @@ from torch import Tensor
 from sdesig._checks import check_instance, check_integer
 from sdesig._evaluating import evaluating
 from sdesig._memory import rows_at_once
+from sdesig.brownian import BrownianPath
 from sdesig.evaluation.samplers import Sampler
 from sdesig.sampling import PathAverage
 from sdesig.sampling.canonical import CanonicalSDE, SNRDenoiser, check_snr_denoiser
@@ -85,8 +86,8 @@ class Comparison:
         Raises:
             ValueError: a function that draws another shape.
         """
-        path, y = self.space.paths(seeds), self.start(seeds)
-        times = path.grid(2**self.space.levels)
+        path = self.space.paths(seeds)
+        y, times = self._start(path), path.grid(2**self.space.levels)
         runs = {}
         for sampler, steps in pairs:
             if sampler.scheme is not None:
@@ -114,7 +115,10 @@ class Comparison:
 
     def start(self, seeds: Sequence[int]) -> Tensor:
         """The canonical y at the first SNR of seeds, from which all samplers start, (n, *event)."""
-        return self.space.reference.from_reference(self.space.start(self.space.paths(seeds)), self.space.snr[0])
+        return self._start(self.space.paths(seeds))
+
+    def _start(self, path: BrownianPath) -> Tensor:
+        return self.space.reference.from_reference(self.space.start(path), self.space.snr[0])
 
     @torch.no_grad()
     def seconds_per_1000(self, sampler: Sampler, steps: int) -> float:
