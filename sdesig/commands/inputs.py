@@ -457,8 +457,11 @@ def load_model(name: str, device: torch.device | str = "cpu") -> SigDEG:
 
 
 def _model_folder(name: str) -> Path:
-    shipped = digits.FOLDER / "students" / name.removeprefix(f"{DIGITS}/")
-    return shipped if name.startswith(f"{DIGITS}/") and shipped.is_dir() else Path(name)
+    shipped = {f"{DIGITS}/{folder.name}": folder for folder in sorted((digits.FOLDER / "students").iterdir())}
+    folder = shipped.get(name, Path(name))
+    if not folder.is_dir():
+        raise FileNotFoundError(f"model must be a folder with a generator or one of {', '.join(shipped)}; got {name!r}")
+    return folder
 
 
 def load_models(

@@ -275,8 +275,8 @@ class SigDEG(nn.Module):
                 grid=StepGrid.from_json(config["grid"]),
             )
             if config["corrects_a_denoiser"] != (denoiser is not None):
-                needed = "must" if config["corrects_a_denoiser"] else "must not"
-                raise FileError(f"{folder / CONFIG}: denoiser {needed} be given, by corrects_a_denoiser")
+                needed = "be given, one that is not saved with it" if denoiser is None else "not be given"
+                raise FileError(f"{folder / CONFIG}: denoiser must {needed}, by corrects_a_denoiser")
             kind, depth, sigma_data = config["cell"], config["depth"], config["sigma_data"]
             network = make_within(tensors, make_network, config["network"])
             if config["event"] != list(network.event):

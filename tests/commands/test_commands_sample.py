@@ -127,8 +127,9 @@ def test_sample_refuses(flags, message, tmp_path, problem, fails):
 
 
 def test_a_model_that_is_nowhere(tmp_path, fails):
-    assert fails("sample", "nowhere", "--out", tmp_path / "a.npz") == "nowhere is not a folder"
-    assert "digits/nothing is not a folder" in fails("sample", "digits/nothing", "--out", tmp_path / "a.npz")
+    wanted = "model must be a folder with a generator or one of digits/depth-1, digits/depth-2, digits/plain; got "
+    assert fails("sample", "nowhere", "--out", tmp_path / "a.npz") == f"{wanted}'nowhere'"
+    assert "got 'digits/nothing'" in fails("sample", "digits/nothing", "--out", tmp_path / "a.npz")
 
 
 @pytest.mark.parametrize("name", ["depth-1", "depth-2", "plain"])
