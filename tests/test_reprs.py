@@ -3,18 +3,24 @@
 import pytest
 import torch
 
+from sdesig.evaluation import Comparison
 from sdesig.sampling import (
     CanonicalDenoiser,
+    CanonicalSDE,
     Floor,
     GaussianReference,
+    PathAverage,
     PathSpace,
     SNRDenoiser,
     StepGrid,
     TeacherOptions,
     draw_paths,
 )
-from sdesig.sde import VP, Mixture
+from sdesig.sde import VP, Mixture, to_stratonovich
+from sdesig.sde.problems import GeometricBrownianMotion
 from sdesig.sigdeg import MLP, NetworkDenoiser, SigDEG
+from sdesig.signature import expected_signature
+from sdesig.solvers import Heun
 
 LAW = Mixture.circle(1.0, 0.3)
 REFERENCE = GaussianReference(torch.zeros(2), torch.tensor([0.5, 1.5]), torch.eye(2))
@@ -66,3 +72,27 @@ def test_networks_are_counted_by_their_parameters():
     student = generator("solver")
     numbers = sum(value.numel() for value in student.parameters())
     assert repr(student) == f"SigDEG(cell='solver', depth=1, {numbers} parameters, {SHOWN_SPACE})"
+
+
+@pytest.mark.parametrize(
+    "value, text",
+    [
+        (
+            CanonicalSDE(SNRDenoiser(LAW.denoise_y)),
+            "CanonicalSDE(SNRDenoiser(Mixture.denoise_y, eta=1, 0 parameters), ",
+        ),
+        (VP().forward(), "ForwardDiffusion(VP("),
+        (VP().reverse(LAW.denoiser(VP()), 0.5), "ReverseDiffusion(VP("),
+        (to_stratonovich(GeometricBrownianMotion()), "ConvertedSDE(GeometricBrownianMotion(), 'stratonovich')"),
+        (expected_signature(2, 1.0, 3), "TensorSeries(batch (), letters 0 to 2, depth 3, torch.float64 on cpu)"),
+        (LAW, "Mixture(8 components, dim 2)"),
+        (PathAverage(), "PathAverage()"),
+        (Heun(), "Heun()"),
+        (Comparison(SNRDenoiser(LAW.denoise_y), SPACE), "Comparison(teacher=SNRDenoiser("),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_sdes_schemes_and_series(value, text):
+    assert repr(value).startswith(text)
+    assert "\n" not in repr(value)
+    assert " at 0x" not in repr(value)

@@ -42,7 +42,7 @@ class Comparison:
     space: PathSpace
     truth_steps: int = 512
     batch: int = 250
-    _sdes: dict[tuple[bool, float], CanonicalSDE] = field(default_factory=dict, init=False)
+    _sdes: dict[tuple[bool, float], CanonicalSDE] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         check_snr_denoiser("teacher", self.teacher)

@@ -160,6 +160,9 @@ class CanonicalSDE(SDE):
         self.drift_power = drift_power(eta)
         self.drift_clock = replace(self.reference.noise_clock(), power=self.drift_power)
 
+    def __repr__(self) -> str:
+        return f"CanonicalSDE({self.denoiser!r}, reference={self.reference!r}, eta={self.eta:g})"
+
     @property
     def clock(self) -> SNRClock:
         """The clock of a path of M.

@@ -69,6 +69,9 @@ class ConvertedSDE(SDE):
     original is passed on, such as torchsde's prior drift `h`.
     """
 
+    def __repr__(self) -> str:
+        return f"ConvertedSDE({self.sde!r}, {self.sde_type!r})"
+
     def __init__(self, sde: SDELike, sde_type: str) -> None:
         # Not SDE.__init__: an object that only has torchsde's interface does not know its dimensions.
         torchsde.BaseSDE.__init__(self, noise_type=sde.noise_type, sde_type=sde_type)

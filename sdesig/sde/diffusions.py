@@ -132,6 +132,9 @@ class ForwardDiffusion(SDE):
         super().__init__("diagonal", "ito", dim=None, noise_structure="additive")
         self.diffusion = diffusion
 
+    def __repr__(self) -> str:
+        return f"ForwardDiffusion({self.diffusion!r})"
+
     def f(self, t: Tensor | float, y: Tensor) -> Tensor:
         """f(t) y."""
         return per_sample(self.diffusion.drift_coefficient(t), y) * y
@@ -181,6 +184,9 @@ class ReverseDiffusion(SDE):
         self.denoiser = check_denoiser("denoiser", denoiser)
         self.shape = event
         self.eta = check_real("eta", eta, minimum=0.0)
+
+    def __repr__(self) -> str:
+        return f"ReverseDiffusion({self.diffusion!r}, eta={self.eta:g})"
 
     def diffusion_time(self, s: Tensor | float) -> Tensor:
         """t = t_max - s, in float64."""

@@ -19,7 +19,7 @@ MOST_WORDS = 2**28
 """Most words of one length in a series: gigabytes, once an exponential is taken."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TensorSeries:
     """A batch of truncated tensor series sum_w x_w e_w, e_w = e_{j_1} (x) ... (x) e_{j_k} for w = (j_1, ..., j_k).
 
@@ -85,6 +85,10 @@ class TensorSeries:
             raise ValueError(f"depth must leave {MOST_WORDS} words of that length at most; got {size}^{depth}")
         higher = (values.new_zeros(*batch, *(size,) * k) for k in range(2, depth + 1))
         return cls((values.new_zeros(batch), values, *higher), time)
+
+    def __repr__(self) -> str:
+        shape, letters = tuple(self.batch_shape), f"{self.letters.start} to {self.letters.stop - 1}"
+        return f"TensorSeries(batch {shape}, letters {letters}, depth {self.depth}, {self.dtype} on {self.device})"
 
     @property
     def depth(self) -> int:
