@@ -165,15 +165,20 @@ class GaussianReference:
         write_tensors(Path(file), {"mean": self.mean, "variance": self.variance, **basis})
 
     @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Mean, variance and the matrices of the basis."""
+        return self.mean, self.variance, *self.basis
+
+    @property
     def digest(self) -> str:
         """The sha256 of the values of mean, variance and basis."""
-        values = (value.detach().cpu().contiguous().flatten() for value in (self.mean, self.variance, *self.basis))
+        values = (value.detach().cpu().contiguous().flatten() for value in self.tensors)
         return hashlib.sha256(b"".join(value.view(torch.uint8).numpy().tobytes() for value in values)).hexdigest()
 
     @property
     def shapes(self) -> list[torch.Size]:
         """The shapes of mean, variance and the matrices of the basis."""
-        return [value.shape for value in (self.mean, self.variance, *self.basis)]
+        return [value.shape for value in self.tensors]
 
     def to(self, device: torch.device | str) -> GaussianReference:
         """The same reference on a device; a scalar variance stays on the CPU."""
@@ -206,7 +211,7 @@ class GaussianReference:
         sizes = tuple(len(matrix) for matrix in self.basis)
         if sizes != event[len(event) - len(sizes) :]:
             raise ValueError(f"basis must be a matrix for each of the last axes of an event {event}; it has {sizes}")
-        for value in (self.mean, self.variance, *self.basis):
+        for value in self.tensors:
             if value.ndim and (value.dtype != dtype or value.device != device):
                 states, found = f"{dtype} on {device}", f"{value.dtype} on {value.device}"
                 raise TypeError(f"mean, variance and basis must be {states}, like the states; one is {found}")

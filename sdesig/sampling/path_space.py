@@ -144,8 +144,7 @@ class PathSpace:
     @property
     def dtype(self) -> torch.dtype:
         """Floating-point type of the paths."""
-        tensors = (self.reference.mean, self.reference.variance, *self.reference.basis)
-        return next((value.dtype for value in tensors if value.ndim), torch.float32)
+        return next((value.dtype for value in self.reference.tensors if value.ndim), torch.float32)
 
     @property
     def device(self) -> torch.device:
