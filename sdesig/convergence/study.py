@@ -43,6 +43,7 @@ def takes_arguments_of(study: Callable[P, S]) -> Callable[[Callable[[S], OrderEs
         def order(*args: P.args, **options: P.kwargs) -> OrderEstimate:
             return estimate(study(*args, **options))
 
+        study.__init__.__qualname__ = estimate.__qualname__  # errors name the function that was called
         shown = inspect.signature(study).replace(return_annotation="OrderEstimate")
         order.__signature__ = shown  # type: ignore[attr-defined]
         return order
