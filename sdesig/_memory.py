@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 NUMBERS_AT_ONCE = 2**24
-"""Numbers that a part holds at once: 64 MB in float32. No result depends on it."""
+"""Numbers that a part holds at once: 64 MB in float32. No result depends on it, but for rounding."""
 
 
 def rows_at_once(numbers: int) -> int:

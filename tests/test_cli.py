@@ -1,10 +1,12 @@
 """The command line: its options and their help, errors of one line, the tour, the demo and the validation."""
 
+import errno
 import re
 import runpy
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
@@ -371,6 +373,17 @@ def test_validation_rejects(arguments, message, capsys):
         validation.main(arguments)
     assert stop.value.code == 2
     assert f"python -m validation: error: {message}" in capsys.readouterr().err
+
+
+def test_validation_asks_before_the_work_whether_it_can_write(tmp_path, monkeypatch, runs, capsys):
+    def refuse(**_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    with pytest.raises(SystemExit) as stop:
+        validation.main(["--out", str(tmp_path)])
+    assert (stop.value.code, runs) == (2, [])
+    assert f"must be a folder that can be written to; got {tmp_path} (Permission denied)" in capsys.readouterr().err
 
 
 def test_the_package_works_without_the_validation():

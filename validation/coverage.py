@@ -105,7 +105,7 @@ def pathwise_errors(case: Case, paths: int, generator: torch.Generator) -> Tenso
 
 
 def weights() -> Tensor:
-    """Of the log errors in the slope of their least-squares line, (len(STEPS),)."""
+    """Weights of the log errors in the slope of their least-squares line, (len(STEPS),)."""
     x = -torch.tensor(STEPS, dtype=torch.float64).log()
     return (x - x.mean()) / (x - x.mean()).square().sum()
 

@@ -18,7 +18,7 @@ from sdesig.convergence import FEWEST, HALF_WIDTH, SLACK, OrderEstimate
 from sdesig.testing import LawReport
 
 COLUMNS = ("case", "theory", "measured", "ci_low", "ci_high", "passed", "note", "mode", "seconds")
-"""Of every study's CSV; the columns of `Row.details` follow. Seconds are of one core, whatever else runs beside."""
+"""Columns of every study's CSV; the columns of `Row.details` follow. Seconds are processor seconds."""
 
 RULE = (
     f"An order passes (`OrderEstimate.supports`) if its 95 % interval lies above theory - {SLACK:g}, reaches at most "
@@ -27,7 +27,7 @@ RULE = (
     "interval is wholly below theory, within the slack, the verdict says so. A control fails an order if its interval "
     f"is below it by more than {SLACK:g}."
 )
-"""Of `order_row`."""
+"""The rule of `order_row`, in words."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Study:
     """A study and its sizes.
 
     Attributes:
-        name: of its files.
+        name: name of the study and of its files.
         title: one line for the summary: what it holds against theory, and its false-alarm rate.
         run: `run(samples, report)` calls `report` with each row as soon as it is measured and returns the figure.
         quick, full: `samples` of the two modes.

@@ -55,7 +55,7 @@ FUNCTIONALS: dict[str, Callable[[Tensor], Tensor]] = {
     "y": lambda y: y,
     "y, y^2": lambda y: torch.cat([y, y.square()], -1),
 }
-"""Of all components, (batch, dim) to (batch, k)."""
+"""Functionals by name, applied to all components: (batch, dim) to (batch, k)."""
 
 
 class Case(NamedTuple):

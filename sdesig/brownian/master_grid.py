@@ -37,8 +37,8 @@ class MasterGrid:
     Threads may share a grid.
 
     Attributes:
-        area_tolerance: of the areas of the cells, None without areas.
-        area_method, area_terms: by which they are drawn.
+        area_tolerance: bound on the error of the cells' areas, None without areas.
+        area_method, area_terms: method and number of terms by which the cells' areas are drawn.
     """
 
     def __init__(

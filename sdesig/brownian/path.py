@@ -61,8 +61,8 @@ class BrownianPath(torchsde.BaseBrownian):
         area_tolerance: bound on the error of an entry of a cell's area in the sense of `terms_needed`, for the longest
             cell; default the smaller one of 1e-2 h and h^(3/2) / T^(1/2), for a cell of length h of a path of length T:
             the first keeps the law, the second strong order 1.
-        dtype, device: of the values; default torch's default dtype, and the generator's device or the CPU. What is of
-            half precision is computed in float32.
+        dtype, device: dtype and device of the values; default: torch's default dtype, and the generator's device or the
+            CPU. Values in half precision are computed in float32.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type or range, more than one or no source of randomness.

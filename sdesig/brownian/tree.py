@@ -173,7 +173,7 @@ class ConditionalTree:
 
 
 def _highest(node: _Node, wanted: Callable[[_Node], bool], s: float, t: float) -> list[_Node]:
-    """The highest nodes from `node` down, of those that meet [s, t], that are wanted; the last in time comes first."""
+    """The wanted nodes from `node` down that meet [s, t], without those below another one; the latest comes first."""
     found = []
     pending = [node]
     while pending:

@@ -42,9 +42,9 @@ class OrderEstimate:
         floors: an error is masked unless it is greater (errors of the truth, rounding, Monte-Carlo noise).
         constant: the line is constant * N^(-order).
         slopes, slope_errors: between successive used errors, and their standard errors.
-        p_value: of the squared distance of the used errors from the line, in units of the noise, by Fisher's law with
-            as many degrees of freedom as paths make the noise; 1 for two errors. Errors may be off the line by 2 %
-            beside the noise, which forgives the curvature that any finite step has.
+        p_value: probability of so large a squared distance of the used errors from the line, in units of the noise, by
+            Fisher's law with as many degrees of freedom as paths make the noise; 1 for two errors. Errors may be
+            off the line by 2 % beside the noise, which forgives the curvature that any finite step has.
         kind: "strong" or "weak".
         effective_paths: (sum e^2)^2 / sum e^4 over the paths' errors e (weak: the samples less their mean), the least
             of the used errors; NaN where not known. Below 10 no interval from these paths holds (`few`).

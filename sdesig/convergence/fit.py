@@ -20,7 +20,7 @@ that are so correlated that their noise cancels, where it would see little but t
 
 MASK_TRUTH = 8.0
 """An error counts only above this multiple of the error of its truth. Errors of solution and truth that are
-independent then move log2 error by .01, fully coherent ones by .19: of the slope over 5 step counts .04 at most."""
+independent then move log2 error by .01, fully coherent ones by .19, and the slope over 5 step counts by .04 at most."""
 
 MASK_NOISE = 3.0
 """A weak error counts only above this multiple of its standard error."""
@@ -128,8 +128,12 @@ def _check(errors: Tensor, steps: Sequence[int], most_axes: int) -> int:
 class _Line(NamedTuple):
     """A fitted line.
 
-    design: rows (1, -log N) of the used errors. parameters: log constant and order. weights: of the log errors in the
-    order. residual: of the log errors, (used,). influence: of each sample on them, (used, samples).
+    Attributes:
+        design: rows (1, -log N) of the used errors, (used, 2).
+        parameters: log constant and order.
+        weights: weights of the log errors in the order, (used,).
+        residual: the log errors less the line, (used,).
+        influence: influence of each sample on the log errors, (used, samples).
     """
 
     design: Tensor

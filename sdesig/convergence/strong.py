@@ -47,7 +47,7 @@ def strong_order(study: StrongStudy) -> OrderEstimate:
         truth_scheme: scheme of a numeric truth, default `scheme`.
         levels, depth, area: what a callable truth needs of the path beside what the schemes do: a master grid of at
             least 2^levels cells, at least this depth, Levy areas.
-        clock: of the path (`BrownianPath`).
+        clock: clock of the path, see `BrownianPath`.
         row_shape: shape of W per path, where neither y0 nor the SDE tell it.
 
     Returns:

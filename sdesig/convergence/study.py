@@ -48,6 +48,7 @@ def takes_arguments_of(study: Callable[P, S]) -> Callable[[Callable[[S], OrderEs
                 raise TypeError(f"{estimate.__name__}(): {error}") from None
             return estimate(study(*args, **options))
 
+        study.__init__.__qualname__ = estimate.__qualname__  # errors name the function that was called
         shown = inspect.signature(study).replace(return_annotation="OrderEstimate")
         order.__signature__ = shown  # type: ignore[attr-defined]
         return order

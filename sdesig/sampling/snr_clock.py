@@ -90,7 +90,8 @@ class SNRClock:
             c = c.to(torch.float64)
             s, t = (torch.as_tensor(x, dtype=torch.float64, device=c.device) for x in (s, t))
             s, t = (x.reshape(*x.shape, *[1] * c.ndim) for x in (s, t))
-        length = clock_length(s, t, c)
+        # Rounded otherwise than `clock_length`: the numbers of a seed in float64 depend on it, so it must not change.
+        length = (t - s) / ((1.0 + c * s) * (1.0 + c * t))
         if self.power == 1.0:
             return length
         v = s / (1.0 + c * s)

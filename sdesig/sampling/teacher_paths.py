@@ -23,14 +23,19 @@ from sdesig.signature.partial_signature import PartialSignature, join_steps
 from sdesig.solvers.base import Scheme
 from sdesig.solvers.driver import Save, run_steps
 
-TEACHER_SCHEMES: dict[str, type[PathAverage] | type[DPMSolver1] | type[DPMSolver2M]] = {
+TEACHER_SCHEMES: dict[str, type[Scheme]] = {
     "path_average": PathAverage,
     "euler": DPMSolver1,
     "dpm_solver_2m": DPMSolver2M,
 }
+"""Schemes of a teacher's paths by name; `SCHEMES` calls the second "dpm_solver_1"."""
 
 MOST_STEPS = 2**20
+"""Largest number of fine steps of a teacher."""
+
 SAMPLE_STEPS = 128
+"""Number of steps of `teacher_samples`."""
+
 _NUMBERS = 2**26
 """Most numbers that `teacher_samples` draws from one generator. What a seed gives depends on it: it must not change."""
 
@@ -168,7 +173,9 @@ def draw_local(
         sde: the reverse diffusion, with the teacher for its denoiser.
         options: scheme and fine steps; the cells do not matter.
         clean: data x_0, (rows, *event).
-        start, end: SNRs of the step; its fine grid is even in log-SNR, in proportion to that of the whole range.
+        start, end: SNRs of the step; its fine grid is even in log-SNR.
+        depth: depth of the partial signatures.
+        generator: source of all random numbers, on the device of the data.
     """
     eps = torch.randn(clean.shape, generator=generator, dtype=clean.dtype, device=clean.device)
     tau = start.item()

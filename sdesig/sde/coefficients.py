@@ -12,7 +12,7 @@ from sdesig.sde.base import SDE, SDELike
 
 
 def check_sde(sde: object) -> None:
-    """Raise unless the SDE has torchsde's interface: TypeError for a part that lacks, ValueError for unknown names."""
+    """Raise unless the SDE has torchsde's interface: TypeError for a missing part, ValueError for unknown names."""
     missing = [name for name in ("f", "g", "noise_type", "sde_type") if not hasattr(sde, name)]
     if missing:
         raise TypeError(f"sde must have f, g, noise_type and sde_type; {sde!r} lacks {', '.join(missing)}")

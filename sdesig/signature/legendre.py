@@ -82,7 +82,7 @@ def parts_to_whole(lengths: Tensor, depth: int) -> Tensor:
     given that the step has the coefficients xi.
 
     Args:
-        lengths: of the parts in any unit, (n, *shape).
+        lengths: lengths of the parts in any unit, (n, *shape).
 
     Returns:
         float64 (n, *shape, depth, depth).

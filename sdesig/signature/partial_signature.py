@@ -383,7 +383,8 @@ def sample_partial_signature(
         depth: number of Legendre coefficients; depth m gives all words (0^a, i, 0^b) with a + b < m.
         area: None, or the `method` of `levy_area` that draws the Levy area given the coefficients ("auto" for the
             default). At depth >= 2 it must be jointly right with them.
-        terms, tolerance: of the area, see `levy_area`; its law is right to far below what 10^5 samples tell by default.
+        terms, tolerance: as in `levy_area`. By default 10^5 samples are far from telling the area's law from the exact
+            one.
         generator: source of the depth * prod(shape) normals, and of the area's.
 
     Raises:

@@ -15,8 +15,8 @@
 | "dpm_solver_2m" | DPMSolver2M | - | `CanonicalSDE` | 1 | 1 | W |
 | "path_average" | PathAverage | - | `CanonicalSDE` | 3/2 | 2 | W, H |
 
-"torchsde:<method>" runs a method of torchsde: all but "adjoint_reversible_heun". `solve_adaptive` chooses the steps of
-"shark" itself.
+The last three are in `sdesig.sampling`, which adds them to `SCHEMES`. "torchsde:<method>" runs a method of torchsde:
+all but "adjoint_reversible_heun". `solve_adaptive` chooses the steps of "shark" itself.
 """
 
 from sdesig.solvers.adaptive import AdaptiveSolution, solve_adaptive

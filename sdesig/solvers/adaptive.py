@@ -79,7 +79,7 @@ def solve_adaptive(
     atol matters at the start, where |y| is of order sqrt(tau); atol = rtol suits data of unit scale.
 
     Args:
-        sde: of additive noise, with torchsde's interface; see `sdesig.sde.SDE`.
+        sde: an SDE with additive noise and torchsde's interface; see `sdesig.sde.SDE`.
         y0: as in `solve`, at least one row.
         times: where states are wanted, the first one y0's: increasing, float64, (n >= 2,), on the path's master grid if
             it has one. Steps end there exactly.

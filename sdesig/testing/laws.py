@@ -31,10 +31,10 @@ class LawReport:
     """z-scores of k statistics averaged over n samples.
 
     Attributes:
-        names: of the statistics.
+        names: names of the statistics.
         expected: exact expectations under the law in question, (k,), as all the tensors here on the CPU in float64.
         estimates: averages over the samples, (k,).
-        standard_errors: of the estimates, (k,).
+        standard_errors: standard errors of the estimates, (k,).
         z_scores: N(0, 1) under the law in question, approximately; (k,).
         threshold: the largest |z| that passes.
         false_alarm_rate: the probability that a correct sampler fails, at most.
@@ -111,7 +111,7 @@ def check_moments(
     Args:
         statistics: independent samples of the k statistics, (n, k), n >= 1000.
         expected: E of each statistic, (k,).
-        names: of the statistics.
+        names: names of the statistics.
         false_alarm_rate: probability in (0, 1) that statistics with these expectations fail.
 
     Raises:

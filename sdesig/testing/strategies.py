@@ -59,11 +59,11 @@ def partial_signatures(
     law of areas, sample them yourself.
 
     Args:
-        shape: of one value; with `area` its last axis is the noise dimension.
+        shape: shape of one value; with `area` its last axis is the noise dimension.
         depth: number of Legendre coefficients, >= 1.
         area: whether the values have a Levy area.
         h: strategy of the step lengths; default `step_lengths()`.
-        dtype: of the values.
+        dtype: dtype of the values.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type or range.
@@ -90,7 +90,8 @@ def brownian_paths(
     """Seeded Brownian paths on [0, t1], t1 from 1/16 to 16, with a master grid of 2^levels cells.
 
     Args:
-        shape: of a value; the first axis is the batch, with a seed each, the last one the noise dimension if `area`.
+        shape: shape of a value: the first axis is the batch, one seed each; with `area` the last one is the noise
+            dimension.
         depth, levels, area, dtype: as in `BrownianPath`.
 
     Raises:
