@@ -20,7 +20,7 @@ COLUMNS = (
     *("ours_seconds", "peer_seconds"),
 )
 Results = Mapping[str, Sequence[Result]]
-"""By topic."""
+"""Results by topic."""
 
 
 def environment() -> str:

@@ -77,7 +77,7 @@ def full_table(runs: Path, seeds: int, frechet_seeds: int, groups: int, out: Pat
         generator_sampler("plain", students["plain"], (*STEPS, 100), "plain Sig-DEG, depth 2"),
         *(generator_sampler(f"depth-{d}", students[f"depth-{d}"], STEPS, f"Sig-DEG, depth {d}") for d in DEPTHS),
     ]
-    extractors = [load_features(), COORDINATES]
+    extractors = [load_features(), replace(COORDINATES, name="pixels")]
     found = evaluate(comparison, samplers, load_digits()[0], seeds=range(seeds), extractors=extractors, floors=floors)
     rows = [row for row in found.rows if row["key"] != CONVERGED]
     for row in rows:

@@ -16,7 +16,7 @@ SOLVER = DistillOptions(
     training=TrainingOptions(learning_rate=1e-3, warmup=50, checkpoint_every=50),
 )
 FASTER = replace(SOLVER, training=replace(SOLVER.training, precision="bfloat16"))
-"""Of depth 4, which is trained for longest."""
+"""Options of depth 4, which is trained for longest."""
 ITERATIONS = (1500, 200, 250, 150)
 REMARKS = """Depth 4 was trained for 1500 iterations (768,000 evaluations of the student, 70 minutes of one core),
 depth 2 and 1 for 250 and 150: their rows do not compare depths. What its Frechet ratio in 10 steps needs is length

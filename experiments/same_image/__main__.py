@@ -105,8 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """See --help."""
     parser = argparse.ArgumentParser(prog="python -m experiments.same_image", description=__doc__)
     parser.add_argument("--data", help="images, such as mnist.npz:x_train; default the shipped digits")
-    parser.add_argument("--name", default="digits", help="of the data, and of the files that are written")
-    parser.add_argument("--images", type=int, default=200, help="how many of them, the first ones")
+    parser.add_argument("--name", default="digits", help="name of the data, and of the files that are written")
+    parser.add_argument("--images", type=int, default=200, help="number of images, the first ones of the data")
     parser.add_argument("--seeds", type=int, default=1000)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)

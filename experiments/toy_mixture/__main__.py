@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.toy_mixture", description=__doc__)
     parser.add_argument("--runs", type=Path, default=Path("runs/toy_mixture"))
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--iterations", type=int, help="of every student; default as in setting.py")
+    parser.add_argument("--iterations", type=int, help="iterations of every student; default as in setting.py")
     parser.add_argument("--seeds", type=int, default=20_000)
     parser.add_argument("--groups", type=int, default=20_000)
     options = parser.parse_args(arguments)

@@ -68,7 +68,7 @@ class Curve:
 
     @property
     def standard_errors(self) -> list[float]:
-        """Of `rmse`, by linearization."""
+        """Standard errors of `rmse`, by linearization."""
         squares = self.differences.double().square().mean(2)
         return (squares.std(1) / math.sqrt(squares.shape[1]) / (2 * squares.mean(1).sqrt())).tolist()
 

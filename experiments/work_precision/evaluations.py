@@ -57,7 +57,7 @@ def measures(means: Tensor) -> dict[str, Measure]:
 
 
 def needs(curves: Sequence[Curve], means: Tensor) -> list[Need]:
-    """Of sdesig's curves, in each measure.
+    """The needs of sdesig's curves, in each measure.
 
     Bootstrap: paths are resampled, the same for all schemes. Schemes without a reference run along the same paths, so
     their ratios have paired intervals; with a reference the clock, and so the path of a seed, is another.

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 STEPS = (4, 8, 16, 32)
 MINE, TWO = "depth-4", "sde-dpm++2m"
+PIXELS = replace(COORDINATES, name="pixels")
 COLUMNS = {
     "method": "method",
     "steps": "steps = evaluations",
@@ -111,7 +112,7 @@ class Demo:
             samplers(student, size),
             images,
             seeds=range(size.seeds),
-            extractors=[replace(by, frechet_only=True) for by in (load_features(), COORDINATES)],
+            extractors=[replace(by, frechet_only=True) for by in (load_features(), PIXELS)],
             floors=floors,
         )
         rows = [{key: row[key] for key in row if key != "measured"} for row in found.rows if row["key"] != CONVERGED]

@@ -34,7 +34,7 @@ class Distill:
     """Folder of the run; the generator goes to its subfolder student."""
     teacher_cache: Path | None = None
     """Folder of the teacher's paths, reference and grid, as sdesig cache writes it with the same options, which runs
-    may share; default OUT."""
+    may share; default OUT, with the paths in OUT/paths."""
     teacher_paths: CutPathFlags = field(default_factory=CutPathFlags)
     distillation: DistillFlags = field(default_factory=DistillFlags)
     machine: MachineFlags = field(default_factory=MachineFlags)

@@ -45,10 +45,10 @@ SNR_OF_IMAGES = (1 / 80**2, 1 / 0.01**2)
 
 LEAST_SNR, MOST_SNR, LEAST_RANGE = 1e-15, 1e15, 1e-6
 LARGEST, LEAST_STD = 1e9, 1e-9
-"""Of data: their squares are numbers in float32 with room to spare."""
+"""Bounds of the data: their squares are numbers in float32 with room to spare."""
 
 GRID_CELLS = "grid-cells.safetensors"
-"""In the folder of a run: what was measured to choose its grid."""
+"""File in the folder of a run: what was measured to choose its grid."""
 FITTED = 10_000
 """Most images that a reference is fitted to."""
 GRID_PATHS = 256
@@ -165,7 +165,7 @@ class SettingFlags(DataFlags):
         return self.data is not None or not shows_images(self.teacher, None)
 
     def autoencoder(self, device: torch.device) -> tuple[Autoencoder | None, dict[str, Any]]:
-        """That of --decoder, if there is one, and which it is, for options.json."""
+        """The autoencoder of --decoder, if there is one, and which it is, for options.json."""
         if self.decoder is None:
             return None, {}
         from sdesig.images.latent import FOLDERS, load_autoencoder

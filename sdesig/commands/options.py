@@ -20,9 +20,9 @@ from sdesig.sigdeg import DistillOptions
 
 NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
 MOST_SAMPLES = 10_000_000
-"""Of one command."""
+"""Most samples of one command."""
 COUNT = tyro.conf.arg(aliases=("--count",))
-"""Of --n, which torchrun takes for an abbreviation of its own options."""
+"""The other name of --n, which torchrun takes for an abbreviation of its own options."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class CutPathFlags(TeacherPathFlags):
     """Parts of a path, of which coarse steps are made; they divide its steps; default the divisor next to 64."""
 
     def cut_options(self, most_steps: int) -> TeacherOptions:
-        """Of paths that are cut into no fewer cells than the most coarse steps there are.
+        """The options of paths that are cut into no fewer cells than the most coarse steps there are.
 
         Raises:
             ValueError: fewer fine steps than coarse ones, cells that do not divide them, an unknown scheme.

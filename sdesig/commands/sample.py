@@ -95,7 +95,7 @@ class Sample:
             print(f"-> {picture}")
 
     def _drawn(self, model: SigDEG, seeds: Sequence[int], batch: int) -> Samples:
-        """Of all seeds, whose batches processes share."""
+        """The samples of all seeds, whose batches processes share."""
         batches = [seeds[first : first + batch] for first in range(0, len(seeds), batch)]
         own = {}
         for k in processes.share(len(batches)):

@@ -46,14 +46,14 @@ class Teacher:
     log_sigma: tuple[float, float] = (-0.5, 1.5)
     """Mean and standard deviation of the logarithm of the noise's standard deviation."""
     flip: bool = False
-    """Random mirror images too; not for digits or letters."""
+    """Whether images are mirrored at random; not for digits or letters."""
     compile: bool = False
     """Whether torch.compile computes the network."""
     training: TrainingOptions = field(default_factory=lambda: TrainingOptions(iterations=5000))
     machine: MachineFlags = field(default_factory=MachineFlags)
 
     def make_network(self, event: tuple[int, ...]) -> Network:
-        """As the options say, for samples of this shape; from torch's global generator."""
+        """The network that the options describe, for samples of this shape; from torch's global generator."""
         if len(event) == 1:
             return network_for(event, width=self.width, blocks=self.blocks)
         return image_network(
@@ -76,6 +76,8 @@ class Teacher:
         event = tuple(values.shape[1:]) if isinstance(values, Tensor) else values.event
         if self.flip and len(event) == 1:
             raise ValueError("flip must be False for vectors")
+        if self.network != "unet" and len(event) == 1:
+            raise ValueError(f"network must be left out for vectors, which have an MLP; got {self.network}")
         with seeded(training.seed):
             network = self.make_network(event)
         shown = {name: getattr(self, name) for name in ("batch", "log_sigma", "flip", "compile")}

@@ -176,7 +176,7 @@ def _write(found: Evaluation, data: Tensor | ImageSet | None, out: Path) -> None
 
 
 def _floors(comparison: Comparison, samplers: Sequence[Sampler], groups: int, file: Path | None) -> Iterator[Floor]:
-    """Those of every generator in the reference's variables, at every number of its steps; a file keeps them."""
+    """The floors of every generator in the reference's variables, at every number of its steps; a file keeps them."""
     wanted = {
         (sampler.depth, steps, sampler.grid)
         for sampler in samplers

@@ -76,7 +76,7 @@ class FeatureExtractor:
         return features
 
 
-COORDINATES = FeatureExtractor("pixels", "pixels", lambda samples: samples.flatten(1), floats=True)
+COORDINATES = FeatureExtractor("coordinates", "coordinates", lambda samples: samples.flatten(1), floats=True)
 """The coordinates of vectors themselves."""
 
 
@@ -240,7 +240,7 @@ def _installed_weights(name: str, source: str) -> Path:
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
-    """Those of a file that `torch.save` wrote, read without running anything that a pickle may ask for."""
+    """The tensors of a file that `torch.save` wrote, read without running anything that a pickle may ask for."""
     with reading(path):
         state = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):

@@ -16,7 +16,7 @@ from sdesig._random import generator_for
 PARTS = (1, 2, 4)
 """Numbers of equal parts of the samples, whose distances are extrapolated to infinitely many samples."""
 GROUPS = 10
-"""Of the jackknife that says how far the extrapolation is off."""
+"""Groups of the jackknife that says how far the extrapolation is off."""
 
 
 class Estimate(NamedTuple):
@@ -126,7 +126,7 @@ class FeatureSums:
         self._add(other.n, other.total, other.products)
 
     def statistics(self) -> FeatureStatistics:
-        """Of all that was added; raise ValueError for n < 2."""
+        """The statistics of all that was added; raise ValueError for n < 2."""
         if self.n < 2:
             raise ValueError(f"statistics must be of n >= 2 features; got {self.n}")
         mean = self.total / self.n

@@ -69,7 +69,7 @@ class SampleStore:
             raise ValueError(f"seeds must be a range with step 1 to be kept in a folder; got {seeds}")
         comparison.check(samplers)
         self.samplers = {sampler.key: sampler for sampler in (comparison.truth, *samplers)}
-        """By key; the converged path is the first."""
+        """The samplers by key; the converged path is the first."""
         self.comparison, self.seeds, self.folder = comparison, seeds, folder
         self._decode, self._kind = decode, "images" if images else "samples"
         self._memory: dict[int, dict[str, Tensor]] = {}

@@ -298,6 +298,8 @@ def test_divergence_is_one_line(tmp_path, problem, fails):
         (["--log-sigma", "0", "1", "--batch", "0"], "batch must be in [1, 1073741824]; got 0"),
         (["--width", "0"], "width must be >= 1; got 0"),
         (["--ema", "1"], "ema must be in [0, 1); got 1.0"),
+        (["--flip"], "flip must be False for vectors"),
+        (["--network", "unet2d"], "network must be left out for vectors, which have an MLP; got unet2d"),
     ],
 )
 def test_train_teacher_refuses(flags, message, tmp_path, problem, fails):

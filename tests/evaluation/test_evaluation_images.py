@@ -309,7 +309,7 @@ def test_latents_are_decoded(teacher, tmp_path):
         ({"seeds": range(1)}, "number of seeds must be >= 2; got 1"),
         ({"seeds": range(19), "extractors": [load_extractor("pixels")]}, "number of seeds must be >= 20; got 19"),
         ({"seeds": range(-1, 19)}, r"seeds must lie in \[0, 2\^63\); got -1"),
-        ({"extractors": [COORDINATES]}, "extractors must take images, as the data are; pixels does not"),
+        ({"extractors": [COORDINATES]}, "extractors must take images, as the data are; coordinates does not"),
         ({"floor_groups": -1}, "floor_groups must be >= 0; got -1"),
         ({"samplers": [euler(33)]}, r"steps must be in \[1, 32\]; got 33"),
         ({"samplers": [other(None, steps=(0,))]}, "steps must be >= 1; got 0"),
