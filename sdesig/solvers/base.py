@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from abc import ABC
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,6 +39,17 @@ class Scheme(ABC):
     strong_order: Mapping[str, float]
     weak_order: float
     word_order: ClassVar[float] = 0.5
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Raise TypeError for a `step` or an `advance` that takes a length where the end of the step is given."""
+        super().__init_subclass__(**options)
+        for name in {"step", "advance"} & vars(cls).keys():
+            given = [*inspect.signature(getattr(cls, name)).parameters]
+            if given[3:4] in (["h"], ["dt"]):  # after self, sde and start
+                raise TypeError(
+                    f"{cls.__name__}.{name} must take (sde, start, end, y, ...), the ends of a step and not its length "
+                    f"{given[3]} = end - start; it takes ({', '.join(given[1:])})"
+                )
 
     def words(self, structure: str) -> tuple[Word, ...]:
         """Words whose iterated integrals a step needs; the letters 1 and 2 stand for any two Brownian motions.

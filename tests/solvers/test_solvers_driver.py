@@ -206,6 +206,41 @@ def test_a_step_ends_at_the_time_itself():
     assert {*seen} == {*grid.tolist()}
 
 
+def test_a_scheme_with_the_length_of_a_step_says_so():
+    """It would take the end of the step for the length, and nothing would fail."""
+    with pytest.raises(
+        TypeError, match=r"Old.step must take \(sde, start, end, y, \.\.\.\), the ends of a step and not its "
+    ):
+
+        class Old(Euler):
+            def step(self, sde, t, h, y, w):
+                return y + sde.f(t, y) * h + sde.g(t, y) * w
+
+    with pytest.raises(TypeError, match=r"its length dt = end - start; it takes \(sde, t, dt, y, memory, noise\)"):
+
+        class Older(Euler):
+            def advance(self, sde, t, dt, y, memory, noise):
+                return y, memory
+
+    class Passes(Euler):
+        def step(self, *arguments):
+            return super().step(*arguments)
+
+    class Areas(Euler):
+        def step(self, sde, start, end, y, w, h):
+            return y
+
+
+def test_anyone_may_add_a_scheme(monkeypatch):
+    monkeypatch.setitem(SCHEMES, "mine", Momentum)
+    path, y = make_path(), torch.ones(4, 2, dtype=torch.float64)
+    named, given = (solve(Spread(), y, path.grid(5), scheme=scheme, path=path) for scheme in ("mine", Momentum()))
+    assert torch.equal(named, given)
+    monkeypatch.delitem(SCHEMES, "mine")
+    with pytest.raises(ValueError, match=r"scheme must be one of .*; got 'mine'"):
+        solve(Spread(), y, path.grid(5), scheme="mine", path=path)
+
+
 def test_a_scheme_without_a_step_says_so():
     class Empty(Scheme):
         sde_type, strong_order, weak_order = "ito", strong_orders(1.0), 1.0
