@@ -107,10 +107,14 @@ def parse(kind: type, arguments: Sequence[str], prog: str = "sdesig") -> Any:
     Raises:
         FileNotFoundError, FileError: no such file, not a JSON object, names that are no options of the command, values
             that no option has.
-        ValueError: an option that only a file has.
+        ValueError: an option that only a file has, an empty value.
         SystemExit: arguments that tyro refuses, or a question for help.
     """
     options = {option.name: option for option in options_of(kind)}
+    for before, argument in pairwise(("", *arguments)):
+        name = argument.partition("=")[0]
+        if argument == "" or (name.startswith("--") and argument == f"{name}="):
+            raise ValueError(f"{(name or before or 'an argument').lstrip('-')} must not be empty")
     for name in FILE_ONLY & options.keys():
         flag = f"--{name.replace('_', '-')}"
         if any(argument.partition("=")[0] == flag for argument in arguments):
@@ -153,6 +157,8 @@ def _read(options: Mapping[str, Option], arguments: Sequence[str], prog: str) ->
             now = f"now it is {RENAMED[name]}" if name in RENAMED else f"the options are {', '.join(known)}"
             raise FileError(f"{file}: {key!r} is not an option; {now}")
         values = value if isinstance(value, list) else [value]
+        if "" in values:  # a path of no name would be the folder one is in
+            raise FileError(f"{file}: {key} must not be empty")
         if not all(isinstance(part, str | int | float | None) for part in values):
             raise FileError(f"{file}: {key} must be a string, a number, true, false, null or a list of these")
         if (options[name].kind is bool) != isinstance(value, bool):

@@ -242,7 +242,8 @@ class GaussianReference:
     def step_length(self, start: Tensor | float, end: Tensor | float) -> Tensor:
         """v(end) - v(start) = (end - start)/((1 + c start)(1 + c end)) for two SNRs of one shape; shape of `clock`."""
         tau_1, tau_2 = self._outer("start", start), self._outer("end", end)
-        return clock_length(tau_1, tau_2, self.variance)
+        length = clock_length(tau_1.double(), tau_2.double(), self.variance.double())  # a product beyond float32
+        return length.to((tau_1 * self.variance).dtype)
 
     def to_reference(self, y: Tensor, snr: Tensor | float, eta: float = 1.0) -> tuple[Tensor, Tensor]:
         """(u, v) from y, shape (batch, *event), and snr, () or (batch,): u is shaped as y, v as in `clock`."""

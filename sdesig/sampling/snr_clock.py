@@ -30,8 +30,11 @@ def noise_clock(snr: Tensor | float, eta: float = 1.0) -> Tensor:
 
 
 def clock_length(start: Times, end: Times, c: Times) -> Times:
-    """v(end) - v(start) = (end - start)/((1 + c start)(1 + c end)), v = t/(1 + c t): free of cancellation."""
-    return (end - start) / (1.0 + c * start) / (1.0 + c * end)
+    """v(end) - v(start) = (end - start)/((1 + c start)(1 + c end)), v = t/(1 + c t): free of cancellation.
+
+    The last bits of the paths of a seed depend on its rounding, so it must not change.
+    """
+    return (end - start) / ((1.0 + c * start) * (1.0 + c * end))
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,8 +93,7 @@ class SNRClock:
             c = c.to(torch.float64)
             s, t = (torch.as_tensor(x, dtype=torch.float64, device=c.device) for x in (s, t))
             s, t = (x.reshape(*x.shape, *[1] * c.ndim) for x in (s, t))
-        # Rounded otherwise than `clock_length`: the numbers of a seed in float64 depend on it, so it must not change.
-        length = (t - s) / ((1.0 + c * s) * (1.0 + c * t))
+        length = clock_length(s, t, c)
         if self.power == 1.0:
             return length
         v = s / (1.0 + c * s)

@@ -284,6 +284,21 @@ def test_an_option_that_only_files_have_says_so(flags):
         parse(COMMANDS["distill"], flags)
 
 
+@pytest.mark.parametrize("flags", [["--out", ""], ["--out="], ["--reference", "pca", "--out", "", "--seed", "1"]])
+def test_an_empty_value_is_none(flags):
+    """Such as that of a variable of the shell that is not set: an empty path is the folder that one is in."""
+    with pytest.raises(ValueError, match="out must not be empty"):
+        parse(COMMANDS["distill"], flags)
+    with pytest.raises(ValueError, match="an argument must not be empty"):
+        parse(COMMANDS["sample"], [""])
+
+
+@pytest.mark.parametrize("value", ["", [""], ["a", ""]])
+def test_an_empty_value_of_a_file_is_none(value, tmp_path, fails):
+    (tmp_path / "config.json").write_text(json.dumps({"models": value}))
+    assert fails("evaluate", "--config", tmp_path / "config.json").endswith("config.json: models must not be empty")
+
+
 @pytest.mark.parametrize("value", [{"a": 1}, [[1]], [{"a": 1}], [["--out"]]])
 def test_values_that_no_option_has_are_refused(value, tmp_path, fails):
     (tmp_path / "config.json").write_text(json.dumps({"models": value}))

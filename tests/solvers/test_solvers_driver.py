@@ -206,6 +206,16 @@ def test_a_step_ends_at_the_time_itself():
     assert {*seen} == {*grid.tolist()}
 
 
+def test_anyone_may_add_a_scheme(monkeypatch):
+    monkeypatch.setitem(SCHEMES, "mine", Momentum)
+    path, y = make_path(), torch.ones(4, 2, dtype=torch.float64)
+    named, given = (solve(Spread(), y, path.grid(5), scheme=scheme, path=path) for scheme in ("mine", Momentum()))
+    assert torch.equal(named, given)
+    monkeypatch.delitem(SCHEMES, "mine")
+    with pytest.raises(ValueError, match=r"scheme must be one of .*; got 'mine'"):
+        solve(Spread(), y, path.grid(5), scheme="mine", path=path)
+
+
 def test_a_scheme_without_a_step_says_so():
     class Empty(Scheme):
         sde_type, strong_order, weak_order = "ito", strong_orders(1.0), 1.0
