@@ -21,7 +21,6 @@ from sdesig.sampling import (
     SNRDenoiser,
     StepGrid,
 )
-from sdesig.sampling.snr_clock import clock_length
 from sdesig.sde import Mixture
 from sdesig.sigdeg import MLP, SigDEG
 
@@ -63,14 +62,12 @@ def test_paths_are_brownian_paths_of_the_same_arguments(kind):
 
 
 def test_lengths_in_the_clock_are_rounded_as_ever():
-    """The numbers of a seed in float64 depend on the last bit: `clock_length` would give other paths."""
+    """The numbers of a seed in float64 depend on the last bit."""
     times = torch.rand(100, generator=torch.Generator().manual_seed(0), dtype=F64).cumsum(0)
     start, end = times[:-1], times[1:]
     wanted = (end - start) / ((1 + 0.37 * start) * (1 + 0.37 * end))
     assert torch.equal(SNRClock(0.37).length(start, end), wanted)
     assert torch.equal(SNRClock(torch.full((2,), 0.37, dtype=F64)).length(start, end), wanted[:, None].expand(-1, 2))
-    assert not torch.equal(clock_length(start, end, 0.37), wanted)
-    torch.testing.assert_close(clock_length(start, end, 0.37), wanted, rtol=1e-14, atol=0)
 
 
 @every_reference
