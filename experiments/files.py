@@ -1,4 +1,4 @@
-"""Files of results: whole or not there."""
+"""Files of results, whole or not there: experiments use no private names of the package, such as its own writers."""
 
 from __future__ import annotations
 
