@@ -81,7 +81,7 @@ def test_examples_import_exported_names_only(where, code):
         ("from sdesig import _files", "sdesig does not export _files"),
         ("from sdesig.commands.main import main", "sdesig.commands.main is not a package for users"),
         ("from sdesig.sigdeg import Buffers", "sdesig.sigdeg does not export Buffers"),
-        ("import sdesig.sampling.reclock", "sdesig.sampling.reclock is not a package for users"),
+        ("import sdesig.sampling.lockstep", "sdesig.sampling.lockstep is not a package for users"),
     ],
 )
 def test_other_imports_are_found(code, problem):

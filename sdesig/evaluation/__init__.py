@@ -10,7 +10,6 @@ from sdesig.evaluation.features import (
     load_extractor,
     load_perceptual,
 )
-from sdesig.evaluation.figures import error_figure, image_figure, save_figure
 from sdesig.evaluation.frechet import FeatureStatistics, frechet_distance, frechet_ratio
 from sdesig.evaluation.metrics import (
     Measured,
@@ -22,7 +21,17 @@ from sdesig.evaluation.metrics import (
 )
 from sdesig.evaluation.pixels import ImageSet, to_floats, to_uint8
 from sdesig.evaluation.reference_statistics import reference_statistics
-from sdesig.evaluation.report import FRECHET, INTERVALS, Row, markdown_table, report_text, table_cell
+from sdesig.evaluation.report import (
+    FRECHET,
+    INTERVALS,
+    Row,
+    error_figure,
+    image_figure,
+    markdown_table,
+    report_text,
+    save_figure,
+    table_cell,
+)
 from sdesig.evaluation.sample_store import SampleStore
 from sdesig.evaluation.samplers import TRAINING_FREE, Sampler, generator_sampler, training_free
 from sdesig.sampling.error_statistics import paired_ratio, root_mean_square

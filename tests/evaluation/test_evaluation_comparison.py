@@ -24,8 +24,8 @@ from sdesig.evaluation import (
     training_free,
 )
 from sdesig.sampling import CanonicalSDE, DPMSolver1, GaussianReference, PathAverage, PathSpace, SNRDenoiser, StepGrid
+from sdesig.sampling.lockstep import reclock
 from sdesig.sampling.path_space import EVEN
-from sdesig.sampling.reclock import reclock
 from sdesig.sde import Mixture
 from sdesig.sigdeg import MLP, SigDEG
 from sdesig.signature.partial_signature import join_steps
