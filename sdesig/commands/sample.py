@@ -80,11 +80,11 @@ class Sample:
             **self.machine.described(self.machine.device),
         }
         announce("sample", {**options, "out": self.out})
-        processes.on_main(lambda: write_json(record, options))
         with naming_memory(batch=batch):
             samples = self._drawn(model, seeds, batch)
             if processes.rank() > 0:
                 return
+            write_json(record, options)  # not before: one that was stopped would be in the way of the next
             samples.save(self.out)
             print(f"{len(samples.values)} samples in {samples.steps} steps -> {self.out}")
             images = as_images(decode(samples.values[:SHOWN]))

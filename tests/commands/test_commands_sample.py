@@ -96,6 +96,23 @@ def test_replay_refuses_other_paths(name, changes, difference, tmp_path, problem
     assert not (tmp_path / "b.npz").exists()
 
 
+def test_what_was_stopped_leaves_no_file_in_the_way(tmp_path, problem, monkeypatch):
+    """The same command then draws the samples."""
+    folder = tmp_path / "out"
+    command = ["sample", problem.student("student"), "--n", "3", "--steps", "2", "--out", str(folder / "a.npz")]
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SigDEG, "sample", stop)
+        with pytest.raises(SystemExit) as stopped:
+            main(command)
+    assert (stopped.value.code, [*folder.glob("*")]) == (130, [])
+    main(command)
+    assert sorted(file.name for file in folder.iterdir()) == ["a.json", "a.npz"]
+
+
 def test_files_are_not_overwritten(tmp_path, problem, fails):
     command = ["sample", problem.student("square", event=4), "--out", str(tmp_path / "a.npz")]
     main([*command, "--n", "2"])
