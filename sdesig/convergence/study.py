@@ -41,11 +41,6 @@ def takes_arguments_of(study: Callable[P, S]) -> Callable[[Callable[[S], OrderEs
     def decorate(estimate: Callable[[S], OrderEstimate]) -> Callable[P, OrderEstimate]:
         @functools.wraps(estimate)
         def order(*args: P.args, **options: P.kwargs) -> OrderEstimate:
-            try:
-                shown.bind_partial(*args, **options)  # what is too much is said before what is missing
-                shown.bind(*args, **options)
-            except TypeError as error:
-                raise TypeError(f"{estimate.__name__}(): {error}") from None
             return estimate(study(*args, **options))
 
         study.__init__.__qualname__ = estimate.__qualname__  # errors name the function that was called

@@ -13,7 +13,6 @@ a martingale: (d_tau + D . grad + Laplacian/2) D = 0.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -157,7 +156,7 @@ class CanonicalSDE(SDE):
         self.denoiser = check_snr_denoiser("denoiser", denoiser, self.eta)
         self.reference = GaussianReference(0.0, 0.0) if reference is None else reference
         self.drift_power = drift_power(eta)
-        self.drift_clock = replace(self.reference.noise_clock(), power=self.drift_power)
+        self.drift_clock = self.reference.snr_clock(self.drift_power)
 
     def __repr__(self) -> str:
         return f"CanonicalSDE({self.denoiser!r}, reference={self.reference!r}, eta={self.eta:g})"
@@ -171,7 +170,7 @@ class CanonicalSDE(SDE):
         """
         if self.eta == 0:
             raise ValueError("eta must be > 0 for a noise clock; any path will do for the probability flow, eta = 0")
-        return self.reference.noise_clock(self.eta)
+        return self.reference.snr_clock(self.eta**2)
 
     def drift(self, u: Tensor, snr: Tensor) -> Tensor:
         """Q at (u, tau), one evaluation of the denoiser: (batch, *event)."""

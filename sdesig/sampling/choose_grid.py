@@ -108,7 +108,9 @@ def choose_grid(
         for k in tqdm(range(done, cells), "grid", cells, initial=done, unit="cell", disable=not progress):
             first, last = k * fine_per_cell, (k + 1) * fine_per_cell
             left = [*range(first + 1), *range(last, len(times))]
-            signatures = stacked(fine[:first], join_steps(fine, (first, last)), fine[last:])
+            before = [fine[:first]] if k > 0 else []
+            after = [fine[last:]] if k + 1 < cells else []
+            signatures = stacked(*before, join_steps(fine, (first, last)), *after)
             end = sde.noisy_data(teacher_states(scheme, sde, start, times[left], signatures, save="last"), times[-1])
             shares.append(max(rounding, (end - truth).square().mean().sqrt().item()))
             if file is not None:

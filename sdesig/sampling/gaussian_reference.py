@@ -224,10 +224,10 @@ class GaussianReference:
         """Inverse of `to_basis`."""
         return self._rotate(coordinates, [matrix.mT for matrix in self.basis])
 
-    def noise_clock(self, eta: float = 1.0) -> SNRClock:
-        """The clock of a path of M: variance v^(eta^2)."""
+    def snr_clock(self, power: float = 1.0) -> SNRClock:
+        """The clock in which a variance of v^power passes; that of a path of M for power = eta^2."""
         c = self.variance
-        return SNRClock(c.item() if c.ndim == 0 else c, eta**2)
+        return SNRClock(c.item() if c.ndim == 0 else c, power)
 
     def start(self, noise: Tensor, snr: Tensor | float, eta: float = 1.0) -> Tensor:
         """u at the first SNR, N(0, <M>), from N(0, I): its law if the data are the reference, else up to O(tau)."""

@@ -154,7 +154,7 @@ class PathSpace:
     @cached_property
     def clock(self) -> SNRClock:
         """The clock of the paths. Kept, as its check of the variance waits for the device."""
-        return self.reference.noise_clock()
+        return self.reference.snr_clock()
 
     def paths(self, seeds: int | Sequence[int]) -> BrownianPath:
         """The paths of n seeds, or of the seeds 0, ..., n - 1 for a number n: (n, *event)."""
