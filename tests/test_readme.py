@@ -177,7 +177,7 @@ def kept(*schedulers):
 
 
 CLAIMS = [
-    (r"it is ([\d.]+) and ([\d.]+) times as far off as that in 50 and 100", lambda: [worse(50), worse(100)]),
+    (r"it is ([\d.]+) and ([\d.]+) times as far off in 50 and 100 steps", lambda: [worse(50), worse(100)]),
     (r"its Frechet distance is higher on MNIST \((\S+) against (\S+)\)",
      lambda: distances((MNIST, CHOSEN, 10), (MNIST, AVERAGE, 10), digits=2)),
     (r"CIFAR-10 \((\S+) against (\S+)\)", lambda: distances((CIFAR, CHOSEN, 10), (CIFAR, AVERAGE, 10))),
