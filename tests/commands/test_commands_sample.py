@@ -101,7 +101,7 @@ def test_what_was_stopped_leaves_no_file_in_the_way(tmp_path, problem, monkeypat
     folder = tmp_path / "out"
     command = ["sample", problem.student("student"), "--n", "3", "--steps", "2", "--out", str(folder / "a.npz")]
 
-    def stop(*_):
+    def stop(*_, **__):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
