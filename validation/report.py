@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sdesig import testing
 from sdesig.convergence import FEWEST, HALF_WIDTH, SLACK, OrderEstimate
+from sdesig.evaluation import replacing
 from sdesig.testing import LawReport
 
 COLUMNS = ("case", "theory", "measured", "ci_low", "ci_high", "passed", "note", "mode", "seconds")
@@ -123,9 +124,9 @@ def run_study(study: Study, out: Path, *, full: bool) -> bool:
         print(f"{_verdict(row)}  {study.name}: {row.case}: {_measurement(row)}; theory: {row.theory}", flush=True)
 
     figure = study.run(study.full if full else study.quick, report)
-    out.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out / f"{study.name}.png", dpi=130)
-    with (out / f"{study.name}.csv").open("w", newline="", encoding="utf-8") as file:
+    with replacing(out / f"{study.name}.png") as path:
+        figure.savefig(path, format="png", dpi=130)
+    with replacing(out / f"{study.name}.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow((*COLUMNS, *rows[0].details))
         for row, spent in zip(rows, seconds, strict=True):
@@ -156,7 +157,8 @@ def write_summary(studies: Iterable[Study], out: Path) -> None:
             f"`{command}`, {seconds:.0f} s."
         )
         table += [_table_line(study.name, row) for row in stored]
-    (out / "summary.md").write_text("\n".join([*lines, "", *table, ""]), encoding="utf-8")
+    with replacing(out / "summary.md") as path:
+        path.write_text("\n".join([*lines, "", *table, ""]), encoding="utf-8")
 
 
 def _table_line(name: str, stored: Mapping[str, str]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from experiments.benchmarks.comparison import Result
-from experiments.files import replacing
+from sdesig.evaluation import replacing
 
 PACKAGES = ("sdesig", "torch", "torchsde", "numpy", "sdeint", "jax", "diffrax", "signax")
 COLUMNS = (

@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 
 from experiments.digits.floors import DEPTHS, LOG_SNR, floors_of
 from experiments.digits.setting import RUNS, distilled
-from experiments.files import replacing, write_json
 from sdesig.digits import load_grid, load_teacher, path_space
 from sdesig.evaluation import (
     Comparison,
@@ -17,9 +16,11 @@ from sdesig.evaluation import (
     SampleStore,
     generator_sampler,
     markdown_table,
+    replacing,
     root_mean_square,
     save_figure,
     training_free,
+    write_json,
 )
 from sdesig.sampling import Floor, StepGrid
 

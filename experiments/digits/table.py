@@ -11,7 +11,6 @@ from torch import Tensor
 
 from experiments.digits.floors import DEPTHS, floors_of
 from experiments.digits.setting import distilled
-from experiments.files import read_json, replacing, write_json
 from experiments.targets import TITLES, Line, line
 from sdesig.digits import load_digits, load_features, load_grid, load_teacher, path_space
 from sdesig.evaluation import (
@@ -30,8 +29,11 @@ from sdesig.evaluation import (
     image_figure,
     markdown_table,
     paired_ratio,
+    read_json,
+    replacing,
     save_figure,
     training_free,
+    write_json,
 )
 from sdesig.sampling import Floor
 

@@ -16,8 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from experiments.files import replacing, write_json
-from sdesig.evaluation import markdown_table
+from sdesig.evaluation import markdown_table, replacing, write_json
 from sdesig.images import DiffusersUNet
 from sdesig.sampling import GaussianReference, PathSpace, SNRDenoiser, TeacherOptions, draw_paths
 from sdesig.sigdeg import ModelDenoiser, Network, NetworkDenoiser, SigDEG, UNet, rollout_loss

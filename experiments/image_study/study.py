@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
-from experiments.files import WEIGHTS, file_digest
-from sdesig.evaluation import ImageSet
+from sdesig.evaluation import ImageSet, file_digest
 from sdesig.images import load_images
 from sdesig.sampling import LEAST_FOR_IMAGES, GaussianReference, PathSpace, StepGrid, TeacherOptions, choose_grid
 from sdesig.sigdeg import (
+    WEIGHTS,
     DistillOptions,
     Network,
     NetworkDenoiser,

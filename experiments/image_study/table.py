@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from experiments.files import WEIGHTS, file_digest, replacing, write_json
 from experiments.image_study.study import Study
 from experiments.targets import TITLES, Line, line
 from sdesig.evaluation import (
@@ -20,6 +19,7 @@ from sdesig.evaluation import (
     Sampler,
     SampleStore,
     evaluate,
+    file_digest,
     frechet_ratio,
     generator_sampler,
     load_extractor,
@@ -27,11 +27,13 @@ from sdesig.evaluation import (
     markdown_table,
     paired_ratio,
     reference_statistics,
+    replacing,
     report_text,
     training_free,
+    write_json,
 )
 from sdesig.images import peers
-from sdesig.sigdeg import ModelDenoiser, SigDEG, on_main
+from sdesig.sigdeg import WEIGHTS, ModelDenoiser, SigDEG, on_main
 
 MOST_OF_FEW = 20
 FEWEST_FOR_FRECHET = 1000

@@ -23,9 +23,8 @@ import diffusers
 import torch
 from torch import Tensor
 
-from experiments.files import replacing, write_json
 from sdesig.digits import load_digits
-from sdesig.evaluation import markdown_table
+from sdesig.evaluation import markdown_table, replacing, write_json
 from sdesig.images import PathAverageScheduler, load_images
 from sdesig.sde import TabulatedVP
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-from experiments.files import replacing, write_json
 from experiments.targets import measured
 from experiments.toy_mixture.setting import DENOISER, DEPTHS, SDE, SPACE, STEPS, TEACHER, distilled
 from sdesig.evaluation import (
@@ -24,8 +23,10 @@ from sdesig.evaluation import (
     evaluate,
     generator_sampler,
     markdown_table,
+    replacing,
     save_figure,
     training_free,
+    write_json,
 )
 from sdesig.sampling import information_floor
 from sdesig.sigdeg import SigDEG

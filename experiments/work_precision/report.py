@@ -9,9 +9,9 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from experiments.files import replacing
 from experiments.work_precision.curves import Curve, Problem, work_to_reach
 from experiments.work_precision.evaluations import BASELINE, RATIOS, TARGET, WHY_NOT, Need
+from sdesig.evaluation import replacing
 
 COLUMNS = ("package", "scheme", "path", "steps", "rmse", "standard_error", "seconds")
 COLOURS = {"sdesig": "tab:blue", "torchsde": "tab:orange", "diffrax": "tab:green"}

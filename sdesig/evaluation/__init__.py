@@ -1,5 +1,6 @@
 """Samplers side by side, on the same seeds and the same Brownian paths: errors, distances, seconds, reports."""
 
+from sdesig._files import file_digest, read_json, replacing, write_json
 from sdesig.evaluation.comparison import CONVERGED, Comparison
 from sdesig.evaluation.evaluation import FEWEST, Evaluation, evaluate
 from sdesig.evaluation.features import (
@@ -56,6 +57,7 @@ __all__ = [
     "error_figure",
     "evaluate",
     "extract",
+    "file_digest",
     "frechet_distance",
     "frechet_ratio",
     "generator_sampler",
@@ -67,7 +69,9 @@ __all__ = [
     "paired_ratio",
     "pathwise_errors",
     "precision_recall",
+    "read_json",
     "reference_statistics",
+    "replacing",
     "report_text",
     "root_mean_square",
     "save_figure",
@@ -77,4 +81,5 @@ __all__ = [
     "to_floats",
     "to_uint8",
     "training_free",
+    "write_json",
 ]

@@ -1,5 +1,6 @@
 """Sig-DEG: a recurrent generator on a coarse grid of the SNR clock, fed partial signatures, and its distillation."""
 
+from sdesig._modules import WEIGHTS
 from sdesig._processes import join as join_processes
 from sdesig._processes import main_first, on_main
 from sdesig.sigdeg.cells import Cell, CorrectedDenoiser, PlainCell, SolverCell, StepCoefficients
@@ -13,6 +14,7 @@ from sdesig.sigdeg.training import TrainingOptions, train
 
 __all__ = [
     "MLP",
+    "WEIGHTS",
     "Cell",
     "CorrectedDenoiser",
     "DistillOptions",
