@@ -51,6 +51,29 @@ def test_studies_agree_with_theory_and_write_their_results(study, rows, tmp_path
     assert len(read(tmp_path / f"{study.name}.csv")) == rows
 
 
+def test_results_are_whole_or_as_they_were(tmp_path, monkeypatch):
+    """A run that is stopped in the middle of a file leaves that of the run before."""
+    study = toy("one", True, True)
+    assert run_study(study, tmp_path, full=False)
+    write_summary([study], tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+    class Stopped:
+        def __init__(self, file):
+            self.file = file
+
+        def writerow(self, row):
+            self.file.write("half of a row")
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("validation.report.csv.writer", Stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(study, tmp_path, full=True)
+    after = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert after.keys() == before.keys()
+    assert after[tmp_path / "one.csv"] == before[tmp_path / "one.csv"]
+
+
 def test_a_wrong_covariance_fails(tmp_path, monkeypatch):
     right = signature_laws.gaussian_word_covariance
     monkeypatch.setattr(signature_laws, "gaussian_word_covariance", lambda words, h: 1.1 * right(words, h))
