@@ -10,6 +10,7 @@ import huggingface_hub
 import pytest
 import torch
 from images_tiny import SKIPS, change_json, change_weights, normal, path_average_samples, save_pipeline, tiny_unet
+from shaken_students import shaken
 
 from sdesig.images import DiffusersDenoiser, DiffusersUNet, load_teacher
 from sdesig.images.teachers import TABLES
@@ -228,20 +229,11 @@ def test_a_student_starts_as_the_path_average_scheme(kind, depth, reference, tmp
     assert relative(student.sample(3, 6).values, expected) < 1e-4
 
 
-def shaken(student):
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for p in student.parameters():
-            if p.requires_grad:
-                p.add_(0.05 * torch.randn(p.shape, generator=generator))
-    return student
-
-
 @pytest.mark.parametrize("cell", ["solver", "plain"])
 @pytest.mark.parametrize("kind", TEACHERS)
 def test_students_save_and_load(kind, cell, tmp_path):
     """To the bit; sigma_data of the student's inputs need not be the teacher's."""
-    student = shaken(student_of(teacher_of(kind, tmp_path / "teacher"), cell=cell, sigma_data=0.9))
+    student = shaken(student_of(teacher_of(kind, tmp_path / "teacher"), cell=cell, sigma_data=0.9), 0.05)
     student.save(tmp_path / "student")
     loaded = SigDEG.load(tmp_path / "student")
     values = student.eval().sample(3, 4).values

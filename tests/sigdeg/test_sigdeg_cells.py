@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from shaken_students import shaken
 
 from sdesig.brownian import BrownianPath
 from sdesig.sampling import CanonicalSDE, GaussianReference, PathAverage, PathSpace, SNRClock, SNRDenoiser
@@ -25,16 +26,6 @@ def normal(*shape, seed=0, dtype=torch.float32):
 
 def orthogonal(dim, seed, dtype=torch.float32):
     return torch.linalg.qr(normal(dim, dim, seed=seed, dtype=F64))[0].to(dtype)
-
-
-def shaken(module, scale, seed=0):
-    """The module, noise added to all that can be trained."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for p in module.parameters():
-            if p.requires_grad:
-                p.add_(scale * torch.randn(p.shape, generator=generator))
-    return module
 
 
 MEANS = torch.tensor([[-1.0, 0.3, 0.0], [0.6, 1.0, -0.5]])
@@ -396,38 +387,11 @@ TURNED = GaussianReference(
 )
 
 
-@pytest.mark.parametrize("reference", [GaussianReference(0.0, 0.0), TURNED], ids=["none", "pca"])
-def test_a_solver_cell_remembers_an_estimate_on_the_same_path(reference):
-    """Data that are one point x_0: y is tau x_0 + B, so that y at the earlier SNR s and at START have covariance s.
+def remembered_at_start(cell_type, reference):
+    """Of data that are one point x_0: the SDE, a cell's memory at START, y there, and (y, SNR) of the estimate in it.
 
-    False-alarm rate 1e-6.
+    y is tau x_0 + B, so that y at the earlier SNR s and at START have covariance s.
     """
-    calls = []
-
-    def denoise(y, snr):
-        calls.append((y, snr))
-        return POINT.expand_as(y)
-
-    sde = CanonicalSDE(SNRDenoiser(denoise), reference=reference)
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(10_000, 2, generator=generator, dtype=F64)
-    y = START * POINT + START.sqrt() * noise
-    u = sde.reference.to_reference(y, START)[0]
-    cell = SolverCell(told(denoise, []), 2, 0.8)
-    memory = cell.memory_at(sde, BEFORE, START, u, generator)
-    ((earlier, time),) = calls
-    s, t = time.item(), START.item()
-    assert BEFORE < s < START
-    joint = torch.cat([earlier - s * POINT, y - t * POINT], 1)
-    covariance = torch.kron(torch.tensor([[s, s], [s, t]], dtype=F64), torch.eye(2, dtype=F64))
-    check_gaussian(joint, covariance, false_alarm_rate=1e-6).assert_passed()
-    drift = sde.reference.drift(POINT.expand_as(y), earlier, time)
-    torch.testing.assert_close(memory, (drift, POINT.expand_as(y) - reference.mean))
-
-
-@pytest.mark.parametrize("reference", [GaussianReference(0.0, 0.0), TURNED], ids=["none", "pca"])
-def test_a_plain_cell_remembers_the_estimate_of_the_step_before(reference):
-    """Data that are one point: see above. False-alarm rate 1e-6."""
     calls = []
 
     def denoise(y, snr):
@@ -438,14 +402,34 @@ def test_a_plain_cell_remembers_the_estimate_of_the_step_before(reference):
     generator = torch.Generator().manual_seed(0)
     y = START * POINT + START.sqrt() * torch.randn(10_000, 2, generator=generator, dtype=F64)
     u = sde.reference.to_reference(y, START)[0]
-    cell = PlainCell(told(denoise, []), 2, 0.8)
-    memory = cell.memory_at(sde, BEFORE, START, u, generator)
-    ((earlier, time),) = calls
-    s, t = BEFORE.item(), START.item()
-    assert time == BEFORE
+    memory = cell_type(told(denoise, []), 2, 0.8).memory_at(sde, BEFORE, START, u, generator)
+    (estimate,) = calls
+    return sde, memory, y, estimate
+
+
+def assert_on_one_path(earlier, s, y):
+    s, t = s.item(), START.item()
     joint = torch.cat([earlier - s * POINT, y - t * POINT], 1)
     covariance = torch.kron(torch.tensor([[s, s], [s, t]], dtype=F64), torch.eye(2, dtype=F64))
     check_gaussian(joint, covariance, false_alarm_rate=1e-6).assert_passed()
+
+
+@pytest.mark.parametrize("reference", [GaussianReference(0.0, 0.0), TURNED], ids=["none", "pca"])
+def test_a_solver_cell_remembers_an_estimate_on_the_same_path(reference):
+    """False-alarm rate 1e-6."""
+    sde, memory, y, (earlier, s) = remembered_at_start(SolverCell, reference)
+    assert BEFORE < s < START
+    assert_on_one_path(earlier, s, y)
+    drift = sde.reference.drift(POINT.expand_as(y), earlier, s)
+    torch.testing.assert_close(memory, (drift, POINT.expand_as(y) - reference.mean))
+
+
+@pytest.mark.parametrize("reference", [GaussianReference(0.0, 0.0), TURNED], ids=["none", "pca"])
+def test_a_plain_cell_remembers_the_estimate_of_the_step_before(reference):
+    """False-alarm rate 1e-6."""
+    _, memory, y, (earlier, s) = remembered_at_start(PlainCell, reference)
+    assert s == BEFORE
+    assert_on_one_path(earlier, s, y)
     torch.testing.assert_close(memory, POINT.expand_as(y) - reference.mean)
 
 

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from shaken_students import shaken
 
 from sdesig.sampling import (
     CanonicalDenoiser,
@@ -39,16 +40,6 @@ every_cell = pytest.mark.parametrize("cell", ["solver", "plain"])
 
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
-
-
-def shaken(module, scale=0.1, seed=0):
-    """The module, noise added to all that can be trained."""
-    generator = seeded(seed)
-    with torch.no_grad():
-        for p in module.parameters():
-            if p.requires_grad:
-                p.add_(scale * torch.randn(p.shape, generator=generator))
-    return module
 
 
 def network_teacher():

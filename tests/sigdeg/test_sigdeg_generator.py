@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from shaken_students import shaken
 from torch import nn
 
 from sdesig.brownian import BrownianPath
@@ -31,16 +32,6 @@ REFERENCES = {
     "pca": GaussianReference(torch.tensor([0.2, -0.1]), torch.tensor([0.3, 0.9]), TURN),
 }
 SKEWED = StepGrid.from_density(np.linspace(1.0, 3.0, 20), knots=8)
-
-
-def shaken(module, scale=0.1, seed=0):
-    """The module, noise added to all that can be trained."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for p in module.parameters():
-            if p.requires_grad:
-                p.add_(scale * torch.randn(p.shape, generator=generator))
-    return module
 
 
 def network_teacher():
