@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from torch import Tensor
 
 Times = Any
 """One time (a float), or float64 times (a tensor or a numpy array); a length is of the same kind, or a tensor."""
@@ -20,8 +21,8 @@ class Clock(Protocol):
     """
 
     @property
-    def self_similar(self) -> bool:
-        """Whether cells of one level all bisect in the same ratio of lengths."""
+    def variances(self) -> Tensor | None:
+        """c, one per coordinate, where a length is the tensor (t - s)/((1 + c s)(1 + c t)); None for other clocks."""
 
     def check(self, t0: float, t1: float) -> None:
         """Raise ValueError if the clock cannot run from t0 to t1."""
@@ -43,7 +44,7 @@ class Clock(Protocol):
 class UniformClock:
     """Master grid uniform in t; h = t - s: an ordinary Brownian motion."""
 
-    self_similar: bool = field(default=True, init=False, repr=False)
+    variances: Tensor | None = field(default=None, init=False, repr=False)
 
     def check(self, t0: float, t1: float) -> None:
         """Accept any interval."""

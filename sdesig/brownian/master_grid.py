@@ -1,11 +1,12 @@
-"""A Brownian path that is a pure function of seeds, on a master grid of 2^levels cells."""
+"""A Brownian path that is a pure function of seeds, on a master grid of cells."""
 
 from __future__ import annotations
 
 import math
 import threading
+from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from itertools import groupby, pairwise
 from typing import Any
 
@@ -15,8 +16,9 @@ from torch import Tensor
 
 from sdesig._checks import check_integer
 from sdesig._memory import rows_at_once
+from sdesig.brownian.cell_tree import AFTER, CUT, CellTree, Node, Visit
 from sdesig.brownian.clock import Clock
-from sdesig.brownian.philox import normals
+from sdesig.brownian.philox import GENERATOR_VERSION, kernels, normals
 from sdesig.signature import legendre
 from sdesig.signature.areas.chen import chen_area
 from sdesig.signature.areas.levy_area import check_memory, check_range, strong_area
@@ -24,17 +26,19 @@ from sdesig.signature.areas.truncation import RELATIVE_TOLERANCE, affordable_ter
 
 _COEFFICIENTS, _INITIAL, _AREA = 0, 1, 2  # streams of the generator; the draws of an area take _AREA, _AREA + 1, ...
 _COPIES = 8  # of a value that are counted for each that is asked for: parents, halves, normals and temporaries
-_FEWEST = 16  # below so many intervals at a time they are walked one by one, which bisects no cell twice
 _LOOKED_AT = 1 << 12  # cells of a grid whose lengths are looked at to find the longest
+_FEWEST_KEPT, _MOST_KEPT = 3, 64  # nodes that wait for later queries
 
 
 class MasterGrid:
     """Coefficients and areas of a path on a master grid, a pure function of one seed per row.
 
-    Cells are bisected from the whole interval down by the exact conditional law. Cell `index` of `level` is numbered
-    2^level + index, and the normals of its bisection are keyed by (seed, number). So a row depends on its seed alone,
-    not on the queries, and only the cells that a query needs are drawn. Values are of the dtype, but at least float32.
-    Threads may share a grid.
+    The nodes of a `CellTree` are cut from the whole interval down by the exact conditional law. The normals of a cut
+    are keyed by (seed, number of the node). So a row depends on its seed alone, not on the queries, and only the nodes
+    that a query needs are drawn. Values are of the dtype, but at least float32. Threads may share a grid.
+
+    On the CPU the whole way down is one compiled pass, if numba is there. Elsewhere, and for depths and clocks that it
+    does not know, the nodes of each level of the tree are cut at once by operations of torch.
 
     Attributes:
         area_tolerance: bound on the error of the cells' areas, None without areas.
@@ -49,7 +53,7 @@ class MasterGrid:
         depth: int,
         clock: Clock,
         seeds: Tensor,
-        levels: int,
+        cells: int,
         dtype: torch.dtype,
         *,
         area: bool = False,
@@ -59,13 +63,16 @@ class MasterGrid:
         self._depth = depth
         self._clock = clock
         self._seeds = seeds
-        self._levels = levels
+        self._cells = cells
+        self._tree = CellTree(cells)
         self._interval = (t0, t1)
         # Half precision would round differently from one batch size to another.
         self._dtype = torch.promote_types(dtype, torch.float32)
+        self._variance: Tensor | None = None
+        if isinstance(clock.length(t0, t1), Tensor) and clock.variances is not None:
+            self._variance = clock.variances.to(self._dtype).broadcast_to(shape[1:]).reshape(-1)
         self._lock = threading.RLock()
-        self._shared_matrices: dict[int, Tensor] = {}  # whichever thread computes one, it is the same
-        self._recent: OrderedDict[int, Tensor] = OrderedDict()
+        self._kept: list[tuple[Node, Tensor]] = []  # nodes that lie after an earlier query, by their start
         self._recent_areas: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
         self.area_tolerance: float | None = None
         if area:
@@ -73,8 +80,7 @@ class MasterGrid:
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies have their own lock, and start without what is kept for speed: other threads may be changing it."""
-        empty: dict[str, Any] = {"_shared_matrices": {}, "_recent": OrderedDict(), "_recent_areas": OrderedDict()}
-        return self.__dict__ | empty | {"_lock": None}
+        return self.__dict__ | {"_kept": [], "_recent_areas": OrderedDict(), "_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -86,22 +92,22 @@ class MasterGrid:
         Raises:
             ValueError: a time further from the grid than rounding explains.
         """
-        cells = self._clock.position(times, *self._interval) * 2.0**self._levels
+        cells = self._clock.position(times, *self._interval) * self._cells
         ends = np.rint(cells).astype(np.int64)
         # Rounding of times in float32 amounts to a fixed share of the interval, hence to more cells of a finer grid.
-        tolerance = min(0.25, max(1e-3, 1e-5 * 2.0**self._levels))
-        for time, cell, end in zip(times, cells, ends, strict=True):
-            if abs(cell - end) > tolerance:
-                near = self._time(np.array([np.floor(cell), np.ceil(cell)]))
-                raise ValueError(
-                    f"times must lie on the master grid of 2^{self._levels} cells (see BrownianPath.grid and nearest; "
-                    f"give solvers float64 times); got {time}, between {near[0]} and {near[1]}"
-                )
+        off = np.abs(cells - ends) > min(0.25, max(1e-3, 1e-5 * self._cells))
+        if off.any():
+            time, cell = times[off][0], cells[off][0]
+            near = self._time(np.array([np.floor(cell), np.ceil(cell)]))
+            raise ValueError(
+                f"times must lie on the master grid of {self._cells} cells (see BrownianPath.grid and nearest; "
+                f"give solvers float64 times); got {time}, between {near[0]} and {near[1]}"
+            )
         return ends
 
     def nearest(self, times: np.ndarray) -> np.ndarray:
         """The times of the grid that are nearest in the clock."""
-        return self._time(np.rint(self._clock.position(times, *self._interval) * 2.0**self._levels))
+        return self._time(np.rint(self._clock.position(times, *self._interval) * self._cells))
 
     def grid(self, steps: int) -> np.ndarray:
         """Times of `steps` steps, as even in the clock as the grid allows.
@@ -109,8 +115,8 @@ class MasterGrid:
         Raises:
             ValueError: more steps than cells.
         """
-        check_integer("steps", steps, 1, 2**self._levels)
-        return self._time(np.round(np.arange(steps + 1) * 2.0**self._levels / steps))
+        check_integer("steps", steps, 1, self._cells)
+        return self._time(np.round(np.arange(steps + 1) * float(self._cells) / steps))
 
     def lengths(self, ends: np.ndarray) -> Tensor:
         """Step lengths of the n intervals between n + 1 increasing grid indices, float64."""
@@ -122,33 +128,24 @@ class MasterGrid:
 
     def coefficients(self, ends: np.ndarray) -> Tensor:
         """(depth, n, *shape) on the n intervals between n + 1 increasing grid indices."""
-        step = rows_at_once(_COPIES * self._depth * math.prod(self._shape))
-        step = step if step >= _FEWEST else 1
-        if len(ends) - 1 > step:
-            chunks = range(0, len(ends) - 1, step)
-            return torch.cat([self.coefficients(ends[k : k + step + 1]) for k in chunks], dim=1)
-        shape = (self._depth, len(ends) - 1, *self._shape)
-        out = torch.zeros(shape, dtype=self._dtype, device=self._seeds.device)
-        cover = self._cover(ends)
-        values: Iterable[tuple[int, Tensor]]
-        values = self._recent_cells(cover) if len(ends) == 2 else self._cells([cells for cells, _ in cover])
-        pieces = []
-        for level, cell_values in values:
-            cells, owners = cover[level]
-            width = 2 ** (self._levels - level)
-            alone = ends[owners + 1] - ends[owners] == width
-            out[:, owners[alone]] = cell_values[:, alone]
-            if not alone.all():
-                pieces.append(
-                    (cells[~alone] * width, np.full((~alone).sum(), width), owners[~alone], cell_values[:, ~alone])
-                )
-        if pieces:
-            starts, widths, owners = (np.concatenate(column) for column in list(zip(*pieces, strict=True))[:3])
-            whole = self._length(ends[owners], ends[owners + 1])
-            start, part = self._length(ends[owners], starts) / whole, self._length(starts, starts + widths) / whole
-            matrix = self._per_interval(legendre.part_to_whole(start, part, self._depth))
-            parts = legendre.apply_in_order(matrix, torch.cat([piece[3] for piece in pieces], dim=1))
-            out.index_add_(1, torch.from_numpy(owners).to(out.device), parts)
+        numbers, compiled = self._depth * math.prod(self._shape), self._kernels()
+        out = torch.zeros((self._depth, len(ends) - 1, *self._shape), dtype=self._dtype, device=self._seeds.device)
+        # The operations of torch hold all nodes of a level, with temporaries; what is compiled holds none.
+        step = len(ends) if compiled is not None else rows_at_once(_COPIES * numbers)
+        most = min(_MOST_KEPT, max(_FEWEST_KEPT, rows_at_once(_COPIES * numbers)))
+        for first in range(0, len(ends) - 1, step):
+            part = ends[first : first + step + 1].tolist()
+            at = part[0]
+            while at < part[-1]:
+                node, values = self._node_at(at)
+                way = self._tree.visits(node, part, at)
+                at = node.start + node.width
+                later = [visit.node for visit in way if visit.owner == AFTER][:most]
+                if compiled is not None:
+                    kept = self._cut_compiled(compiled, way, values, out, len(later))
+                else:
+                    kept = self._cut_by_level(way, values, part, out[:, first : first + step], later)
+                self._keep(list(zip(later, kept, strict=True)), part[-1], most)
         return out
 
     def levy_areas(self, ends: np.ndarray) -> Tensor:
@@ -200,8 +197,8 @@ class MasterGrid:
 
     def _choose_area(self, tolerance: float | None, dtype: torch.dtype) -> None:
         """Set how areas are drawn; raise ValueError for a tolerance that takes too many terms, or too short cells."""
-        cells = np.unique(np.linspace(0, 2**self._levels - 1, _LOOKED_AT).astype(np.int64))
-        lengths, whole = self._length(cells, cells + 1), self._length(np.array([0]), np.array([2**self._levels])).item()
+        cells = np.unique(np.linspace(0, self._cells - 1, _LOOKED_AT).astype(np.int64))
+        lengths, whole = self._length(cells, cells + 1), self._length(np.array([0]), np.array([self._cells])).item()
         check_range("h of a cell", lengths.min().item(), whole, dtype)
         longest = lengths.max().item()
         if tolerance is None:
@@ -216,12 +213,12 @@ class MasterGrid:
         leaves = np.arange(ends[0], ends[-1])
         coefficients = self.coefficients(np.arange(ends[0], ends[-1] + 1))
         h = self._length(leaves, leaves + 1).to(coefficients).reshape(-1, *[1] * len(self._shape))
-        stream = _AREA - 1
+        stream, numbers = _AREA - 1, self._tree.numbers(leaves)
 
         def draw(shape: tuple[int, ...]) -> Tensor:
             nonlocal stream
             stream += 1
-            return self._normals(2**self._levels + leaves, stream, shape[2:])
+            return self._normals(numbers, stream, shape[2:])
 
         leaf_areas = strong_area(self.area_method, coefficients, h, self.area_terms, draw)
         leaf_increments = h.sqrt() * coefficients[0]
@@ -229,92 +226,109 @@ class MasterGrid:
         areas = torch.stack([chen_area(leaf_areas[step], leaf_increments[step]) for step in steps])
         return areas, torch.stack([leaf_increments[step].sum(0) for step in steps])
 
-    def _cover(self, ends: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Per level, the cells of the coarsest exact cover of the intervals, and whose interval each is part of."""
-        # From the finest level up: a cell at either end that is not half of a cell within the interval is taken, what
-        # remains are whole cells of the level above. On 2^3 cells the interval from 1 to 7 is covered by four:
-        #   level 3, [1, 7): cells 1 and 6 are taken, [2, 6) remains, which is [1, 3) on level 2
-        #   level 2, [1, 3): cells 1 and 2 are taken, [2, 2) remains: nothing
-        #   of all 8:        . 1 | 1 | 2 | 6 .
-        cover = []
-        lower, upper = ends[:-1].copy(), ends[1:].copy()
-        owners = np.arange(len(lower))
-        for _ in range(self._levels + 1):
-            left, right = (lower < upper) & (lower % 2 == 1), (lower < upper) & (upper % 2 == 1)
-            cover.append(
-                (np.concatenate([lower[left], upper[right] - 1]), np.concatenate([owners[left], owners[right]]))
-            )
-            lower, upper = (lower + 1) // 2, upper // 2
-        return cover[::-1]
+    def _kernels(self) -> Any:
+        """The compiled drawing, where it knows the device, the depth and the clock."""
+        compiled = kernels() if self._seeds.device.type == "cpu" and math.prod(self._shape) > 0 else None
+        known = self._variance is not None or not isinstance(self._clock.length(*self._interval), Tensor)
+        return compiled if known and compiled is not None and self._depth <= compiled.DEEPEST else None
 
-    def _cells(self, wanted: list[np.ndarray]) -> Iterator[tuple[int, Tensor]]:
-        """Yield (level, (depth, n, *shape)) for the n cells wanted on each level, from the coarsest down."""
-        # What is needed beside what is wanted are all cells above. For the cover above, {1, 2} on level 2 and {1, 6} on
-        # level 3, that is {0} on level 0, {0, 1} on level 1, {0, 1, 2, 3} on level 2, {1, 6} on level 3. Going down,
-        # `values` holds the needed cells of one level; those with a needed half are bisected: on level 2 only 0 and 3.
-        needed = [np.unique(cells) for cells in wanted]
-        for level in range(self._levels, 0, -1):
-            needed[level - 1] = np.union1d(needed[level - 1], needed[level] // 2)
-        values = self._whole()
-        for level, cells in enumerate(needed):
-            if level > 0:
-                if len(cells) == 0:
-                    return
-                parents = np.unique(cells // 2)
-                if len(parents) < len(needed[level - 1]):
-                    values = values[:, np.searchsorted(needed[level - 1], parents)]
-                numbers = self._coefficient_normals(2 ** (level - 1) + parents)
-                halves = self._bisect(level - 1, parents, values, numbers)
-                values = halves.movedim(0, 2)[:, np.searchsorted(parents, cells // 2), cells % 2]
-            if len(wanted[level]):
-                yield level, values[:, np.searchsorted(cells, wanted[level])]
-
-    def _recent_cells(self, cover: list[tuple[np.ndarray, np.ndarray]]) -> list[tuple[int, Tensor]]:
-        """The same for a single interval, keeping the cells on its way: the next step is likely to start from them."""
-        # Cells go by number, 2^level + index: the halves of cell n are 2n and 2n + 1. On 2^3 cells the step [1, 2) is
-        # number 9. Nothing is known of 9, 4 and 2, so 1, 2 and 4 are bisected, which leaves 1, 2, 3, 4, 5, 8 and 9. The
-        # next step [2, 3), number 10, is half of 5: one bisection, and none for [3, 4), the other half.
-        wanted = [(level, (2**level + cells).tolist()) for level, (cells, _) in enumerate(cover) if len(cells)]
-        missing = set()
+    def _node_at(self, cell: int) -> tuple[Node, Tensor | None]:
+        """A node that contains the cell, with its value: one that was kept, which then is so no more; else the root."""
         with self._lock:
-            for _, numbers in wanted:
-                for number in numbers:
-                    while number > 1 and number not in self._recent and number // 2 not in missing:
-                        number //= 2
-                        missing.add(number)
-            parents = sorted(missing)
-            normals_of = self._coefficient_normals(np.array(parents, dtype=np.int64))
-            if 1 not in self._recent:
-                self._recent[1] = self._whole()
-            for k, parent in enumerate(parents):
-                level = parent.bit_length() - 1
-                self._recent.move_to_end(parent)
-                values, numbers = self._recent[parent], normals_of[:, k : k + 1]
-                halves = self._bisect(level, np.array([parent - 2**level]), values, numbers)
-                self._recent[2 * parent], self._recent[2 * parent + 1] = halves
-            found = [(level, torch.cat([self._recent[n] for n in numbers], dim=1)) for level, numbers in wanted]
-            while len(self._recent) > 6 * self._levels + 1:
-                self._recent.popitem(last=False)
-        return found
+            index = bisect_right(self._kept, cell, key=_start) - 1
+            if index >= 0 and cell < self._kept[index][0].stop:
+                return self._kept.pop(index)
+        return self._tree.root, None
+
+    def _keep(self, nodes: list[tuple[Node, Tensor]], cell: int, most: int) -> None:
+        """Keep nodes for the next queries, which are likely to go on from `cell`; the nearest ones if there are many."""
+        # After the step [1, 2) of 2^3 cells the nodes 5, [2, 4), and 3, [4, 8), are kept. The next step, [2, 3), cuts
+        # node 5, which leaves 11, [3, 4), and 3; and so on: no node is cut twice.
+        if not nodes:
+            return
+        with self._lock:
+            known = {node.number for node, _ in self._kept}
+            self._kept += [pair for pair in nodes if pair[0].number not in known]
+            if len(self._kept) > most:
+                self._kept = sorted(self._kept, key=lambda pair: abs(pair[0].start - cell))[:most]
+            self._kept.sort(key=_start)
+
+    def _cut_compiled(
+        self, compiled: Any, way: list[Visit], values: Tensor | None, out: Tensor, keep: int
+    ) -> list[Tensor]:
+        """Go the way down from a node, from its values or, if None, the whole interval's; return what is kept."""
+        doings, spans, places = [], [], iter(range(keep))
+        for node, owner, joined in way:
+            place = next(places, None) if owner == AFTER else owner
+            if owner == CUT:
+                spans.append((len(doings), node.start, self._tree.parts(node)[1].start, node.stop))
+                doings.append((compiled.CUT, node.number, 0))
+            elif owner == AFTER and place is not None:
+                doings.append((compiled.KEEP, 0, place))
+            elif owner < 0:
+                doings.append((compiled.DROP, 0, 0))
+            elif joined == node.start:
+                doings.append((compiled.STORE, 0, place))
+            else:
+                spans.append((len(doings), joined, node.start, node.stop))
+                doings.append((compiled.JOIN, 0, place))
+        ratios = np.ones((len(doings), 3))
+        if spans:
+            numbers, *cells = np.array(spans).T
+            begin, middle, end = (self._time(at) for at in cells)
+            length = self._clock.length if self._variance is None else np.subtract
+            ratios[numbers] = np.stack([length(begin, middle) / length(middle, end), begin, end], axis=1)
+        kept = torch.empty((keep, self._depth, *self._shape), dtype=self._dtype)
+        compiled.descend(
+            self._seeds,
+            (_COEFFICIENTS, GENERATOR_VERSION),
+            self._variance,
+            None if values is None else values.reshape(self._depth, -1),
+            np.array(doings, dtype=np.int64),
+            ratios,
+            out.flatten(2),
+            kept.flatten(2),
+        )
+        return list(kept)
+
+    def _cut_by_level(
+        self, way: list[Visit], values: Tensor | None, ends: list[int], out: Tensor, later: list[Node]
+    ) -> list[Tensor]:
+        """The same by operations of torch; joined parts are added to `out`, (depth, n, *shape)."""
+        owners = {visit.node.number: visit.owner for visit in way}
+        nodes, values = [way[0].node], self._whole() if values is None else values[:, None]
+        kept = {}
+        while nodes:
+            parts = [k for k, node in enumerate(nodes) if owners[node.number] >= 0]
+            if parts:
+                self._give_out([nodes[k] for k in parts], [owners[nodes[k].number] for k in parts], values[:, parts], ends, out)
+            kept |= {node: values[:, k] for k, node in enumerate(nodes) if node in later}
+            cut = [k for k, node in enumerate(nodes) if owners[node.number] == CUT]
+            values = self._cut([nodes[k] for k in cut], values[:, cut]) if cut else values
+            nodes = [self._tree.parts(nodes[k])[side] for side in (0, 1) for k in cut]
+        return [kept[node].clone() for node in later]
+
+    def _give_out(self, nodes: list[Node], owners: list[int], values: Tensor, ends: list[int], out: Tensor) -> None:
+        """Add what n nodes, of values (depth, n, *shape), contribute to their intervals."""
+        starts, stops = np.array([node.start for node in nodes]), np.array([node.stop for node in nodes])
+        begins, after = np.array(ends)[owners], np.array(ends)[np.array(owners) + 1]
+        whole = self._length(begins, after)
+        start, part = self._length(begins, starts) / whole, self._length(starts, stops) / whole
+        matrix = self._per_interval(legendre.part_to_whole(start, part, self._depth))
+        out.index_add_(1, torch.tensor(owners, device=out.device), legendre.apply_in_order(matrix, list(values)))
+
+    def _cut(self, nodes: list[Node], values: Tensor) -> Tensor:
+        """Values on the left and then on the right parts of n nodes, (depth, 2 n, *shape), from those on the nodes."""
+        starts, middles, stops = np.array([(n.start, self._tree.parts(n)[1].start, n.stop) for n in nodes]).T
+        lengths = self._length(starts, middles), self._length(middles, stops)
+        matrix = self._per_interval(legendre.split_matrix(*lengths, self._depth))
+        numbers = self._coefficient_normals(np.array([node.number for node in nodes]))
+        parts = legendre.apply_in_order(matrix.mT, [*values, *numbers]).unflatten(0, (2, self._depth))
+        return torch.cat([parts[0], parts[1]], dim=1)
 
     def _whole(self) -> Tensor:
-        """(depth, 1, *shape) on the whole interval. Its number, 0, is that of no bisected cell."""
+        """(depth, 1, *shape) on the whole interval. Its number, 0, is that of no node that is cut."""
         return self._coefficient_normals(np.zeros(1, dtype=np.int64))
-
-    def _bisect(self, level: int, cells: np.ndarray, values: Tensor, numbers: Tensor) -> Tensor:
-        """Values on the halves of n cells, (2, depth, n, *shape), from those on the cells and as many normals."""
-        matrix = self._shared_matrices.get(level)
-        if matrix is None:
-            width = 2 ** (self._levels - level)
-            starts = (np.zeros(1, dtype=np.int64) if self._clock.self_similar else cells) * width
-            middles = starts + width // 2
-            halves = self._length(starts, middles), self._length(middles, starts + width)
-            matrix = legendre.split_matrix(*halves, self._depth)
-            if self._clock.self_similar:
-                matrix = self._shared_matrices[level] = matrix[0]
-            else:
-                matrix = self._per_interval(matrix)
-        return legendre.apply_in_order(matrix.mT, [*values, *numbers]).unflatten(0, (2, self._depth))
 
     def _coefficient_normals(self, numbers: np.ndarray) -> Tensor:
         """(depth, n, *shape)."""
@@ -322,8 +336,8 @@ class MasterGrid:
 
     def _normals(self, numbers: np.ndarray, stream: int, event: tuple[int, ...]) -> Tensor:
         """(n, rows, *event)."""
-        cells = torch.from_numpy(numbers).to(self._seeds.device)
-        values = normals(self._seeds, cells, stream, math.prod(event), self._dtype)
+        nodes = torch.from_numpy(numbers).to(self._seeds.device)
+        values = normals(self._seeds, nodes, stream, math.prod(event), self._dtype)
         return values.reshape(*values.shape[:2], *event)
 
     def _length(self, starts: np.ndarray, stops: np.ndarray) -> Tensor:
@@ -332,9 +346,13 @@ class MasterGrid:
         return torch.as_tensor(self._clock.length(*times))
 
     def _time(self, ends: np.ndarray) -> np.ndarray:
-        return self._clock.time(ends / 2.0**self._levels, *self._interval)
+        return self._clock.time(ends / float(self._cells), *self._interval)
 
     def _per_interval(self, matrix: Tensor) -> Tensor:
         """(n, *batch, i, j) with axes inserted after the first, so that it applies to values of shape (n, *shape)."""
         missing = len(self._shape) + 3 - matrix.ndim
         return matrix.reshape(len(matrix), *[1] * missing, *matrix.shape[1:])
+
+
+def _start(pair: tuple[Node, Tensor]) -> int:
+    return pair[0].start

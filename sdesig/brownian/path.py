@@ -138,7 +138,7 @@ class BrownianPath(torchsde.BaseBrownian):
             row_seeds = torch.randint(2**62, (1,), generator=generator, device=device)
             shape = (1, *shape)
         grid = MasterGrid(
-            t0, t1, shape, depth, clock, row_seeds, levels, dtype, area=area, area_tolerance=area_tolerance
+            t0, t1, shape, depth, clock, row_seeds, 2**levels, dtype, area=area, area_tolerance=area_tolerance
         )
         self._source, self.area_tolerance = grid, grid.area_tolerance
 

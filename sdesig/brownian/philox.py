@@ -7,9 +7,11 @@ differ in the last digits.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from numbers import Integral
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -85,6 +87,21 @@ def check_seeds(seeds: Sequence[int] | np.ndarray | Tensor, device: torch.device
     return torch.tensor([int(seed) for seed in values], dtype=torch.int64, device=device)
 
 
+@functools.cache
+def kernels() -> ModuleType | None:
+    """The compiled drawing of the CPU, `sdesig.brownian.compiled`.
+
+    None where numba is missing or switched off (NUMBA_DISABLE_JIT=1): then the operations of torch take its place.
+    """
+    try:
+        import numba
+
+        from sdesig.brownian import compiled
+    except ImportError:
+        return None
+    return None if numba.config.DISABLE_JIT else compiled
+
+
 def normals(seeds: Tensor, cells: Tensor, stream: int, count: int, dtype: torch.dtype) -> Tensor:
     """N(0, 1) numbers, a pure function of (seed, cell, stream, count, position, `GENERATOR_VERSION`).
 
@@ -100,6 +117,11 @@ def normals(seeds: Tensor, cells: Tensor, stream: int, count: int, dtype: torch.
         (n, rows, count), iid over all distinct (seed, cell, stream, position).
     """
     blocks = -(-count // 4)
+    compiled = kernels() if count > 0 and seeds.device.type == "cpu" and dtype.itemsize >= 4 else None
+    if compiled is not None:
+        out = torch.empty(len(cells), len(seeds), 4 * blocks, dtype=dtype)
+        compiled.normals(seeds, cells, (stream, GENERATOR_VERSION), out)
+        return out[..., :count]
     position = torch.arange(blocks, device=seeds.device)
     constant = torch.tensor((stream, GENERATOR_VERSION), device=seeds.device)
     key = ((seeds & _MASK)[:, None], (seeds >> 32)[:, None])

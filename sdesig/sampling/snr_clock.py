@@ -65,9 +65,9 @@ class SNRClock:
             raise ValueError(f"variance must be finite and >= 0 everywhere; got {self.variance}")
 
     @property
-    def self_similar(self) -> bool:
-        """True without a reference: then all cells span the same ratio of times."""
-        return not isinstance(self.variance, Tensor) and self.variance == 0.0
+    def variances(self) -> Tensor | None:
+        """The variance, if there is one for each coordinate and the power is 1."""
+        return self.variance if isinstance(self.variance, Tensor) and self.power == 1.0 else None
 
     def check(self, t0: float, t1: float) -> None:
         """Raise ValueError unless 0 < t0 and t1/t0 is finite."""

@@ -119,8 +119,8 @@ def split_matrix(first: Tensor, second: Tensor, depth: int) -> Tensor:
 
         (xi^first, xi^second) = Q^T (xi, z),   z iid N(0, 1) independent of xi,
 
-    is the exact conditional law of the parts given the step, and joining them again returns xi. Worth its factorization
-    where it serves many splits; it spends half the normals of `split_coefficients`.
+    is the exact conditional law of the parts given the step, and joining them again returns xi. It spends half the normals
+    of `split_coefficients`.
 
     Args:
         first, second: lengths of the parts in any unit, of one shape.
@@ -129,14 +129,29 @@ def split_matrix(first: Tensor, second: Tensor, depth: int) -> Tensor:
         float64 (*first.shape, 2 depth, 2 depth), a deterministic function of the ratio of the lengths.
     """
     whole = halves_to_whole(first, second, depth)
-    # Gram-Schmidt on (rows of the step, unit vectors of the shorter part) has one result once the signs are fixed. The
-    # switch sits at 2 : 1 so that rounding in the lengths of a bisection cannot change it.
-    identity = torch.eye(2 * depth, dtype=torch.float64, device=whole.device)
-    shorter = torch.where((first < 2 * second)[..., None, None], identity[:depth], identity[depth:])
-    # On the CPU: a GPU would factorize the matrices of a batch one after the other.
-    basis, triangle = torch.linalg.qr(torch.cat([whole, shorter], dim=-2).mT.cpu())
-    rest = basis[..., depth:] * triangle.diagonal(dim1=-2, dim2=-1)[..., None, depth:].sign()
-    return torch.cat([whole, rest.mT.to(whole.device)], dim=-2)
+    shares = torch.stack(torch.broadcast_tensors(first, second), -1).to(torch.float64)
+    larger = shares.amax(-1, keepdim=True)
+    longest = (larger / shares.sum(-1, keepdim=True))[..., 0]
+    # The basis is that of Gram-Schmidt on (rows of the step, unit vectors of the first part, in their order): row i has
+    # no entry before the i-th of either part. From depth n to n + 1 the pair n joins in: a new row across xi_n, and
+    # `line` along it. What xi_n has of the earlier rows, `parts`, is taken out of them by a rotation with the line of
+    # row n - 1, then of row n - 2, and so on; the line becomes xi_n from row i on, of length `to`. Nothing cancels.
+    rest = whole.new_zeros(*whole.shape[:-2], depth, 2 * depth)
+    for n in range(depth):
+        pair = (shares / larger) ** (n + 0.5)
+        size = torch.linalg.vector_norm(pair, dim=-1)
+        rows, parts = rest[..., :n, :], (rest[..., :n, :] @ whole[..., n, :, None])
+        line = torch.zeros_like(whole[..., :1, :])
+        line[..., 0, [n, depth + n]] = pair / size[..., None]
+        length = (size * longest ** (n + 0.5))[..., None, None]
+        lines = torch.cat([parts * rows, length * line], -2).flip(-2).cumsum(-2).flip(-2)
+        to = torch.cat([parts, length], -2).square().flip(-2).cumsum(-2).flip(-2).sqrt()
+        rest[..., :n, :] = (to[..., 1:, :] * rows - parts * lines[..., 1:, :] / to[..., 1:, :]) / to[..., :-1, :]
+        rest[..., n, [depth + n, n]] = pair / size[..., None] * pair.new_tensor([-1.0, 1.0])
+    # Of two parts the shorter one has the positive signs. The switch sits at 2 : 1 so that rounding in the lengths of
+    # a bisection cannot change it.
+    sign = torch.where(first < 2 * second, 1.0, -1.0).to(whole)
+    return torch.cat([whole, sign[..., None, None] * rest], dim=-2)
 
 
 def apply(matrix: Tensor, coefficients: Tensor) -> Tensor:
