@@ -27,7 +27,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sdesig._checks import check_choice, check_floating, check_real, check_step, per_sample
+from sdesig._checks import check_choice, check_floating, check_real, check_step, per_sample, unread
+from sdesig._devices import filled, to_device
 from sdesig._files import read_tensors, reading, write_tensors
 from sdesig.sampling.snr_clock import SNRClock, clock_length, drift_power, noise_clock
 
@@ -227,12 +228,14 @@ class GaussianReference:
     def snr_clock(self, power: float = 1.0) -> SNRClock:
         """The clock in which a variance of v^power passes; that of a path of M for power = eta^2."""
         c = self.variance
-        return SNRClock(c.item() if c.ndim == 0 else c, power)
+        with unread():  # the variance was checked when the reference was made
+            return SNRClock(c.item() if c.ndim == 0 else c, power)
 
     def start(self, noise: Tensor, snr: Tensor | float, eta: float = 1.0) -> Tensor:
         """u at the first SNR, N(0, <M>), from N(0, I): its law if the data are the reference, else up to O(tau)."""
         tau = per_sample(check_step("snr", snr), check_floating("noise", noise))
-        return noise_clock(tau / (1 + self.variance * tau), eta).sqrt() * noise
+        with unread():
+            return noise_clock(tau / (1 + self.variance * tau), eta).sqrt() * noise
 
     def clock(self, snr: Tensor | float) -> Tensor:
         """v = tau/(1 + c tau), shape snr.shape + variance.shape."""
@@ -263,10 +266,11 @@ class GaussianReference:
 
     def _outer(self, name: str, snr: Tensor | float) -> Tensor:
         """The SNR with one trailing axis per axis of the variance; if there is one, on the variance's device."""
-        tau = check_step(name, snr)
-        return (
-            tau.reshape(tau.shape + (1,) * self.variance.ndim).to(self.variance.device) if self.variance.ndim else tau
-        )
+        tau, c = check_step(name, snr), self.variance
+        if c.ndim == 0:
+            return tau
+        ones = (1,) * c.ndim
+        return to_device(tau.reshape(tau.shape + ones), c.device) if tau.ndim else filled(tau, ones, c.device)
 
     def _scales(self, name: str, state: Tensor, snr: Tensor | float, eta: float) -> tuple[Tensor, Tensor, Tensor]:
         """tau, the drift clock a = tau^((1 + eta^2)/2), and 1 + c tau, shaped to multiply a state."""

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from sdesig._devices import beside
 from sdesig.brownian import BrownianPath
 from sdesig.sampling.canonical import CanonicalSDE
 from sdesig.sampling.reverse import ReverseScheme
@@ -84,13 +85,13 @@ class PathAverage(ReverseScheme):
         """u* at tau* = `time`, the point at which the step from u evaluates the denoiser."""
         (scaled,) = noise
         eta = sde.eta
-        point = u + sde.drift_clock.length(start, time).to(u) * memory
+        point = u + beside(sde.drift_clock.length(start, time), u) * memory
         if eta not in (0.0, 1.0):
-            slope = u / drift_clock(sde.reference.clock(time), eta).to(u)
-            factor = eta**2 * (eta**2 - 1) / (6 * (1 + eta**2)) * sde.drift_clock.length(start, end).to(u)
+            slope = u / beside(drift_clock(sde.reference.clock(time), eta), u)
+            factor = eta**2 * (eta**2 - 1) / (6 * (1 + eta**2)) * beside(sde.drift_clock.length(start, end), u)
             point = point + factor * (memory - slope)
         if eta > 0:
-            weights = average_weights(sde, start, end, len(scaled)).to(u)
+            weights = average_weights(sde, start, end, len(scaled)).to(u.dtype)  # numbers where the variance is one
             for weight, coefficient in zip(weights, scaled, strict=True):
                 point = point + weight * coefficient
         return point

@@ -1,0 +1,33 @@
+"""Tensors beside others that may be on an accelerator, without a wait for it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def to_device(value: Tensor, device: torch.device) -> Tensor:
+    """`value` on a device. A copy to an accelerator is not waited for; the value must not be changed afterwards."""
+    return value.to(device, non_blocking=device.type != "cpu")
+
+
+def like(value: Tensor, x: Tensor) -> Tensor:
+    """`value` in x's dtype and on its device; copied as in `to_device`."""
+    return value.to(x, non_blocking=x.device.type != "cpu")
+
+
+def beside(value: Tensor, x: Tensor) -> Tensor:
+    """`value` in x's dtype, to compute with x: one number on the CPU stays there, and so mixes with any device's x."""
+    return value.to(x.dtype) if value.ndim == 0 and value.device.type == "cpu" else like(value, x)
+
+
+def filled(value: Tensor, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """One number, (), in a shape of ones and on a device."""
+    if value.device.type == "cpu" != device.type and not value.requires_grad:
+        return torch.full(shape, value.item(), dtype=value.dtype, device=device)  # memory is filled: there is no copy
+    return to_device(value.reshape(shape), device)
+
+
+def per_row(value: Tensor, x: Tensor) -> Tensor:
+    """`value`, one number () or one per sample (batch,), as (batch,) in x's dtype and on its device."""
+    return like(filled(value, (), x.device) if value.ndim == 0 else value, x).expand(len(x))
