@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from sdesig._devices import beside
+from sdesig._devices import like
 
 T = TypeVar("T")
 _UNREAD = ContextVar("unread", default=False)
@@ -110,8 +110,9 @@ def per_sample(value: Tensor, x: Tensor) -> Tensor:
             f"a time or signal-to-noise ratio must have shape () or (batch,) beside a state of shape {tuple(x.shape)}; "
             f"got {tuple(value.shape)}"
         )
-    value = beside(value, x)
-    return value.reshape(value.shape + (1,) * (x.ndim - 1)) if value.ndim else value
+    if value.ndim == 0:
+        return value.to(x.dtype) if value.device.type == "cpu" else like(value, x)
+    return like(value, x).reshape(value.shape + (1,) * (x.ndim - 1))
 
 
 def check_floating(name: str, value: object) -> Tensor:

@@ -16,16 +16,23 @@ def like(value: Tensor, x: Tensor) -> Tensor:
     return value.to(x, non_blocking=x.device.type != "cpu")
 
 
-def beside(value: Tensor, x: Tensor) -> Tensor:
-    """`value` in x's dtype, to compute with x: one number on the CPU stays there, and so mixes with any device's x."""
+def beside(value: Tensor | float, x: Tensor) -> Tensor | float:
+    """`value` in x's dtype, to compute with x: a float, or one number on the CPU, which mixes with x, stays there."""
+    if not isinstance(value, Tensor):
+        return value
     return value.to(x.dtype) if value.ndim == 0 and value.device.type == "cpu" else like(value, x)
+
+
+def plus(x: Tensor, factor: Tensor | float, value: Tensor) -> Tensor:
+    """x + factor value: with a float in one pass over memory."""
+    return torch.add(x, value, alpha=factor) if isinstance(factor, float) else x + factor * value
 
 
 def filled(value: Tensor, shape: tuple[int, ...], device: torch.device) -> Tensor:
     """One number, (), in a shape of ones and on a device."""
-    if value.device.type == "cpu" != device.type and not value.requires_grad:
-        return torch.full(shape, value.item(), dtype=value.dtype, device=device)  # memory is filled: there is no copy
-    return to_device(value.reshape(shape), device)
+    if value.device == device:
+        return value.reshape(shape)
+    return value * torch.ones(shape, dtype=value.dtype, device=device)  # where a copy would be waited for
 
 
 def per_row(value: Tensor, x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from sdesig._checks import check_denoised, check_floating, check_instance, check_real, check_step, per_sample
-from sdesig._devices import beside, like
+from sdesig._devices import beside, like, plus
 from sdesig.sampling.gaussian_reference import GaussianReference
 from sdesig.sampling.snr_clock import SNRClock, drift_clock, drift_power
 from sdesig.sde.base import SDE, Denoiser, check_denoiser
@@ -178,9 +178,9 @@ class CanonicalSDE(SDE):
         y = self.reference.from_reference(u, snr, self.eta)
         return self.reference.drift(self.denoiser(y, snr).to(y), y, snr, self.eta)
 
-    def moved(self, start: Tensor, end: Tensor, u: Tensor, drift: Tensor, increment: Tensor) -> Tensor:
+    def moved(self, start: Tensor | float, end: Tensor | float, u: Tensor, drift: Tensor, increment: Tensor) -> Tensor:
         """u + Q db + dM, the state at the SNR `end`, from a value of Q; at eta = 0 there is no dM."""
-        moved = u + beside(self.drift_clock.length(start, end), u) * drift
+        moved = plus(u, beside(self.drift_clock.length(start, end), u), drift)
         return moved + increment if self.eta > 0 else moved
 
     def f(self, t: Tensor | float, y: Tensor) -> Tensor:
