@@ -3,17 +3,41 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from numbers import Integral, Real
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from sdesig._devices import like
+
 T = TypeVar("T")
+_UNREAD = ContextVar("unread", default=False)
 
 NOISE_STRUCTURES = ("additive", "scalar", "diagonal", "commutative", "general")
 """Noise structures that schemes may exploit, see `sdesig.sde.SDE`."""
+
+
+@contextmanager
+def unread() -> Iterator[None]:
+    """Within the block, checks look at no values that are on an accelerator: to read one is to wait for the device.
+
+    For loops over steps and iterations, whose numbers come from others that were checked. Shapes and types are checked
+    as ever, and on the CPU so are values.
+    """
+    token = _UNREAD.set(True)
+    try:
+        yield
+    finally:
+        _UNREAD.reset(token)
+
+
+def readable(value: Tensor) -> bool:
+    """Whether a check may look at the values of a tensor; see `unread`."""
+    return value.device.type == "cpu" or not _UNREAD.get()
 
 
 def check_choice(name: str, value: object, allowed: Sequence[object]) -> None:
@@ -69,6 +93,8 @@ def check_step(name: str, value: float | Tensor) -> Tensor:
         return torch.tensor(check_real(name, value, minimum=0.0, strict=True), dtype=torch.float64)
     if not value.is_floating_point():
         raise TypeError(f"{name} must be a float or a real floating-point tensor; got a tensor of {value.dtype}")
+    if not readable(value):
+        return value
     if value.ndim == 0:
         check_real(name, value.detach(), minimum=0.0, strict=True)
     elif not bool(((value > 0) & torch.isfinite(value)).all()):
@@ -84,7 +110,9 @@ def per_sample(value: Tensor, x: Tensor) -> Tensor:
             f"a time or signal-to-noise ratio must have shape () or (batch,) beside a state of shape {tuple(x.shape)}; "
             f"got {tuple(value.shape)}"
         )
-    return value.to(x).reshape(value.shape + (1,) * (x.ndim - 1)) if value.ndim else value.to(x)
+    if value.ndim == 0:
+        return value.to(x.dtype) if value.device.type == "cpu" else like(value, x)
+    return like(value, x).reshape(value.shape + (1,) * (x.ndim - 1))
 
 
 def check_floating(name: str, value: object) -> Tensor:

@@ -15,7 +15,9 @@ what comes out is what the CPU gives, up to other orders of summation. As on CUD
   results can be compared).
 
 `waits` counts where the host would wait for a device: `item()`, `bool()`, `tolist()`, copies to the CPU, and operations
-whose shape depends on values. What it cannot tell: kernels that are missing or slow, memory, lower precision.
+whose shape depends on values; and, apart from them, copies to the device, for which CUDA waits too unless they are told
+not to block. Both are counted by the line of the package that asks for them. What it cannot tell: kernels that are
+missing or slow, memory, lower precision.
 
 A dispatcher fallback for torch's PrivateUse1 key. It hands an operation the same memory under the name of the CPU (by
 DLPack, whose capsules say the device), and what comes back under its own. This is private API of torch, written for
@@ -29,12 +31,14 @@ from __future__ import annotations
 import copy
 import ctypes
 import functools
+import os
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import MappingProxyType
+from types import FrameType, MappingProxyType
 from typing import Any
 
 import torch
@@ -56,13 +60,23 @@ _LOWER_PRECISION = (
 
 @dataclass
 class Waits:
-    """How often the host has waited, and in which operations."""
+    """How often the host has waited, and where: "operation, file:line in function" of the innermost line of sdesig.
+
+    Attributes:
+        by: waits for values of the device.
+        copies: blocking copies to the device.
+    """
 
     by: Counter[str] = field(default_factory=Counter)
+    copies: Counter[str] = field(default_factory=Counter)
 
     @property
     def total(self) -> int:
         return sum(self.by.values())
+
+    def inside(self, *parts: str) -> int:
+        """How many of the waits come from files whose paths have one of some parts."""
+        return sum(number for where, number in self.by.items() if any(part in where for part in parts))
 
 
 _COUNTING: list[Waits] = []
@@ -247,6 +261,11 @@ def _count(op: Any, args: Any) -> None:
     name, tags = op._schema.name, op.tags
     if name == "aten::_copy_from":
         waiting = args[0].device.type == NAME and args[1].device.type == "cpu"
+        blocking = len(args) < 3 or not args[2]
+        if args[0].device.type == "cpu" and args[1].device.type == NAME and blocking:
+            where = _asked_from(name)
+            for count in _COUNTING:
+                count.copies[where] += 1
     elif name == "aten::index":
         waiting = False  # of a mask torch has asked for `nonzero` before
     elif name.startswith(_INDEXING):
@@ -254,8 +273,20 @@ def _count(op: Any, args: Any) -> None:
     else:
         waiting = torch.Tag.data_dependent_output in tags or torch.Tag.dynamic_output_shape in tags
     if waiting:
+        where = _asked_from(name)
         for count in _COUNTING:
-            count.by[name] += 1
+            count.by[where] += 1
+
+
+def _asked_from(operation: str) -> str:
+    """The operation and the innermost line of the package on the stack; autograd's own thread has none."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and f"{os.sep}sdesig{os.sep}" not in frame.f_code.co_filename:
+        frame = frame.f_back
+    if frame is None:
+        return f"{operation}, outside"
+    file = frame.f_code.co_filename.rpartition(f"{os.sep}sdesig{os.sep}")[2]
+    return f"{operation}, {file}:{frame.f_lineno} in {frame.f_code.co_name}"
 
 
 def _lowered(op: Any, *args: Any, **kwargs: Any) -> Any:

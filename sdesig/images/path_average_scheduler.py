@@ -13,7 +13,8 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_ddpm import DDPMSchedulerOutput
 from torch import Tensor
 
-from sdesig._checks import check_choice, check_floating, check_integer, check_real
+from sdesig._checks import check_choice, check_floating, check_integer, check_real, unread
+from sdesig._devices import beside
 from sdesig.brownian import BrownianPath
 from sdesig.images.diffusers_config import OWN, check_table_config
 from sdesig.images.diffusers_unet import import_diffusers
@@ -170,13 +171,19 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
             TypeError, ValueError: not a number from 1 to 2^levels.
         """
         steps = check_integer("num_inference_steps", num_inference_steps, 1, 2**self._levels)
-        self._grid = PathSpace((1,), self._table.snr_range, GaussianReference(0.0, 0.0), self._levels).times(steps)
-        fraction = evaluation_fraction(self._sde.eta)
-        inner = [evaluation_snr(self._sde, self._grid[k], self._grid[k + 1], fraction) for k in range(1, steps)]
-        self._snrs = torch.stack([self._grid[0], *inner, self._grid[-1]])
-        times = self._table.time(self._snrs)
-        self._alphas, self._sigmas = self._table.alpha(times), self._table.sigma(times)
-        self.timesteps = times[:-1].float().to(device)
+        grid = PathSpace((1,), self._table.snr_range, GaussianReference(0.0, 0.0), self._levels).times(steps)
+        inner = evaluation_snr(self._sde, grid[1:-1], grid[2:], evaluation_fraction(self._sde.eta))
+        snrs = torch.cat([grid[:1], inner, grid[-1:]])
+        times = self._table.time(snrs)
+        alphas, sigmas = self._table.alpha(times), self._table.sigma(times)
+        scales = (alphas / sigmas) ** (self._sde.eta**2) / sigmas  # y/x, see `sdesig.sampling.canonical`
+        timesteps = times[:-1].float()
+        # as floats: they stay on the CPU, and mix with samples of any device
+        self._grid, self._snrs, self._scales, self._times = (
+            values.tolist() for values in (grid, snrs, scales, timesteps)
+        )
+        self._alphas_sigmas = list(zip(alphas.tolist(), sigmas.tolist(), strict=True))
+        self.timesteps = timesteps.to(device)
         self.num_inference_steps = steps
         self._begin: int | None = None
         self._run: PathAverageRun | None = None
@@ -228,20 +235,20 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError(
                 f"model_output must have the sample's shape {tuple(sample.shape)}; got {tuple(model_output.shape)}"
             )
-        x = sample.to(torch.promote_types(sample.dtype, torch.float32))
-        run = self._run or self._start(x, self._place(timestep), generator)
-        if _number(timestep) != self.timesteps[run.number].item():
+        x, time = sample.to(torch.promote_types(sample.dtype, torch.float32)), self._number(timestep)
+        run = self._run or self._start(x, self._place(timestep, time), generator)
+        if time != self._times[run.number]:
             raise ValueError(
                 f"timestep must be {self.timesteps[run.number]}, that of step {run.number}, which is the next one of "
                 f"this run; got {timestep}"
             )
         if tuple(sample.shape) != run.shape:
             raise ValueError(f"sample must have the run's shape {run.shape}; got {tuple(sample.shape)}")
-        alpha, sigma = (values[run.number].to(x) for values in (self._alphas, self._sigmas))
-        denoised = self._predicts.denoised(x, model_output.to(x), alpha, sigma)
-        run, u = self._advance(run, x, denoised)
-        y = run.sde.reference.from_reference(u, self._snrs[run.number], run.sde.eta)
-        returned, denoised = (y / self._scale(run.number).to(y)).to(sample), denoised.to(sample)
+        denoised = self._predicts.denoised(x, model_output.to(x), *self._alphas_sigmas[run.number])
+        with unread():
+            run, u = self._advance(run, x, denoised)
+            u = run.sde.reference.from_reference(u, self._snrs[run.number], run.sde.eta)
+        returned, denoised = (u / self._scales[run.number]).to(sample), denoised.to(sample)
         self._run = replace(run, given=returned.clone())  # what callbacks are given they may change in place
         return DDPMSchedulerOutput(returned, denoised) if return_dict else (returned, denoised)
 
@@ -267,14 +274,24 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
         eta = float(self.config["eta"])
         return CanonicalSDE(SNRDenoiser(_asked_by_the_pipeline, eta), reference=reference, eta=eta)
 
-    def _place(self, timestep: float | Tensor) -> int:
-        """The number of a run's first step: the begin index, or that of the timestep."""
+    def _number(self, timestep: float | Tensor) -> float:
+        """A timestep as a float. One of `timesteps` is known by its place: a look at it would wait for the device."""
+        if not isinstance(timestep, Tensor) or timestep.numel() != 1:
+            return check_real("timestep", timestep)
+        own = self.timesteps
+        if (timestep.dtype, timestep.device) == (own.dtype, own.device):
+            number, rest = divmod(timestep.data_ptr() - own.data_ptr(), own.element_size())
+            if rest == 0 and 0 <= number < len(self._times):
+                return self._times[number]
+        return check_real("timestep", timestep.item())
+
+    def _place(self, timestep: float | Tensor, time: float) -> int:
+        """The number of a run's first step: the begin index, or that of the timestep, of this time."""
         if self._begin is not None:
             return self._begin
-        times = self.timesteps.tolist()
-        if _number(timestep) not in times:
+        if time not in self._times:
             raise ValueError(f"timestep must be one of the scheduler's timesteps; got {timestep}")
-        return times.index(_number(timestep))
+        return self._times.index(time)
 
     def _start(self, x: Tensor, begin: int, generator: Any) -> PathAverageRun:
         """The run of a batch from a step on."""
@@ -284,10 +301,9 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
         sde.reference.check_event(x)
         path = None
         if sde.eta > 0:
-            low, high = self._grid[[0, -1]].tolist()
             path = BrownianPath(
-                low,
-                high,
+                self._grid[0],
+                self._grid[-1],
                 tuple(x.shape),
                 seeds=seeds_of(x) if generator is None else draw_seeds(generator, len(x)),
                 clock=sde.clock,
@@ -297,29 +313,23 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
             )
         return PathAverageRun(sde, path, tuple(x.shape), begin)
 
-    def _scale(self, number: int) -> Tensor:
-        """y/x at an evaluation, float64; see `sdesig.sampling.canonical`."""
-        alpha, sigma = self._alphas[number], self._sigmas[number]
-        return (alpha / sigma) ** (self._sde.eta**2) / sigma
-
     def _advance(self, run: PathAverageRun, x: Tensor, denoised: Tensor) -> tuple[PathAverageRun, Tensor]:
         """The run after an evaluation, D at the sample x, and u at the next one; after the last, u at the end."""
         sde, number, reference = run.sde, run.number, run.sde.reference
-        snr, scale, (start, end) = self._snrs[number], self._scale(number).to(x), self._grid[number : number + 2]
-        y = scale * x
-        drift = reference.drift(denoised, y, snr, sde.eta)
+        snr, scale, (start, end) = self._snrs[number], self._scales[number], self._grid[number : number + 2]
+        drift = reference.drift(denoised, scale * x, snr, sde.eta)
         if run.given is None:
-            u, noise = reference.to_reference(y, snr, sde.eta)[0], self._noise(run, number, x)
+            u, noise = reference.to_reference(scale * x, snr, sde.eta)[0], self._noise(run, number, x)
             if run.path is not None:
                 whole, part = (run.path.clock.length(first, end) for first in (start, snr))
-                noise = noise * torch.as_tensor(part / whole).sqrt().to(x)
+                noise = noise * beside(torch.as_tensor(part / whole).sqrt(), x)
             start = snr
         else:
             assert run.u is not None
             assert run.noise is not None
-            linear = reference.with_tensors(torch.zeros_like(reference.mean), reference.variance, reference.basis)
-            change = scale * (x - run.given.to(x))  # zero, unless a callback made one
-            u, noise = run.u + linear.to_reference(change, snr, sde.eta)[0], run.noise
+            # by what a callback changed the sample, which is nothing as a rule
+            change = reference.displacement(scale * (x - run.given.to(x)), snr, sde.eta)
+            u, noise = change.add_(run.u), run.noise
         u, number = sde.moved(start, end, u, drift, noise[0]), number + 1
         if number == self.num_inference_steps:
             return replace(run, number=number), u
@@ -337,12 +347,6 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
 def _asked_by_the_pipeline(y: Tensor, snr: Tensor) -> Tensor:
     """The denoiser of the scheduler's SDE, which nothing here asks."""
     raise RuntimeError("the pipeline asks the model, and hands to step what it says")
-
-
-def _number(timestep: float | Tensor) -> float:
-    if isinstance(timestep, Tensor) and timestep.numel() == 1:
-        timestep = timestep.item()
-    return check_real("timestep", timestep)
 
 
 def _table(steps: int, start: float, end: float, schedule: str, betas: Sequence[float] | None) -> Tensor:

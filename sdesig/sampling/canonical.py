@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from sdesig._checks import check_denoised, check_floating, check_instance, check_real, check_step, per_sample
+from sdesig._devices import beside, like, plus
 from sdesig.sampling.gaussian_reference import GaussianReference
 from sdesig.sampling.snr_clock import SNRClock, drift_clock, drift_power
 from sdesig.sde.base import SDE, Denoiser, check_denoiser
@@ -177,21 +178,21 @@ class CanonicalSDE(SDE):
         y = self.reference.from_reference(u, snr, self.eta)
         return self.reference.drift(self.denoiser(y, snr).to(y), y, snr, self.eta)
 
-    def moved(self, start: Tensor, end: Tensor, u: Tensor, drift: Tensor, increment: Tensor) -> Tensor:
+    def moved(self, start: Tensor | float, end: Tensor | float, u: Tensor, drift: Tensor, increment: Tensor) -> Tensor:
         """u + Q db + dM, the state at the SNR `end`, from a value of Q; at eta = 0 there is no dM."""
-        moved = u + self.drift_clock.length(start, end).to(u) * drift
+        moved = plus(u, beside(self.drift_clock.length(start, end), u), drift)
         return moved + increment if self.eta > 0 else moved
 
     def f(self, t: Tensor | float, y: Tensor) -> Tensor:
         """The drift Q db/dtau, with t = tau and y = u."""
         snr = torch.as_tensor(t)
-        return self.drift(y, snr) * self._rate(snr, self.drift_power).to(y)
+        return self.drift(y, snr) * beside(self._rate(snr, self.drift_power), y)
 
     def g(self, t: Tensor | float, y: Tensor) -> Tensor:
         """The diffusion coefficient sqrt(d<M>/dtau) of every coordinate."""
         if self.eta == 0:
             return torch.zeros_like(y)
-        return self._rate(torch.as_tensor(t), self.eta**2).sqrt().to(y).expand_as(y)
+        return like(self._rate(torch.as_tensor(t), self.eta**2).sqrt(), y).expand_as(y)
 
     def start(self, noise: Tensor, snr: Tensor | float) -> Tensor:
         """u at the first SNR, N(0, <M>), from N(0, I): its law if the data are the reference, else up to O(tau)."""
@@ -199,7 +200,7 @@ class CanonicalSDE(SDE):
 
     def noisy_data(self, u: Tensor, snr: Tensor | float) -> Tensor:
         """y/a = x/alpha, in law x_0 + N(0, I/tau): data with the noise that is left at this SNR."""
-        return self.reference.from_reference(u, snr, self.eta) / drift_clock(snr, self.eta).to(u)
+        return self.reference.from_reference(u, snr, self.eta) / beside(drift_clock(snr, self.eta), u)
 
     def denoised(self, u: Tensor, snr: Tensor | float) -> Tensor:
         """D = E[x_0 | u] at an SNR: one evaluation of the denoiser."""

@@ -23,11 +23,13 @@ import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from sdesig._checks import check_choice, check_floating, check_real, check_step, per_sample
+from sdesig._checks import check_choice, check_floating, check_real, check_step, per_sample, unread
+from sdesig._devices import filled, plus, to_device
 from sdesig._files import read_tensors, reading, write_tensors
 from sdesig.sampling.snr_clock import SNRClock, clock_length, drift_power, noise_clock
 
@@ -227,12 +229,14 @@ class GaussianReference:
     def snr_clock(self, power: float = 1.0) -> SNRClock:
         """The clock in which a variance of v^power passes; that of a path of M for power = eta^2."""
         c = self.variance
-        return SNRClock(c.item() if c.ndim == 0 else c, power)
+        with unread():  # the variance was checked when the reference was made
+            return SNRClock(c.item() if c.ndim == 0 else c, power)
 
     def start(self, noise: Tensor, snr: Tensor | float, eta: float = 1.0) -> Tensor:
         """u at the first SNR, N(0, <M>), from N(0, I): its law if the data are the reference, else up to O(tau)."""
         tau = per_sample(check_step("snr", snr), check_floating("noise", noise))
-        return noise_clock(tau / (1 + self.variance * tau), eta).sqrt() * noise
+        with unread():
+            return noise_clock(tau / (1 + self.variance * tau), eta).sqrt() * noise
 
     def clock(self, snr: Tensor | float) -> Tensor:
         """v = tau/(1 + c tau), shape snr.shape + variance.shape."""
@@ -247,31 +251,53 @@ class GaussianReference:
 
     def to_reference(self, y: Tensor, snr: Tensor | float, eta: float = 1.0) -> tuple[Tensor, Tensor]:
         """(u, v) from y, shape (batch, *event), and snr, () or (batch,): u is shaped as y, v as in `clock`."""
-        _, a, growth = self._scales("y", y, snr, eta)
-        return self.to_basis(y - a * self.mean) / growth ** drift_power(eta), self.clock(snr)
+        _, a, _ = self._scales("y", y, snr, eta)
+        return self.displacement(self._centred(y, a), snr, eta), self.clock(snr)
+
+    def displacement(self, change: Tensor, snr: Tensor | float, eta: float = 1.0) -> Tensor:
+        """The change of u that a change of y makes, (batch, *event)."""
+        _, _, growth = self._scales("change", change, snr, eta)
+        return self.to_basis(change) / growth ** drift_power(eta)
 
     def from_reference(self, u: Tensor, snr: Tensor | float, eta: float = 1.0) -> Tensor:
         """y from u and the SNR (v may differ between coordinates, so it is no argument): inverse of `to_reference`."""
         _, a, growth = self._scales("u", u, snr, eta)
-        return self.from_basis(u * growth ** drift_power(eta)) + a * self.mean
+        return self._centred(self.from_basis(u * growth ** drift_power(eta)), -a)
 
     def drift(self, denoised: Tensor, y: Tensor, snr: Tensor | float, eta: float = 1.0) -> Tensor:
         """Q = (1 + c tau)(D - mu) - c tau^((1 - eta^2)/2) (y - a mu), shape (batch, *event), from D and y."""
-        tau, a, growth = self._scales("y", y, snr, eta)
-        slope = self.variance * tau / a
-        return growth * self.to_basis(denoised - self.mean) - slope * self.to_basis(y - a * self.mean)
+        excess, a, growth = self._scales("y", y, snr, eta)
+        turned = growth * self.to_basis(self._centred(denoised, 1.0))
+        return plus(turned, -excess / a, self.to_basis(self._centred(y, a)))
 
     def _outer(self, name: str, snr: Tensor | float) -> Tensor:
         """The SNR with one trailing axis per axis of the variance; if there is one, on the variance's device."""
-        tau = check_step(name, snr)
-        return (
-            tau.reshape(tau.shape + (1,) * self.variance.ndim).to(self.variance.device) if self.variance.ndim else tau
-        )
+        tau, c = check_step(name, snr), self.variance
+        if c.ndim == 0:
+            return tau
+        ones = (1,) * c.ndim
+        return to_device(tau.reshape(tau.shape + ones), c.device) if tau.ndim else filled(tau, ones, c.device)
 
-    def _scales(self, name: str, state: Tensor, snr: Tensor | float, eta: float) -> tuple[Tensor, Tensor, Tensor]:
-        """tau, the drift clock a = tau^((1 + eta^2)/2), and 1 + c tau, shaped to multiply a state."""
-        tau = per_sample(check_step("snr", snr), check_floating(name, state))
-        return tau, tau ** drift_power(eta), 1 + self.variance * tau
+    def _scales(self, name: str, state: Tensor, snr: Tensor | float, eta: float) -> tuple[Any, Any, Any]:
+        """c tau, the drift clock a = tau^((1 + eta^2)/2), and 1 + c tau, shaped to multiply a state.
+
+        Of a float they are floats, those with c where it is one number.
+        """
+        check_floating(name, state)
+        tau: Any
+        if isinstance(snr, float):
+            tau = check_real("snr", snr, minimum=0.0, strict=True)
+            excess = (self.variance if self.variance.ndim else self.mean_variance) * tau
+        else:
+            tau = per_sample(check_step("snr", snr), state)
+            excess = self.variance * tau
+        return excess, tau ** drift_power(eta), 1 + excess
+
+    def _centred(self, x: Tensor, factor: Tensor | float) -> Tensor:
+        """x without a multiple of the mean; x itself where it is known to be zero."""
+        if self.mean.ndim == 0 and self.mean.device.type == "cpu" and not self.mean.item():
+            return x
+        return x - factor * self.mean
 
     def _rotate(self, x: Tensor, matrices: Sequence[Tensor]) -> Tensor:
         for axis, matrix in enumerate(matrices, start=x.ndim - len(matrices)):

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sdesig._checks import unread
+from sdesig._devices import to_device
 from sdesig._memory import rows_at_once
 from sdesig.brownian import BrownianPath
 from sdesig.sampling.canonical import CanonicalSDE
@@ -45,9 +47,10 @@ def reclock(
         A stack of the same shape and depth.
     """
     axes = len(cells.shape) - 1
-    c = reference.variance.double().to(cells.device)
+    c = to_device(reference.variance.double(), cells.device)
     c = c.reshape(*[1] * (axes - c.ndim), *c.shape)
-    start, end = (value.reshape(-1, *[1] * axes).to(c.device) for value in (times[:-1], times[1:]))
+    ends = to_device(times, c.device).reshape(-1, *[1] * axes)
+    start, end = ends[:-1], ends[1:]
     nodes, weights = gauss_legendre(_NODES, c.device)
     x = nodes.reshape(-1, *[1] * (axes + 1))
     length, new_length = clock_length(start, end, c), clock_length(start, end, variance)
@@ -60,7 +63,7 @@ def reclock(
     matrix = torch.einsum("iq...,jq->ij...", orthonormal_legendre(position, cells.depth) * ratio, inner)
     moved = torch.einsum("ij...,j...->i...", matrix.to(cells.coefficients), cells.coefficients)
     stacked = reference.from_basis(moved.flatten(0, 2)).reshape(moved.shape)
-    return PartialSignature(new_length.to(cells.dtype), stacked)
+    return PartialSignature.unchecked(new_length.to(cells.dtype), stacked)
 
 
 FEWEST_CELLS = 16
@@ -123,10 +126,11 @@ class Run:
 
     def take(self, signatures: PartialSignature) -> None:
         """Make the next steps; raise FloatingPointError if the state is not finite after them."""
-        for noise in self._scheme.noise_by_step("additive", signatures):
-            start, end = self._times[self._done : self._done + 2]
-            self.state, self._memory = self._scheme.advance(self._sde, start, end, self.state, self._memory, noise)
-            self._done += 1
+        with unread():
+            for noise in self._scheme.noise_by_step("additive", signatures):
+                start, end = self._times[self._done : self._done + 2]
+                self.state, self._memory = self._scheme.advance(self._sde, start, end, self.state, self._memory, noise)
+                self._done += 1
         if not all_finite(self.state):
             raise FloatingPointError(
                 f"the state of {type(self._scheme).__name__} is not finite after step {self._done} of "
@@ -164,7 +168,5 @@ def run_along(path: BrownianPath, reference: GaussianReference, runs: Sequence[R
 
 def stacked(*stacks: PartialSignature) -> PartialSignature:
     """Adjoining stacks of steps as one."""
-    return PartialSignature(
-        torch.cat([stack.h.expand(len(stack), *stack.h.shape[1:]) for stack in stacks]),
-        torch.cat([stack.coefficients for stack in stacks], 1),
-    )
+    lengths = torch.cat([stack.h.expand(len(stack), *stack.h.shape[1:]) for stack in stacks])
+    return PartialSignature.unchecked(lengths, torch.cat([stack.coefficients for stack in stacks], 1))

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from sdesig._devices import beside, plus
 from sdesig.brownian import BrownianPath
 from sdesig.sampling.canonical import CanonicalSDE
 from sdesig.sampling.reverse import ReverseScheme
@@ -74,9 +75,9 @@ class PathAverage(ReverseScheme):
     def evaluation_point(
         self,
         sde: CanonicalSDE,
-        start: Tensor,
-        time: Tensor,
-        end: Tensor,
+        start: Tensor | float,
+        time: Tensor | float,
+        end: Tensor | float,
         u: Tensor,
         memory: Tensor,
         noise: tuple[Tensor, ...],
@@ -84,13 +85,14 @@ class PathAverage(ReverseScheme):
         """u* at tau* = `time`, the point at which the step from u evaluates the denoiser."""
         (scaled,) = noise
         eta = sde.eta
-        point = u + sde.drift_clock.length(start, time).to(u) * memory
-        if eta not in (0.0, 1.0):
-            slope = u / drift_clock(sde.reference.clock(time), eta).to(u)
-            factor = eta**2 * (eta**2 - 1) / (6 * (1 + eta**2)) * sde.drift_clock.length(start, end).to(u)
+        point = plus(u, beside(sde.drift_clock.length(start, time), u), memory)
+        if eta == 1.0:
+            return plus(plus(point, 1 / 2, scaled[0]), -math.sqrt(1 / 12), scaled[1])
+        if eta > 0.0:
+            slope = u / beside(drift_clock(sde.reference.clock(time), eta), u)
+            factor = eta**2 * (eta**2 - 1) / (6 * (1 + eta**2)) * beside(sde.drift_clock.length(start, end), u)
             point = point + factor * (memory - slope)
-        if eta > 0:
-            weights = average_weights(sde, start, end, len(scaled)).to(u)
+            weights = average_weights(sde, start, end, len(scaled)).to(u.dtype)  # numbers where the variance is one
             for weight, coefficient in zip(weights, scaled, strict=True):
                 point = point + weight * coefficient
         return point
@@ -118,7 +120,7 @@ def evaluation_snr(sde: CanonicalSDE, start: Tensor, end: Tensor, fraction: floa
     return (start + step) / (1 - c * step)
 
 
-def average_weights(sde: CanonicalSDE, start: Tensor, end: Tensor, depth: int) -> Tensor:
+def average_weights(sde: CanonicalSDE, start: Tensor | float, end: Tensor | float, depth: int) -> Tensor:
     """w_k with E[(1/db) int (M - M_n) db | xi_0, ..., xi_{depth-1}] = sqrt(h) sum_k w_k xi_k, for eta > 0.
 
     w_k is the integral over the step of phi_k [b(end) - b]/db, phi_k orthonormal in the noise clock: 1/2, -1/sqrt(12)

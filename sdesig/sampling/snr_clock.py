@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdesig._checks import check_real, check_step
+from sdesig._checks import check_real, check_step, readable
+from sdesig._devices import to_device
 from sdesig.brownian.clock import Times
 
 
@@ -37,6 +38,13 @@ def clock_length(start: Times, end: Times, c: Times) -> Times:
     return (end - start) / ((1.0 + c * start) * (1.0 + c * end))
 
 
+def _outer(times: Tensor, c: Tensor) -> Tensor:
+    """Times with an axis for each of a variance, to compute with it; one time on the CPU needs none."""
+    if times.ndim == 0 and times.device.type == "cpu":
+        return times
+    return to_device(times, c.device).reshape(*times.shape, *[1] * c.ndim)
+
+
 @dataclass(frozen=True, eq=False)
 class SNRClock:
     """The clock of reverse diffusions, whose time is the signal-to-noise ratio; the master grid is uniform in log t.
@@ -61,7 +69,7 @@ class SNRClock:
         check_real("power", self.power, minimum=0.0, strict=True)
         if not isinstance(self.variance, Tensor):
             check_real("variance", self.variance, minimum=0.0)
-        elif not bool((torch.isfinite(self.variance) & (self.variance >= 0)).all()):
+        elif readable(self.variance) and not bool((torch.isfinite(self.variance) & (self.variance >= 0)).all()):
             raise ValueError(f"variance must be finite and >= 0 everywhere; got {self.variance}")
 
     @property
@@ -91,8 +99,7 @@ class SNRClock:
         c = self.variance
         if isinstance(c, Tensor):
             c = c.to(torch.float64)
-            s, t = (torch.as_tensor(x, dtype=torch.float64, device=c.device) for x in (s, t))
-            s, t = (x.reshape(*x.shape, *[1] * c.ndim) for x in (s, t))
+            s, t = (_outer(torch.as_tensor(x, dtype=torch.float64), c) for x in (s, t))
         length = clock_length(s, t, c)
         if self.power == 1.0:
             return length

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sdesig._checks import check_choice, check_integer
+from sdesig._devices import to_device
 from sdesig._evaluating import evaluating
 from sdesig._random import generator_for
 from sdesig.sampling.canonical import CanonicalSDE, SNRDenoiser, check_snr_denoiser
@@ -83,11 +84,12 @@ class TeacherPaths(NamedTuple):
     def coarse(self, steps: int) -> TeacherPaths:
         """The same paths with cells joined to `steps` steps (Chen, exact), whose lengths differ by one cell at most."""
         ends = coarse_ends(len(self.times) - 1, steps)
-        return TeacherPaths(self.times[ends], join_steps(self.signature, ends), self.states[ends])
+        states = torch.stack([self.states[end] for end in ends])
+        return TeacherPaths(self.times[ends], join_steps(self.signature, ends), states)
 
     def rows(self, chosen: Tensor | slice) -> TeacherPaths:
         """The paths of some rows."""
-        signature = PartialSignature(self.signature.h, self.signature.coefficients[:, :, chosen])
+        signature = PartialSignature.unchecked(self.signature.h, self.signature.coefficients[:, :, chosen])
         return TeacherPaths(self.times, signature, self.states[:, chosen])
 
 
@@ -114,26 +116,40 @@ def draw_signature(
 ) -> PartialSignature:
     """Independent partial signatures of M on the steps between n + 1 SNRs: a stack of shape (n, *shape)."""
     h = torch.as_tensor(clock.length(times[:-1], times[1:]))
-    h = h.reshape(len(h), *[1] * (len(shape) + 1 - h.ndim), *h.shape[1:]).to(generator.device)
+    h = to_device(h.reshape(len(h), *[1] * (len(shape) + 1 - h.ndim), *h.shape[1:]), generator.device)
     size = (depth, len(times) - 1, *shape)
-    return PartialSignature(h, torch.randn(size, generator=generator, dtype=dtype, device=generator.device))
+    return PartialSignature.unchecked(h, torch.randn(size, generator=generator, dtype=dtype, device=generator.device))
 
 
 @torch.no_grad()
 def teacher_states(
-    scheme: Scheme, sde: CanonicalSDE, u: Tensor, times: Tensor, signatures: PartialSignature, *, save: Save
+    scheme: Scheme,
+    sde: CanonicalSDE,
+    u: Tensor,
+    times: Tensor,
+    signatures: PartialSignature,
+    *,
+    save: Save,
+    watch: bool = True,
 ) -> Tensor:
-    """The states of a solution from u along given partial signatures, saved as in `solve`.
+    """The states of a solution from u along given partial signatures, saved as in `solve` and watched as in
+    `run_steps`.
 
     The denoiser is in evaluation mode meanwhile.
     """
     with evaluating(sde.denoiser):
-        return run_steps(scheme, sde, "additive", u, times, [signatures], save=save)
+        return run_steps(scheme, sde, "additive", u, times, [signatures], save=save, watch=watch)
 
 
 @torch.no_grad()
 def draw_paths(
-    teacher: SNRDenoiser, space: PathSpace, options: TeacherOptions, rows: int, *, generator: torch.Generator
+    teacher: SNRDenoiser,
+    space: PathSpace,
+    options: TeacherOptions,
+    rows: int,
+    *,
+    generator: torch.Generator,
+    watch: bool = True,
 ) -> TeacherPaths:
     """Independent paths of a teacher from the prior to the data, with their partial signatures on the cells.
 
@@ -143,6 +159,7 @@ def draw_paths(
         options: scheme, fine steps and cells.
         rows: number of paths.
         generator: source of all random numbers, on the device of the space.
+        watch: whether to look for states that are not finite, see `run_steps`.
     """
     sde = CanonicalSDE(check_snr_denoiser("teacher", teacher), reference=space.reference)
     times = snr_times(space.snr, space.grid, options.steps)
@@ -151,9 +168,10 @@ def draw_paths(
     fine = draw_signature(space.clock, times, shape, max(2, space.depth), generator, space.dtype)
     start = sde.start(noise, times[0])
     ends = range(0, options.steps + 1, options.steps // options.cells)
-    states = teacher_states(TEACHER_SCHEMES[options.scheme](), sde, start, times, fine, save=times[list(ends)])
+    scheme, kept = TEACHER_SCHEMES[options.scheme](), times[list(ends)]
+    states = teacher_states(scheme, sde, start, times, fine, save=kept, watch=watch)
     cells = join_steps(fine, ends) if options.cells < options.steps else fine
-    return TeacherPaths(times[list(ends)], cells.truncate(space.depth), states)
+    return TeacherPaths(kept, cells.truncate(space.depth), states)
 
 
 @torch.no_grad()
@@ -166,6 +184,7 @@ def draw_local(
     *,
     depth: int,
     generator: torch.Generator,
+    watch: bool = True,
 ) -> TeacherPaths:
     """Paths over one coarse step, from the exact law of the state there: y = tau x_0 + sqrt(tau) eps.
 
@@ -176,13 +195,15 @@ def draw_local(
         start, end: SNRs of the step; its fine grid is even in log-SNR.
         depth: depth of the partial signatures.
         generator: source of all random numbers, on the device of the data.
+        watch: as in `draw_paths`.
     """
     eps = torch.randn(clean.shape, generator=generator, dtype=clean.dtype, device=clean.device)
     tau = start.item()
     u = sde.reference.to_reference(tau * clean + tau**0.5 * eps, start)[0]
     times = snr_times((tau, end.item()), EVEN, options.steps)
     fine = draw_signature(sde.clock, times, tuple(clean.shape), max(2, depth), generator, clean.dtype)
-    states = teacher_states(TEACHER_SCHEMES[options.scheme](), sde, u, times, fine, save=times[[0, -1]])
+    scheme = TEACHER_SCHEMES[options.scheme]()
+    states = teacher_states(scheme, sde, u, times, fine, save=times[[0, -1]], watch=watch)
     whole = join_steps(fine, (0, options.steps)).truncate(depth)
     return TeacherPaths(times[[0, -1]], whole, states)
 

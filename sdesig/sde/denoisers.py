@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sdesig._checks import check_instance, check_real, per_sample
+from sdesig._devices import per_row
 from sdesig.sde.base import check_denoiser
 from sdesig.sde.diffusions import Diffusion
 
@@ -41,7 +42,7 @@ class _NetworkDenoiser(nn.Module):
         return self.denoised(x, self._predict(x, t, inputs), alpha, sigma)
 
     def _predict(self, x: Tensor, t: Tensor, inputs: tuple[object, ...]) -> Tensor:
-        return self.network(x, t.to(x).expand(x.shape[0]), *inputs)
+        return self.network(x, per_row(t, x), *inputs)
 
     def _alpha_sigma(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         return per_sample(self.diffusion.alpha(t), x), per_sample(self.diffusion.sigma(t), x)

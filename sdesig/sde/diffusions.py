@@ -16,7 +16,9 @@ from sdesig._checks import (
     check_real,
     check_shape,
     per_sample,
+    readable,
 )
+from sdesig._devices import like
 from sdesig.sde.base import SDE, Denoiser, check_denoiser
 
 
@@ -76,7 +78,7 @@ class Diffusion(ABC):
             t = torch.tensor(check_real("t", t), dtype=torch.float64)
         low, high = self._domain
         outside = ~((check_floating("t", t) >= low) & (t < high))
-        if bool(outside.any()):
+        if readable(t) and bool(outside.any()):
             raise ValueError(f"t must be in [{low:g}, {high:g}) for {self!r}; got {t[outside].flatten()[0].item()}")
         return t
 
@@ -91,7 +93,7 @@ class Diffusion(ABC):
     def marginal(self, x0: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """Mean alpha x0, (batch, *event), and standard deviation sigma, shaped to multiply it, of x_t given x0."""
         check_floating("x0", x0)
-        return per_sample(self.alpha(t), x0) * x0, per_sample(self.sigma(t), x0)
+        return per_sample(self.alpha(t), x0) * x0, like(per_sample(self.sigma(t), x0), x0)
 
     def sample_marginal(self, x0: Tensor, t: Tensor | float, generator: torch.Generator) -> Tensor:
         """An exact draw of x_t given x0, shape (batch, *event)."""
@@ -141,7 +143,7 @@ class ForwardDiffusion(SDE):
 
     def g(self, t: Tensor | float, y: Tensor) -> Tensor:
         """g(t) in every coordinate."""
-        return per_sample(self.diffusion.squared_diffusion(t).sqrt(), y).expand_as(y)
+        return like(per_sample(self.diffusion.squared_diffusion(t).sqrt(), y), y).expand_as(y)
 
 
 class ReverseDiffusion(SDE):
@@ -208,4 +210,4 @@ class ReverseDiffusion(SDE):
     def g(self, t: Tensor | float, y: Tensor) -> Tensor:
         """eta g in every coordinate, at solver time s = `t`, (batch, dim)."""
         g = self.diffusion.squared_diffusion(self.diffusion_time(t)).sqrt()
-        return per_sample(self.eta * g, y).expand_as(y)
+        return like(per_sample(self.eta * g, y), y).expand_as(y)

@@ -16,6 +16,7 @@ from sdesig._checks import (
     check_step,
     per_sample,
 )
+from sdesig._devices import like
 from sdesig.sde.base import Denoiser
 from sdesig.sde.diffusions import Diffusion
 
@@ -140,7 +141,7 @@ class Mixture:
         for y of shape (batch, d) and snr = tau of shape () or (batch,); the result has y's shape. It is a D(y, snr) in
         the canonical variables at eta = 1: `SNRDenoiser(mixture.denoise_y)`.
         """
-        tau = per_sample(check_step("snr", snr), self._check_state("y", y)).reshape(-1, 1, 1)
+        tau = like(per_sample(check_step("snr", snr), self._check_state("y", y)), y).reshape(-1, 1, 1)
         log_joint, residual = self._log_joint(y, tau * self.means, tau * (1 + tau * self._variances))
         shifts = self._expectation(log_joint, residual * self._variances / (1 + tau * self._variances))
         return log_joint.softmax(-1) @ self.means + shifts

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sdesig._checks import check_step
+from sdesig._checks import check_step, readable
+from sdesig._devices import to_device
 from sdesig.sde.diffusions import Diffusion
 
 SLACK = 1e-6
@@ -92,11 +93,11 @@ class TabulatedVP(Diffusion):
         tau = check_step("snr", snr)
         low, high = self.snr_range
         outside = (tau < low * (1 - SLACK)) | (tau > high * (1 + SLACK))
-        if bool(outside.any()):
+        if readable(tau) and bool(outside.any()):
             raise ValueError(
                 f"snr must be in [{low:.6g}, {high:.6g}], the range of {self!r}; got {tau[outside].flatten()[0].item()}"
             )
-        table, value = self._log_snr.to(tau.device), tau.double().log()
+        table, value = to_device(self._log_snr, tau.device), tau.double().log()
         left = (torch.searchsorted(-table, -value, right=True) - 1).clamp(0, len(table) - 2)
         share = (value - table[left]) / (table[left + 1] - table[left])
         return (left + share.clamp(0, 1)).to(tau.dtype)
@@ -114,7 +115,7 @@ class TabulatedVP(Diffusion):
 
     def _left(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """The table on the device of t, and the index of the entry at or before t, but the last."""
-        return self._log_snr.to(t.device), t.floor().long().clamp(0, len(self._log_snr) - 2)
+        return to_device(self._log_snr, t.device), t.floor().long().clamp(0, len(self._log_snr) - 2)
 
     def _interpolated(self, t: Tensor) -> Tensor:
         """log SNR at times that are checked, in float64."""

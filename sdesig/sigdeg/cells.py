@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sdesig._checks import check_denoised, check_integer, check_real, per_sample
+from sdesig._devices import like, per_row, to_device
 from sdesig._evaluating import evaluating
 from sdesig.brownian import BrownianPath
 from sdesig.sampling.canonical import CanonicalSDE, SNRDenoiser, check_snr_denoiser
@@ -176,11 +177,11 @@ class SolverCell(Cell):
         # memory (0.8, 0.8).
         root, coefficients = noise
         drift, estimate = memory
-        conditions = step_conditions(start, end)
-        fraction, numbers = self.coefficients(conditions.to(u.device))
+        conditions = to_device(step_conditions(start, end), u.device)
+        fraction, numbers = self.coefficients(conditions)
         before, now, again, *weights = numbers.to(u)
-        time = evaluation_snr(sde, start, end, fraction.cpu())  # as every SNR of a whole batch
-        point = u + before * sde.drift_clock.length(start, time).to(u) * drift
+        time = evaluation_snr(sde, start, end, fraction)  # learned, and so on the device
+        point = u + before * like(sde.drift_clock.length(start, time), u) * drift
         point = point + root * torch.tensordot(torch.stack(weights), coefficients, 1)
         y = sde.reference.from_reference(point, time)
         tau = time.to(u)
@@ -225,7 +226,7 @@ class PlainCell(Cell):
         root, coefficients = noise
         y = sde.reference.from_reference(u, start)
         extra = self._extra(sde, coefficients, memory)
-        denoised = check_denoised(self.denoiser(y, start, step_conditions(start, end).to(u), extra), y).to(u)
+        denoised = check_denoised(self.denoiser(y, start, like(step_conditions(start, end), u), extra), y).to(u)
         moved = sde.moved(start, end, u, sde.reference.drift(denoised, y, start), root * coefficients[0])
         return moved, denoised - sde.reference.mean.to(u)
 
@@ -322,7 +323,7 @@ class CorrectedDenoiser(nn.Module):
             base = self._denoiser[0](y, snr).to(y)
         tau = per_sample(snr, y)
         signal = self.sigma_data**2 * tau
-        noise = (-0.125 * snr.log()).to(y).expand(len(y))
+        noise = per_row(-0.125 * snr.log(), y)
         shown = torch.cat([extra, (base / self.sigma_data)[:, None]], 1)
         correction = self.network(y * torch.rsqrt(tau * (1 + signal)), noise, conditions, shown)
         return base + gate(conditions) * self.sigma_data * torch.rsqrt(1 + signal) * correction

@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from sdesig import _processes as processes
-from sdesig._checks import check_choice, check_instance, check_integer, check_real
+from sdesig._checks import check_choice, check_instance, check_integer, check_real, unread
+from sdesig._devices import beside
 from sdesig._evaluating import evaluating
+from sdesig._random import generator_for
 from sdesig.sampling.canonical import CanonicalSDE, SNRDenoiser, check_snr_denoiser
 from sdesig.sampling.teacher_paths import TeacherOptions, TeacherPaths, coarse_ends, draw_local, draw_paths, snr_times
 from sdesig.sigdeg.cells import SolverCell
 from sdesig.sigdeg.networks import in_precision
 from sdesig.sigdeg.path_cache import PathCache
 from sdesig.sigdeg.sig_deg import SigDEG
-from sdesig.sigdeg.training import MOST, TrainingOptions, begin, train
-from sdesig.sigdeg.training_data import Data, check_data, draw_rows
+from sdesig.sigdeg.training import MOST, TrainingOptions, begin, part_numbers, train
+from sdesig.sigdeg.training_data import Data, check_data, draw_rows, on_device
+from sdesig.solvers.driver import all_finite
 
 ROUNDING = 1e-12
 """Mean squares below this are rounding errors, in units of the variance of the data."""
 
 LOCAL_STEPS = 8
 """Steps of a grid, drawn at random, that a local iteration trains."""
+
+AHEAD = 64
+"""Iterations, or parts of iterations, whose choices are read from the device together."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,58 @@ class DistillOptions:
     def described(self) -> dict[str, Any]:
         """The options as runs record them, JSON-serializable: `teacher_options` is called "teacher" there."""
         return {"teacher" if name == "teacher_options" else name: value for name, value in asdict(self).items()}
+
+
+class _Choices(NamedTuple):
+    """First draws of an iteration: the number of steps, numbers of steps or of a shard, and the generator after it."""
+
+    generator: torch.Generator
+    steps: int
+    chosen: Sequence[int]
+
+
+class _Ahead:
+    """The choices of iterations, which are drawn on the device and made on the CPU: read for many of them at once.
+
+    For every read waits for the device. The seed of an iteration decides, and so it does not matter when it is drawn.
+
+    Args:
+        options: of the distillation.
+        device: device of the generators.
+        choose: (iteration, steps, generator) -> int64 (n,), what else an iteration chooses.
+    """
+
+    def __init__(
+        self,
+        options: DistillOptions,
+        device: torch.device,
+        choose: Callable[[int, int, torch.Generator], Tensor],
+    ) -> None:
+        self._options, self._device, self._choose = options, device, choose
+        self._known: dict[int, _Choices] = {}
+
+    def of(self, iteration: int, generator: torch.Generator) -> _Choices:
+        """The choices of an iteration's part, whose generator this is."""
+        if generator.initial_seed() not in self._known:
+            self._known = self._read(iteration)
+        return self._known.pop(generator.initial_seed())
+
+    def _read(self, first: int) -> dict[int, _Choices]:
+        training = self._options.training
+        numbers = part_numbers(training)
+        last = min(first + max(1, AHEAD // len(numbers)), training.iterations)
+        parts = [
+            (k, generator_for("training", training.seed, k, *own, device=self._device))
+            for k in range(first, last)
+            for own in numbers
+        ]
+        steps = _read_steps(self._options.steps, [generator for _, generator in parts])
+        chosen = [self._choose(k, n, generator) for (k, generator), n in zip(parts, steps, strict=True)]
+        found = iter(torch.cat(chosen).tolist())
+        return {
+            generator.initial_seed(): _Choices(generator, n, list(islice(found, len(own))))
+            for (_, generator), n, own in zip(parts, steps, chosen, strict=True)
+        }
 
 
 def distill(
@@ -137,7 +195,8 @@ def distill(
         "cell": student.kind,
     }
     begin(folder, options.training, described)
-    sde = CanonicalSDE(teacher, reference=student.space.reference)
+    device, sde = student.space.device, CanonicalSDE(teacher, reference=student.space.reference)
+    samples = None if data is None else on_device(data, device)
     paths = None
     if options.pairs != "local" and options.paths > 0:
         paths = PathCache(
@@ -156,24 +215,34 @@ def distill(
         "both": round(options.local_share * options.training.iterations),
     }[options.pairs]
 
-    def loss(iteration: int, generator: torch.Generator) -> tuple[Tensor, int]:
-        steps = _draw_steps(options.steps, generator)
+    def choose(iteration: int, steps: int, generator: torch.Generator) -> Tensor:
         if iteration < local_iterations:
-            assert data is not None
+            return _draw_local_steps(steps, generator)
+        return torch.zeros(0, dtype=torch.int64, device=device) if paths is None else paths.draw_shard(generator)
+
+    ahead = _Ahead(options, device, choose)
+
+    def loss(iteration: int, generator: torch.Generator) -> tuple[Tensor, int]:
+        generator, steps, chosen = ahead.of(iteration, generator)
+        fine, recompute = options.teacher_options, options.recompute
+        if iteration < local_iterations:
+            assert samples is not None
             rows = options.evaluations // min(steps, LOCAL_STEPS)
-            fine = options.teacher_options
-            error = local_loss(student, sde, data, steps, rows, fine, generator, recompute=options.recompute)
+            error = local_loss(student, sde, samples, steps, rows, fine, generator, chosen=chosen, recompute=recompute)
             return _log(error, student), options.evaluations
         rows = max(2, options.evaluations // steps)
         if paths is None:
-            drawn = draw_paths(teacher, student.space, options.teacher_options, rows, generator=generator)
+            drawn = draw_paths(teacher, student.space, fine, rows, generator=generator, watch=False)
         else:
-            drawn = paths.draw(rows, generator)
-        window, first = options.window, 0
-        if 0 < window < steps:
-            first = int(torch.randint(steps - window + 1, (1,), generator=generator, device=generator.device))
+            drawn = paths.draw(rows, generator, chosen[0])
+        starts = steps - options.window + 1 if 0 < options.window < steps else 1
+        first = 0
+        if paths is None or starts > 1:
+            random = torch.randint(starts, (1,), generator=generator, device=device)
+            first, finite = torch.cat([random, drawn.states[-1].isfinite().all()[None]]).tolist()  # one wait
+            _check_teacher(finite)
         coarse = drawn.coarse(steps)
-        error = rollout_loss(student, sde, coarse, first=first, window=window, recompute=options.recompute)
+        error = rollout_loss(student, sde, coarse, first=first, window=options.window, recompute=recompute)
         return _log(error, student), drawn.states.shape[1] * steps
 
     student.train()
@@ -225,24 +294,26 @@ def local_loss(
     teacher_options: TeacherOptions,
     generator: torch.Generator,
     *,
+    chosen: Sequence[int] | None = None,
     recompute: bool = False,
 ) -> Tensor:
     """Mean square of x - x_teacher after single steps that start on the exact marginal of data.
 
     Args:
-        steps: number of steps of a grid, of which `LOCAL_STEPS` at most are drawn.
+        steps: number of steps of a grid.
         rows: number of states per step.
         teacher_options: scheme and fine steps of the targets.
+        chosen: numbers of the steps, by default drawn: `LOCAL_STEPS` of them at most.
         recompute: see `DistillOptions`.
     """
     times = coarse_times(student, teacher_options, steps)
     per_step = max(1, teacher_options.steps // steps)
     fine = TeacherOptions(teacher_options.scheme, per_step, per_step)
-    errors = []
-    for k in torch.randperm(steps, generator=generator, device=generator.device)[:LOCAL_STEPS].tolist():
+    errors, ends = [], []
+    for k in _draw_local_steps(steps, generator).tolist() if chosen is None else chosen:
         start, end = times[k], times[k + 1]
         clean = draw_rows(data, rows, generator)
-        paths = draw_local(sde, fine, clean, start, end, depth=student.depth, generator=generator)
+        paths = draw_local(sde, fine, clean, start, end, depth=student.depth, generator=generator, watch=False)
         u = paths.states[0]
         with torch.no_grad():
             memory = (
@@ -253,7 +324,14 @@ def local_loss(
         (noise,) = student.cell.noise_by_step("additive", paths.signature)
         moved, _ = _move(student, recompute, sde, start, end, u, memory, noise)
         errors.append(_error(sde, moved, paths.states[1], end))
+        ends.append(paths.states[1])
+    _check_teacher(all_finite(torch.stack(ends)))
     return torch.stack(errors).mean()
+
+
+def _check_teacher(finite: bool | int) -> None:
+    if not finite:
+        raise FloatingPointError("the states of the teacher's paths are not finite; take more of its steps")
 
 
 def coarse_times(student: SigDEG, teacher_options: TeacherOptions, steps: int) -> Tensor:
@@ -263,9 +341,11 @@ def coarse_times(student: SigDEG, teacher_options: TeacherOptions, steps: int) -
 
 
 def _move(student: SigDEG, recompute: bool, *step: Any) -> tuple[Tensor, Any]:
-    if recompute:
-        return checkpoint(student.cell.advance, *step, use_reentrant=False)
-    return student.cell.advance(*step)
+    def advance(*step: Any) -> tuple[Tensor, Any]:
+        with unread():  # here, for autograd computes again in another thread
+            return student.cell.advance(*step)
+
+    return checkpoint(advance, *step, use_reentrant=False) if recompute else advance(*step)
 
 
 def _log(error: Tensor, student: SigDEG) -> Tensor:
@@ -274,11 +354,16 @@ def _log(error: Tensor, student: SigDEG) -> Tensor:
 
 
 def _error(sde: CanonicalSDE, u: Tensor, target: Tensor, end: Tensor) -> Tensor:
-    return ((u - target) / sde.reference.clock(end).to(u)).square().mean()
+    return ((u - target) / beside(sde.reference.clock(end), u)).square().mean()
 
 
-def _draw_steps(bounds: tuple[int, int], generator: torch.Generator) -> int:
-    """Log-uniform on the integers from bounds[0] to bounds[1]."""
+def _read_steps(bounds: tuple[int, int], generators: Sequence[torch.Generator]) -> list[int]:
+    """Log-uniform on the integers from bounds[0] to bounds[1], one from each generator."""
     low, high = bounds
-    uniform = torch.rand(1, generator=generator, device=generator.device).item()
-    return min(high, int(low * ((high + 1) / low) ** uniform))
+    uniform = torch.cat([torch.rand(1, generator=generator, device=generator.device) for generator in generators])
+    return [min(high, int(low * ((high + 1) / low) ** number)) for number in uniform.tolist()]
+
+
+def _draw_local_steps(steps: int, generator: torch.Generator) -> Tensor:
+    """Numbers of different steps, `LOCAL_STEPS` of them or all."""
+    return torch.randperm(steps, generator=generator, device=generator.device)[:LOCAL_STEPS]

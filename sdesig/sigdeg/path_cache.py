@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from sdesig import _processes as processes
@@ -95,26 +96,29 @@ class PathCache:
         self._device = space.device
         self._loaded: dict[int, TeacherPaths] = {}
 
-    def draw(self, rows: int, generator: torch.Generator) -> TeacherPaths:
-        """`rows` random paths of one random shard, or all of its paths if it has fewer."""
-        k = int(torch.randint(self.shards, (1,), generator=generator, device=generator.device))
+    def draw(self, rows: int, generator: torch.Generator, shard: int | None = None) -> TeacherPaths:
+        """`rows` random paths of one shard, by default a random one, or all of its paths if it has fewer."""
+        k = int(self.draw_shard(generator)) if shard is None else shard
         chosen = torch.randperm(self.rows, generator=generator, device=generator.device)[:rows]
         return self._shard(k).rows(chosen)
+
+    def draw_shard(self, generator: torch.Generator) -> Tensor:
+        """The number of a random shard, (1,)."""
+        return torch.randint(self.shards, (1,), generator=generator, device=generator.device)
 
     def _shard(self, k: int) -> TeacherPaths:
         """The paths of a shard, kept in memory once they are read, as long as there is room."""
         kept = self._loaded.get(k)
         if kept is not None:
             return kept
-        tensors = {name: value.to(self._device) for name, value in read_tensors(self._file(k)).items()}
+        tensors = read_tensors(self._file(k))
         _, cells, *values = self._shape
         wanted = {"coefficients": self._shape, "states": (cells + 1, *values), "times": (cells + 1,)}
         found = {name: tuple(value.shape) for name, value in tensors.items()}
         if found.keys() != {*wanted, "h"} or any(found[name] != shape for name, shape in wanted.items()):
             raise ValueError(f"{self._file(k)} must hold tensors of the shapes {wanted}; it holds {found}")
-        paths = TeacherPaths(
-            tensors["times"].cpu(), PartialSignature(tensors["h"], tensors["coefficients"]), tensors["states"]
-        )
+        signature = PartialSignature(tensors["h"].to(self._device), tensors["coefficients"].to(self._device))
+        paths = TeacherPaths(tensors["times"], signature, tensors["states"].to(self._device))
         if (len(self._loaded) + 1) * sum(math.prod(shape) for shape in wanted.values()) > NUMBERS:
             self._loaded.clear()
         self._loaded[k] = paths

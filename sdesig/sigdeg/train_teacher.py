@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from sdesig import _processes as processes
-from sdesig._checks import check_integer, check_real
+from sdesig._checks import check_integer, check_real, unread
 from sdesig.sigdeg.network_denoiser import NetworkDenoiser
 from sdesig.sigdeg.networks import NETWORKS, Network
 from sdesig.sigdeg.training import MOST, TrainingOptions, train
-from sdesig.sigdeg.training_data import Data, check_data, draw_rows, standard_deviation
+from sdesig.sigdeg.training_data import Data, check_data, draw_rows, on_device, standard_deviation
 
 LARGEST = 40.0
 """Largest |log sigma|: the square of sigma stays finite in float32."""
@@ -60,6 +60,7 @@ def train_teacher(
     if not abs(mean) + 8 * std <= LARGEST:
         raise ValueError(f"log_sigma must be (mean, std) with |mean| + 8 std <= {LARGEST:g}; got {log_sigma}")
     denoiser = NetworkDenoiser(network, standard_deviation(data)).train()
+    data = on_device(data, next(network.parameters()).device)
 
     def loss(iteration: int, generator: torch.Generator) -> tuple[Tensor, int]:
         clean = draw_rows(data, batch, generator)
@@ -70,7 +71,8 @@ def train_teacher(
             turned = torch.rand(batch, **options) < 0.5
             clean = torch.where(turned.reshape(-1, *[1] * len(network.event)), clean.flip(-1), clean)
         scale = sigma.reshape(-1, *[1] * len(network.event))
-        residual = denoiser.denoiser(clean + scale * noise, sigma) - clean
+        with unread():
+            residual = denoiser.denoiser(clean + scale * noise, sigma) - clean
         weight = (scale**2 + denoiser.sigma_data**2) / (scale * denoiser.sigma_data) ** 2
         return (weight * residual.square()).mean(), batch
 

@@ -244,6 +244,11 @@ def train(
     return average
 
 
+def part_numbers(options: TrainingOptions) -> list[tuple[int, ...]]:
+    """What tells this process's parts of an iteration apart in its seeds: a number each, or nothing if there is one."""
+    return [()] if options.parts == 1 else [(number,) for number in processes.share(options.parts)]
+
+
 def begin(out: Path, options: TrainingOptions, recorded: Mapping[str, Any]) -> None:
     """Record the options of a run. `train` does it too; call this first where other work precedes the training.
 
@@ -282,8 +287,7 @@ def _gradients(
     for parameter in parameters:
         parameter.grad = None
     value, count = torch.zeros((), device=device), 0
-    for number in processes.share(options.parts):
-        own = () if options.parts == 1 else (number,)
+    for own in part_numbers(options):
         generator = generator_for("training", options.seed, iteration, *own, device=device)
         with seeded(seed_for("global", options.seed, iteration, *own), device):
             of_part, samples_of_part = loss(iteration, generator)

@@ -46,6 +46,11 @@ def check_data(data: Data, event: Sequence[int]) -> None:
         raise ValueError("data must be finite")
 
 
+def on_device(data: Data, device: torch.device) -> Data:
+    """Data that rows are taken of without a wait for the device: a tensor there, and other data as they are."""
+    return data.to(device) if isinstance(data, Tensor) else data
+
+
 def draw_rows(data: Data, n: int, generator: torch.Generator) -> Tensor:
     """n samples, with repetition, on the device of the generator: (n, *event)."""
     rows = torch.randint(len(data), (n,), generator=generator, device=generator.device)

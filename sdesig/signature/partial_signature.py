@@ -92,6 +92,14 @@ class PartialSignature:
                 f"h must be the same for all coordinates beside a levy_area; got shape {tuple(self.h.shape)}"
             )
 
+    @classmethod
+    def unchecked(cls, h: Tensor, coefficients: Tensor, levy_area: Area = None) -> PartialSignature:
+        """The value of parts that are known to be right: on a device to look at h would be to wait for it."""
+        value = object.__new__(cls)
+        shape, dtype, device = tuple(coefficients.shape[1:]), coefficients.dtype, coefficients.device
+        value.__dict__.update(h=fit_step(h, shape, dtype, device), coefficients=coefficients, _area=levy_area)
+        return value
+
     @property
     def depth(self) -> int:
         """Number of Legendre coefficients."""
@@ -180,7 +188,7 @@ class PartialSignature:
     def truncate(self, depth: int) -> PartialSignature:
         """The same step, with the first `depth` coefficients only."""
         self._require(check_integer("depth", depth, 1), "truncate")
-        return PartialSignature(self.h, self.coefficients[:depth], self._map_area(lambda area: area))
+        return PartialSignature.unchecked(self.h, self.coefficients[:depth], self._map_area(lambda area: area))
 
     def without_area(self) -> PartialSignature:
         """The same step, its Levy area forgotten."""
@@ -213,7 +221,7 @@ class PartialSignature:
             area = chen_area(
                 torch.stack([self.levy_area, later.levy_area]), torch.stack([self.increment, later.increment])
             )
-        return PartialSignature(h, coefficients, area)
+        return PartialSignature.unchecked(h, coefficients, area)
 
     def split(self, at: float | Tensor, *, generator: torch.Generator) -> tuple[PartialSignature, PartialSignature]:
         """Values on [s, s + at] and [s + at, s + h], drawn from their exact conditional law given this one.
@@ -235,7 +243,7 @@ class PartialSignature:
         shape = (2 * self.depth, *self.shape)
         normals = torch.randn(shape, generator=generator, dtype=self.dtype, device=self.device)
         first, second = legendre.split_coefficients(self.coefficients, normals, at, self.h - at)
-        return PartialSignature(at, first), PartialSignature(self.h - at, second)
+        return PartialSignature.unchecked(at, first), PartialSignature.unchecked(self.h - at, second)
 
     def reverse(self) -> PartialSignature:
         """The value of the time-reversed path u -> W_{s+h-u}: (W, H, K, A) -> (-W, H, -K, -A), h unchanged.
@@ -244,7 +252,7 @@ class PartialSignature:
         """
         signs = self.coefficients.new_tensor([-1.0 if k % 2 == 0 else 1.0 for k in range(self.depth)])
         coefficients = self.coefficients * signs.view(-1, *[1] * len(self.shape))
-        return PartialSignature(self.h, coefficients, self._map_area(torch.neg))
+        return PartialSignature.unchecked(self.h, coefficients, self._map_area(torch.neg))
 
     def __repr__(self) -> str:
         """One line, without numbers; an area is not drawn for it."""
@@ -265,7 +273,7 @@ class PartialSignature:
         h = self.h
         if h.ndim:
             h = h[index] if len(h) > 1 else (h[0] if isinstance(index, int) else h)
-        return PartialSignature(h, self.coefficients[:, index], self._map_area(lambda area: area[index]))
+        return PartialSignature.unchecked(h, self.coefficients[:, index], self._map_area(lambda area: area[index]))
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles hold the area itself."""
@@ -336,7 +344,7 @@ def join_steps(signatures: PartialSignature, ends: Sequence[int]) -> PartialSign
         else:
             joined.append(torch.einsum("n...ij,jn...->i...", matrix.to(parts), parts))
     sums = torch.stack([lengths[start:stop].sum(0) for start, stop in pairwise(bounds)])
-    return PartialSignature(sums, torch.stack(joined, 1))
+    return PartialSignature.unchecked(sums, torch.stack(joined, 1))
 
 
 def fit_step(h: Tensor, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, name: str = "h") -> Tensor:

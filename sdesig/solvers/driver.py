@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sdesig._checks import check_choice
+from sdesig._checks import check_choice, unread
 from sdesig._memory import rows_at_once
 from sdesig.brownian import BrownianPath
 from sdesig.sde.base import SDELike
@@ -77,6 +77,8 @@ def run_steps(
     signatures: Iterable[PartialSignature],
     callback: Callback | None = None,
     save: Save = "all",
+    *,
+    watch: bool = True,
 ) -> Tensor:
     """The loop of `solve`, on partial signatures that are at hand, and without its checks of arguments.
 
@@ -84,6 +86,8 @@ def run_steps(
         scheme, sde, y0, times, callback, save: as in `solve`; the SDE in the scheme's calculus, the times on the CPU.
         structure: what the scheme may exploit of the noise, from `Scheme.check`.
         signatures: stacks of steps, one after the other, len(times) - 1 steps in all.
+        watch: whether to look for states that are not finite, every 16 steps and at the end, for which a device is
+            waited for; else the caller does.
 
     Returns, raises: as `solve`.
     """
@@ -93,25 +97,27 @@ def run_steps(
     ends, saved = times.unbind(), {*kept}
     y, memory, done = y0, scheme.start(sde, ends[0], y0), 0
     states, unseen = [y0] if 0 in saved else [], []
-    for stack in signatures:
-        for noise in scheme.noise_by_step(structure, stack):
-            y, memory = scheme.advance(sde, ends[done], ends[done + 1], y, memory, noise)
-            done += 1
-            unseen.append(y)
-            if done in saved:
-                states.append(y)
-            if len(unseen) == _CHECK_EVERY:
-                if not all_finite(y):
-                    _raise_not_finite(torch.stack(unseen), range(done + 1 - len(unseen), done + 1), times)
-                unseen.clear()
-            if callback is not None:
-                callback(done, times[done], y)
+    with unread():
+        for stack in signatures:
+            for noise in scheme.noise_by_step(structure, stack):
+                y, memory = scheme.advance(sde, ends[done], ends[done + 1], y, memory, noise)
+                done += 1
+                if watch:
+                    unseen.append(y)
+                if done in saved:
+                    states.append(y)
+                if len(unseen) == _CHECK_EVERY:
+                    if not all_finite(y):
+                        _raise_not_finite(torch.stack(unseen), range(done + 1 - len(unseen), done + 1), times)
+                    unseen.clear()
+                if callback is not None:
+                    callback(done, times[done], y)
     if unseen and not all_finite(y):
         _raise_not_finite(torch.stack(unseen), range(done + 1 - len(unseen), done + 1), times)
     if save == "last":
         return y
     solution = torch.stack(states)
-    if not all_finite(solution):
+    if watch and not all_finite(solution):
         _raise_not_finite(solution, kept, times)
     return solution
 
