@@ -17,7 +17,7 @@ from sdesig.brownian.master_grid import MasterGrid
 from sdesig.brownian.philox import GENERATOR_VERSION, check_seeds
 from sdesig.brownian.tree import ConditionalTree
 from sdesig.signature.areas.levy_area import check_memory
-from sdesig.signature.partial_signature import PartialSignature, check_root
+from sdesig.signature.partial_signature import PartialSignature, check_root, unchecked
 
 Times = Sequence[float] | np.ndarray | Tensor
 
@@ -330,6 +330,9 @@ class BrownianPath(torchsde.BaseBrownian):
             number = prefetched[0].get((ends[0], ends[1]))
             if number is not None:
                 return prefetched[1][number]
+        if isinstance(self._source, ConditionalTree):
+            h, coefficients, _ = self._values(ends)
+            return unchecked(h[0].to(torch.promote_types(self._dtype, torch.float32)), coefficients[:, 0])
         return PartialSignature(*self._values(ends))[0]
 
     def _check_inside(self, times: list[float]) -> np.ndarray:

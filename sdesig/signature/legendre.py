@@ -92,6 +92,25 @@ def parts_to_whole(lengths: Tensor, depth: int) -> Tensor:
     return part_to_whole((ends - lengths) / ends[-1], lengths / ends[-1], depth)
 
 
+def join_matrix(starts: np.ndarray, lengths: np.ndarray, depth: int) -> np.ndarray:
+    """[C_1, ..., C_n] of `part_to_whole`, one beside the other; in closed form where a quadrature would take longer.
+
+    Args:
+        starts, lengths: (n,), as in `part_to_whole`.
+
+    Returns:
+        float64 (depth, n depth).
+    """
+    if depth > 2:
+        return part_to_whole(starts, lengths, depth).swapaxes(0, 1).reshape(depth, -1)
+    matrix = np.zeros((depth, len(starts), depth))
+    matrix[0, :, 0] = root = np.sqrt(lengths)
+    if depth == 2:
+        matrix[1, :, 0] = math.sqrt(3) * root * (2.0 * starts + lengths - 1.0)
+        matrix[1, :, 1] = root * lengths
+    return matrix.reshape(depth, -1)
+
+
 def halves_to_whole(first: float | Tensor, second: float | Tensor, depth: int) -> Tensor:
     """[C_first, C_second] for a step cut into two parts.
 
@@ -176,21 +195,28 @@ def apply_in_order(matrix: Tensor, coefficients: Sequence[Tensor] | Tensor) -> T
 
 
 def split_coefficients(
-    coefficients: Tensor, normals: Tensor, first: float | Tensor, second: float | Tensor
-) -> tuple[Tensor, Tensor]:
+    coefficients: Array, normals: Array, first: float | Tensor, second: float | Tensor
+) -> tuple[Array, Array]:
     """Coefficients xi of a step to those of its two parts, by their exact conditional law.
 
     The parts of an unrelated step are 2 depth iid normals z, its own coefficients P z (`halves_to_whole`, with
     orthonormal rows); z + P^T (xi - P z) has the law of the parts given that the step's coefficients are xi.
 
     Args:
-        coefficients: (depth, *shape).
-        normals: (2 depth, *shape), N(0, 1).
-        first, second: lengths of the parts, zero-dimensional or broadcastable to `shape`.
+        coefficients: (depth, *shape), or a numpy array (depth, n).
+        normals: (2 depth, *shape) or (2 depth, n), N(0, 1).
+        first, second: lengths of the parts, zero-dimensional or broadcastable to `shape`; floats beside numpy arrays.
     """
-    join = halves_to_whole(first, second, len(coefficients))
-    parts = normals + apply(join.mT, coefficients - apply(join, normals))
-    return parts[: len(coefficients)], parts[len(coefficients) :]
+    depth = len(coefficients)
+    if isinstance(coefficients, np.ndarray):
+        share = first / (first + second)
+        join = join_matrix(np.array([0.0, share]), np.array([share, second / (first + second)]), depth)
+        join = join.astype(coefficients.dtype)
+        parts = normals + join.T @ (coefficients - join @ normals)
+    else:
+        join = halves_to_whole(first, second, depth)
+        parts = normals + apply(join.mT, coefficients - apply(join, normals))
+    return parts[:depth], parts[depth:]
 
 
 @functools.lru_cache(maxsize=256)

@@ -265,7 +265,7 @@ class PartialSignature:
         h = self.h
         if h.ndim:
             h = h[index] if len(h) > 1 else (h[0] if isinstance(index, int) else h)
-        return PartialSignature(h, self.coefficients[:, index], self._map_area(lambda area: area[index]))
+        return unchecked(h, self.coefficients[:, index], self._map_area(lambda area: area[index]))
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles hold the area itself."""
@@ -308,6 +308,17 @@ class PartialSignature:
     def _require(self, depth: int, what: str) -> None:
         if self.depth < depth:
             raise ValueError(f"{what} needs depth >= {depth}; this partial signature has depth {self.depth}")
+
+
+def unchecked(h: Tensor, coefficients: Tensor, area: Area = None) -> PartialSignature:
+    """A `PartialSignature` of values that are known to fit each other: its checks cost more than a small step.
+
+    Args:
+        h: with as many axes as a value, or of shape (), in the values' dtype, but at least float32.
+    """
+    value = object.__new__(PartialSignature)
+    value.__dict__.update(h=h, coefficients=coefficients, _area=area)
+    return value
 
 
 def join_steps(signatures: PartialSignature, ends: Sequence[int]) -> PartialSignature:
