@@ -331,8 +331,9 @@ class BrownianPath(torchsde.BaseBrownian):
             if number is not None:
                 return prefetched[1][number]
         if isinstance(self._source, ConditionalTree):
-            h, coefficients, _ = self._values(ends)
-            return unchecked(h[0].to(torch.promote_types(self._dtype, torch.float32)), coefficients[:, 0])
+            h, coefficients = self._source.step(*ends.tolist())
+            coefficients = coefficients.to(self._dtype)
+            return unchecked(h, -coefficients if self._reflected else coefficients)
         return PartialSignature(*self._values(ends))[0]
 
     def _check_inside(self, times: list[float]) -> np.ndarray:

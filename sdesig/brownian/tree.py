@@ -6,6 +6,7 @@ import bisect
 import math
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -33,7 +34,6 @@ class _Node:
     stop: float
     coefficients: Values | None
     parts: tuple[_Node, _Node] | None = None
-    leaves: int = 1
 
 
 class ConditionalTree:
@@ -41,7 +41,8 @@ class ConditionalTree:
 
     The leaves of a binary tree hold the coefficients between neighbouring times queried so far. A new time splits one
     leaf by its conditional law given the leaf (white noise is independent elsewhere); an interval is joined from
-    O(log n) nodes in one batch. Unbalanced subtrees are rebuilt, so the cost per query stays O(log n) for any order.
+    O(log n) nodes in one batch. Subtrees that are too deep are rebuilt (Galperin, Rivest: Scapegoat trees, SODA 1993),
+    so the cost per query stays O(log n) for any order.
     Values are of the dtype, but at least float32. Threads may share a tree. What is drawn in inference mode is kept as
     ordinary tensors, for it may be asked for again where gradients are wanted.
 
@@ -61,19 +62,21 @@ class ConditionalTree:
         device: torch.device,
     ) -> None:
         self._root = _Node(t0, t1, None)
+        self._cuts = {t0, t1}  # the ends of the leaves
         self._times = [t0, t1]
         self._positions = [0.0, 1.0]
         inner = clock.position(np.nextafter([t0, t1], [t1, t0]), t0, t1)
         self._rounding = max(_ROUNDING, 4.0 * float(np.abs(inner - [0.0, 1.0]).max()))
         self._initial: Tensor | None = None
         self._shape = shape
+        self._numbers = math.prod(shape)
         self._depth = depth
         self._clock = clock
         self._generator = generator
         self._dtype = torch.promote_types(dtype, torch.float32)
         self._device = device
         scalar = not isinstance(clock.length(t0, t1), Tensor)
-        self._in_numpy = device.type == "cpu" and scalar and depth * math.prod(shape) <= _FEW
+        self._in_numpy = device.type == "cpu" and scalar and depth * self._numbers <= _FEW
         self._lock = threading.RLock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -118,23 +121,36 @@ class ConditionalTree:
         """(depth, n, *shape) on the n intervals between n + 1 increasing times in [t0, t1]."""
         times = ends.tolist()
         with self._lock, torch.inference_mode(False):
-            root = self._root
-            if root.parts is None and root.coefficients is None:
+            if self._root.parts is None and self._root.coefficients is None:
                 # Nothing is known yet: the intervals of a grid given in advance are independent leaves, drawn at once.
-                cuts = sorted({root.start, *times, root.stop})
-                values = self._normals(self._depth * (len(cuts) - 1))
-                values = values.reshape(self._depth, len(cuts) - 1, *values.shape[1:])
+                self._cuts.update(times)
+                cuts = sorted(self._cuts)
+                values = self._normals(self._depth, len(cuts) - 1)
                 self._root = _balanced([_Node(s, t, values[:, k]) for k, (s, t) in enumerate(pairwise(cuts))])
                 first = cuts.index(times[0])
                 return self._tensor(values[:, first : first + len(times) - 1])
-            for time in times:
-                self._cut(time)
+            self._cut(times)
             steps = [self._between(s, t) for s, t in pairwise(times)]
             return self._tensor(np.stack(steps, 1) if self._in_numpy else torch.stack(steps, 1))
 
-    def _normals(self, count: int) -> Values:
-        """(count, *shape), or (count, numbers of a value) as a numpy array."""
-        shape = (count, math.prod(self._shape)) if self._in_numpy else (count, *self._shape)
+    def step(self, s: float, t: float) -> tuple[Tensor, Tensor]:
+        """Length, with as many axes as a value, and coefficients (depth, *shape) on one interval, in little time."""
+        if not self._in_numpy:
+            ends = np.array([s, t])
+            h = self.lengths(ends)[0]
+            h = h.reshape(*[1] * (len(self._shape) - h.ndim), *h.shape).to(self._device, self._dtype)
+            return h, self.coefficients(ends)[:, 0]
+        with self._lock:
+            if self._root.parts is None and self._root.coefficients is None:
+                self.coefficients(np.array([s, t]))
+            self._cut([s, t])
+            values = self._between(s, t).copy()
+        h = np.array(self._clock.length(s, t), values.dtype, ndmin=len(self._shape))
+        return torch.from_numpy(h), self._tensor(values)
+
+    def _normals(self, *count: int) -> Values:
+        """(*count, *shape), or (*count, numbers of a value) as a numpy array."""
+        shape = (*count, self._numbers) if self._in_numpy else (*count, *self._shape)
         normals = torch.randn(shape, generator=self._generator, dtype=self._dtype, device=self._device)
         return normals.numpy() if self._in_numpy else normals
 
@@ -142,34 +158,30 @@ class ConditionalTree:
         """The values (..., *shape)."""
         if isinstance(values, Tensor):
             return values
-        return torch.from_numpy(values).view(*values.shape[:-1], *self._shape)
+        with torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext():
+            return torch.from_numpy(values).view(*values.shape[:-1], *self._shape)
 
-    def _cut(self, time: float) -> None:
-        """Make `time` an end of leaves."""
+    def _cut(self, times: list[float]) -> None:
+        """Make the times ends of leaves."""
         # Say [0, 1] was cut at .5 and its first half at .25: leaves [0, .25], [.25, .5], [.5, 1] under the inner nodes
         # [0, 1] and [0, .5]. The time .7 goes down to the leaf [.5, 1], which is given two parts by their law given
-        # its own coefficients; 4 leaves then are under [0, 1]. The step [.25, .7] is joined from [.25, .5], [.5, .7].
-        path = []
-        node = self._root
-        while node.parts is not None:
-            path.append(node)
-            middle = node.parts[1].start
-            if time == middle:
-                return
-            node = node.parts[time > middle]
-        if time in (node.start, node.stop):
+        # its own coefficients. The step [.25, .7] is joined from [.25, .5] and [.5, .7].
+        new = [time for time in times if time not in self._cuts]
+        if not new:
             return
-        lengths = self._clock.length(node.start, time), self._clock.length(time, node.stop)
-        first, second = legendre.split_coefficients(self._value(node), self._normals(2 * self._depth), *lengths)
-        node.parts = _Node(node.start, time, first), _Node(time, node.stop, second)
-        path.append(node)
-        for ancestor in path:
-            ancestor.leaves += 1
-        for ancestor, heavier in pairwise(path):
-            # Along the path only: the other part did not grow.
-            if heavier.leaves > 0.75 * ancestor.leaves + 1:
-                ancestor.parts = _balanced(_highest(ancestor, lambda part: part.parts is None)).parts
-                break
+        length = self._clock.length
+        for time, normals in zip(new, self._normals(len(new), 2 * self._depth), strict=True):
+            path = []
+            node = self._root
+            while node.parts is not None:
+                path.append(node)
+                node = node.parts[time > node.parts[1].start]
+            lengths = length(node.start, time), length(time, node.stop)
+            first, second = legendre.split_coefficients(self._value(node), normals, *lengths)
+            node.parts = _Node(node.start, time, first), _Node(time, node.stop, second)
+            self._cuts.add(time)
+            if len(path) + 1 > _most_depth(len(self._cuts) - 1):
+                _rebuild([*path, node])
 
     def _between(self, s: float, t: float) -> Values:
         """(depth, *shape) on [s, t], both ends of leaves."""
@@ -190,15 +202,16 @@ class ConditionalTree:
 
     def _join(self, s: float, t: float, parts: list[_Node]) -> Values:
         """(depth, *shape) on [s, t] from adjoining nodes, the earliest first."""
-        starts, stops = np.array([part.start for part in parts]), np.array([part.stop for part in parts])
-        whole = self._clock.length(s, t)
-        shares = self._clock.length(s, starts) / whole, self._clock.length(starts, stops) / whole
+        length = self._clock.length
         values = [self._value(part) for part in parts]
         if self._in_numpy:
-            matrix = legendre.join_matrix(*shares, self._depth)
-            return matrix.astype(values[0].dtype) @ np.concatenate(values)
-        matrix = torch.as_tensor(legendre.part_to_whole(*shares, self._depth))
-        matrix = matrix.movedim(0, -2).flatten(-2)  # the parts' coefficients one below the other
+            lengths = [length(part.start, part.stop) for part in parts]
+            matrix = legendre.join_matrix(lengths, self._depth, values[0].dtype)
+            return matrix.dot(np.concatenate(values))
+        starts, stops = (np.array([getattr(part, end) for part in parts]) for end in ("start", "stop"))
+        whole = length(s, t)
+        matrix = legendre.part_to_whole(length(s, starts) / whole, length(starts, stops) / whole, self._depth)
+        matrix = torch.as_tensor(matrix).movedim(0, -2).flatten(-2)  # the parts' coefficients one below the other
         return legendre.apply(matrix, torch.cat(values))
 
 
@@ -244,10 +257,33 @@ def _highest(node: _Node, wanted: Callable[[_Node], bool]) -> list[_Node]:
     return found
 
 
+def _most_depth(leaves: int) -> float:
+    """A leaf is below at most so many others; a tree with no node of more than 3/4 of the leaves above it is like this."""
+    return math.log(leaves) / math.log(4 / 3)
+
+
+def _rebuild(path: list[_Node]) -> None:
+    """Balance the lowest node on the way down to a new leaf that is too deep for its number of leaves."""
+    leaves, below = 2, path[-1]
+    for depth, node in enumerate(reversed(path), 1):
+        assert node.parts is not None
+        if node is not below:
+            other = node.parts[node.parts[0] is below]
+            leaves += len(_highest(other, _is_leaf))
+        if depth > _most_depth(leaves):
+            node.parts = _balanced(_highest(node, _is_leaf)).parts
+            return
+        below = node
+
+
+def _is_leaf(node: _Node) -> bool:
+    return node.parts is None
+
+
 def _balanced(leaves: list[_Node]) -> _Node:
     """A balanced tree over adjoining leaves; inner nodes are joined when they are first asked for."""
     if len(leaves) == 1:
         return leaves[0]
     middle = len(leaves) // 2
     first, second = _balanced(leaves[:middle]), _balanced(leaves[middle:])
-    return _Node(first.start, second.stop, None, (first, second), len(leaves))
+    return _Node(first.start, second.stop, None, (first, second))

@@ -25,6 +25,8 @@ from torch import Tensor
 Array = TypeVar("Array", Tensor, np.ndarray)
 """Tensors, which have gradients and devices, or numpy arrays, whose operations on a few numbers cost far less."""
 
+_SQRT_3 = math.sqrt(3)
+
 
 def orthonormal_legendre(x: Array, depth: int, axis: int = 0) -> Array:
     """p_0(x), ..., p_{depth-1}(x), along a new axis: shape (depth, *x.shape) by default."""
@@ -92,23 +94,26 @@ def parts_to_whole(lengths: Tensor, depth: int) -> Tensor:
     return part_to_whole((ends - lengths) / ends[-1], lengths / ends[-1], depth)
 
 
-def join_matrix(starts: np.ndarray, lengths: np.ndarray, depth: int) -> np.ndarray:
-    """[C_1, ..., C_n] of `part_to_whole`, one beside the other; in closed form where a quadrature would take longer.
+def join_matrix(lengths: Sequence[float], depth: int, dtype: np.typing.DTypeLike = np.float64) -> np.ndarray:
+    """[C_1, ..., C_n] of `parts_to_whole`, one beside the other: (depth, n depth), for calls where microseconds count.
 
-    Args:
-        starts, lengths: (n,), as in `part_to_whole`.
-
-    Returns:
-        float64 (depth, n depth).
+    In closed form at the depths where a quadrature takes longer.
     """
-    if depth > 2:
-        return part_to_whole(starts, lengths, depth).swapaxes(0, 1).reshape(depth, -1)
-    matrix = np.zeros((depth, len(starts), depth))
-    matrix[0, :, 0] = root = np.sqrt(lengths)
+    whole = sum(lengths)
+    shares = [length / whole for length in lengths]
+    if depth == 1:
+        return np.array([[math.sqrt(share) for share in shares]], dtype)
     if depth == 2:
-        matrix[1, :, 0] = math.sqrt(3) * root * (2.0 * starts + lengths - 1.0)
-        matrix[1, :, 1] = root * lengths
-    return matrix.reshape(depth, -1)
+        first, second, start = [], [], 0.0
+        for share in shares:
+            root = math.sqrt(share)
+            first += (root, 0.0)
+            second += (_SQRT_3 * root * (2.0 * start + share - 1.0), root * share)
+            start += share
+        return np.array([first, second], dtype)
+    ends = np.cumsum(shares)
+    matrices = part_to_whole(ends - shares, np.array(shares), depth)
+    return matrices.swapaxes(0, 1).reshape(depth, -1).astype(dtype)
 
 
 def halves_to_whole(first: float | Tensor, second: float | Tensor, depth: int) -> Tensor:
@@ -209,10 +214,8 @@ def split_coefficients(
     """
     depth = len(coefficients)
     if isinstance(coefficients, np.ndarray):
-        share = first / (first + second)
-        join = join_matrix(np.array([0.0, share]), np.array([share, second / (first + second)]), depth)
-        join = join.astype(coefficients.dtype)
-        parts = normals + join.T @ (coefficients - join @ normals)
+        join = join_matrix((first, second), depth, coefficients.dtype)
+        parts = normals + join.T.dot(coefficients - join.dot(normals))
     else:
         join = halves_to_whole(first, second, depth)
         parts = normals + apply(join.mT, coefficients - apply(join, normals))
