@@ -275,6 +275,10 @@ class BrownianPath(torchsde.BaseBrownian):
         if ends[0] == ends[1]:
             zero = torch.zeros(self._shape, dtype=self._dtype, device=self._device)
             values = [zero] + [zero] * return_U + [zero[..., None] * zero[..., None, :]] * return_A
+        elif self._prefetched is None and isinstance(self._source, ConditionalTree) and self._source.small:
+            start, stop = ends.tolist()
+            values = self._source.words(start, stop, 2 if return_U else 1)
+            values = [-word for word in values] if self._reflected else values
         else:
             step = self._single_step(ends)
             values = [step.increment]

@@ -6,7 +6,6 @@ import bisect
 import math
 import threading
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -22,8 +21,8 @@ _ROUNDING = 1e-12  # positions in the clock that are as close as this, or as fou
 _FEW = 2**15  # so many numbers torch, too, handles in one thread; the calls of its operations are most of the time
 
 
-Values = Tensor | np.ndarray
-"""Coefficients of a step as a tree keeps them: (depth, *shape), or (depth, numbers of a value) in numpy."""
+Values = Any
+"""Coefficients of a step as a tree keeps them: a tensor (depth, *shape), or numpy's (depth, numbers of a value)."""
 
 
 @dataclass(eq=False, slots=True)
@@ -46,8 +45,9 @@ class ConditionalTree:
     Values are of the dtype, but at least float32. Threads may share a tree. What is drawn in inference mode is kept as
     ordinary tensors, for it may be asked for again where gradients are wanted.
 
-    A query does a dozen operations on one step's coefficients. On the CPU, with one clock for all coordinates, few of
-    them are numpy arrays (depth, numbers of a value), on which an operation takes a fraction of what it takes in torch.
+    Attributes:
+        small: whether a step's coefficients are few, on the CPU, with one clock for all coordinates, in a precision of
+            numpy. Then they are numpy arrays: a query does dozens of operations, and a small one takes far less there.
     """
 
     def __init__(
@@ -75,8 +75,8 @@ class ConditionalTree:
         self._generator = generator
         self._dtype = torch.promote_types(dtype, torch.float32)
         self._device = device
-        scalar = not isinstance(clock.length(t0, t1), Tensor)
-        self._in_numpy = device.type == "cpu" and scalar and depth * self._numbers <= _FEW
+        in_numpy = device.type == "cpu" and dtype == self._dtype and not isinstance(clock.length(t0, t1), Tensor)
+        self.small = in_numpy and depth * self._numbers <= _FEW
         self._lock = threading.RLock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -98,11 +98,13 @@ class ConditionalTree:
             return np.array([self._known(*pair) for pair in zip(times.tolist(), positions, strict=True)])
 
     def _known(self, time: float, position: float) -> float:
-        at = bisect.bisect(self._positions, position)
-        for k in (at - 1, at):
-            if 0 <= k < len(self._times) and abs(self._positions[k] - position) < self._rounding:
-                return self._times[k]
-        self._positions.insert(at, position)
+        known = self._positions
+        at = bisect.bisect(known, position)
+        if at > 0 and position - known[at - 1] < self._rounding:
+            return self._times[at - 1]
+        if at < len(known) and known[at] - position < self._rounding:
+            return self._times[at]
+        known.insert(at, position)
         self._times.insert(at, time)
         return time
 
@@ -129,39 +131,55 @@ class ConditionalTree:
                 self._root = _balanced([_Node(s, t, values[:, k]) for k, (s, t) in enumerate(pairwise(cuts))])
                 first = cuts.index(times[0])
                 return self._tensor(values[:, first : first + len(times) - 1])
-            self._cut(times)
+            for time in times:
+                self._cut(time)
             steps = [self._between(s, t) for s, t in pairwise(times)]
-            return self._tensor(np.stack(steps, 1) if self._in_numpy else torch.stack(steps, 1))
+            return self._tensor(np.stack(steps, 1) if self.small else torch.stack(steps, 1))
 
     def step(self, s: float, t: float) -> tuple[Tensor, Tensor]:
-        """Length, with as many axes as a value, and coefficients (depth, *shape) on one interval, in little time."""
-        if not self._in_numpy:
+        """Length, with as many axes as a value, and coefficients (depth, *shape) on one interval, in less time."""
+        if not self.small:
             ends = np.array([s, t])
             h = self.lengths(ends)[0]
             h = h.reshape(*[1] * (len(self._shape) - h.ndim), *h.shape).to(self._device, self._dtype)
             return h, self.coefficients(ends)[:, 0]
+        values = self._step(s, t)
+        length = np.array(self._clock.length(s, t), values.dtype, ndmin=len(self._shape))
+        return torch.from_numpy(length), self._tensor(values.copy())
+
+    def words(self, s: float, t: float, count: int) -> list[Tensor]:
+        """The first `count` Gaussian words I_(i), I_(i,0), ... on one interval, in least time; of a small tree."""
+        values = self._step(s, t)
+        h = values.dtype.type(self._clock.length(s, t))
+        words = [np.sqrt(h) * values[0]]
+        for zeros in range(1, count):
+            weights = np.array(legendre.word_weights(0, zeros), values.dtype)
+            words.append(h ** (zeros + 0.5) * weights.dot(values[: zeros + 1]))
+        return [self._tensor(word) for word in words]
+
+    def _step(self, s: float, t: float) -> Values:
         with self._lock:
             if self._root.parts is None and self._root.coefficients is None:
                 self.coefficients(np.array([s, t]))
-            self._cut([s, t])
-            values = self._between(s, t).copy()
-        h = np.array(self._clock.length(s, t), values.dtype, ndmin=len(self._shape))
-        return torch.from_numpy(h), self._tensor(values)
+            self._cut(s, t)
+            return self._between(s, t)
 
     def _normals(self, *count: int) -> Values:
         """(*count, *shape), or (*count, numbers of a value) as a numpy array."""
-        shape = (*count, self._numbers) if self._in_numpy else (*count, *self._shape)
+        shape = (*count, self._numbers) if self.small else (*count, *self._shape)
         normals = torch.randn(shape, generator=self._generator, dtype=self._dtype, device=self._device)
-        return normals.numpy() if self._in_numpy else normals
+        return normals.numpy() if self.small else normals
 
     def _tensor(self, values: Values) -> Tensor:
         """The values (..., *shape)."""
         if isinstance(values, Tensor):
             return values
-        with torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext():
-            return torch.from_numpy(values).view(*values.shape[:-1], *self._shape)
+        if torch.is_inference_mode_enabled():
+            with torch.inference_mode(False):
+                return self._tensor(values)
+        return torch.from_numpy(values).view(values.shape[:-1] + self._shape)
 
-    def _cut(self, times: list[float]) -> None:
+    def _cut(self, *times: float) -> None:
         """Make the times ends of leaves."""
         # Say [0, 1] was cut at .5 and its first half at .25: leaves [0, .25], [.25, .5], [.5, 1] under the inner nodes
         # [0, 1] and [0, .5]. The time .7 goes down to the leaf [.5, 1], which is given two parts by their law given
@@ -173,9 +191,9 @@ class ConditionalTree:
         for time, normals in zip(new, self._normals(len(new), 2 * self._depth), strict=True):
             path = []
             node = self._root
-            while node.parts is not None:
+            while (parts := node.parts) is not None:
                 path.append(node)
-                node = node.parts[time > node.parts[1].start]
+                node = parts[time > parts[1].start]
             lengths = length(node.start, time), length(time, node.stop)
             first, second = legendre.split_coefficients(self._value(node), normals, *lengths)
             node.parts = _Node(node.start, time, first), _Node(time, node.stop, second)
@@ -204,10 +222,9 @@ class ConditionalTree:
         """(depth, *shape) on [s, t] from adjoining nodes, the earliest first."""
         length = self._clock.length
         values = [self._value(part) for part in parts]
-        if self._in_numpy:
+        if self.small:
             lengths = [length(part.start, part.stop) for part in parts]
-            matrix = legendre.join_matrix(lengths, self._depth, values[0].dtype)
-            return matrix.dot(np.concatenate(values))
+            return legendre.join_matrix(lengths, self._depth, values[0].dtype).dot(np.concatenate(values))
         starts, stops = (np.array([getattr(part, end) for part in parts]) for end in ("start", "stop"))
         whole = length(s, t)
         matrix = legendre.part_to_whole(length(s, starts) / whole, length(starts, stops) / whole, self._depth)
@@ -258,12 +275,12 @@ def _highest(node: _Node, wanted: Callable[[_Node], bool]) -> list[_Node]:
 
 
 def _most_depth(leaves: int) -> float:
-    """A leaf is below at most so many others; a tree with no node of more than 3/4 of the leaves above it is like this."""
+    """Depth of a leaf in a tree each of whose nodes has at most 3/4 of the leaves of the node above."""
     return math.log(leaves) / math.log(4 / 3)
 
 
 def _rebuild(path: list[_Node]) -> None:
-    """Balance the lowest node on the way down to a new leaf that is too deep for its number of leaves."""
+    """Balance the lowest node that is too deep for its leaves, of those on the way down to two new leaves."""
     leaves, below = 2, path[-1]
     for depth, node in enumerate(reversed(path), 1):
         assert node.parts is not None

@@ -104,7 +104,9 @@ def join_matrix(lengths: Sequence[float], depth: int, dtype: np.typing.DTypeLike
     if depth == 1:
         return np.array([[math.sqrt(share) for share in shares]], dtype)
     if depth == 2:
-        first, second, start = [], [], 0.0
+        first: list[float] = []
+        second: list[float] = []
+        start = 0.0
         for share in shares:
             root = math.sqrt(share)
             first += (root, 0.0)
@@ -214,7 +216,7 @@ def split_coefficients(
     """
     depth = len(coefficients)
     if isinstance(coefficients, np.ndarray):
-        join = join_matrix((first, second), depth, coefficients.dtype)
+        join = join_matrix((float(first), float(second)), depth, coefficients.dtype)
         parts = normals + join.T.dot(coefficients - join.dot(normals))
     else:
         join = halves_to_whole(first, second, depth)
