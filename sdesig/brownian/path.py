@@ -275,6 +275,10 @@ class BrownianPath(torchsde.BaseBrownian):
         if ends[0] == ends[1]:
             zero = torch.zeros(self._shape, dtype=self._dtype, device=self._device)
             values = [zero] + [zero] * return_U + [zero[..., None] * zero[..., None, :]] * return_A
+        elif self._prefetched is None and isinstance(self._source, ConditionalTree) and self._source.small:
+            start, stop = ends.tolist()
+            values = self._source.words(start, stop, 2 if return_U else 1)
+            values = [-word for word in values] if self._reflected else values
         else:
             step = self._single_step(ends)
             values = [step.increment]
@@ -330,6 +334,10 @@ class BrownianPath(torchsde.BaseBrownian):
             number = prefetched[0].get((ends[0], ends[1]))
             if number is not None:
                 return prefetched[1][number]
+        if isinstance(self._source, ConditionalTree):
+            h, coefficients = self._source.step(*ends.tolist())
+            coefficients = coefficients.to(self._dtype)
+            return PartialSignature.unchecked(h, -coefficients if self._reflected else coefficients)
         return PartialSignature(*self._values(ends))[0]
 
     def _check_inside(self, times: list[float]) -> np.ndarray:

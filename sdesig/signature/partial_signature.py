@@ -311,7 +311,8 @@ class PartialSignature:
 
     def _power(self, exponent: float) -> Tensor:
         """h^exponent in the dtype of the values."""
-        return (self.h**exponent).to(self.dtype)
+        power = self.h.sqrt() if exponent == 0.5 else self.h**exponent
+        return power if power.dtype == self.coefficients.dtype else power.to(self.dtype)
 
     def _require(self, depth: int, what: str) -> None:
         if self.depth < depth:
