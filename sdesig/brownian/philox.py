@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from numbers import Integral
 from types import ModuleType
 
@@ -28,6 +29,7 @@ MOST_SEEDS = 10**8
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
+_FUSED_ON = {"cuda"}  # devices on which torch.compile makes one kernel of the numbers, while that works
 _IN_CACHE = 1 << 16  # counters per pass on the CPU: large enough for two threads, small enough for the cache
 
 
@@ -122,6 +124,8 @@ def normals(seeds: Tensor, cells: Tensor, stream: int, count: int, dtype: torch.
         out = torch.empty(len(cells), len(seeds), 4 * blocks, dtype=dtype)
         compiled.normals(seeds, cells, (stream, GENERATOR_VERSION), out)
         return out[..., :count]
+    if seeds.device.type in _FUSED_ON and (fused := _fused(seeds, cells, stream, blocks, dtype)) is not None:
+        return fused[..., :count]
     position = torch.arange(blocks, device=seeds.device)
     constant = torch.tensor((stream, GENERATOR_VERSION), device=seeds.device)
     key = ((seeds & _MASK)[:, None], (seeds >> 32)[:, None])
@@ -131,15 +135,58 @@ def normals(seeds: Tensor, cells: Tensor, stream: int, count: int, dtype: torch.
     for start in range(0, len(cells), step):
         part = cells[start : start + step, None, None]
         words = philox4x32((position, part, constant[0], constant[1]), key)
-        _box_muller(words, out[start : start + step].unflatten(-1, (4, blocks)))
+        part_of_out = out[start : start + step].unflatten(-1, (4, blocks))
+        for k, values in enumerate(_box_muller(words)):
+            part_of_out[..., k, :] = values
     return out[..., :count]
 
 
-def _box_muller(words: Sequence[Tensor], out: Tensor) -> None:
-    """Write the four normals of each counter to out[..., :, block]."""
+def _box_muller(words: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Yield the four normals of each counter, float64."""
     for pair in range(2):
         uniform, turn = (words[2 * pair + i].to(torch.float64).add_(0.5).mul_(2.0**-32) for i in range(2))
         radius = uniform.log_().mul_(-2.0).sqrt_()
         angle = turn.mul_(2.0 * math.pi)
-        out[..., 2 * pair, :] = angle.cos().mul_(radius)
-        out[..., 2 * pair + 1, :] = angle.sin_().mul_(radius)
+        yield angle.cos().mul_(radius)
+        yield angle.sin_().mul_(radius)
+
+
+def _fused(seeds: Tensor, cells: Tensor, stream: int, blocks: int, dtype: torch.dtype) -> Tensor | None:
+    """The numbers of whole blocks, (n, rows, 4 blocks), by one compiled kernel without temporaries.
+
+    Returns:
+        None without cells, within another compilation, and where compiling has failed, which is warned of once.
+    """
+    n, rows = len(cells), len(seeds)
+    if n == 0 or torch.compiler.is_compiling():
+        return None
+    # torch.compile makes a kernel of its own for each size that is 1, and for each integer that is 0 or 1. So sizes are
+    # 2 at least, cells and rows are one axis, and the stream is a tensor: there is one kernel per dtype.
+    pairs = max(2, n * rows)
+    row_seeds = seeds.repeat(-(-pairs // rows))[:pairs]
+    row_cells = cells.repeat_interleave(rows).repeat(-(-pairs // (n * rows)))[:pairs]
+    position = torch.arange(max(2, blocks), device=seeds.device)
+    try:
+        with torch.no_grad():
+            out = _kernel()(row_seeds, row_cells, position, torch.full((1,), stream, device=seeds.device), dtype)
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except Exception as error:  # compilers raise almost anything
+        reason = " ".join(str(error).split("\n")[:2])
+        warnings.warn(f"torch.compile does not work here, paths are drawn without it, slower: {reason}", stacklevel=2)
+        _FUSED_ON.discard(seeds.device.type)
+        return None
+    return out[: n * rows, :, :blocks].reshape(n, rows, 4 * blocks)
+
+
+@functools.cache
+def _kernel() -> Callable[..., Tensor]:
+    return torch.compile(_in_one_pass, dynamic=True)
+
+
+def _in_one_pass(seeds: Tensor, cells: Tensor, position: Tensor, stream: Tensor, dtype: torch.dtype) -> Tensor:
+    """(pairs, 4, blocks), the four numbers of each pair of a seed and a cell, both (pairs,), and block, (blocks,)."""
+    version = torch.full_like(stream, GENERATOR_VERSION)
+    key = (seeds & _MASK)[:, None], (seeds >> 32)[:, None]
+    words = philox4x32((position, cells[:, None], stream, version), key)
+    return torch.stack([values.to(dtype) for values in _box_muller(words)], 1)
