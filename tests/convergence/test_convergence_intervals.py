@@ -12,7 +12,7 @@ from scipy.integrate import quad
 
 from sdesig._intervals import NORMAL, effective_number, mean_interval, root_mean_square, root_mean_square_interval
 from sdesig.convergence import fit_strong
-from sdesig.convergence.strong import strong_order
+from sdesig.convergence.orders import strong_order
 from sdesig.sde.problems import GeometricBrownianMotion
 from validation import coverage
 from validation.coverage import CASES, Case
