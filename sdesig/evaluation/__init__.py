@@ -10,6 +10,7 @@ from sdesig.evaluation.features import (
     extract,
     load_extractor,
     load_perceptual,
+    reference_statistics,
 )
 from sdesig.evaluation.frechet import FeatureStatistics, frechet_distance, frechet_ratio
 from sdesig.evaluation.metrics import (
@@ -21,7 +22,6 @@ from sdesig.evaluation.metrics import (
     spread_of,
 )
 from sdesig.evaluation.pixels import ImageSet, to_floats, to_uint8
-from sdesig.evaluation.reference_statistics import reference_statistics
 from sdesig.evaluation.report import (
     FRECHET,
     INTERVALS,

@@ -17,10 +17,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from sdesig._checks import check_denoised, check_floating, check_instance, check_real, check_step, per_sample
-from sdesig.sampling.gaussian_reference import GaussianReference
-from sdesig.sampling.snr_clock import SNRClock, drift_clock, drift_power
-from sdesig.sde.base import SDE, Denoiser, check_denoiser
+from sdesig._checks import (
+    check_denoised,
+    check_denoiser,
+    check_floating,
+    check_instance,
+    check_real,
+    check_step,
+    per_sample,
+)
+from sdesig.sampling.gaussian_reference import GaussianReference, SNRClock, drift_clock, drift_power
+from sdesig.sde.base import SDE, Denoiser
 from sdesig.sde.diffusions import Diffusion
 
 

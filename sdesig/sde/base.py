@@ -4,16 +4,13 @@ noise, and the denoiser D(x, t), in a diffusion's own variables.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 import torchsde
 from torch import Tensor
 
 from sdesig._checks import NOISE_STRUCTURES, check_choice, check_integer
-
-CallableT = TypeVar("CallableT", bound=Callable[..., object])
 
 
 class SDELike(Protocol):
@@ -106,12 +103,3 @@ class Denoiser(Protocol):
 
     def __call__(self, x: Tensor, t: Tensor, /) -> Tensor:
         """x: (batch, *event); t: () or (batch,), the diffusion's time. Returns (batch, *event)."""
-
-
-def check_denoiser(name: str, value: CallableT, variables: str = "x, t") -> CallableT:
-    """Return `value`; raise TypeError unless it can be called with the variables and is no D(y, snr)."""
-    if (own := getattr(value, "variables", "x, t")) != "x, t":
-        raise TypeError(f"{name} must be a D(x, t), not a D({own}); got {type(value).__name__}")
-    if not callable(value):
-        raise TypeError(f"{name} must be callable as {name}({variables}); got {value!r}")
-    return value

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sdesig._checks import (
     check_denoised,
+    check_denoiser,
     check_dtype,
     check_floating,
     check_generator,
@@ -17,7 +18,7 @@ from sdesig._checks import (
     check_shape,
     per_sample,
 )
-from sdesig.sde.base import SDE, Denoiser, check_denoiser
+from sdesig.sde.base import SDE, Denoiser
 
 
 class Diffusion(ABC):
