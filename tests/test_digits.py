@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from sdesig._intervals import paired_ratio
 from sdesig.digits import (
     EVENT,
     FOLDER,
@@ -20,7 +21,6 @@ from sdesig.digits import (
 )
 from sdesig.digits.classifier import FEATURES, train_classifier
 from sdesig.sampling import GaussianReference
-from sdesig.sampling.error_statistics import paired_ratio
 from sdesig.sigdeg import SigDEG
 
 SHIPPED = ("plain", "depth-1", "depth-2")

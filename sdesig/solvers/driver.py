@@ -13,8 +13,8 @@ from sdesig._checks import check_choice
 from sdesig._memory import rows_at_once
 from sdesig.brownian import BrownianPath
 from sdesig.sde.base import SDELike
+from sdesig.sde.calculus import to_ito, to_stratonovich
 from sdesig.sde.coefficients import check_coefficients, check_sde
-from sdesig.sde.conversion import to_ito, to_stratonovich
 from sdesig.signature.partial_signature import PartialSignature
 from sdesig.solvers.base import Scheme
 from sdesig.solvers.registry import scheme_named
@@ -38,7 +38,7 @@ def solve(
 ) -> Tensor:
     """Solve dY = f dt + g dW from Y(times[0]) = y0 along a Brownian path, one step between any two successive times.
 
-    An SDE in the other calculus than the scheme's is converted exactly (`sdesig.sde.conversion`; for additive noise
+    An SDE in the other calculus than the scheme's is converted exactly (`sdesig.sde.calculus`; for additive noise
     both are the same).
 
     f and g are called once before the first step (g twice), and must return what the SDE declares: shapes, dtype and
