@@ -21,11 +21,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sdesig import _processes as processes
-from sdesig._caching import Record, cached
 from sdesig._checks import check_floating, check_integer
 from sdesig._evaluating import evaluating
 from sdesig._files import FileError, file_digest, read_tensors, reading, write_tensors
 from sdesig._random import generator_for
+from sdesig._records import Record, cached
 from sdesig.evaluation.frechet import FeatureStatistics, FeatureSums
 from sdesig.evaluation.pixels import ImageSet, check_pixels, pixel_digest, to_floats
 

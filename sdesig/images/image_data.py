@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sdesig._caching import Record, cached
 from sdesig._checks import check_choice, check_integer
 from sdesig._files import replacing
+from sdesig._records import Record, cached
 from sdesig.evaluation.pixels import ImageSet, pixel_digest
 from sdesig.images.sources import SUFFIXES, Source, open_source
 

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from sdesig.brownian import BrownianPath
-from sdesig.sampling.canonical import CanonicalSDE
+from sdesig.sampling.canonical import CanonicalSDE, ReverseScheme
 from sdesig.sampling.gaussian_reference import clock_length, drift_clock
-from sdesig.sampling.reverse import ReverseScheme
 from sdesig.sde.base import SDELike
 from sdesig.signature.legendre import gauss_legendre, orthonormal_legendre
 from sdesig.signature.partial_signature import PartialSignature

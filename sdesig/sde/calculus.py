@@ -14,8 +14,7 @@ import torch
 import torchsde
 from torch import Tensor
 
-from sdesig.sde.base import SDE, SDELike
-from sdesig.sde.coefficients import check_sde
+from sdesig.sde.base import SDE, SDELike, check_sde
 
 
 def derivative(field: Callable[[Tensor], Tensor], y: Tensor, direction: Tensor) -> Tensor:

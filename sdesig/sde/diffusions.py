@@ -118,12 +118,8 @@ class Diffusion(ABC):
     def reverse(
         self, denoiser: Denoiser, eta: float = 1.0, *, shape: int | tuple[int, ...] | None = None
     ) -> ReverseDiffusion:
-        """The reverse-time SDE with stochasticity eta >= 0, see `ReverseDiffusion`."""
+        """The reverse-time SDE with stochasticity eta >= 0 (0: the probability flow); see `ReverseDiffusion`."""
         return ReverseDiffusion(self, denoiser, eta, shape=shape)
-
-    def probability_flow(self, denoiser: Denoiser, *, shape: int | tuple[int, ...] | None = None) -> ReverseDiffusion:
-        """The reverse-time ODE with the same marginals: `reverse` with eta = 0 (Song et al. 2021, eq. 13)."""
-        return self.reverse(denoiser, 0.0, shape=shape)
 
 
 class ForwardDiffusion(SDE):

@@ -12,9 +12,8 @@ from torch import Tensor
 from sdesig._checks import check_choice
 from sdesig._memory import rows_at_once
 from sdesig.brownian import BrownianPath
-from sdesig.sde.base import SDELike
+from sdesig.sde.base import SDELike, check_coefficients, check_sde
 from sdesig.sde.calculus import to_ito, to_stratonovich
-from sdesig.sde.coefficients import check_coefficients, check_sde
 from sdesig.signature.partial_signature import PartialSignature
 from sdesig.solvers.base import Scheme
 from sdesig.solvers.registry import scheme_named
@@ -42,7 +41,7 @@ def solve(
     both are the same).
 
     f and g are called once before the first step (g twice), and must return what the SDE declares: shapes, dtype and
-    device, finite values, and noise of its structure (`sdesig.sde.coefficients`).
+    device, finite values, and noise of its structure (`sdesig.sde.base`).
 
     Args:
         sde: object with torchsde's interface; see `sdesig.sde.SDE`.
