@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from experiments.digits.classifier import train_classifier
 from sdesig._intervals import paired_ratio
 from sdesig.digits import (
     EVENT,
@@ -19,7 +20,7 @@ from sdesig.digits import (
     path_space,
     reference,
 )
-from sdesig.digits.classifier import FEATURES, train_classifier
+from sdesig.digits.classifier import FEATURES
 from sdesig.sampling import GaussianReference
 from sdesig.sigdeg import SigDEG
 
