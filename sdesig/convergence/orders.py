@@ -24,8 +24,7 @@ from sdesig.sde.problems import HasExactSolution
 from sdesig.signature.partial_signature import PartialSignature
 from sdesig.signature.words import legendre_depth, needs_levy_area
 from sdesig.solvers.base import Scheme, noise_structure
-from sdesig.solvers.driver import solve
-from sdesig.solvers.registry import scheme_named
+from sdesig.solvers.driver import scheme_named, solve
 
 Start = Tensor | Callable[[BrownianPath], Tensor]
 Truth = Callable[[BrownianPath, Tensor], Tensor]

@@ -24,7 +24,7 @@ from sdesig.sampling.information_floor import Floor, information_floor
 from sdesig.sampling.path_average import PathAverage
 from sdesig.sampling.path_space import PathSpace, StepGrid
 from sdesig.sampling.teacher_paths import TeacherOptions, TeacherPaths, draw_paths, teacher_samples
-from sdesig.solvers.registry import SCHEMES
+from sdesig.solvers import SCHEMES
 
 __all__ = [
     "LEAST_FOR_IMAGES",

@@ -144,6 +144,10 @@ class OrderOneScheme(Scheme):
         return w, symmetric if area is None else symmetric + area
 
 
+SCHEMES: dict[str, type[Scheme]] = {}
+"""Schemes by name. `sdesig.solvers` and `sdesig.sampling` add theirs; anyone may add more."""
+
+
 def apply(g: Tensor, v: Tensor) -> Tensor:
     """g v, (batch, dim): elementwise for diagonal g (of v's number of axes), else g is (batch, dim, noise_dim)."""
     return g * v if g.ndim == v.ndim else (g @ v.unsqueeze(-1)).squeeze(-1)

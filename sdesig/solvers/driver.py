@@ -15,8 +15,8 @@ from sdesig.brownian import BrownianPath
 from sdesig.sde.base import SDELike, check_coefficients, check_sde
 from sdesig.sde.calculus import to_ito, to_stratonovich
 from sdesig.signature.partial_signature import PartialSignature
-from sdesig.solvers.base import Scheme
-from sdesig.solvers.registry import scheme_named
+from sdesig.solvers.base import SCHEMES, Scheme
+from sdesig.solvers.torchsde_methods import STRONG_ORDERS, TorchsdeMethod
 
 Callback = Callable[[int, Tensor, Tensor], None]
 Save = Literal["all", "last"] | Tensor
@@ -113,6 +113,17 @@ def run_steps(
     if not all_finite(solution):
         _raise_not_finite(solution, kept, times)
     return solution
+
+
+def scheme_named(scheme: str | Scheme, sde: SDELike) -> Scheme:
+    """The scheme of a name: one of `SCHEMES` or "torchsde:<method>"; a scheme is returned as it is."""
+    if isinstance(scheme, Scheme):
+        return scheme
+    names = (*SCHEMES, *(f"torchsde:{name}" for name in STRONG_ORDERS))
+    check_choice("scheme", scheme, names)
+    if scheme in SCHEMES:
+        return SCHEMES[scheme]()
+    return TorchsdeMethod(scheme.removeprefix("torchsde:"), getattr(sde, "sde_type", "ito"))
 
 
 def check_arguments(
