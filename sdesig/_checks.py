@@ -161,6 +161,15 @@ def check_generator(generator: object) -> torch.Generator:
     return generator
 
 
+def check_denoiser(name: str, value: T, variables: str = "x, t") -> T:
+    """Return `value`; raise TypeError unless it can be called with the variables and is no D(y, snr)."""
+    if (own := getattr(value, "variables", "x, t")) != "x, t":
+        raise TypeError(f"{name} must be a D(x, t), not a D({own}); got {type(value).__name__}")
+    if not callable(value):
+        raise TypeError(f"{name} must be callable as {name}({variables}); got {value!r}")
+    return value
+
+
 def check_denoised(value: object, state: Tensor) -> Tensor:
     """Return what a denoiser gave for a state; raise TypeError or ValueError unless it is a tensor of its shape."""
     if not isinstance(value, Tensor):

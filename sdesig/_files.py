@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import json
@@ -95,6 +96,18 @@ def check_output(name: str, path: Path, *, folder: bool = False) -> None:
             pass
     except OSError as error:
         raise type(error)(f"{name} cannot be written: {path} ({error.strerror})") from error
+
+
+@contextmanager
+def naming_a_full_disk(folder: Path) -> Iterator[None]:
+    """Turn the error of a full disk into one that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        message = "disk full; complete files stay valid, nothing else is left: free space or name another folder than"
+        raise OSError(error.errno, message, str(folder)) from None
 
 
 @contextmanager

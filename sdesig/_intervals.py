@@ -16,6 +16,9 @@ from torch import Tensor
 LEVEL = 0.95
 NORMAL = torch.special.ndtri(torch.tensor((1 + LEVEL) / 2, dtype=torch.float64)).item()
 """1.96: value +- NORMAL standard errors is the interval."""
+RESAMPLES = 1000
+FEWEST_EFFECTIVE = 20
+"""Smallest effective number of errors for an interval: fewer carry the mean square alone."""
 
 
 def effective_number(values: Tensor) -> Tensor:
@@ -56,7 +59,7 @@ def mean_interval(samples: Tensor, quantile: Tensor | None = None) -> tuple[Tens
     return mean - error * hall(g, quantile), mean - error * hall(g, -quantile)
 
 
-def root_mean_square_interval(errors: Tensor) -> tuple[Tensor, Tensor]:
+def rms_interval(errors: Tensor) -> tuple[Tensor, Tensor]:
     """Ends of the 95 % interval of sqrt(E error^2) from n >= 2 independent errors, (..., n) to (...) each.
 
     Where `effective_number` of the errors is below 10, no interval from them holds: this one is too short too.
@@ -65,11 +68,52 @@ def root_mean_square_interval(errors: Tensor) -> tuple[Tensor, Tensor]:
     return low.clamp_min(0.0).sqrt(), high.sqrt()
 
 
-def root_mean_square(errors: Tensor) -> tuple[Tensor, Tensor]:
+def rms_and_error(errors: Tensor) -> tuple[Tensor, Tensor]:
     """sqrt(mean error^2) and its standard error, (..., n) to (...) each: value +- 1.96 errors contains the interval."""
     value = errors.square().mean(-1).sqrt()
-    low, high = root_mean_square_interval(errors)
+    low, high = rms_interval(errors)
     return value, torch.maximum(high - value, value - low) / NORMAL
+
+
+def root_mean_square(errors: Tensor) -> tuple[float, float]:
+    """sqrt(mean errors^2) and its standard error by the delta method, for independent errors (n >= 2,)."""
+    squares = errors.double().square()
+    value = squares.mean().sqrt().item()
+    return value, 0.0 if value == 0.0 else squares.std().item() / len(errors) ** 0.5 / (2 * value)
+
+
+def root_mean_square_interval(errors: Tensor) -> tuple[float, float] | None:
+    """A 95 % interval of sqrt(E e^2) from independent errors, (n,), that may have heavy tails.
+
+    Measured coverage, where there are 20 effective errors or more: 96 % of normal errors, of log-normal ones of shape
+    .8 and of errors of which one in twenty carries all, 95 % of log-normal ones of shape 1, n = 2000.
+
+    Returns:
+        low, high; None for one error, and where too few of those that differ carry the mean square: `effective_number`
+        is below `FEWEST_EFFECTIVE`, or the interval of the mean square reaches to zero.
+    """
+    if len(errors) < 2:
+        return None
+    magnitudes = errors.double().abs()
+    if magnitudes.max() - magnitudes.min() <= 1e-12 * magnitudes.max():
+        return magnitudes.max().item(), magnitudes.max().item()
+    if effective_number(magnitudes) < FEWEST_EFFECTIVE:
+        return None
+    low, high = rms_interval(magnitudes)
+    return (low.item(), high.item()) if low > 0 else None
+
+
+def paired_ratio(errors: Tensor, others: Tensor, seed: int = 0) -> tuple[float, float, float]:
+    """The ratio of two root mean squares over the same paths, (n,) each, with a 95 % interval by paired bootstrap."""
+    if errors.shape != others.shape or errors.ndim != 1:
+        raise ValueError(f"errors must both have shape (n,); got {tuple(errors.shape)} and {tuple(others.shape)}")
+    squares = torch.stack([errors, others]).cpu().double().square()
+    generator = torch.Generator().manual_seed(seed)
+    means = torch.stack(
+        [squares[:, torch.randint(len(errors), (len(errors),), generator=generator)].mean(1) for _ in range(RESAMPLES)]
+    )
+    low, high = (means[:, 0] / means[:, 1]).sqrt().quantile(torch.tensor([0.025, 0.975]).double()).tolist()
+    return (squares[0].mean() / squares[1].mean()).sqrt().item(), low, high
 
 
 def hall(g: Tensor, quantile: Tensor) -> Tensor:

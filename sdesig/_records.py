@@ -1,17 +1,24 @@
-"""Options of a run, recorded in its folder: a run that goes on from its results must share them."""
+"""Options beside results: a run that goes on must share them, and what was made of data before is found by them.
+
+A cache is a file, and beside it a JSON file with the key of its content, which is written last.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from reprlib import Repr
-from typing import Any
+from typing import Any, TypeVar
 
-from sdesig._files import read_json, write_json
+from sdesig._files import naming_a_full_disk, read_json, write_json
 
 _NAMES = ("name", "source", "file")
+T = TypeVar("T")
+Record = dict[str, Any]
 
 
 def forget_options(path: Path, results: str, *, key: str) -> None:
@@ -50,6 +57,50 @@ def record_options(path: Path, options: Mapping[str, object], *, may_grow: Seque
         raise ValueError(f"{path.parent} has a run with other options ({'; '.join(told)}); give another folder")
     if grown:
         write_json(path, resolved)
+
+
+def cached(
+    folder: str | Path | None,
+    name: str,
+    key: Mapping[str, object],
+    *,
+    make: Callable[[], T],
+    write: Callable[[Path, T], Record],
+    read: Callable[[Path, Record], T],
+) -> T:
+    """The value in the cache for `key`, or the value of `make`, which is then kept.
+
+    Args:
+        folder: folder of the cache; None for no cache.
+        name: name of this kind of value, with which its files begin.
+        key: all that the value depends on; JSON-serializable. Names of objects that have a sha256 do not count.
+        make: makes the value.
+        write: writes the value to files whose names start with a path, completely or not at all, and returns what
+            `read` needs.
+        read: reads and checks the value, and raises ValueError if it does not fit. A value that it refuses is made
+            again, with a warning.
+
+    Raises:
+        OSError: a full disk; whatever was complete in the cache stays valid.
+    """
+    if folder is None:
+        return make()
+    text = json.dumps(without_names(key), sort_keys=True)
+    stem = Path(folder) / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    file = stem.with_suffix(".json")
+    if file.exists():
+        try:
+            record = read_json(file)
+            if record.pop("key", None) != json.loads(text):
+                raise ValueError("it is of something else")
+            return read(stem, record)
+        except (OSError, ValueError, LookupError, TypeError, EOFError) as error:
+            warnings.warn(f"{file} is damaged and made again: {error}", stacklevel=3)
+    made = make()
+    with naming_a_full_disk(stem.parent):
+        record = write(stem, made)
+        write_json(file, {"key": json.loads(text), **record})
+    return read(stem, record)
 
 
 def without_names(value: Any) -> Any:

@@ -328,6 +328,7 @@ def runs(monkeypatch):
         calls.append((tuple(names), full, out))
         return "wrong" not in names
 
+    monkeypatch.setattr(studies, "STUDIES", dict.fromkeys(("one", "two", "wrong")))
     monkeypatch.setattr(studies, "run_studies", run_studies)
     monkeypatch.setattr(validation, "run_studies", run_studies)
     return calls
@@ -373,6 +374,15 @@ def test_validation_rejects(arguments, message, capsys):
         validation.main(arguments)
     assert stop.value.code == 2
     assert f"python -m validation: error: {message}" in capsys.readouterr().err
+
+
+def test_what_a_study_raises_is_no_wrong_argument(tmp_path, monkeypatch):
+    def broken(names, *, full, out):
+        raise ValueError("a study failed")
+
+    monkeypatch.setattr(validation, "run_studies", broken)
+    with pytest.raises(ValueError, match="a study failed"):
+        validation.main(["--out", str(tmp_path)])
 
 
 def test_validation_asks_before_the_work_whether_it_can_write(tmp_path, monkeypatch, runs, capsys):

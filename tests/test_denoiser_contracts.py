@@ -85,7 +85,7 @@ CANONICAL = {
     "use",
     [
         lambda d: VP().reverse(d),
-        lambda d: VP().probability_flow(d),
+        lambda d: VP().reverse(d, 0.0),
         lambda d: CanonicalDenoiser(d, VP()),
         lambda d: SNRDenoiser(d),
         *(lambda d, kind=kind: kind(d, VP()) for kind in (EpsilonDenoiser, X0Denoiser, VDenoiser, ScoreDenoiser)),

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from experiments.digits.classifier import train_classifier
+from sdesig._intervals import paired_ratio
 from sdesig.digits import (
     EVENT,
     FOLDER,
@@ -18,9 +20,8 @@ from sdesig.digits import (
     path_space,
     reference,
 )
-from sdesig.digits.classifier import FEATURES, train_classifier
+from sdesig.digits.classifier import FEATURES
 from sdesig.sampling import GaussianReference
-from sdesig.sampling.error_statistics import paired_ratio
 from sdesig.sigdeg import SigDEG
 
 SHIPPED = ("plain", "depth-1", "depth-2")

@@ -120,7 +120,7 @@ def digits_run(tmp_path_factory, small):
     folder = tmp_path_factory.mktemp("digits")
     arguments = ["--runs", str(folder / "runs"), "--out", str(folder / "results"), "--groups", "8"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sdesig.sampling.error_statistics.RESAMPLES", 50)
+        patch.setattr("sdesig._intervals.RESAMPLES", 50)
         patch.setattr(digits_table, "Comparison", functools.partial(Comparison, truth_steps=64))
         digits.main([*arguments, "--seeds", "70", "--frechet-seeds", "50", "--part", "table"])
         patch.setattr(digits_study, "Comparison", functools.partial(Comparison, truth_steps=64))

@@ -17,8 +17,8 @@ LAYERS = (
     *("signature", "brownian", "sde", "solvers", "convergence", "testing", "sampling", "sigdeg", "evaluation"),
     *("images", "digits", "commands"),
 )
-EXTRA_PACKAGES = {"sdesig.sde.problems", "sdesig.testing.strategies", "sdesig.testing.memory"}
-"""Importable beside `sdesig` and its packages: the problems are many, the others need hypothesis or are for tests."""
+EXTRA_PACKAGES = {"sdesig.sde.problems", "sdesig.testing.strategies"}
+"""Importable beside `sdesig` and its packages: the problems are many, the strategies need hypothesis."""
 PACKAGES = {"sdesig", *(f"sdesig.{layer}" for layer in LAYERS if layer != "commands")}
 NAMES = """
 EDM SDE VE VP BrownianPath CanonicalDenoiser CanonicalSDE GaussianReference Mixture OrderEstimate PartialSignature

@@ -136,8 +136,8 @@ def test_archives_of_arrays(damage, tmp_path):
     ARCHIVES[damage](file)
     refused(lambda: load_data(str(file)), file)
     refused(lambda: Samples.load(file), file, "is not a file of samples")
-    sources = pytest.importorskip("sdesig.images.sources")
-    refused(lambda: list(sources.open_source(file).entries()), file)
+    data = pytest.importorskip("sdesig.images.image_data")
+    refused(lambda: list(data.open_source(file).entries()), file)
 
 
 def samples_with(file, **changes):
@@ -235,7 +235,7 @@ def tar_of(file, name="a.png", data=b"\x89PNG"):
 
 @pytest.mark.parametrize("damage", ["flipped", "cut off", "header", "text", "nothing"])
 def test_compressed_archives(damage, tmp_path):
-    sources = pytest.importorskip("sdesig.images.sources")
+    data = pytest.importorskip("sdesig.images.image_data")
     rows = np.random.default_rng(0).bytes(50_000)
     tar_of(tmp_path / "plain.tar", data=rows)
     whole = lzma.compress((tmp_path / "plain.tar").read_bytes())
@@ -249,7 +249,7 @@ def test_compressed_archives(damage, tmp_path):
             "nothing": b"",
         }[damage]
     )
-    refused(lambda: [decode for _, decode in sources.open_source(file).entries()], file, "complete archive")
+    refused(lambda: [decode for _, decode in data.open_source(file).entries()], file, "complete archive")
 
 
 # --- configurations --------------------------------------------------------------------------------------------------

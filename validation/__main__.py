@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from validation.studies import RESULTS, STUDIES, run_studies
+from validation.studies import RESULTS, STUDIES, check_names, run_studies
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -21,15 +21,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results; default: %(default)s")
     options = parser.parse_args(arguments)
     try:
+        check_names(options.names)
+    except ValueError as error:
+        parser.error(str(error))
+    try:
         options.out.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=options.out).close()  # now, not after the first study
     except OSError as error:
         parser.error(f"argument --out: must be a folder that can be written to; got {options.out} ({error.strerror})")
-    try:
-        agrees = run_studies(options.names, full=options.full, out=options.out)
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
-    sys.exit(0 if agrees else 1)
+    sys.exit(0 if run_studies(options.names, full=options.full, out=options.out) else 1)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,13 @@ STUDIES = {
 RESULTS = Path(__file__).parent / "results"
 
 
+def check_names(names: Sequence[str]) -> None:
+    """Raise ValueError for a name that is not in `STUDIES`."""
+    for name in names:
+        if name not in STUDIES:
+            raise ValueError(f"study must be one of {', '.join(map(repr, STUDIES))}; got {name!r}")
+
+
 def run_studies(names: Sequence[str] = (), *, full: bool = False, out: Path = RESULTS) -> bool:
     """Run the studies named (default: all), write CSV, figure and summary.md to `out` after each of them.
 
@@ -35,9 +42,7 @@ def run_studies(names: Sequence[str] = (), *, full: bool = False, out: Path = RE
     Raises:
         ValueError: a name that is not in `STUDIES`, before any of them is run.
     """
-    for name in names:
-        if name not in STUDIES:
-            raise ValueError(f"study must be one of {', '.join(map(repr, STUDIES))}; got {name!r}")
+    check_names(names)
     torch.set_num_threads(1)  # tensors are small: more threads mostly wait for each other
     verdicts = []
     for name in names or STUDIES:

@@ -20,7 +20,7 @@ from sdesig.evaluation import markdown_table, replacing, write_json
 from sdesig.images import DiffusersUNet
 from sdesig.sampling import GaussianReference, PathSpace, SNRDenoiser, TeacherOptions, draw_paths
 from sdesig.sigdeg import ModelDenoiser, Network, NetworkDenoiser, SigDEG, UNet, rollout_loss
-from sdesig.testing.memory import saved_bytes
+from sdesig.testing import saved_bytes
 
 RESULTS = Path(__file__).parent / "results"
 SNR = (1 / 80**2, 1 / 0.05**2)

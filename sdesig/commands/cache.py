@@ -7,9 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from sdesig._caching import naming_a_full_disk
 from sdesig._checks import check_integer
-from sdesig._files import check_output
+from sdesig._files import check_output, naming_a_full_disk
 from sdesig.brownian.path import MOST_DEPTH
 from sdesig.commands.inputs import SettingFlags
 from sdesig.commands.options import CutPathFlags, MachineFlags, announce, naming_memory

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from sdesig._caching import naming_a_full_disk
 from sdesig._checks import check_integer
-from sdesig._files import check_output
+from sdesig._files import check_output, naming_a_full_disk
 from sdesig._random import seeded
 from sdesig.brownian.path import MOST_DEPTH
 from sdesig.commands.inputs import GRID_CELLS, SettingFlags

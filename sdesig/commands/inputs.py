@@ -17,11 +17,11 @@ from torch import Tensor
 
 from sdesig import _processes as processes
 from sdesig import digits
-from sdesig._caching import Record, cached
 from sdesig._checks import check_integer
 from sdesig._files import file_digest, open_arrays, read_json, take_array
 from sdesig._modules import CONFIG, WEIGHTS
 from sdesig._random import generator_for
+from sdesig._records import Record, cached
 from sdesig.evaluation.pixels import ImageSet
 from sdesig.sampling import LEAST_FOR_IMAGES, GaussianReference, PathSpace, StepGrid, choose_grid
 from sdesig.sampling.gaussian_reference import REFERENCES

@@ -2,9 +2,7 @@
 
 from sdesig.convergence.estimate import FEWEST, HALF_WIDTH, SLACK, OrderEstimate
 from sdesig.convergence.fit import fit_strong, fit_weak
-from sdesig.convergence.strong import strong_order
-from sdesig.convergence.study import NestedPath, rounding
-from sdesig.convergence.weak import weak_order
+from sdesig.convergence.orders import NestedPath, rounding, strong_order, weak_order
 
 __all__ = [
     "FEWEST",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sdesig._checks import check_floating, check_integer
-from sdesig._intervals import NORMAL, effective_number, mean_interval, root_mean_square, standard_error
+from sdesig._intervals import NORMAL, effective_number, mean_interval, rms_and_error, standard_error
 from sdesig.convergence.estimate import OrderEstimate
 
 _GAUSS_NEWTON = 8
@@ -43,7 +43,7 @@ def fit_strong(errors: Tensor, steps: Sequence[int], *, floors: Tensor | float =
         TypeError, ValueError: errors or steps that do not fit; fewer than two errors above the floor.
     """
     count = _check(errors, steps, 2)
-    sizes, standard_errors = root_mean_square(errors)
+    sizes, standard_errors = rms_and_error(errors)
     thresholds = MASK_TRUTH * torch.as_tensor(floors).to(sizes).expand(count)
     used = (sizes > thresholds).cumprod(0).bool()
     design, e = _to_fit(used, sizes, steps, thresholds)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sdesig._files import file_digest
 from sdesig._modules import WEIGHTS
-from sdesig.digits.classifier import DigitClassifier, train_classifier
+from sdesig.digits.classifier import DigitClassifier
 from sdesig.evaluation import FeatureExtractor
 from sdesig.sampling import GaussianReference, PathSpace, StepGrid
 from sdesig.sigdeg import NetworkDenoiser, SigDEG
@@ -32,7 +32,6 @@ __all__ = [
     "load_teacher",
     "path_space",
     "reference",
-    "train_classifier",
 ]
 
 FOLDER = Path(__file__).parent

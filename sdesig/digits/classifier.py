@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from sdesig._modules import load_config, load_state, save_module
-from sdesig._random import seeded
 
 FEATURES = 32
 
@@ -40,27 +38,3 @@ class DigitClassifier(nn.Module):
         classifier = cls()
         load_state(Path(folder), classifier)
         return classifier.eval()
-
-
-def train_classifier(
-    images: Tensor, labels: Tensor, *, iterations: int = 2000, batch: int = 128, seed: int = 0
-) -> DigitClassifier:
-    """Cross-entropy by AdamW, with noise of standard deviation .2 on the images against overfitting.
-
-    Args:
-        images, labels: (n, 64) in [-1, 1] and (n,).
-    """
-    with seeded(seed):
-        classifier = DigitClassifier()
-    generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(classifier.parameters(), lr=2e-3, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
-    for _ in range(iterations):
-        rows = torch.randint(len(images), (batch,), generator=generator)
-        noisy = images[rows] + 0.2 * torch.randn(batch, 64, generator=generator)
-        loss = nn.functional.cross_entropy(classifier(noisy), labels[rows])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    return classifier.eval()

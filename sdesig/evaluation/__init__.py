@@ -1,6 +1,7 @@
 """Samplers side by side, on the same seeds and the same Brownian paths: errors, distances, seconds, reports."""
 
 from sdesig._files import file_digest, read_json, replacing, write_json
+from sdesig._intervals import paired_ratio, root_mean_square
 from sdesig.evaluation.comparison import CONVERGED, Comparison
 from sdesig.evaluation.evaluation import FEWEST, Evaluation, evaluate
 from sdesig.evaluation.features import (
@@ -10,6 +11,7 @@ from sdesig.evaluation.features import (
     extract,
     load_extractor,
     load_perceptual,
+    reference_statistics,
 )
 from sdesig.evaluation.frechet import FeatureStatistics, frechet_distance, frechet_ratio
 from sdesig.evaluation.metrics import (
@@ -21,7 +23,6 @@ from sdesig.evaluation.metrics import (
     spread_of,
 )
 from sdesig.evaluation.pixels import ImageSet, to_floats, to_uint8
-from sdesig.evaluation.reference_statistics import reference_statistics
 from sdesig.evaluation.report import (
     FRECHET,
     INTERVALS,
@@ -35,7 +36,6 @@ from sdesig.evaluation.report import (
 )
 from sdesig.evaluation.sample_store import SampleStore
 from sdesig.evaluation.samplers import TRAINING_FREE, Sampler, generator_sampler, training_free
-from sdesig.sampling.error_statistics import paired_ratio, root_mean_square
 
 __all__ = [
     "CONVERGED",

@@ -16,10 +16,15 @@ from sdesig._checks import check_floating, check_instance, check_integer
 from sdesig._files import read_json, replacing, write_json
 from sdesig.brownian.philox import check_seeds
 from sdesig.evaluation.comparison import CONVERGED, Comparison
-from sdesig.evaluation.features import COORDINATES, FeatureExtractor, PerceptualDistance
+from sdesig.evaluation.features import (
+    COORDINATES,
+    FeatureExtractor,
+    PerceptualDistance,
+    ReferenceStatistics,
+    reference_statistics,
+)
 from sdesig.evaluation.metrics import Measured, measure_pairs, measure_samples
 from sdesig.evaluation.pixels import ImageSet, pixel_digest, to_floats
-from sdesig.evaluation.reference_statistics import ReferenceStatistics, reference_statistics
 from sdesig.evaluation.report import Row, error_figure, image_figure, report_row, report_text, save_figure
 from sdesig.evaluation.sample_store import SampleStore
 from sdesig.evaluation.samplers import Sampler

@@ -1,4 +1,5 @@
-"""What samples are compared by: features of one, and perceptual distances of two images, from files that users have.
+"""What samples are compared by: features of one, and perceptual distances of two images, from files that users have;
+and what features are compared with, those of data, kept for the next time.
 
 A number that is made of them is named after them: "FID" is what the Inception network of the FID papers gives and
 nothing else, "LPIPS" what the package lpips gives.
@@ -10,17 +11,23 @@ import importlib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from types import ModuleType
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
+from sdesig import _processes as processes
 from sdesig._checks import check_floating, check_integer
 from sdesig._evaluating import evaluating
-from sdesig._files import FileError, file_digest, reading
-from sdesig.evaluation.pixels import check_pixels, to_floats
+from sdesig._files import FileError, file_digest, read_tensors, reading, write_tensors
+from sdesig._random import generator_for
+from sdesig._records import Record, cached
+from sdesig.evaluation.frechet import FeatureStatistics, FeatureSums
+from sdesig.evaluation.pixels import ImageSet, check_pixels, pixel_digest, to_floats
 
 INCEPTION_WEIGHTS = "pt_inception-2015-12-05-6726825d.pth"
 ALEXNET_WEIGHTS = "alexnet-owt-7be5be79.pth"
@@ -185,6 +192,60 @@ def extract(extractor: FeatureExtractor, images: Tensor, batch: int = 256) -> Te
     return torch.cat([extractor(part).cpu() for part in check_pixels("images", images).split(batch)])
 
 
+@dataclass(frozen=True, eq=False)
+class ReferenceStatistics:
+    """Features of data.
+
+    Attributes:
+        statistics: of all of them.
+        features: (m, k) of some of them, at random and in random order, for kernel distances, precision and recall.
+        data_digest, extractor_digest: what they are of.
+    """
+
+    statistics: FeatureStatistics
+    features: Tensor
+    data_digest: str
+    extractor_digest: str
+
+
+def reference_statistics(
+    data: ImageSet | Tensor,
+    extractor: FeatureExtractor,
+    *,
+    kept: int = 10_000,
+    batch: int = 256,
+    cache: str | Path | None = None,
+) -> ReferenceStatistics:
+    """Statistics of the features of all data; those of images from the cache, where they are in it.
+
+    Args:
+        data: n >= 2 images, or vectors (n, *event).
+        extractor: see `load_extractor`.
+        kept: how many features to keep, at most n.
+        batch: images at a time.
+        cache: a folder, or None. What is there is found by the digests of images and extractor and by `kept`; what is
+            damaged is made again, with a warning.
+
+    Raises:
+        TypeError, ValueError: too few images, features that are not such.
+        OSError: the disk of the cache is full; what was complete in it stays valid.
+    """
+    kept = min(check_integer("kept", kept, 2), len(data))
+    check_integer("batch", batch, 1)
+    if isinstance(data, Tensor):
+        features, chosen = extract(extractor, data), _kept_rows(data, kept)
+        statistics = FeatureStatistics.of(features)
+        return ReferenceStatistics(statistics, features[chosen], pixel_digest(data), extractor.digest)
+    return cached(
+        cache,
+        "reference",
+        {"images": data.digest, "extractor": extractor.digest, "kept": kept},
+        make=partial(_of_images, data, extractor, kept, batch),
+        write=partial(_write, data, extractor),
+        read=partial(_read, data, extractor),
+    )
+
+
 def _run(name: str, network: Callable[..., Tensor], *images: Tensor) -> Tensor:
     try:
         with evaluating(network):
@@ -246,3 +307,44 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
             raise TypeError("it must hold a dictionary of tensors")
     return state
+
+
+def _kept_rows(data: ImageSet | Tensor, kept: int) -> Tensor:
+    return torch.randperm(len(data), generator=generator_for("features to keep"))[:kept]
+
+
+def _of_images(images: ImageSet, extractor: FeatureExtractor, kept: int, batch: int) -> ReferenceStatistics:
+    """Processes share the batches."""
+    kept_rows = _kept_rows(images, kept)
+    is_kept = torch.zeros(len(images), dtype=torch.bool).index_fill(0, kept_rows, True).split(batch)
+    own: dict[int, FeatureSums] = {}
+    chosen: dict[int, Tensor] = {}
+    parts = images.pixels.split(batch)
+    hidden = None if processes.rank() == 0 else True  # None: shown on a terminal
+    mine = processes.share(len(parts))
+    for k in tqdm(mine, desc=f"features {extractor.name}", unit="batch", leave=False, disable=hidden):
+        features = extractor(parts[k])
+        own.setdefault(processes.rank(), FeatureSums(features.shape[1])).update(features)
+        chosen[k] = features.cpu()[is_kept[k]]
+    features = torch.cat(processes.all_gather(chosen, len(parts)))[kept_rows.argsort().argsort()]
+    sums = FeatureSums(features.shape[1])
+    for of_one in processes.all_gather(own, min(processes.world_size(), len(parts))):
+        sums.merge(of_one)
+    return ReferenceStatistics(sums.statistics(), features, images.digest, extractor.digest)
+
+
+def _write(images: ImageSet, extractor: FeatureExtractor, stem: Path, reference: ReferenceStatistics) -> Record:
+    file, statistics = stem.with_suffix(".safetensors"), reference.statistics
+    tensors = {"mean": statistics.mean, "covariance": statistics.covariance, "features": reference.features}
+    write_tensors(file, tensors)
+    names = {"source": images.source, "extractor": extractor.name}
+    return {**names, "n": statistics.n, "sha256": file_digest(file)}
+
+
+def _read(images: ImageSet, extractor: FeatureExtractor, stem: Path, record: Record) -> ReferenceStatistics:
+    file = stem.with_suffix(".safetensors")
+    if file_digest(file) != record["sha256"]:
+        raise ValueError(f"{file.name} does not have the sha256 that it was written with")
+    tensors = read_tensors(file)
+    statistics = FeatureStatistics(tensors["mean"], tensors["covariance"], record["n"])
+    return ReferenceStatistics(statistics, tensors["features"], images.digest, extractor.digest)

@@ -14,9 +14,8 @@ from torch import Tensor
 
 from sdesig._checks import check_integer
 from sdesig._random import generator_for
-from sdesig.evaluation.features import FeatureExtractor, PerceptualDistance
+from sdesig.evaluation.features import FeatureExtractor, PerceptualDistance, ReferenceStatistics
 from sdesig.evaluation.frechet import Estimate, extrapolated_distance, fewest_for_extrapolation, frechet_distance
-from sdesig.evaluation.reference_statistics import ReferenceStatistics
 
 APART = 0.5
 """Standard deviations beyond which a seed ends apart from its converged path: about a third of the distance between

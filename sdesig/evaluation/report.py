@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from sdesig._files import replacing
+from sdesig._intervals import root_mean_square, root_mean_square_interval
 from sdesig.evaluation.features import FeatureExtractor
 from sdesig.evaluation.metrics import Measured
 from sdesig.evaluation.pixels import ImageSet, pixel_digest
 from sdesig.evaluation.sample_store import SampleStore
-from sdesig.sampling.error_statistics import root_mean_square, root_mean_square_interval
 from sdesig.sampling.information_floor import Floor
 
 if TYPE_CHECKING:

@@ -15,9 +15,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sdesig import _processes as processes
-from sdesig._caching import naming_a_full_disk
 from sdesig._evaluating import evaluating
-from sdesig._files import read_json, read_tensors, write_json, write_tensors
+from sdesig._files import naming_a_full_disk, read_json, read_tensors, write_json, write_tensors
 from sdesig._interrupts import keeping
 from sdesig._records import forget_options, record_options
 from sdesig.brownian.philox import check_seeds

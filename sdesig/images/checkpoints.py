@@ -33,8 +33,7 @@ from torch import Tensor, nn
 from sdesig._checks import check_choice, check_real
 from sdesig._files import FileError, read_tensors, reading
 from sdesig._modules import check_finite
-from sdesig.images.song_blocks import Resampling, SongBlock
-from sdesig.images.song_unet import SongUNet
+from sdesig.images.song_unet import Resampling, SongBlock, SongUNet
 from sdesig.images.teachers import SIGMA_DATA, PublishedDenoiser
 from sdesig.sde import EDM, VP, EpsilonDenoiser, SubVP
 from sdesig.sigdeg.network_denoiser import DENOISERS, NetworkDenoiser

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from sdesig._checks import check_choice, check_floating, check_integer, check_real, unread
 from sdesig._devices import beside
+from sdesig._random import draw_seeds, seeds_of
 from sdesig.brownian import BrownianPath
 from sdesig.images.diffusers_config import OWN, check_table_config
 from sdesig.images.diffusers_unet import import_diffusers
-from sdesig.images.seeds import draw_seeds, seeds_of
 from sdesig.images.teachers import PREDICTIONS, TABLES
 from sdesig.sampling import CanonicalSDE, GaussianReference, PathAverage, PathSpace, SNRDenoiser
 from sdesig.sampling.path_average import check_eta, evaluation_fraction, evaluation_snr

@@ -13,12 +13,12 @@ from PIL import Image
 from torch import Tensor
 
 from sdesig._checks import check_choice, check_integer
+from sdesig._random import draw_seeds
 from sdesig.evaluation import Row, to_uint8
 from sdesig.images.diffusers_unet import import_diffusers
 from sdesig.images.latent import KINDS, Autoencoder
 from sdesig.images.model_card import check_results
 from sdesig.images.pipeline_files import Parts, read_pipeline, upload_pipeline, write_pipeline
-from sdesig.images.seeds import draw_seeds
 from sdesig.sigdeg import SigDEG
 from sdesig.sigdeg.cells import CorrectedDenoiser
 from sdesig.sigdeg.networks import networks_in

@@ -9,17 +9,22 @@
 | fine solutions, and what coarse steps can know of them | `draw_paths`, `teacher_samples`; `information_floor` |
 """
 
-from sdesig.sampling.canonical import CanonicalDenoiser, CanonicalSDE, SNRDenoiser, from_canonical, to_canonical
+from sdesig.sampling.canonical import (
+    CanonicalDenoiser,
+    CanonicalSDE,
+    ReverseScheme,
+    SNRDenoiser,
+    from_canonical,
+    to_canonical,
+)
 from sdesig.sampling.choose_grid import LEAST_FOR_IMAGES, choose_grid
 from sdesig.sampling.dpm_solver import DPMSolver1, DPMSolver2M
-from sdesig.sampling.gaussian_reference import GaussianReference
+from sdesig.sampling.gaussian_reference import GaussianReference, SNRClock, drift_clock, noise_clock
 from sdesig.sampling.information_floor import Floor, information_floor
 from sdesig.sampling.path_average import PathAverage
 from sdesig.sampling.path_space import PathSpace, StepGrid
-from sdesig.sampling.reverse import ReverseScheme
-from sdesig.sampling.snr_clock import SNRClock, drift_clock, noise_clock
 from sdesig.sampling.teacher_paths import TeacherOptions, TeacherPaths, draw_paths, teacher_samples
-from sdesig.solvers.registry import SCHEMES
+from sdesig.solvers import SCHEMES
 
 __all__ = [
     "LEAST_FOR_IMAGES",

@@ -1,4 +1,5 @@
-"""The canonical form of the reverse SDE: one equation for every schedule, its denoisers D(y, snr), and the SDE.
+"""The canonical form of the reverse SDE: one equation for every schedule, its denoisers D(y, snr), the SDE, and
+the base class of schemes for it.
 
 With tau = alpha^2/sigma^2 (the SNR), lambda = log(tau)/2 and D = E[x_0 | x_t], the reverse SDE of stochasticity eta of
 every linear-Gaussian diffusion becomes, in y = x exp(eta^2 lambda) / sigma,
@@ -12,17 +13,28 @@ a martingale: (d_tau + D . grad + Laplacian/2) D = 0.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sdesig._checks import check_denoised, check_floating, check_instance, check_real, check_step, per_sample
+from sdesig._checks import (
+    check_denoised,
+    check_denoiser,
+    check_floating,
+    check_instance,
+    check_real,
+    check_step,
+    per_sample,
+)
 from sdesig._devices import beside, like, plus
-from sdesig.sampling.gaussian_reference import GaussianReference
-from sdesig.sampling.snr_clock import SNRClock, drift_clock, drift_power
-from sdesig.sde.base import SDE, Denoiser, check_denoiser
+from sdesig.brownian import BrownianPath
+from sdesig.sampling.gaussian_reference import GaussianReference, SNRClock, drift_clock, drift_power
+from sdesig.sde.base import SDE, Denoiser, SDELike
 from sdesig.sde.diffusions import Diffusion
+from sdesig.solvers.base import Scheme, strong_orders
 
 
 class SNRDenoiser(nn.Module):
@@ -129,7 +141,7 @@ class CanonicalSDE(SDE):
     the denoiser; see above and `sdesig.sampling.gaussian_reference`. The states are u, (batch, *event), in the
     coordinates of the reference's basis. Without a reference u is y itself, and at eta = 1 then dy = D dtau + dB.
 
-    The schemes for reverse diffusions (`sdesig.sampling.reverse`) run on a path of M, which has this SDE's `clock`. All
+    Schemes for reverse diffusions (`ReverseScheme`) run on a path of M, which has this SDE's `clock`. All
     others see an SDE like any other, f = Q db/dtau and g = sqrt(d<M>/dtau), driven by an ordinary Brownian motion in
     tau; for eta = 1 and c = 0 both are the same.
 
@@ -211,3 +223,38 @@ class CanonicalSDE(SDE):
         """The derivative d(v^power)/dtau."""
         v = self.reference.clock(snr)
         return power * v ** (power - 1) * (v / snr) ** 2
+
+
+class ReverseScheme(Scheme):
+    """A scheme for du = Q db + dM with one evaluation of the denoiser a step, which it keeps in its memory.
+
+    Its path has the SDE's own clock; at eta = 0, where there is no M, any path does, and its values do not matter.
+    Unless it says otherwise it has strong order 1 and weak order 1.
+    """
+
+    sde_type = "ito"
+    strong_order = strong_orders(1.0, ("additive",))
+    weak_order = 1.0
+
+    @abstractmethod
+    def advance(
+        self, sde: CanonicalSDE, start: Tensor, end: Tensor, u: Tensor, memory: Any, noise: tuple[Tensor, ...]
+    ) -> tuple[Tensor, Any]:
+        """The state u at the SNR `end` from that at `start`, and the new memory."""
+
+    def check(self, sde: SDELike, y0: Tensor, path: BrownianPath) -> str:
+        """The noise structure, checked as for every scheme; raise ValueError also unless the SDE is a `CanonicalSDE`
+        whose reference fits the states and whose clock the path has."""
+        if not isinstance(sde, CanonicalSDE):
+            raise ValueError(f"{type(self).__name__} needs a CanonicalSDE, a reverse diffusion; got {sde!r}")
+        structure = super().check(sde, y0, path)
+        sde.reference.check_event(y0)
+        if sde.eta > 0 and path.clock.identity() != sde.clock.identity():
+            raise ValueError(
+                f"path must run in the SDE's `clock`, {sde.clock}, for {type(self).__name__}; this one runs in "
+                f"{path.clock}"
+            )
+        return structure
+
+    def check_clock(self, path: BrownianPath) -> None:
+        """Accept any clock here: the path runs in the clock of M, which `check` compares with the SDE's."""

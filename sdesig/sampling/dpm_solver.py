@@ -6,8 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sdesig.sampling.canonical import CanonicalSDE
-from sdesig.sampling.reverse import ReverseScheme
+from sdesig.sampling.canonical import CanonicalSDE, ReverseScheme
 
 
 class DPMSolver1(ReverseScheme):

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from sdesig._checks import check_instance, check_integer
+from sdesig._intervals import root_mean_square, root_mean_square_interval
 from sdesig._random import generator_for
 from sdesig.brownian.path import MOST_DEPTH
 from sdesig.sampling.canonical import CanonicalSDE, SNRDenoiser, check_snr_denoiser
-from sdesig.sampling.error_statistics import root_mean_square, root_mean_square_interval
 from sdesig.sampling.path_space import EVEN, PathSpace, StepGrid
 from sdesig.sampling.teacher_paths import TEACHER_SCHEMES, TeacherOptions, draw_signature, snr_times, teacher_states
 from sdesig.signature import legendre

@@ -14,8 +14,7 @@ from sdesig._devices import to_device
 from sdesig._memory import rows_at_once
 from sdesig.brownian import BrownianPath
 from sdesig.sampling.canonical import CanonicalSDE
-from sdesig.sampling.gaussian_reference import GaussianReference
-from sdesig.sampling.snr_clock import clock_length
+from sdesig.sampling.gaussian_reference import GaussianReference, clock_length
 from sdesig.signature.legendre import gauss_legendre, orthonormal_legendre
 from sdesig.signature.partial_signature import PartialSignature, join_steps
 from sdesig.solvers.base import Scheme

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from sdesig._devices import beside, plus
 from sdesig.brownian import BrownianPath
-from sdesig.sampling.canonical import CanonicalSDE
-from sdesig.sampling.reverse import ReverseScheme
-from sdesig.sampling.snr_clock import clock_length, drift_clock
+from sdesig.sampling.canonical import CanonicalSDE, ReverseScheme
+from sdesig.sampling.gaussian_reference import clock_length, drift_clock
 from sdesig.sde.base import SDELike
 from sdesig.signature.legendre import gauss_legendre, orthonormal_legendre
 from sdesig.signature.partial_signature import PartialSignature

@@ -18,8 +18,7 @@ from sdesig._files import read_json, reading, write_json
 from sdesig.brownian import BrownianPath
 from sdesig.brownian.path import MOST_DEPTH
 from sdesig.brownian.philox import MOST_SEEDS, check_seeds
-from sdesig.sampling.gaussian_reference import GaussianReference
-from sdesig.sampling.snr_clock import SNRClock
+from sdesig.sampling.gaussian_reference import GaussianReference, SNRClock
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from sdesig._evaluating import evaluating
 from sdesig._random import generator_for
 from sdesig.sampling.canonical import CanonicalSDE, SNRDenoiser, check_snr_denoiser
 from sdesig.sampling.dpm_solver import DPMSolver1, DPMSolver2M
+from sdesig.sampling.gaussian_reference import SNRClock
 from sdesig.sampling.path_average import PathAverage
 from sdesig.sampling.path_space import EVEN, PathSpace, StepGrid
-from sdesig.sampling.snr_clock import SNRClock
 from sdesig.signature.partial_signature import PartialSignature, join_steps
 from sdesig.solvers.base import Scheme
 from sdesig.solvers.driver import Save, run_steps

@@ -1,13 +1,11 @@
 """General SDEs, Ito <-> Stratonovich conversion, diffusion families; `problems` has toy SDEs."""
 
 from sdesig.sde.base import SDE, Denoiser, SDELike
-from sdesig.sde.conversion import ito_correction, to_ito, to_stratonovich
+from sdesig.sde.calculus import ito_correction, to_ito, to_stratonovich
 from sdesig.sde.denoisers import EDMDenoiser, EpsilonDenoiser, ScoreDenoiser, VDenoiser, X0Denoiser
 from sdesig.sde.diffusions import Diffusion, ForwardDiffusion, ReverseDiffusion
-from sdesig.sde.families import EDM, VE, VP, SubVP
+from sdesig.sde.families import EDM, VE, VP, BetaSchedule, CosineBeta, LinearBeta, SubVP, TabulatedVP
 from sdesig.sde.mixture import Mixture
-from sdesig.sde.schedules import BetaSchedule, CosineBeta, LinearBeta
-from sdesig.sde.tabulated import TabulatedVP
 
 __all__ = [
     "EDM",

@@ -7,9 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from sdesig._checks import check_instance, check_real, per_sample
+from sdesig._checks import check_denoiser, check_instance, check_real, per_sample
 from sdesig._devices import per_row
-from sdesig.sde.base import check_denoiser
 from sdesig.sde.diffusions import Diffusion
 
 Network = Callable[..., Tensor]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sdesig._checks import (
     check_denoised,
+    check_denoiser,
     check_dtype,
     check_floating,
     check_generator,
@@ -19,7 +20,7 @@ from sdesig._checks import (
     readable,
 )
 from sdesig._devices import like
-from sdesig.sde.base import SDE, Denoiser, check_denoiser
+from sdesig.sde.base import SDE, Denoiser
 
 
 class Diffusion(ABC):
@@ -119,12 +120,8 @@ class Diffusion(ABC):
     def reverse(
         self, denoiser: Denoiser, eta: float = 1.0, *, shape: int | tuple[int, ...] | None = None
     ) -> ReverseDiffusion:
-        """The reverse-time SDE with stochasticity eta >= 0, see `ReverseDiffusion`."""
+        """The reverse-time SDE with stochasticity eta >= 0 (0: the probability flow); see `ReverseDiffusion`."""
         return ReverseDiffusion(self, denoiser, eta, shape=shape)
-
-    def probability_flow(self, denoiser: Denoiser, *, shape: int | tuple[int, ...] | None = None) -> ReverseDiffusion:
-        """The reverse-time ODE with the same marginals: `reverse` with eta = 0 (Song et al. 2021, eq. 13)."""
-        return self.reverse(denoiser, 0.0, shape=shape)
 
 
 class ForwardDiffusion(SDE):

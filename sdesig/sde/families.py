@@ -1,19 +1,129 @@
-"""The families of diffusions: variance preserving, sub-variance preserving, variance exploding, and EDM's."""
+"""The families of diffusions: variance preserving, sub-variance preserving, variance exploding, EDM's, and that
+of a discrete table, such as a DDPM's, on a continuous index.
+
+The first two have a rate beta(t), with its integral B(t) = int_0^t beta and the inverse of that.
+"""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
-from sdesig._checks import check_real, check_step
+from sdesig._checks import check_real, check_step, readable
+from sdesig._devices import to_device
 from sdesig.sde.diffusions import Diffusion
-from sdesig.sde.schedules import BetaSchedule, CosineBeta, LinearBeta
+
+_SLACK = 1e-6
+"""Times and SNRs beyond an end of a table by this share, or less, are taken for the end: float32 rounding of values in
+between."""
 
 BetaDiffusionT = TypeVar("BetaDiffusionT", bound="_BetaDiffusion")
+
+
+class BetaSchedule(ABC):
+    """A rate beta(t), its integral B(t) = int_0^t beta, and the inverse of B.
+
+    t_max is the end of the published schedule; the formulas hold on [0, t_bound).
+    """
+
+    t_max: ClassVar[float]
+    t_bound: ClassVar[float]
+
+    @abstractmethod
+    def rate(self, t: Tensor) -> Tensor:
+        """beta(t)."""
+
+    @abstractmethod
+    def integral(self, t: Tensor) -> Tensor:
+        """B(t)."""
+
+    @abstractmethod
+    def time(self, integral: Tensor) -> Tensor:
+        """The t at which B(t) = integral."""
+
+
+@dataclass(frozen=True)
+class LinearBeta(BetaSchedule):
+    """beta(t) = beta_min + (beta_max - beta_min) t on [0, 1] (Song et al. 2021, arXiv 2011.13456, eq. 32).
+
+    Raises:
+        ValueError: unless 0 < beta_min < beta_max.
+    """
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+    t_max = 1.0
+    t_bound = math.inf
+
+    def __post_init__(self) -> None:
+        check_real("beta_min", self.beta_min, minimum=0.0, strict=True)
+        check_real("beta_max", self.beta_max, minimum=self.beta_min, strict=True)
+
+    def rate(self, t: Tensor) -> Tensor:
+        """beta(t)."""
+        return self.beta_min + (self.beta_max - self.beta_min) * t
+
+    def integral(self, t: Tensor) -> Tensor:
+        """B(t) = beta_min t + (beta_max - beta_min) t^2 / 2."""
+        return t * (self.beta_min + 0.5 * (self.beta_max - self.beta_min) * t)
+
+    def time(self, integral: Tensor) -> Tensor:
+        """The t at which B(t) = integral: the positive root, written without cancellation."""
+        root = torch.sqrt(self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * integral)
+        return 2 * integral / (self.beta_min + root)
+
+
+@dataclass(frozen=True)
+class CosineBeta(BetaSchedule):
+    """exp(-B(t)) = cos^2(theta) / cos^2(theta_0), theta = (pi/2)(t + offset)/(1 + offset), theta_0 = theta(0).
+
+    Nichol and Dhariwal 2021 (arXiv 2102.09672), eq. 17. beta(t) = pi/(1 + offset) tan(theta) diverges at t = 1,
+    so their discrete schedule clips 1 - exp(-int beta) at .999 on each step. With their 1000 steps the clip acts on
+    the last step only. Nothing is clipped here: the schedule ends at t_max = .999, one of those steps earlier.
+
+    Raises:
+        ValueError: unless offset > 0.
+    """
+
+    offset: float = 0.008
+    t_max = 0.999
+    t_bound = 1.0
+
+    def __post_init__(self) -> None:
+        check_real("offset", self.offset, minimum=0.0, strict=True)
+
+    @property
+    def _frequency(self) -> float:
+        return 0.5 * math.pi / (1 + self.offset)
+
+    def _cosine(self, t: Tensor) -> Tensor:
+        """cos(theta), accurate in relative terms as t -> 1."""
+        return torch.sin(self._frequency * (1 - t))
+
+    def rate(self, t: Tensor) -> Tensor:
+        """beta(t)."""
+        return 2 * self._frequency * torch.sin(self._frequency * (t + self.offset)) / self._cosine(t)
+
+    def integral(self, t: Tensor) -> Tensor:
+        """B(t) = log(1 + sin(theta - theta_0) sin(theta + theta_0) / cos^2(theta))."""
+        difference = self._frequency * t
+        product = torch.sin(difference) * torch.sin(difference + 2 * self._frequency * self.offset)
+        return torch.log1p(product / self._cosine(t) ** 2)
+
+    def time(self, integral: Tensor) -> Tensor:
+        """The t at which B(t) = integral, from sin(theta - theta_0) and cos(theta - theta_0) without cancellation."""
+        theta_0 = self._frequency * self.offset
+        cos_0, sin_0 = math.cos(theta_0), math.sin(theta_0)
+        rise = -torch.expm1(-integral) * cos_0**2  # sin^2(theta) - sin^2(theta_0)
+        cos, sin = cos_0 * torch.exp(-0.5 * integral), torch.sqrt(rise + sin_0**2)
+        difference = torch.atan2(rise / (sin * cos_0 + cos * sin_0), cos * cos_0 + sin * sin_0)
+        return difference / self._frequency
 
 
 @dataclass(frozen=True)
@@ -184,3 +294,111 @@ class EDM(_UnscaledDiffusion):
     def squared_diffusion(self, t: Tensor | float) -> Tensor:
         """g^2 = 2 t."""
         return 2 * self.check_time(t)
+
+
+class TabulatedVP(Diffusion):
+    """alpha^2 = alphas_cumprod[t] and sigma^2 = 1 - alphas_cumprod[t] at the indices t = 0, 1, ..., T - 1.
+
+    Between them the logarithm of the SNR is linear in t, so that it stays monotone and its inverse is exact. At the
+    indices alpha and sigma are those of the table to a few rounding units of float64 (to 1e-14, relative), whatever the
+    precision in which it was made.
+
+    A table whose last entries are zero (zero terminal SNR: Lin et al. 2024, arXiv 2305.08891) ends at its last positive
+    one: the SNR has no logarithm beyond. Times outside [0, T - 1] and SNRs outside `snr_range` are refused.
+
+    Args:
+        alphas_cumprod: (T >= 2,), strictly decreasing, in (0, 1): prod_{s <= t} (1 - beta_s) of Ho et al. 2020 (arXiv
+            2006.11239, eq. 4) or `scheduler.alphas_cumprod` of diffusers.
+
+    Raises:
+        ValueError: another table.
+    """
+
+    t_min = 0.0  # the first index; its sigma is positive
+
+    def __init__(self, alphas_cumprod: Sequence[float] | Tensor) -> None:
+        table = torch.as_tensor(alphas_cumprod, dtype=torch.float64).detach().cpu()
+        if table.ndim == 1 and bool((table == 0).any()):
+            table = table[: int((table != 0).nonzero().max()) + 1 if bool(table.any()) else 0]
+        if table.ndim != 1 or len(table) < 2:
+            raise ValueError(
+                f"alphas_cumprod must have two positive entries or more, in one row; got shape {tuple(table.shape)}"
+            )
+        for what, bad in (
+            ("in (0, 1)", ~((table > 0) & (table < 1))),
+            ("strictly decreasing", torch.cat([torch.tensor([False]), table.diff() >= 0])),
+        ):
+            if bool(bad.any()):
+                k = int(bad.nonzero()[0])
+                raise ValueError(f"alphas_cumprod must be {what}; entry {k} is {table[k].item()}")
+        self._log_snr = table.log() - torch.log1p(-table)
+
+    def __repr__(self) -> str:
+        return f"TabulatedVP({len(self._log_snr)} entries)"
+
+    @property
+    def t_max(self) -> float:
+        """The last index with a positive alpha."""
+        return float(len(self._log_snr) - 1)
+
+    @property
+    def snr_range(self) -> tuple[float, float]:
+        """Least and largest SNR, at t_max and at t_min."""
+        return self._log_snr[-1].exp().item(), self._log_snr[0].exp().item()
+
+    @property
+    def _domain(self) -> tuple[float, float]:
+        return 0.0, self.t_max * (1 + _SLACK)
+
+    def log_snr(self, t: Tensor | float) -> Tensor:
+        """Linear between the entries."""
+        t = self.check_time(t)
+        return self._interpolated(t).to(t.dtype)
+
+    def alpha(self, t: Tensor | float) -> Tensor:
+        """sqrt(alphas_cumprod)."""
+        t = self.check_time(t)
+        return torch.sigmoid(self._interpolated(t)).sqrt().to(t.dtype)
+
+    def sigma(self, t: Tensor | float) -> Tensor:
+        """sqrt(1 - alphas_cumprod)."""
+        t = self.check_time(t)
+        return torch.sigmoid(-self._interpolated(t)).sqrt().to(t.dtype)
+
+    def time(self, snr: Tensor | float) -> Tensor:
+        """The index at which log SNR has this value.
+
+        Raises:
+            TypeError, ValueError: unless snr is in `snr_range`.
+        """
+        tau = check_step("snr", snr)
+        low, high = self.snr_range
+        outside = (tau < low * (1 - _SLACK)) | (tau > high * (1 + _SLACK))
+        if readable(tau) and bool(outside.any()):
+            raise ValueError(
+                f"snr must be in [{low:.6g}, {high:.6g}], the range of {self!r}; got {tau[outside].flatten()[0].item()}"
+            )
+        table, value = to_device(self._log_snr, tau.device), tau.double().log()
+        left = (torch.searchsorted(-table, -value, right=True) - 1).clamp(0, len(table) - 2)
+        share = (value - table[left]) / (table[left + 1] - table[left])
+        return (left + share.clamp(0, 1)).to(tau.dtype)
+
+    def drift_coefficient(self, t: Tensor | float) -> Tensor:
+        """f = sigma^2/2 d(log SNR)/dt, the derivative from the right (at t_max from the left)."""
+        return -self.squared_diffusion(t) / 2
+
+    def squared_diffusion(self, t: Tensor | float) -> Tensor:
+        """g^2 = -2 f."""
+        t = self.check_time(t)
+        table, left = self._left(t)
+        slope = table[left + 1] - table[left]
+        return (-slope * torch.sigmoid(-self._interpolated(t))).to(t.dtype)
+
+    def _left(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The table on the device of t, and the index of the entry at or before t, but the last."""
+        return to_device(self._log_snr, t.device), t.floor().long().clamp(0, len(self._log_snr) - 2)
+
+    def _interpolated(self, t: Tensor) -> Tensor:
+        """log SNR at times that are checked, in float64."""
+        table, left = self._left(t)
+        return torch.lerp(table[left], table[left + 1], (t.double() - left).clamp(0, 1))

@@ -18,9 +18,8 @@ from sdesig._checks import check_denoised, check_integer, check_real, per_sample
 from sdesig._devices import like, per_row, to_device
 from sdesig._evaluating import evaluating
 from sdesig.brownian import BrownianPath
-from sdesig.sampling.canonical import CanonicalSDE, SNRDenoiser, check_snr_denoiser
+from sdesig.sampling.canonical import CanonicalSDE, ReverseScheme, SNRDenoiser, check_snr_denoiser
 from sdesig.sampling.path_average import evaluation_snr
-from sdesig.sampling.reverse import ReverseScheme
 from sdesig.sde.base import SDELike
 from sdesig.sigdeg.network_denoiser import ModelDenoiser
 from sdesig.sigdeg.networks import Network, zeros

@@ -19,6 +19,7 @@ from sdesig.sde.denoisers import EDMDenoiser
 from sdesig.sigdeg.networks import NETWORKS, Kinds, Network, make_network
 
 ModelDenoiserT = TypeVar("ModelDenoiserT", bound="ModelDenoiser")
+_SCHEDULE = EDM()
 
 
 class ModelDenoiser(CanonicalDenoiser):
@@ -88,7 +89,7 @@ class NetworkDenoiser(ModelDenoiser):
 
     def __init__(self, network: Network, sigma_data: float) -> None:
         self.denoiser: EDMDenoiser
-        super().__init__(EDMDenoiser(network, EDM(), sigma_data=sigma_data), EDM())
+        super().__init__(EDMDenoiser(network, _SCHEDULE, sigma_data=sigma_data), _SCHEDULE)
         self.sigma_data = self.denoiser.sigma_data
 
     def _denoise(self, y: Tensor, snr: Tensor | float, *inputs: object) -> Tensor:

@@ -20,14 +20,13 @@ all but "adjoint_reversible_heun". `solve_adaptive` chooses the steps of "shark"
 """
 
 from sdesig.solvers.adaptive import AdaptiveSolution, solve_adaptive
-from sdesig.solvers.base import Scheme, noise_structure, strong_orders
-from sdesig.solvers.driver import solve
+from sdesig.solvers.base import SCHEMES, Scheme, noise_structure, strong_orders
+from sdesig.solvers.driver import scheme_named, solve
 from sdesig.solvers.euler import Euler
 from sdesig.solvers.heun import Heun
 from sdesig.solvers.log_ode import LogODE
 from sdesig.solvers.milstein import Milstein
 from sdesig.solvers.platen import PlatenWeak2
-from sdesig.solvers.registry import SCHEMES, scheme_named
 from sdesig.solvers.shark import ShARK
 from sdesig.solvers.sra1 import SRA1
 from sdesig.solvers.sri2 import SRI2
@@ -54,3 +53,6 @@ __all__ = [
     "solve_adaptive",
     "strong_orders",
 ]
+
+SCHEMES.update(euler=Euler, milstein=Milstein, sri2=SRI2, heun=Heun, log_ode=LogODE, taylor15=Taylor15)
+SCHEMES.update(sra1=SRA1, shark=ShARK, platen=PlatenWeak2)

@@ -12,12 +12,11 @@ from torch import Tensor
 from sdesig._checks import check_choice, unread
 from sdesig._memory import rows_at_once
 from sdesig.brownian import BrownianPath
-from sdesig.sde.base import SDELike
-from sdesig.sde.coefficients import check_coefficients, check_sde
-from sdesig.sde.conversion import to_ito, to_stratonovich
+from sdesig.sde.base import SDELike, check_coefficients, check_sde
+from sdesig.sde.calculus import to_ito, to_stratonovich
 from sdesig.signature.partial_signature import PartialSignature
-from sdesig.solvers.base import Scheme
-from sdesig.solvers.registry import scheme_named
+from sdesig.solvers.base import SCHEMES, Scheme
+from sdesig.solvers.torchsde_methods import STRONG_ORDERS, TorchsdeMethod
 
 Callback = Callable[[int, Tensor, Tensor], None]
 Save = Literal["all", "last"] | Tensor
@@ -38,11 +37,11 @@ def solve(
 ) -> Tensor:
     """Solve dY = f dt + g dW from Y(times[0]) = y0 along a Brownian path, one step between any two successive times.
 
-    An SDE in the other calculus than the scheme's is converted exactly (`sdesig.sde.conversion`; for additive noise
+    An SDE in the other calculus than the scheme's is converted exactly (`sdesig.sde.calculus`; for additive noise
     both are the same).
 
     f and g are called once before the first step (g twice), and must return what the SDE declares: shapes, dtype and
-    device, finite values, and noise of its structure (`sdesig.sde.coefficients`).
+    device, finite values, and noise of its structure (`sdesig.sde.base`).
 
     Args:
         sde: object with torchsde's interface; see `sdesig.sde.SDE`.
@@ -120,6 +119,17 @@ def run_steps(
     if watch and not all_finite(solution):
         _raise_not_finite(solution, kept, times)
     return solution
+
+
+def scheme_named(scheme: str | Scheme, sde: SDELike) -> Scheme:
+    """The scheme of a name: one of `SCHEMES` or "torchsde:<method>"; a scheme is returned as it is."""
+    if isinstance(scheme, Scheme):
+        return scheme
+    names = (*SCHEMES, *(f"torchsde:{name}" for name in STRONG_ORDERS))
+    check_choice("scheme", scheme, names)
+    if scheme in SCHEMES:
+        return SCHEMES[scheme]()
+    return TorchsdeMethod(scheme.removeprefix("torchsde:"), getattr(sde, "sde_type", "ito"))
 
 
 def check_arguments(

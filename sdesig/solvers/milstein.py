@@ -6,8 +6,7 @@ from torch import Tensor
 
 from sdesig.sde.base import SDELike
 from sdesig.sde.calculus import second_order_noise
-from sdesig.solvers.base import apply
-from sdesig.solvers.order_one import OrderOneScheme
+from sdesig.solvers.base import OrderOneScheme, apply
 
 
 class Milstein(OrderOneScheme):

@@ -7,8 +7,7 @@ from torch import Tensor
 
 from sdesig.sde.base import SDELike
 from sdesig.sde.calculus import columns, own_columns
-from sdesig.solvers.base import apply
-from sdesig.solvers.order_one import OrderOneScheme
+from sdesig.solvers.base import OrderOneScheme, apply
 
 
 class PlatenWeak2(OrderOneScheme):

@@ -10,9 +10,9 @@ import pytest
 import torch
 from scipy.integrate import quad
 
-from sdesig._intervals import NORMAL, effective_number, mean_interval, root_mean_square, root_mean_square_interval
+from sdesig._intervals import NORMAL, effective_number, mean_interval, rms_and_error, rms_interval
 from sdesig.convergence import fit_strong
-from sdesig.convergence.strong import strong_order
+from sdesig.convergence.orders import strong_order
 from sdesig.sde.problems import GeometricBrownianMotion
 from validation import coverage
 from validation.coverage import CASES, Case
@@ -75,10 +75,10 @@ def test_effective_number():
 
 def test_intervals_of_normal_errors_are_those_of_normal_theory():
     errors = torch.randn(20_000, generator=torch.Generator().manual_seed(3), dtype=F64)
-    value, spread = root_mean_square(errors)
+    value, spread = rms_and_error(errors)
     assert value.item() == pytest.approx(errors.square().mean().sqrt().item())
     assert spread.item() == pytest.approx(1 / math.sqrt(2 * 20_000), rel=0.05)
-    low, high = root_mean_square_interval(errors)
+    low, high = rms_interval(errors)
     assert low < 1 < high
     assert torch.maximum(high - value, value - low).item() == pytest.approx(NORMAL * spread.item())
-    assert [end.item() for end in root_mean_square_interval(torch.full((5,), 2.0))] == [2.0, 2.0]
+    assert [end.item() for end in rms_interval(torch.full((5,), 2.0))] == [2.0, 2.0]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sdesig import BrownianPath, solve, strong_order, weak_order
-from sdesig.convergence import study
+from sdesig.convergence import NestedPath
 from sdesig.sde import SDE
 from sdesig.sde.problems import (
     DoubleWell,
@@ -219,7 +219,7 @@ def test_a_truth_may_ask_the_path_for_any_steps():
 @pytest.mark.parametrize("reflected", [False, True])
 def test_steps_of_a_nested_path_are_those_of_the_path(times, reflected):
     options = {"shape": (5, 2), "seeds": range(5), "levels": 4, "area": True, "dtype": F64}
-    nested, plain = (kind(t0=0.0, t1=1.0, **options) for kind in (study.NestedPath, BrownianPath))
+    nested, plain = (kind(t0=0.0, t1=1.0, **options) for kind in (NestedPath, BrownianPath))
     if reflected:
         nested, plain = nested.reflected(), plain.reflected()
     found, expected = nested.partial_signatures(times), plain.partial_signatures(times)

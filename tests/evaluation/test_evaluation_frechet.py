@@ -8,8 +8,8 @@ import pytest
 import torch
 from scipy import linalg
 
+from sdesig._intervals import paired_ratio, root_mean_square
 from sdesig.evaluation.frechet import FeatureStatistics, frechet_distance, frechet_ratio
-from sdesig.sampling.error_statistics import paired_ratio, root_mean_square
 
 F64 = torch.float64
 

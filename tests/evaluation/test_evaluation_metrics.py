@@ -15,7 +15,7 @@ from scipy import linalg
 from torch import nn
 
 from sdesig.evaluation import metrics
-from sdesig.evaluation.features import FeatureExtractor, PerceptualDistance, extract
+from sdesig.evaluation.features import FeatureExtractor, PerceptualDistance, extract, reference_statistics
 from sdesig.evaluation.frechet import FeatureStatistics, FeatureSums, extrapolated_distance, fewest_for_extrapolation
 from sdesig.evaluation.metrics import (
     kernel_distance,
@@ -26,7 +26,6 @@ from sdesig.evaluation.metrics import (
     precision_recall,
 )
 from sdesig.evaluation.pixels import ImageSet, pixel_digest
-from sdesig.evaluation.reference_statistics import reference_statistics
 
 F64 = torch.float64
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from sdesig._intervals import root_mean_square_interval
 from sdesig.evaluation import (
     FeatureExtractor,
     FeatureStatistics,
@@ -22,7 +23,6 @@ from sdesig.evaluation import (
 from sdesig.evaluation.metrics import measure_samples
 from sdesig.evaluation.report import report_row
 from sdesig.sampling import DPMSolver1, PathAverage, StepGrid
-from sdesig.sampling.error_statistics import root_mean_square_interval
 from sdesig.sampling.information_floor import Floor
 
 KEYS = {

@@ -539,13 +539,13 @@ def test_a_damaged_cache_is_made_again(folder, cache, decoded, pattern, damage):
     assert len(decoded) == 2
 
 
-@pytest.mark.parametrize("when", ["np.lib.format.write_array_header_1_0", "caching.write_json"])
+@pytest.mark.parametrize("when", ["np.lib.format.write_array_header_1_0", "records.write_json"])
 def test_a_process_that_is_killed_while_writing(folder, cache, decoded, when):
     """Before the images are whole, or between them and the JSON file: the next one starts afresh."""
     program = f"""
 import os, sys
 import numpy as np
-from sdesig import _caching as caching
+from sdesig import _records as records
 from sdesig.images import image_data as data
 {when} = lambda *args: os._exit(9)
 data.load_images(sys.argv[1], cache=sys.argv[2])

@@ -10,7 +10,7 @@ from sdesig.images.song_unet import SongUNet
 from sdesig.sampling import GaussianReference, PathSpace, SNRDenoiser
 from sdesig.sigdeg import NetworkDenoiser, SigDEG, UNet
 from sdesig.sigdeg.cells import CONDITIONS
-from sdesig.testing.memory import saved_bytes
+from sdesig.testing import saved_bytes
 
 SNR = (0.02, 200.0)
 

@@ -12,8 +12,7 @@ from scipy.integrate import solve_ivp
 
 from sdesig.sampling import SNRDenoiser
 from sdesig.sampling.canonical import CanonicalDenoiser, from_canonical, to_canonical
-from sdesig.sampling.gaussian_reference import GaussianReference
-from sdesig.sampling.snr_clock import drift_clock, noise_clock
+from sdesig.sampling.gaussian_reference import GaussianReference, drift_clock, noise_clock
 from sdesig.sde.families import EDM, VE, VP, SubVP
 from sdesig.sde.mixture import Mixture
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from sdesig._intervals import paired_ratio
 from sdesig.sampling import (
     CanonicalDenoiser,
     CanonicalSDE,
@@ -18,7 +19,6 @@ from sdesig.sampling import (
     StepGrid,
     choose_grid,
 )
-from sdesig.sampling.error_statistics import paired_ratio
 from sdesig.sampling.teacher_paths import TeacherOptions, draw_paths, teacher_states
 from sdesig.sde import EDM, Mixture
 from sdesig.signature.partial_signature import join_steps

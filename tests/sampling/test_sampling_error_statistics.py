@@ -6,9 +6,8 @@ import pytest
 import torch
 from scipy.stats import binom
 
-from sdesig import _intervals as intervals
-from sdesig.sampling import error_statistics as statistics
-from sdesig.sampling.error_statistics import paired_ratio, root_mean_square, root_mean_square_interval
+from sdesig import _intervals as statistics
+from sdesig._intervals import paired_ratio, root_mean_square, root_mean_square_interval
 
 F64 = torch.float64
 
@@ -134,7 +133,7 @@ def test_an_interval_that_reaches_to_zero_is_none():
     """Of 36 effective errors one carries a sixth of the mean square."""
     errors = torch.full((2000,), 0.05, dtype=F64)
     errors[0] = 1.0
-    assert intervals.root_mean_square_interval(errors)[0] == 0.0
+    assert statistics.rms_interval(errors)[0] == 0.0
     assert root_mean_square_interval(errors) is None
 
 

@@ -27,9 +27,8 @@ from sdesig.sigdeg import MLP, SigDEG
 from sdesig.sigdeg import path_cache as cache_module
 from sdesig.sigdeg.path_cache import PathCache
 from sdesig.signature import PartialSignature
-from sdesig.solvers import solve
+from sdesig.solvers import SCHEMES, solve
 from sdesig.solvers.driver import run_steps
-from sdesig.solvers.registry import SCHEMES
 from sdesig.testing import check_gaussian
 
 F64 = torch.float64

@@ -10,7 +10,7 @@ from fixed_step import coarsen, euler_maruyama, heun, increments, solve, strong_
 from torch import nn
 
 from sdesig.sde.base import SDE
-from sdesig.sde.conversion import ConvertedSDE, ito_correction, to_ito, to_stratonovich
+from sdesig.sde.calculus import ConvertedSDE, ito_correction, to_ito, to_stratonovich
 
 # torch's own, at the first forward-mode derivative.
 

@@ -250,7 +250,7 @@ def test_reverse_sde_shapes_times_and_dtypes(diffusion):
     assert drift.shape == noise.shape == (2, 60)
     assert drift.dtype == noise.dtype == torch.float32
     torch.testing.assert_close(sde.solver_time(sde.diffusion_time(s)), s)
-    flow = diffusion.probability_flow(denoise, shape=(3, 4, 5))
+    flow = diffusion.reverse(denoise, 0.0, shape=(3, 4, 5))
     assert not flow.g(s, y).any()
 
 

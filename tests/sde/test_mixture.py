@@ -254,7 +254,7 @@ def test_reverse_sde_satisfies_the_fokker_planck_equation(diffusion, eta):
 def test_probability_flow_of_gaussian_data_is_the_exact_affine_map(diffusion):
     mean, variances = tensor([0.7, -1.0]), tensor([0.09, 2.0])
     law = Mixture(tensor([1.0]), mean[None], variances[None])
-    sde = diffusion.probability_flow(law.denoiser(diffusion))
+    sde = diffusion.reverse(law.denoiser(diffusion), 0.0)
     start, end = (law.marginal(diffusion, t) for t in (diffusion.t_max, diffusion.t_min))
     x = tensor([[1.0, -2.0]]) * start.covariances.sqrt() + start.mean()
 
@@ -310,7 +310,7 @@ def test_single_precision_states_follow_double_precision_ones(diffusion):
     ends = []
     for dtype in (torch.float32, torch.float64):
         law = Mixture.circle(1.0, 0.3, dtype=dtype)
-        sde = diffusion.probability_flow(law.denoiser(diffusion))
+        sde = diffusion.reverse(law.denoiser(diffusion), 0.0)
         y = diffusion.sample_prior((50, 2), torch.Generator().manual_seed(29), dtype=torch.float64).to(dtype)
         ends.append(integrate(sde, y, log_snr_grid(sde, 50), "euler", entropy=30))
         assert ends[-1].dtype == dtype

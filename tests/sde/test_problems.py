@@ -18,7 +18,7 @@ from fixed_step import coarsen, euler_maruyama, heun, increments, solve, strong_
 from torch import Tensor
 
 from sdesig.sde.base import NOISE_STRUCTURES
-from sdesig.sde.conversion import ito_correction, to_ito, to_stratonovich
+from sdesig.sde.calculus import ito_correction, to_ito, to_stratonovich
 from sdesig.sde.problems import (
     PROBLEMS,
     CommutativeLinearSDE,

@@ -25,7 +25,7 @@ from sdesig.sde import EDM, Mixture
 from sdesig.sigdeg import MLP, DistillOptions, NetworkDenoiser, SigDEG, TrainingOptions, UNet, distill
 from sdesig.sigdeg.distillation import coarse_times, local_loss, rollout_loss
 from sdesig.solvers.driver import run_steps
-from sdesig.testing.memory import saved_bytes
+from sdesig.testing import saved_bytes
 
 LOW, HIGH = math.exp(-3), math.exp(5)
 LAW = Mixture.circle(1.5, 0.1, dtype=torch.float32)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from sdesig.sampling.reverse import ReverseScheme
+from sdesig.sampling import ReverseScheme
 from sdesig.sde import SDE, to_ito, to_stratonovich
 from sdesig.signature import PartialSignature
 from sdesig.solvers import SCHEMES, PlatenWeak2

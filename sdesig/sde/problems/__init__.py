@@ -18,7 +18,7 @@ Every problem is constructible without arguments and has a start `y0(batch, dtyp
 | Heston | general | no | yes | `mean_price` |
 
 `isinstance(problem, HasExactSolution)` and `isinstance(problem, HasExactMoments)` tell the third and fourth column. All
-are Ito SDEs but the Kubo oscillator; `sdesig.sde.conversion` turns each into the other calculus.
+are Ito SDEs but the Kubo oscillator; `sdesig.sde.calculus` turns each into the other calculus.
 """
 
 from sdesig.sde.problems.additive import DoubleWell, FadingNoise, OrnsteinUhlenbeck

@@ -1,4 +1,4 @@
-"""Solutions of one SDE at several numbers of steps, all along the same seeded Brownian paths."""
+"""Strong and weak orders: solutions of one SDE at several numbers of steps, along the same seeded Brownian paths."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from sdesig._memory import rows_at_once
 from sdesig.brownian import BrownianPath
 from sdesig.brownian.clock import Clock
 from sdesig.convergence.estimate import OrderEstimate
-from sdesig.convergence.fit import check_steps
+from sdesig.convergence.fit import check_steps, fit_strong, fit_weak
 from sdesig.sde.base import SDELike
+from sdesig.sde.problems import HasExactSolution
 from sdesig.signature.partial_signature import PartialSignature
 from sdesig.signature.words import legendre_depth, needs_levy_area
 from sdesig.solvers.base import Scheme, noise_structure
-from sdesig.solvers.driver import solve
-from sdesig.solvers.registry import scheme_named
+from sdesig.solvers.driver import scheme_named, solve
 
 Start = Tensor | Callable[[BrownianPath], Tensor]
 Truth = Callable[[BrownianPath, Tensor], Tensor]
@@ -164,6 +164,148 @@ class Study:
         return ends, None if self._truth is None else _true_end(self._truth, path, start), None
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
+class StrongStudy(Study):
+    """The arguments of `strong_order`."""
+
+    truth: Truth | int | None = None
+
+    def __post_init__(self) -> None:
+        self.prepare(_exact(self.sde, self.t0, self.t1) if self.truth is None else self.truth)
+
+
+@takes_arguments_of(StrongStudy)
+def strong_order(study: StrongStudy) -> OrderEstimate:
+    """Strong order of a scheme: the slope of log sqrt(E |Y_N(t1) - Y(t1)|^2) against log step length, in float64.
+
+    All solutions and the truth run along the same Brownian paths, which have the depth and the Levy areas that the
+    scheme and the truth's scheme need. With a numeric truth of N steps, a number of steps is masked unless its error is
+    above 8 |Y_N - Y_{N/2}|: take 8 (order 1.5) to 16 (order 1) times the most of `steps`. Also masked are errors that
+    rounding explains. See `fit_strong` for the fit.
+
+    Args:
+        sde: as `solve` takes it.
+        y0: (dim,), one start for all paths, or a callable path -> (paths, *event), such as
+            `lambda path: path.initial_noise()`.
+        scheme: a `Scheme` or its name.
+        t0, t1: the SDE is solved from t0 to t1.
+        steps: numbers of steps, increasing powers of two; steps are even in the clock.
+        paths: number of paths.
+        seed: path k has the path seed seed * 2^32 + k.
+        truth: a callable (path, y0) -> Y(t1) of y0's shape; or the number of steps of a numeric truth; default the
+            SDE's own solution `exact`, if it has one (`HasExactSolution`).
+        truth_scheme: scheme of a numeric truth, default `scheme`.
+        levels, depth, area: what a callable truth needs of the path beside what the schemes do: a master grid of at
+            least 2^levels cells, at least this depth, Levy areas.
+        clock: clock of the path, see `BrownianPath`.
+        row_shape: shape of W per path, where neither y0 nor the SDE tell it.
+
+    Returns:
+        The order with its confidence interval, and the errors: see `OrderEstimate`.
+
+    Raises:
+        TypeError, ValueError: arguments of the wrong type or range, or that do not fit each other; a truth of no more
+            steps than the solutions; fewer than two numbers of steps with an error above the floor.
+        FloatingPointError: see `solve`.
+    """
+    errors, truth_squares, truths = [], [], []
+    for path in study.chunks(study.paths):
+        ends, truth, coarse = study.ends(path)
+        assert truth is not None
+        errors.append(torch.stack([(ends[n] - truth).flatten(1).norm(dim=1) for n in study.steps]))
+        truth_squares.append((truth - (truth if coarse is None else coarse)).flatten(1).square().sum(1))
+        truths.append(truth)
+    truth_error = torch.cat(truth_squares).mean().sqrt()
+    floors = torch.maximum(truth_error, rounding(torch.cat(truths), study.steps))
+    return fit_strong(torch.cat(errors, 1), study.steps, floors=floors)
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class WeakStudy(Study):
+    """The arguments of `weak_order`, and the functional's values."""
+
+    functional: Callable[[Tensor], Tensor]
+    steps: Sequence[int] = (2, 4, 8, 16)
+    paths: int = 100_000
+    antithetic: bool = True
+
+    def __post_init__(self) -> None:
+        if not callable(self.functional):
+            raise TypeError(f"functional must be callable as functional(Y); got {self.functional!r}")
+        self.expectation: Tensor | None = None
+        if isinstance(self.truth, float | Tensor):
+            self.expectation = torch.as_tensor(self.truth, dtype=torch.float64).detach()
+            self.prepare(None)
+        else:
+            self.prepare(self.truth, doubled=self.truth is None)
+        if self.antithetic and (self.paths % 2 or self.paths < 4):
+            raise ValueError(f"paths must be even and >= 4 with antithetic=True; got {self.paths}")
+        for rows in (2, 3):  # of which no more than one is the dimension
+            width = self.phi(self.start(self.path(0, rows))).shape[1]
+        if self.expectation is not None and self.expectation.shape not in ((), (width,)):
+            got = tuple(self.expectation.shape)
+            raise ValueError(f"truth must be one number, or the functional's {width}, shape ({width},); got {got}")
+
+    def phi(self, ends: Tensor) -> Tensor:
+        """The functional of Y(t1), checked, (batch, k)."""
+        values = self.functional(ends)
+        if not isinstance(values, Tensor) or values.ndim not in (1, 2) or len(values) != len(ends):
+            got = tuple(values.shape) if isinstance(values, Tensor) else repr(values)
+            raise ValueError(f"functional must return shape ({len(ends)},) or ({len(ends)}, k); got {got}")
+        return check_floating("functional(Y)", values).detach().reshape(len(ends), -1)
+
+
+@takes_arguments_of(WeakStudy)
+def weak_order(study: WeakStudy) -> OrderEstimate:
+    """Weak order of a scheme: the slope of log |E phi(Y_N(t1)) - E phi(Y(t1))| against log step length, in float64.
+
+    Numbers of steps whose error is at the Monte-Carlo floor are masked, see `fit_weak`; those within 8 times the error
+    of a numeric truth are masked as in `strong_order`.
+
+    Args:
+        functional: phi, maps Y(t1), (batch, dim), to (batch,), or to (batch, k): then the error is the Euclidean norm
+            of the k errors.
+        truth: what phi(Y_N) is compared with. Default: phi(Y_2N) on the same path, whose mean differs by the error at N
+            less that at 2N: it decays at the same order, and needs no truth. Or a callable (path, y0) -> Y(t1) or the
+            number of steps of a numeric truth, on the same path; or, as a float or tensor, the number E phi(Y(t1)), ()
+            or (k,), with more noise.
+        antithetic: every second path is the reflection -W of the one before it: odd functions of W cancel.
+        sde, y0, scheme, t0, t1, steps, paths, seed, truth_scheme, levels, depth, area, clock, row_shape: as in
+            `strong_order`.
+
+    Returns:
+        The order with its confidence interval, and the errors: see `OrderEstimate`.
+
+    Raises:
+        TypeError, ValueError, FloatingPointError: as `strong_order`; paths odd or 2 with `antithetic`; a functional
+            that returns another shape, no floating-point numbers or infinite ones; a known expectation of another
+            shape.
+    """
+    errors, sizes, truth_errors = [], [], []
+    for path in study.chunks(study.paths // 2 if study.antithetic else study.paths):
+        sides = []
+        for side in (path, path.reflected()) if study.antithetic else (path,):
+            ends, truth, coarse = study.ends(side)
+            values = {n: study.phi(end) for n, end in ends.items()}
+            if truth is not None:
+                expected = [study.phi(truth)] * len(study.steps)
+            elif study.expectation is not None:
+                expected = [study.expectation.to(values[n]) for n in study.steps]
+            else:
+                expected = [values[2 * n] for n in study.steps]
+            sides.append(torch.stack([values[n] - e for n, e in zip(study.steps, expected, strict=True)]))
+            sizes.append(values[study.steps[-1]])
+            if truth is not None and coarse is not None:
+                truth_errors.append(expected[0] - study.phi(coarse))
+        errors.append(torch.stack(sides).mean(0))
+        if not bool(errors[-1].isfinite().all()):
+            raise ValueError("functional must be finite at Y(t1), and so must the truth; there is an error that is not")
+    floors = rounding(torch.cat(sizes), study.steps)
+    if truth_errors:
+        floors = torch.maximum(floors, torch.cat(truth_errors).mean(0).norm())
+    return fit_weak(torch.cat(errors, 1), study.steps, floors=floors)
+
+
 class NestedPath(BrownianPath):
     """A seeded path that draws the steps of its master grid once and joins them to the coarser ones: areas are dear.
 
@@ -202,6 +344,21 @@ def rounding(ends: Tensor, steps: Sequence[int]) -> Tensor:
     """eps |Y| sqrt(N) per N, |Y| the root mean square: what rounding makes of a solution in N steps, (len(steps),)."""
     size = ends.flatten(1).norm(dim=1).square().mean().sqrt()
     return torch.finfo(ends.dtype).eps * size * torch.tensor(steps).to(ends).sqrt()
+
+
+def _exact(sde: SDELike, t0: float, t1: float) -> Truth:
+    if not isinstance(sde, HasExactSolution):
+        raise ValueError(
+            "truth must be given, a number of steps or a callable (path, y0) -> Y(t1): "
+            f"{type(sde).__name__} has no exact solution"
+        )
+    if t0 != 0:
+        raise ValueError(f"truth must be given for t0 != 0; exact solutions start at 0, not {t0}")
+
+    def exact(path: BrownianPath, y0: Tensor) -> Tensor:
+        return sde.exact(t1, path.partial_signature(0.0, t1).increment, y0)
+
+    return exact
 
 
 def _true_end(truth: Truth, path: BrownianPath, start: Tensor) -> Tensor:
