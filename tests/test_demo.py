@@ -53,7 +53,7 @@ def run_small(out):
         size = replace(demo.QUICK, iterations=2, seeds=70, groups=4, teacher_steps=(4, 8))
         patch.setattr(demo, "QUICK", size)
         patch.setattr(demo, "load_student", untrained)
-        patch.setattr(demo, "path_space", lambda: replace(path_space(), levels=8))
+        patch.setattr(demo, "path_space", lambda: replace(path_space(), cells=2**8))
         patch.setattr(demo, "Comparison", functools.partial(Comparison, truth_steps=128))
         patch.setattr("sdesig.evaluation.comparison.TIMED", 50)
         demo.Demo(out, quick=True).run()

@@ -17,7 +17,7 @@ from sdesig.sigdeg.cells import CorrectedDenoiser
 from sdesig.sigdeg.path_cache import PathCache
 
 LAW = Mixture.circle(1.5, 0.1, dtype=torch.float64)
-SPACE = PathSpace((2,), (0.02, 50.0), GaussianReference(0.0, 1.0), levels=4)
+SPACE = PathSpace((2,), (0.02, 50.0), GaussianReference(0.0, 1.0), cells=2**4)
 BOTH_WRAPPERS = r"SNRDenoiser\(f\).*CanonicalDenoiser\(D, diffusion\)"
 
 NOT_CANONICAL = {

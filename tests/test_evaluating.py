@@ -24,7 +24,7 @@ from sdesig.sigdeg import MLP, SigDEG
 
 LAW = Mixture.circle(1.5, 0.1, dtype=torch.float32)
 REFERENCE = GaussianReference(LAW.mean(), LAW.covariance()[0, 0].item())
-SPACE = PathSpace((2,), (math.exp(-3), math.exp(5)), REFERENCE, levels=4)
+SPACE = PathSpace((2,), (math.exp(-3), math.exp(5)), REFERENCE, cells=2**4)
 
 
 class Watched(nn.Module):

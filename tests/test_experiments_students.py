@@ -111,7 +111,7 @@ def test_the_mixture_goes_on_from_its_students(toy_run, monkeypatch):
 
 def coarse(teacher, space):
     """A comparison on paths of fewer cells."""
-    return Comparison(teacher, replace(space, levels=8), truth_steps=64)
+    return Comparison(teacher, replace(space, cells=2**8), truth_steps=64)
 
 
 @pytest.fixture(scope="module")

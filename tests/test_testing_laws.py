@@ -476,7 +476,7 @@ def test_bad_arguments(call, error, message):
 
 
 def test_chen_deviation():
-    path = BrownianPath(0.0, 1.0, (4, 2), seeds=[1, 2, 3, 4], depth=3, levels=4, area=True, dtype=torch.float64)
+    path = BrownianPath(0.0, 1.0, (4, 2), seeds=[1, 2, 3, 4], depth=3, cells=2**4, area=True, dtype=torch.float64)
     whole, first, second = (path.partial_signature(s, t) for s, t in ((0.0, 1.0), (0.0, 0.25), (0.25, 1.0)))
     assert chen_deviation(whole, first, second) < 64
     assert chen_deviation(whole, second, first) > 1e12

@@ -98,11 +98,11 @@ def test_partial_signatures_vary_and_shrink_to_the_unit_step_of_seed_zero():
 
 
 @settings(max_examples=10)
-@given(brownian_paths((2, 3), 3, levels=3, area=True))
+@given(brownian_paths((2, 3), 3, cells=2**3, area=True))
 def test_brownian_paths(path):
     assert isinstance(path, BrownianPath)
     assert path.shape == (2, 3)
-    assert (path.depth, path.levels, path.area, path.dtype) == (3, 3, True, torch.float64)
+    assert (path.depth, path.cells, path.area, path.dtype) == (3, 8, True, torch.float64)
     assert path.t0 == 0.0
     assert 2.0**-4 <= path.t1 <= 16.0
     assert len(path.seeds) == 2
@@ -206,7 +206,9 @@ def test_split_then_combine_returns_the_value(a, share, seed):
 
 
 @settings(max_examples=20)
-@given(brownian_paths(depth=3, levels=4, area=True), st.lists(st.integers(0, 16), min_size=3, max_size=3, unique=True))
+@given(
+    brownian_paths(depth=3, cells=2**4, area=True), st.lists(st.integers(0, 16), min_size=3, max_size=3, unique=True)
+)
 def test_paths_obey_chen(path, cells):
     s, u, t = (path.grid(16)[k].item() for k in sorted(cells))
     deviation = chen_deviation(path.partial_signature(s, t), path.partial_signature(s, u), path.partial_signature(u, t))

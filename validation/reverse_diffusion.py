@@ -135,7 +135,7 @@ def pathwise_errors(case: Case, paths: int) -> dict[Method, Tensor]:
                 shape=(len(seeds), case.dim),
                 seeds=seeds,
                 clock=sde.clock,
-                levels=case.truth_steps.bit_length() - 1,
+                cells=case.truth_steps,
                 dtype=torch.float64,
             )
             truth, half = (_end(sde, path, "path_average", case.truth_steps // n) for n in (1, 2))

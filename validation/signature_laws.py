@@ -44,7 +44,7 @@ def laws(samples: int) -> Iterator[tuple[str, LawReport]]:
     clock = SNRClock(0.3)
     for source, option in (("seeds", {"seeds": range(samples)}), ("generator", {"generator": generator})):
         path = BrownianPath(
-            math.exp(-8), math.exp(8), (samples,), depth=3, clock=clock, levels=6, dtype=torch.float64, **option
+            math.exp(-8), math.exp(8), (samples,), depth=3, clock=clock, cells=2**6, dtype=torch.float64, **option
         )
         grid = path.grid(64)
         path.partial_signature(grid[0], grid[13])  # so that the rest is drawn by conditioning
@@ -83,7 +83,7 @@ def laws(samples: int) -> Iterator[tuple[str, LawReport]]:
             check_brownian_step(0.01, increment=w, levy_area=area, false_alarm_rate=RATE),
         )
     path = BrownianPath(
-        0.0, 1.0, (samples // 4, 2), seeds=range(samples // 4), levels=4, area=True, dtype=torch.float64
+        0.0, 1.0, (samples // 4, 2), seeds=range(samples // 4), cells=2**4, area=True, dtype=torch.float64
     )
     for s, t in ((0.0, 0.0625), (0.25, 1.0)):
         value = path.partial_signature(s, t)

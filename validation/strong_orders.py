@@ -168,7 +168,7 @@ def general_schemes(sde: SDE) -> dict[str, Scheme]:
 
 def admitted(problem: Problem, schemes: Mapping[str, Scheme]) -> tuple[str, dict[str, Scheme]]:
     """The noise structure of a problem, and the schemes that admit it."""
-    path = BrownianPath(0.0, 1.0, (1, problem.noise_dim), seeds=[0], levels=0, area=True, dtype=torch.float64)
+    path = BrownianPath(0.0, 1.0, (1, problem.noise_dim), seeds=[0], cells=2**0, area=True, dtype=torch.float64)
     start, admitting = problem.y0(1, torch.float64), {}
     for name, scheme in schemes.items():
         try:
@@ -182,7 +182,7 @@ def admitted(problem: Problem, schemes: Mapping[str, Scheme]) -> tuple[str, dict
 def nested_paths(problem: Problem, t1: float, finest: int, count: int) -> Iterator[NestedPath]:
     """`count` paths with `finest` steps, in chunks: with areas for general noise, else with time integrals."""
     area = problem.noise_structure == "general"
-    options: dict[str, Any] = {"t0": 0.0, "t1": t1, "levels": finest.bit_length() - 1, "dtype": torch.float64}
+    options: dict[str, Any] = {"t0": 0.0, "t1": t1, "cells": finest, "dtype": torch.float64}
     rows = max(1, NUMBERS_AT_ONCE // (2 * finest * problem.noise_dim))
     for first in range(0, count, rows):
         seeds = range(first, min(count, first + rows))

@@ -24,7 +24,7 @@ def cases(quick: bool) -> Iterator[Case]:
     """Both sources of randomness, all steps at once and step by step."""
     steps, batches, repetitions = (100, (1, 16), 3) if quick else (1000, (1, 1024), 5)
     times = [k / steps for k in range(steps + 1)]
-    levels = (steps - 1).bit_length()  # of the smallest master grid with so many steps
+    cells = 2 ** (steps - 1).bit_length()  # of the smallest master grid with so many steps
     for batch in batches:
         for depth, name in NAMES.items():
             hinted = "torchsde `BrownianInterval`, dt hint", interval(batch, depth, times, 1 / steps)
@@ -35,9 +35,9 @@ def cases(quick: bool) -> Iterator[Case]:
                 ("generator, all steps at once", at_once, hinted, None, ""),
                 ("generator, prefetched, step by step", prefetched_path(batch, depth, times), unhinted, None, ""),
                 ("`torch.randn` of the same normals", normals(batch, depth, steps), unhinted, None, ""),
-                (f"seeds, levels={levels}", seeded_path(batch, depth, steps, levels), unhinted, 2.0, _PHILOX_BOUND),
-                (f"seeds, levels={levels}", seeded_path(batch, depth, steps, levels), hinted, None, ""),
-                (f"seeds, levels={levels + 2}", seeded_path(batch, depth, steps, levels + 2), unhinted, None, ""),
+                (f"seeds, cells={cells}", seeded_path(batch, depth, steps, cells), unhinted, 2.0, _PHILOX_BOUND),
+                (f"seeds, cells={cells}", seeded_path(batch, depth, steps, cells), hinted, None, ""),
+                (f"seeds, cells={4 * cells}", seeded_path(batch, depth, steps, 4 * cells), unhinted, None, ""),
             ):
                 what = f"{name} on {steps} steps, batch {batch}, d = {DIM}, float32"
                 yield Case(what, ours, peer, run_ours, run_peer, repetitions, target, explanation)
@@ -71,11 +71,11 @@ def prefetched_path(batch: int, depth: int, times: list[float]) -> Run:
     return run
 
 
-def seeded_path(batch: int, depth: int, steps: int, levels: int) -> Run:
+def seeded_path(batch: int, depth: int, steps: int, cells: int) -> Run:
     """The same as `generator_path` from seeds, on the steps that the master grid allows."""
 
     def run() -> None:
-        path = BrownianPath(0.0, 1.0, (batch, DIM), seeds=range(batch), depth=depth, levels=levels, dtype=torch.float32)
+        path = BrownianPath(0.0, 1.0, (batch, DIM), seeds=range(batch), depth=depth, cells=cells, dtype=torch.float32)
         path.partial_signatures(path.grid(steps))
 
     return run

@@ -12,7 +12,7 @@ from experiments.benchmarks.comparison import Case, Run
 from sdesig.brownian import BrownianPath
 
 SHAPE = (1, 10)
-LEVELS = 20  # a resolution of 1e-6, that of the peer
+CELLS = 2**20  # a resolution of 1e-6, that of the peer
 Interval = tuple[float, float]
 
 _CALLS_BOUND = (
@@ -25,7 +25,7 @@ def cases(quick: bool) -> Iterator[Case]:
     """Time of the queries against torchsde, and its growth with the number of queries."""
     few, many, repetitions = (20, 100, 2) if quick else (500, 5000, 5)
     ends = np.sort(np.random.default_rng(0).random((many, 2)))
-    intervals, on_grid = ([(s, t) for s, t in x.tolist()] for x in (ends, np.rint(ends * 2**LEVELS) / 2**LEVELS))
+    intervals, on_grid = ([(s, t) for s, t in x.tolist()] for x in (ends, np.rint(ends * CELLS) / CELLS))
     sizes = f"batch {SHAPE[0]}, d = {SHAPE[1]}, float32"
 
     first = intervals[:few]
@@ -40,7 +40,7 @@ def cases(quick: bool) -> Iterator[Case]:
     fewer = few // 5
     yield Case(
         f"W on {fewer} random intervals, {sizes}",
-        f"seeds, levels={LEVELS}",
+        f"seeds, cells={CELLS}",
         "torchsde `BrownianTree`, tol 1e-6",
         fresh(seeded_path, on_grid[:fewer]),
         fresh(brownian_tree, intervals[:fewer]),
@@ -80,7 +80,7 @@ def generated_path() -> BrownianPath:
 
 
 def seeded_path() -> BrownianPath:
-    return BrownianPath(0.0, 1.0, SHAPE, seeds=range(SHAPE[0]), depth=1, levels=LEVELS, dtype=torch.float32)
+    return BrownianPath(0.0, 1.0, SHAPE, seeds=range(SHAPE[0]), depth=1, cells=CELLS, dtype=torch.float32)
 
 
 def brownian_tree() -> torchsde.BrownianTree:

@@ -49,7 +49,7 @@ class Standstill(Scheme):
 def cases(quick: bool) -> Iterator[Case | Cost]:
     """Euler and `srk` against torchsde's, and the time of an empty step."""
     steps, batch, repetitions = (50, 4, 3) if quick else (1000, 1024, 5)
-    levels = (steps - 1).bit_length()
+    cells = 2 ** (steps - 1).bit_length()
     task = f"dY = -Y dt + dW, {steps} steps, d = {DIM}, float32"
     own, hinted = (
         "torchsde `sdeint`, `BrownianInterval` as it makes it",
@@ -58,12 +58,12 @@ def cases(quick: bool) -> Iterator[Case | Cost]:
 
     what = f"Euler, all states, {task}, batch {batch}"
     generator = solved(steps, batch, "euler", lambda: make_path(batch, depth=1))
-    seeds = solved(steps, batch, "euler", lambda: _seeded_path(batch, levels))
+    seeds = solved(steps, batch, "euler", lambda: _seeded_path(batch, cells))
     run_own = sdeint(steps, batch)
     run_hinted = sdeint(steps, batch, 1 / steps)
     yield Case(what, "`solve`, generator", own, generator, run_own, repetitions, 3.0, _SOLVE_BOUND)
     yield Case(what, "`solve`, generator", hinted, generator, run_hinted, repetitions)
-    yield Case(what, f"`solve`, seeds, levels={levels}", own, seeds, run_own, repetitions)
+    yield Case(what, f"`solve`, seeds, cells={cells}", own, seeds, run_own, repetitions)
 
     what = f"torchsde's `srk`, last state, {task}, batch {batch}"
     run_own = srk(steps, batch, lambda: make_interval(batch, 2, None))
@@ -105,8 +105,8 @@ def srk(steps: int, batch: int, make: Callable[[], torchsde.BaseBrownian]) -> Ru
     return lambda: torchsde.sdeint(Relaxation(), torch.zeros(batch, DIM), times, bm=make(), method="srk", dt=1 / steps)
 
 
-def _seeded_path(batch: int, levels: int) -> BrownianPath:
-    return BrownianPath(0.0, 1.0, (batch, DIM), seeds=range(batch), depth=1, levels=levels, dtype=torch.float32)
+def _seeded_path(batch: int, cells: int) -> BrownianPath:
+    return BrownianPath(0.0, 1.0, (batch, DIM), seeds=range(batch), depth=1, cells=cells, dtype=torch.float32)
 
 
 def _prefetched_path(steps: int, batch: int) -> BrownianPath:

@@ -12,7 +12,7 @@ def cases(quick: bool) -> Iterator[Case]:
     """Generator mode must not be slower; seeds, which do what a virtual tree does, are reported."""
     steps, batches = (20, (1, 4)) if quick else (1000, (1, 1024))
     times = [k / steps for k in range(steps + 1)]
-    levels = (steps - 1).bit_length()
+    cells = 2 ** (steps - 1).bit_length()
     for batch in batches:
         for depth, name in NAMES.items():
             what = f"{name} on {steps} steps, batch {batch}, d = {DIM}, float32"
@@ -24,8 +24,8 @@ def cases(quick: bool) -> Iterator[Case]:
             run_ours = generator_path(batch, depth, times)
             yield Case(what, "generator, all steps at once", peer, run_ours, run_peer, repetitions, target=1.0)
             if batch == 1:
-                run_seeds = seeded_path(batch, depth, steps, levels)
-                yield Case(what, f"seeds, levels={levels}", peer, run_seeds, run_peer, repetitions)
+                run_seeds = seeded_path(batch, depth, steps, cells)
+                yield Case(what, f"seeds, cells={cells}", peer, run_seeds, run_peer, repetitions)
 
 
 def _tree(batch: int, depth: int, times: list[float], *, tolerance: float, vectorized: bool) -> Run:

@@ -28,7 +28,7 @@ SNR = (1 / 20**2, 1 / 0.05**2)
 STEPS, TEACHER_STEPS = (5, 8, 10, 20, 50, 100), 1000
 FITTED = 60_000
 """Most images that a reference is fitted to: in float64 and 3 x 64 x 64 they are 6 GB."""
-LEVELS = 10
+CELLS = 1024
 """Paths of 1024 cells: enough for the 1000 steps of the teacher."""
 
 
@@ -130,7 +130,7 @@ class Study:
         plain = run.cell == "plain"
         fitted = images.subset(min(FITTED, len(images))).floats(device="cpu")
         reference = GaussianReference.fit(fitted, "none" if plain else "dct")
-        space = PathSpace(teacher.event, SNR, reference.to(device), levels=LEVELS)
+        space = PathSpace(teacher.event, SNR, reference.to(device), cells=CELLS)
         if not plain:
             space = replace(space, grid=self._grid(teacher, space, runs / "grid.json"))
         torch.manual_seed(0)

@@ -20,7 +20,7 @@ def problem(quick: bool) -> Problem:
     def exact(w: torch.Tensor) -> torch.Tensor:
         return sde.exact(1.0, w, torch.ones_like(w))
 
-    ours = Ours({"ito": sde}, DIM, lambda path: torch.ones(path.shape, dtype=DTYPE), exact, levels=8)
+    ours = Ours({"ito": sde}, DIM, lambda path: torch.ones(path.shape, dtype=DTYPE), exact, cells=2**8)
     torchs = Torchsde({"ito": sde}, DIM, lambda rows: torch.ones(rows, DIM, dtype=DTYPE), exact)
     steps = powers_of_two(4, 8 if quick else 256)
     parts = [

@@ -18,7 +18,7 @@ from sdesig.sde import SDE, Mixture
 DIM = 64
 START, END = -8.0, 8.0  # log-SNR
 FINE, QUICK = 1024, 64  # steps of the truth
-LEVELS = 14  # so that steps that are no power of two are even too: uneven ones spoil multistep schemes
+CELLS = 2**14  # so that steps that are no power of two are even too: uneven ones spoil multistep schemes
 SCALE = math.exp(-START / 2)  # of x at the start
 STEPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
@@ -71,7 +71,7 @@ def ours(law: Mixture, reference: GaussianReference | None, fine: int) -> Ours:
         return sde.reference.from_reference(u, last) / last
 
     truth = ("path_average", fine)
-    return Ours({"ito": sde}, DIM, start, truth, first, last, read, sde.clock, levels=LEVELS)
+    return Ours({"ito": sde}, DIM, start, truth, first, last, read, sde.clock, cells=CELLS)
 
 
 def problem(quick: bool) -> Problem:

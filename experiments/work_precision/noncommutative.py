@@ -16,9 +16,7 @@ def problem(quick: bool) -> Problem:
     stratonovich.sde_type = "stratonovich"
     sdes = {"ito": sde, "stratonovich": stratonovich}
     steps = powers_of_two(4, 8 if quick else 128)
-    ours = Ours(
-        sdes, 2, lambda path: sde.y0(path.shape[0], DTYPE), ("log_ode", fine_areas), levels=fine_areas.bit_length() - 1
-    )
+    ours = Ours(sdes, 2, lambda path: sde.y0(path.shape[0], DTYPE), ("log_ode", fine_areas), cells=fine_areas)
     torchs = Torchsde(sdes, 2, lambda rows: sde.y0(rows, DTYPE), ("heun", fine))
     parts = [
         Part(ours, {"euler": steps, "heun": steps, "milstein": steps, "sri2": steps, "log_ode": steps}),

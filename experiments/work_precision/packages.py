@@ -59,7 +59,7 @@ class Ours:
         sdes, noise_dim, truth, t0, t1: the problem.
         start: Y(t0) from a path.
         read: what is compared, from the last state.
-        clock, levels: of the paths; those that are timed have the smallest master grid for their steps.
+        clock, cells: of the paths; those that are timed have the smallest master grid for their steps.
     """
 
     name: ClassVar[str] = "sdesig"
@@ -73,7 +73,7 @@ class Ours:
     t1: float = 1.0
     read: Callable[[Tensor], Tensor] = lambda state: state
     clock: Clock | None = None
-    levels: int = 12
+    cells: int = 4096
 
     def differences(self, steps: Steps, count: int) -> dict[str, Tensor]:
         """See `Package`; the paths have the seeds 0, ..., count - 1."""
@@ -81,7 +81,7 @@ class Ours:
         schemes = [*steps, self.truth[0]] if isinstance(self.truth, tuple) else list(steps)
         for first in range(0, count, _ROWS):
             seeds = range(first, min(first + _ROWS, count))
-            path = self._path(schemes, len(seeds), self.levels, seeds, nested=True)
+            path = self._path(schemes, len(seeds), self.cells, seeds, nested=True)
             if isinstance(self.truth, tuple):
                 truth = self._solve(path, *self.truth)
             else:
@@ -92,11 +92,11 @@ class Ours:
 
     def run(self, scheme: str, path: str, steps: int, batch: int) -> Run:
         """See `Package`."""
-        levels, seeds = (steps - 1).bit_length(), range(batch) if path == "seeds" else None
-        return lambda: self._solve(self._path([scheme], batch, levels, seeds), scheme, steps)
+        cells, seeds = 2 ** (steps - 1).bit_length(), range(batch) if path == "seeds" else None
+        return lambda: self._solve(self._path([scheme], batch, cells, seeds), scheme, steps)
 
     def _path(
-        self, schemes: Collection[str], rows: int, levels: int, seeds: range | None, *, nested: bool = False
+        self, schemes: Collection[str], rows: int, cells: int, seeds: range | None, *, nested: bool = False
     ) -> BrownianPath:
         """A path with what the schemes need; `nested` keeps areas, which are dear, for steps in powers of two."""
         words = []
@@ -113,7 +113,7 @@ class Ours:
             generator=torch.Generator().manual_seed(0) if seeds is None else None,
             depth=max(1, legendre_depth(words)),
             clock=self.clock,
-            levels=levels,
+            cells=cells,
             area=area,
             dtype=DTYPE,
         )

@@ -1,4 +1,4 @@
-"""The tree of a master grid's cells: how the whole interval is cut down to single cells, and the numbers of its nodes."""
+"""The tree of a master grid's cells: how the whole interval is cut down to single cells, and its nodes' numbers."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class CellTree:
         )
 
     def visits(self, node: Node, ends: Sequence[int], first: int) -> list[Visit]:
-        """The way through a node for the intervals between n + 1 increasing ends: parts after the whole, left before right.
+        """The way down a node for the intervals between n + 1 increasing ends: left parts before right ones.
 
         Args:
             node: a node that contains the cell `first`.

@@ -1,4 +1,4 @@
-"""The drawing of seeded paths on the CPU, compiled by numba: bits, normals and cuts in one pass that stays in the cache.
+"""The drawing of seeded paths on the CPU, compiled by numba: bits, normals and cuts in one pass through the cache.
 
 The torch operations of `sdesig.brownian.philox` and `sdesig.signature.legendre.split_matrix` are the reference; these
 are the same bits, and the same numbers to rounding. A node of depth <= 4 is cut by rotations in closed form. Let r and
@@ -43,20 +43,22 @@ _LANES = 512  # counters of a tile, whose nodes from the root down then lie in t
 _WORTH_A_THREAD = 1 << 14  # normals
 
 
-@intrinsic
+_intrinsic: Any = intrinsic
+_inline: Any = njit(inline="always", error_model="numpy")
+_compiled: Any = njit(nogil=True, error_model="numpy", cache=True)
+
+
+@_intrinsic
 def _bits_of(typing: Any, x: Any) -> Any:
     """The bits of a float64 as an integer."""
     return types.uint64(types.float64), lambda _, builder, __, args: builder.bitcast(args[0], ir.IntType(64))
 
 
-@intrinsic
+@_intrinsic
 def _float_of(typing: Any, x: Any) -> Any:
     """The float64 of these bits."""
     return types.float64(types.uint64), lambda _, builder, __, args: builder.bitcast(args[0], ir.DoubleType())
 
-
-_inline: Any = njit(inline="always", error_model="numpy")
-_compiled: Any = njit(nogil=True, error_model="numpy", cache=True)
 
 _LN2 = math.log(2.0)
 _LOG = (0.6666666666666735, 0.3999999999940942, 0.2857142874366239, 0.22222198432149784)
@@ -70,7 +72,7 @@ _COS_END = (-2.7557314351390663e-07, 2.087572321298175e-09, -1.1359647557788195e
 @_inline
 def _radius(word: Any) -> Any:
     """sqrt(-2 log u), u = (word + 1/2) 2^-32; the logarithm of fdlibm (Sun Microsystems, e_log.c)."""
-    bits = _bits_of(np.float64(np.int64(word)) + 0.5)
+    bits: Any = _bits_of(np.float64(np.int64(word)) + 0.5)
     exponent = np.int64(bits - np.uint64(0x3FE6A09E667F3BCD)) >> 52  # 2^32 u = 2^exponent (1 + f), sqrt(1/2) <= 1 + f
     f = _float_of(bits - (np.uint64(exponent) << np.uint64(52))) - 1.0
     s = f / (2.0 + f)
@@ -311,7 +313,7 @@ def _cut_column_4(x: Any, z: Any, left: Any, i: Any, sign: Any, rotations: Any) 
 def _join_column_1(y: Any, x: Any, i: Any, rotations: Any) -> None:
     """Join column i of x to that of y, which comes before it."""
     whole = _join_1(y[0, i], x[0, i], rotations)
-    y[0, i], = whole[:1]
+    (y[0, i],) = whole[:1]
 
 
 @_inline
@@ -450,7 +452,16 @@ def _sort(quarters: Any, runs: Any, counters: int, event: int, rows: int, z: Any
 
 @_compiled
 def _descend(
-    tiles: Any, tile: Any, constants: Any, seeds: Any, variance: Any, given: Any, doings: Any, ratios: Any, out: Any, kept: Any
+    tiles: Any,
+    tile: Any,
+    constants: Any,
+    seeds: Any,
+    variance: Any,
+    given: Any,
+    doings: Any,
+    ratios: Any,
+    out: Any,
+    kept: Any,
 ) -> None:
     """See `descend`.
 
@@ -585,7 +596,8 @@ def descend(
     Args:
         seeds: one per row, int64, (rows,).
         constants: stream and version of the generator.
-        variance: c per coordinate, (event,), in the dtype of the values, for a clock v = t/(1 + c t); None for one clock.
+        variance: c per coordinate, (event,), in the dtype of the values, for a clock v = t/(1 + c t); None
+            for one clock.
         node: (depth, rows * event), depth <= `DEEPEST`; None for the whole interval, which is drawn.
         doings: int64, (n, 3): one of `CUT`, `DROP`, `STORE`, `JOIN` and `KEEP`; the number of the node; its place.
         ratios: float64, (n, 3): of a cut or a join the ratio r/s of the parts in the clock t, and their begin and end.

@@ -71,6 +71,10 @@ class MasterGrid:
         self._variance: Tensor | None = None
         if isinstance(clock.length(t0, t1), Tensor) and clock.variances is not None:
             self._variance = clock.variances.to(self._dtype).broadcast_to(shape[1:]).reshape(-1)
+        one_clock = not isinstance(clock.length(t0, t1), Tensor)
+        self._may_compile = (
+            seeds.device.type == "cpu" and math.prod(shape) > 0 and (one_clock or self._variance is not None)
+        )
         self._lock = threading.RLock()
         self._kept: list[tuple[Node, Tensor]] = []  # nodes that lie after an earlier query, by their start
         self._recent_areas: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
@@ -121,6 +125,16 @@ class MasterGrid:
     def lengths(self, ends: np.ndarray) -> Tensor:
         """Step lengths of the n intervals between n + 1 increasing grid indices, float64."""
         return self._length(ends[:-1], ends[1:])
+
+    def step(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Length, with as many axes as a value, and coefficients (depth, *shape) on one interval, in less time."""
+        h = self._clock.length(*self._time(np.array([start, stop])).tolist())
+        dtype, axes = self._dtype, len(self._shape)
+        if isinstance(h, Tensor):
+            h = h.reshape(*[1] * (axes - h.ndim), *h.shape).to(self._seeds.device, dtype)
+        else:
+            h = torch.full((1,) * axes, h, dtype=dtype, device=self._seeds.device)
+        return h, self.coefficients(np.array([start, stop]))[:, 0]
 
     def initial_noise(self) -> Tensor:
         """N(0, I), (*shape), independent of the path."""
@@ -228,9 +242,8 @@ class MasterGrid:
 
     def _kernels(self) -> Any:
         """The compiled drawing, where it knows the device, the depth and the clock."""
-        compiled = kernels() if self._seeds.device.type == "cpu" and math.prod(self._shape) > 0 else None
-        known = self._variance is not None or not isinstance(self._clock.length(*self._interval), Tensor)
-        return compiled if known and compiled is not None and self._depth <= compiled.DEEPEST else None
+        compiled = kernels() if self._may_compile else None
+        return compiled if compiled is not None and self._depth <= compiled.DEEPEST else None
 
     def _node_at(self, cell: int) -> tuple[Node, Tensor | None]:
         """A node that contains the cell, with its value: one that was kept, which then is so no more; else the root."""
@@ -241,7 +254,7 @@ class MasterGrid:
         return self._tree.root, None
 
     def _keep(self, nodes: list[tuple[Node, Tensor]], cell: int, most: int) -> None:
-        """Keep nodes for the next queries, which are likely to go on from `cell`; the nearest ones if there are many."""
+        """Keep nodes for later queries, which are likely to go on from `cell`; the nearest ones if there are many."""
         # After the step [1, 2) of 2^3 cells the nodes 5, [2, 4), and 3, [4, 8), are kept. The next step, [2, 3), cuts
         # node 5, which leaves 11, [3, 4), and 3; and so on: no node is cut twice.
         if not nodes:
@@ -256,28 +269,31 @@ class MasterGrid:
     def _cut_compiled(
         self, compiled: Any, way: list[Visit], values: Tensor | None, out: Tensor, keep: int
     ) -> list[Tensor]:
-        """Go the way down from a node, from its values or, if None, the whole interval's; return what is kept."""
-        doings, spans, places = [], [], iter(range(keep))
+        """Go the way down from a node's values, the whole interval's if None; return the first `keep` nodes after it."""
+        doings: list[tuple[int, int, int]] = []
+        spans: list[tuple[int, int, int, int]] = []  # what is cut or joined: its number, begin, middle, end
+        waiting = 0
         for node, owner, joined in way:
-            place = next(places, None) if owner == AFTER else owner
             if owner == CUT:
                 spans.append((len(doings), node.start, self._tree.parts(node)[1].start, node.stop))
                 doings.append((compiled.CUT, node.number, 0))
-            elif owner == AFTER and place is not None:
-                doings.append((compiled.KEEP, 0, place))
+            elif owner == AFTER and waiting < keep:
+                doings.append((compiled.KEEP, 0, waiting))
+                waiting += 1
             elif owner < 0:
                 doings.append((compiled.DROP, 0, 0))
             elif joined == node.start:
-                doings.append((compiled.STORE, 0, place))
+                doings.append((compiled.STORE, 0, owner))
             else:
                 spans.append((len(doings), joined, node.start, node.stop))
-                doings.append((compiled.JOIN, 0, place))
+                doings.append((compiled.JOIN, 0, owner))
         ratios = np.ones((len(doings), 3))
         if spans:
             numbers, *cells = np.array(spans).T
-            begin, middle, end = (self._time(at) for at in cells)
+            begin, middle, end = self._time(np.array(cells))
             length = self._clock.length if self._variance is None else np.subtract
-            ratios[numbers] = np.stack([length(begin, middle) / length(middle, end), begin, end], axis=1)
+            ratios[numbers, 0] = length(begin, middle) / length(middle, end)
+            ratios[numbers, 1], ratios[numbers, 2] = begin, end
         kept = torch.empty((keep, self._depth, *self._shape), dtype=self._dtype)
         compiled.descend(
             self._seeds,
@@ -297,11 +313,12 @@ class MasterGrid:
         """The same by operations of torch; joined parts are added to `out`, (depth, n, *shape)."""
         owners = {visit.node.number: visit.owner for visit in way}
         nodes, values = [way[0].node], self._whole() if values is None else values[:, None]
-        kept = {}
+        kept: dict[Node, Tensor] = {}
         while nodes:
             parts = [k for k, node in enumerate(nodes) if owners[node.number] >= 0]
             if parts:
-                self._give_out([nodes[k] for k in parts], [owners[nodes[k].number] for k in parts], values[:, parts], ends, out)
+                given = [nodes[k] for k in parts]
+                self._give_out(given, [owners[node.number] for node in given], values[:, parts], ends, out)
             kept |= {node: values[:, k] for k, node in enumerate(nodes) if node in later}
             cut = [k for k, node in enumerate(nodes) if owners[node.number] == CUT]
             values = self._cut([nodes[k] for k in cut], values[:, cut]) if cut else values

@@ -12,6 +12,7 @@ import torchsde
 from torch import Tensor
 
 from sdesig._checks import check_device, check_dtype, check_generator, check_integer, check_real, check_shape
+from sdesig.brownian.cell_tree import MOST_CELLS
 from sdesig.brownian.clock import Clock, UniformClock
 from sdesig.brownian.master_grid import MasterGrid
 from sdesig.brownian.philox import GENERATOR_VERSION, check_seeds
@@ -33,9 +34,9 @@ class BrownianPath(torchsde.BaseBrownian):
     The values over [s, u] and [u, t] combine to those over [s, t] (to rounding, areas included), in whatever order they
     are asked for. Exactly one source of randomness is given:
 
-    - `seeds`, one per row of the batch: a row is a pure function of its seed (and t0, t1, clock, levels, depth and the
+    - `seeds`, one per row of the batch: a row is a pure function of its seed (and t0, t1, clock, cells, depth and the
       shape of a row): the same on any batch size, order of rows and of queries, process and device (up to the last
-      digits of the transform to normals). The path lives on a master grid of 2^levels cells, uniform in the clock;
+      digits of the transform to normals). The path lives on a master grid of cells, uniform in the clock;
       query times must lie on it (`grid` gives those of N steps, `nearest` moves given times onto it), so one seed is
       one path at every number of steps. Solvers that make steps of a fixed dt themselves, as torchsde's do, meet the
       grid where dt is a multiple of its cells; give them float64 times.
@@ -56,7 +57,7 @@ class BrownianPath(torchsde.BaseBrownian):
         generator: a torch.Generator on `device`.
         depth: number of Legendre coefficients per step: 1 gives increments, 2 also space-time areas, and so on.
         clock: `UniformClock()` (default) or `SNRClock(variance)`.
-        levels: the master grid has 2^levels cells.
+        cells: cells of the master grid, at most 2^30. Numbers of steps that divide it cost least, see `CellTree`.
         area: whether steps have a Levy area.
         area_tolerance: bound on the error of an entry of a cell's area in the sense of `terms_needed`, for the longest
             cell; default the smaller one of 1e-2 h and h^(3/2) / T^(1/2), for a cell of length h of a path of length T:
@@ -79,7 +80,7 @@ class BrownianPath(torchsde.BaseBrownian):
         generator: torch.Generator | None = None,
         depth: int = 2,
         clock: Clock | None = None,
-        levels: int = 12,
+        cells: int = 4096,
         area: bool = False,
         area_tolerance: float | None = None,
         dtype: torch.dtype | None = None,
@@ -90,7 +91,7 @@ class BrownianPath(torchsde.BaseBrownian):
             raise ValueError(f"t1 must be > t0 = {t0}; got {t1}")
         shape = check_shape("shape", shape)
         depth = check_integer("depth", depth, 1, MOST_DEPTH)
-        levels = check_integer("levels", levels, 0, 30)
+        cells = check_integer("cells", cells, 1, MOST_CELLS)
         dtype = check_dtype(dtype)
         clock = UniformClock() if clock is None else clock
         if not isinstance(clock, Clock):
@@ -120,7 +121,7 @@ class BrownianPath(torchsde.BaseBrownian):
         elif area_tolerance is not None:
             raise ValueError("area_tolerance is given without area=True")
 
-        self.t0, self.t1, self.depth, self.clock, self.levels, self.area = t0, t1, depth, clock, levels, area
+        self.t0, self.t1, self.depth, self.clock, self.cells, self.area = t0, t1, depth, clock, cells, area
         self.area_tolerance: float | None = None
         self.seeds = None if seeds is None else tuple(row_seeds.tolist())
         self._shape, self._dtype, self._device = shape, dtype, device
@@ -138,7 +139,7 @@ class BrownianPath(torchsde.BaseBrownian):
             row_seeds = torch.randint(2**62, (1,), generator=generator, device=device)
             shape = (1, *shape)
         grid = MasterGrid(
-            t0, t1, shape, depth, clock, row_seeds, 2**levels, dtype, area=area, area_tolerance=area_tolerance
+            t0, t1, shape, depth, clock, row_seeds, cells, dtype, area=area, area_tolerance=area_tolerance
         )
         self._source, self.area_tolerance = grid, grid.area_tolerance
 
@@ -184,7 +185,7 @@ class BrownianPath(torchsde.BaseBrownian):
             "t0": self.t0,
             "t1": self.t1,
             "clock": self.clock.identity(),
-            "levels": self.levels,
+            "cells": self.cells,
             "depth": self.depth,
             "row_shape": list(self._shape[1:]),
             "area": self.area,
@@ -240,7 +241,7 @@ class BrownianPath(torchsde.BaseBrownian):
         values = _as_floats(times)
         if len(values) < 2:
             raise ValueError(f"times must hold at least two times; got {values}")
-        return PartialSignature(*self._values(self._locate(values)))
+        return PartialSignature.unchecked(*self._values(self._locate(values)))
 
     def partial_signature(self, s: float | Tensor, t: float | Tensor) -> PartialSignature:
         """Partial signature on [s, t]; see `partial_signatures`."""
@@ -308,7 +309,7 @@ class BrownianPath(torchsde.BaseBrownian):
     def __repr__(self) -> str:
         """One line, without the seeds and a clock's tensors."""
         source = "a generator" if self.seeds is None else f"{len(self.seeds)} seeds"
-        cells = f", 2^{self.levels} cells" if isinstance(self._source, MasterGrid) else ""
+        cells = f", {self.cells} cells" if isinstance(self._source, MasterGrid) else ""
         return (
             f"{type(self).__name__}(shape {self._shape} on [{self.t0:g}, {self.t1:g}], {type(self.clock).__name__}, "
             f"{source}{cells}, depth {self.depth}{', area' * self.area}{', reflected' * self._reflected}, "
@@ -334,11 +335,15 @@ class BrownianPath(torchsde.BaseBrownian):
             number = prefetched[0].get((ends[0], ends[1]))
             if number is not None:
                 return prefetched[1][number]
-        if isinstance(self._source, ConditionalTree):
-            h, coefficients = self._source.step(*ends.tolist())
-            coefficients = coefficients.to(self._dtype)
-            return PartialSignature.unchecked(h, -coefficients if self._reflected else coefficients)
-        return PartialSignature(*self._values(ends))[0]
+        source = self._source
+        h, coefficients = source.step(*ends.tolist())
+        coefficients = coefficients.reshape(self.depth, *self._shape).to(self._dtype)
+        if self._reflected:
+            coefficients = -coefficients
+        if not (isinstance(source, MasterGrid) and self.area):
+            return PartialSignature.unchecked(h, coefficients)
+        shape, dtype = (*self._shape, self._shape[-1]), self._dtype
+        return PartialSignature.unchecked(h, coefficients, lambda: source.levy_areas(ends).reshape(shape).to(dtype))
 
     def _check_inside(self, times: list[float]) -> np.ndarray:
         """The times as an array, those that rounding put outside [t0, t1] moved to its ends."""

@@ -96,12 +96,12 @@ def kernels() -> ModuleType | None:
     None where numba is missing or switched off (NUMBA_DISABLE_JIT=1): then the operations of torch take its place.
     """
     try:
-        import numba
+        from numba.core import config
 
         from sdesig.brownian import compiled
     except ImportError:
         return None
-    return None if numba.config.DISABLE_JIT else compiled
+    return None if getattr(config, "DISABLE_JIT", False) else compiled
 
 
 def normals(seeds: Tensor, cells: Tensor, stream: int, count: int, dtype: torch.dtype) -> Tensor:

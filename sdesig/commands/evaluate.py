@@ -134,7 +134,7 @@ class Evaluate:
         for count in self.steps:
             check_integer("steps", count, 1)
             if not self.models:
-                check_integer("steps", count, 1, 2**PathSpace.levels)
+                check_integer("steps", count, 1, PathSpace.cells)
         check_integer("n", self.n, FEWEST if self.extractor else 2, MOST_SAMPLES)
         check_integer("first_seed", self.first_seed, 0, 2**63 - self.n)
         if check_integer("floor_groups", self.floor_groups, 0) == 1:

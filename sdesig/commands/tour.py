@@ -68,7 +68,7 @@ def conditional_mean(step: PartialSignature, positions: Tensor) -> Tensor:
 def what_a_step_knows(seed: int) -> tuple[Figure, str]:
     """A path, and its conditional mean given partial signatures of depth 1, 2 and 4 on four steps."""
     rows, steps, points = 500, 4, 256
-    path = BrownianPath(0.0, 1.0, (rows,), seeds=range(seed, seed + rows), depth=4, levels=10, dtype=torch.float64)
+    path = BrownianPath(0.0, 1.0, (rows,), seeds=range(seed, seed + rows), depth=4, cells=2**10, dtype=torch.float64)
     fine, coarse = path.grid(steps * points), path.partial_signatures(path.grid(steps))
     value = torch.cat([torch.zeros(1, rows), path.partial_signatures(fine).increment.cumsum(0)])
     x = torch.linspace(0, 1, points + 1, dtype=torch.float64)
@@ -93,7 +93,7 @@ def what_a_step_knows(seed: int) -> tuple[Figure, str]:
 
 def levy_areas(seed: int) -> tuple[Figure, str]:
     """A planar path and its Levy area; the law of 10^5 sampled areas against the exact density 1/cosh(pi a)."""
-    path = BrownianPath(0.0, 1.0, (1, 2), seeds=[seed], levels=10, area=True, dtype=torch.float64)
+    path = BrownianPath(0.0, 1.0, (1, 2), seeds=[seed], cells=2**10, area=True, dtype=torch.float64)
     steps = path.partial_signatures(path.grid(2**10))
     line = torch.cat([torch.zeros(1, 2), steps.increment[:, 0].cumsum(0)])
     whole = path.partial_signature(0.0, 1.0)
@@ -160,7 +160,7 @@ def _euler_samples(seeds: range, steps: int) -> Tensor:
     sde = DIFFUSION.reverse(MIXTURE.denoiser(DIFFUSION))
     times = sde.solver_time(torch.tensor([DIFFUSION.t_max, DIFFUSION.t_min], dtype=torch.float64))
     t0, t1 = times.tolist()
-    path = BrownianPath(t0, t1, (len(seeds), 2), seeds=seeds, depth=1, levels=11, dtype=torch.float64)
+    path = BrownianPath(t0, t1, (len(seeds), 2), seeds=seeds, depth=1, cells=2**11, dtype=torch.float64)
     path.prefetch(path.grid(steps))
     return torchsde.sdeint(sde, path.initial_noise(), times, bm=path, method="euler", dt=(t1 - t0) / steps)[-1]
 

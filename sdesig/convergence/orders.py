@@ -30,6 +30,7 @@ Start = Tensor | Callable[[BrownianPath], Tensor]
 Truth = Callable[[BrownianPath, Tensor], Tensor]
 
 _SEEDS_APART = 2**32
+_MOST_CELLS = 2**20
 
 P = ParamSpec("P")
 S = TypeVar("S")
@@ -69,7 +70,7 @@ class Study:
     seed: int = 0
     truth: Truth | int | float | Tensor | None = None
     truth_scheme: str | Scheme | None = None
-    levels: int | None = None
+    cells: int = 1
     depth: int | None = None
     area: bool = False
     clock: Clock | None = None
@@ -98,9 +99,15 @@ class Study:
         elif self.truth_scheme is not None:
             raise ValueError("truth_scheme is given without a number of steps as truth")
         self._truth_scheme = self._scheme if self.truth_scheme is None else scheme_named(self.truth_scheme, self.sde)
-        for n in (*self.steps, most):
-            if n & (n - 1):
-                raise ValueError(f"steps and truth must be powers of two, on which one seed is one path; got {n}")
+        numbers = [*self._solved, *((truth, truth // 2) if isinstance(truth, int) else ())]
+        if isinstance(truth, int) and truth % 2:
+            raise ValueError(f"truth must be an even number of steps, half of which tell its error; got {truth}")
+        cells = math.lcm(check_integer("cells", self.cells, 1, _MOST_CELLS), *numbers)
+        if cells > _MOST_CELLS:
+            raise ValueError(
+                f"steps, truth and cells must have a common multiple of at most {_MOST_CELLS}, the cells of a master grid "
+                f"on which one seed is one path at all of them; that of {sorted(numbers)} and {self.cells} is {cells}"
+            )
         if not isinstance(self.area, bool):
             raise TypeError(f"area must be True or False; got {self.area!r}")
         self._start = self.y0 if callable(self.y0) else _check_start(self.sde, self.y0)
@@ -110,14 +117,13 @@ class Study:
         # A scheme that does not admit the structure has no say here: `check` refuses it below.
         words = [word for s in schemes if structure in s.strong_order for word in s.words(structure)]
         depth = 1 if self.depth is None else check_integer("depth", self.depth, 1)
-        levels = 0 if self.levels is None else check_integer("levels", self.levels, 0, 30)
         self._options: dict[str, Any] = {
             "t0": self.t0,
             "t1": self.t1,
             "depth": max(depth, legendre_depth(words)),
             "area": needs_levy_area(words) or self.area,
             "clock": self.clock,
-            "levels": max(levels, most.bit_length() - 1),
+            "cells": cells,
             "dtype": torch.float64,
         }
         one = self.path(0, 1)
@@ -135,7 +141,7 @@ class Study:
         """The first `count` paths, in chunks that bound the memory."""
         numbers = self._options["depth"] + self._row_shape[-1] * self._options["area"]
         # Four times: the finest steps, all the coarser ones, and what a scheme takes of both.
-        rows = rows_at_once(4 * 2 ** self._options["levels"] * math.prod(self._row_shape) * numbers)
+        rows = rows_at_once(4 * self._options["cells"] * math.prod(self._row_shape) * numbers)
         for first in range(0, count, rows):
             yield self.path(first, min(rows, count - first))
 
@@ -195,8 +201,8 @@ def strong_order(study: StrongStudy) -> OrderEstimate:
         truth: a callable (path, y0) -> Y(t1) of y0's shape; or the number of steps of a numeric truth; default the
             SDE's own solution `exact`, if it has one (`HasExactSolution`).
         truth_scheme: scheme of a numeric truth, default `scheme`.
-        levels, depth, area: what a callable truth needs of the path beside what the schemes do: a master grid of at
-            least 2^levels cells, at least this depth, Levy areas.
+        cells, depth, area: what a callable truth needs of the path beside what the schemes do: a master grid whose cells
+            are a multiple of `cells`, at least this depth, Levy areas.
         clock: clock of the path, see `BrownianPath`.
         row_shape: shape of W per path, where neither y0 nor the SDE tell it.
 
@@ -270,7 +276,7 @@ def weak_order(study: WeakStudy) -> OrderEstimate:
             number of steps of a numeric truth, on the same path; or, as a float or tensor, the number E phi(Y(t1)), ()
             or (k,), with more noise.
         antithetic: every second path is the reflection -W of the one before it: odd functions of W cancel.
-        sde, y0, scheme, t0, t1, steps, paths, seed, truth_scheme, levels, depth, area, clock, row_shape: as in
+        sde, y0, scheme, t0, t1, steps, paths, seed, truth_scheme, cells, depth, area, clock, row_shape: as in
             `strong_order`.
 
     Returns:
@@ -309,7 +315,7 @@ def weak_order(study: WeakStudy) -> OrderEstimate:
 class NestedPath(BrownianPath):
     """A seeded path that draws the steps of its master grid once and joins them to the coarser ones: areas are dear.
 
-    Other steps than consecutive ones of `grid(2^k)` are drawn as by `BrownianPath`: the same path.
+    Other steps than consecutive ones of a grid of equal steps are drawn as by `BrownianPath`: the same path.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -322,14 +328,17 @@ class NestedPath(BrownianPath):
             return super().partial_signatures(times)
         ends = self._locate([float(time) for time in times])
         first, last, width = int(ends[0]), int(ends[-1]), int(ends[1] - ends[0])
-        if width & (width - 1) or first % width or (np.diff(ends) != width).any():
+        if self.cells % width or first % width or (np.diff(ends) != width).any():
             return super().partial_signatures(times)
         if not self._stacks:
-            self._stacks[1] = PartialSignature(*self._values(np.arange(2**self.levels + 1)))
+            self._stacks[1] = PartialSignature.unchecked(*self._values(np.arange(self.cells + 1)))
         while width not in self._stacks:
-            widest = max(k for k in self._stacks if k < width)
-            halves = self._stacks[widest]
-            self._stacks[2 * widest] = halves[::2].combine(halves[1::2])
+            widest = max(k for k in self._stacks if width % k == 0)
+            count = next(p for p in range(2, width + 1) if width // widest % p == 0)
+            parts = self._stacks[widest]
+            self._stacks[count * widest] = functools.reduce(
+                PartialSignature.combine, [parts[k::count] for k in range(count)]
+            )
         return self._stacks[width][first // width : last // width]
 
     def reflected(self) -> NestedPath:

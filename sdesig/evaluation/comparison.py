@@ -34,7 +34,7 @@ class Comparison:
     Args:
         teacher: D(y, snr), on the device of the space.
         space: what the seeds mean. All cells of their paths are drawn.
-        truth_steps: steps of the converged path, by the path-average scheme with the reference; at most 2^levels.
+        truth_steps: steps of the converged path, by the path-average scheme with the reference; at most the cells.
         batch: seeds at once.
     """
 
@@ -48,7 +48,7 @@ class Comparison:
         check_snr_denoiser("teacher", self.teacher)
         check_instance("space", self.space, PathSpace)
         check_integer("batch", self.batch, 1)
-        self.truth_steps = min(check_integer("truth_steps", self.truth_steps, 1), 2**self.space.levels)
+        self.truth_steps = min(check_integer("truth_steps", self.truth_steps, 1), self.space.cells)
 
     @property
     def truth(self) -> Sampler:
@@ -87,7 +87,7 @@ class Comparison:
             ValueError: a function that draws another shape.
         """
         path = self.space.paths(seeds)
-        y, times = self._start(path), path.grid(2**self.space.levels)
+        y, times = self._start(path), path.grid(self.space.cells)
         runs = {}
         for sampler, steps in pairs:
             if sampler.scheme is not None:

@@ -76,7 +76,7 @@ def evaluate(
     There a run that was stopped goes on, and samplers, steps, seeds, extractors and floors may be added: what is there
     is not drawn again, nor compared again. Processes, started by torchrun, share the blocks. A block needs half a
     gigabyte for its paths if it has no more than 2^18/d seeds, d the coordinates of a sample: 85 for 3 x 32 x 32. 1000
-    steps need `comparison.space.levels` = 10.
+    steps need `comparison.space.cells` = 1024.
 
     out/ then has report.json (the rows), report.md, errors.png (pathwise errors against evaluations) and, of images,
     images-N.png for every number of steps: a row per sampler, a column per seed.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import cached_property, partial
@@ -83,6 +84,8 @@ class SampleStore:
                 names = {sampler.key: sampler.label for sampler in self.samplers.values()}
             else:
                 described["names"] = "keys"
+            if file.exists() and "levels" in read_json(file):  # made earlier, when files had log2 of the cells
+                described["levels"] = math.log2(described.pop("cells"))
             record_options(file, described)
         self._names = names
 

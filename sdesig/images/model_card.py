@@ -65,7 +65,7 @@ def _text(generator: SigDEG, results: Sequence[Row], name: str, latent: bool, li
         "A diffusion model distilled by Sig-DEG ([arXiv 2508.16939](https://arxiv.org/abs/2508.16939)): a generator "
         "that takes few coarse steps of the reverse-time SDE, and sees the exact partial signature of the Brownian "
         "path on each of them. The seed of an image is the seed of its path: a seed gives the same image in every "
-        f"batch, and follows one path at any number of steps, up to {2**generator.space.levels}. How near that brings "
+        f"batch, and follows one path at any number of steps, up to {generator.space.cells}. How near that brings "
         "the images is the pathwise error.\n",
         "```python\nfrom sdesig.images import SigDEGPipeline  # pip install 'sdesig[images]'\n\n"
         f'pipe = SigDEGPipeline.from_pretrained("{name}")\n'

@@ -135,7 +135,7 @@ class SigDEGPipeline(DiffusionPipeline):
             batch_size: default one per seed or generator, else 1.
             seeds: in [0, 2^63), one per image, which is a function of it, to rounding, and of the number of steps.
             generator: draws the seeds: one generator all of them, a list one each. Default: torch's global one.
-            num_inference_steps: evaluations of the network, 1 to 2^levels.
+            num_inference_steps: evaluations of the network, 1 to the cells of its paths.
             output_type: "pil", "np" (float32 in [0, 1], NHWC), "pt" (the same, NCHW), or "latent": what the generator
                 gives, not clipped.
             return_dict: whether to return an `ImagePipelineOutput`, or a tuple.
@@ -149,7 +149,7 @@ class SigDEGPipeline(DiffusionPipeline):
             FloatingPointError: a state that is not finite.
         """
         check_choice("output_type", output_type, OUTPUTS)
-        check_integer("num_inference_steps", num_inference_steps, 1, 2**self.generator.space.levels)
+        check_integer("num_inference_steps", num_inference_steps, 1, self.generator.space.cells)
         for name in callback_on_step_end_tensor_inputs:
             check_choice("callback_on_step_end_tensor_inputs", name, self._callback_tensor_inputs)
         chosen = _seeds(batch_size, seeds, generator)

@@ -148,7 +148,7 @@ def run_along(path: BrownianPath, reference: GaussianReference, runs: Sequence[R
     2^24 numbers of the path are in memory at once, or 16 cells of it if those have more, and a few copies: about half a
     gigabyte, for up to 85 seeds of 3072 coordinates or 330 seeds of 784 coordinates at depth 4.
     """
-    times = path.grid(2**path.levels)
+    times = path.grid(path.cells)
     groups: dict[tuple[bool, tuple[int, ...]], tuple[Joined, list[Run]]] = {}
     for run in runs:
         groups.setdefault((run.referenced, run.ends), (Joined(run.ends), []))[1].append(run)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch import Tensor
 from sdesig._checks import check_instance, check_integer, check_real, check_shape
 from sdesig._files import read_json, reading, write_json
 from sdesig.brownian import BrownianPath
+from sdesig.brownian.cell_tree import MOST_CELLS
 from sdesig.brownian.path import MOST_DEPTH
 from sdesig.brownian.philox import MOST_SEEDS, check_seeds
 from sdesig.sampling.gaussian_reference import GaussianReference, SNRClock
@@ -97,6 +98,16 @@ def chosen_seeds(seeds: int | Sequence[int]) -> Tensor:
     return check_seeds(range(check_integer("seeds", seeds, 1, MOST_SEEDS)) if isinstance(seeds, int) else seeds)
 
 
+def with_cells(described: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration or identity in today's words: files made earlier have "levels", log2 of the cells."""
+    if "levels" not in described:
+        return dict(described)
+    levels = check_integer("levels", described["levels"], 0, MOST_CELLS.bit_length() - 1)
+    return {
+        "cells" if key == "levels" else key: 2**levels if key == "levels" else value for key, value in described.items()
+    }
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class PathSpace:
     """The meaning of a seed: a Brownian path in the clock of a Gaussian reference, and the times of its steps.
@@ -109,7 +120,7 @@ class PathSpace:
         snr: first and last SNR, 0 < first < last.
         reference: the Gaussian reference in whose clock the paths run. Its tensors have the dtype and the device of the
             paths; if it consists of numbers alone, the paths are float32.
-        levels: log2 of the number of master cells, which are even in log-SNR and bound the number of steps.
+        cells: number of cells of the master grid, which are even in log-SNR and bound the number of steps.
         depth: number of Legendre coefficients of the paths. Paths of another depth are other paths; generators that see
             fewer coefficients follow the same ones.
         grid: the grid of the steps.
@@ -121,7 +132,7 @@ class PathSpace:
     event: tuple[int, ...]
     snr: tuple[float, float]
     reference: GaussianReference
-    levels: int = 10
+    cells: int = 1024
     depth: int = 4
     grid: StepGrid = EVEN
 
@@ -132,7 +143,7 @@ class PathSpace:
         low, high = (check_real(f"snr[{k}]", value, minimum=0.0, strict=True) for k, value in enumerate(self.snr))
         if low >= high:
             raise ValueError(f"snr must be (first, last) with first < last; got {self.snr}")
-        object.__setattr__(self, "levels", check_integer("levels", self.levels, 0, 30))
+        object.__setattr__(self, "cells", check_integer("cells", self.cells, 1, MOST_CELLS))
         object.__setattr__(self, "depth", check_integer("depth", self.depth, 1, MOST_DEPTH))
         check_instance("grid", self.grid, StepGrid)
         check_instance("reference", self.reference, GaussianReference)
@@ -164,7 +175,7 @@ class PathSpace:
             seeds=chosen,
             depth=self.depth,
             clock=self.clock,
-            levels=self.levels,
+            cells=self.cells,
             dtype=self.dtype,
             device=self.device,
         )
@@ -174,13 +185,13 @@ class PathSpace:
         return self.reference.start(path.initial_noise(), self.snr[0])
 
     def ends(self, steps: int) -> list[int]:
-        """Indices of the master cells at which `steps` steps end, from 0 to 2^levels.
+        """Indices of the master cells at which `steps` steps end, from 0 to `cells`.
 
         Raises:
-            TypeError, ValueError: not a number from 1 to 2^levels, or so many steps that two of the grid's times
+            TypeError, ValueError: not a number from 1 to `cells`, or so many steps that two of the grid's times
                 coincide on the master grid.
         """
-        cells = 2**self.levels
+        cells = self.cells
         ends = [round(position * cells) for position in self.grid.positions(check_integer("steps", steps, 1, cells))]
         if len({*ends}) <= steps:
             raise ValueError(f"steps must be fewer for this grid on a path of {cells} cells; got {steps}")
@@ -188,7 +199,7 @@ class PathSpace:
 
     def times(self, steps: int) -> Tensor:
         """SNRs at the ends of `steps` steps: float64 on the CPU, (steps + 1,). Raises the errors of `ends`."""
-        positions = torch.tensor(self.ends(steps), dtype=torch.float64) / 2**self.levels
+        positions = torch.tensor(self.ends(steps), dtype=torch.float64) / self.cells
         return torch.from_numpy(self.clock.time(positions.numpy(), *self.snr))
 
     @property
@@ -198,7 +209,7 @@ class PathSpace:
             "event": list(self.event),
             "snr": list(self.snr),
             "reference": self.reference.digest,
-            "levels": self.levels,
+            "cells": self.cells,
             "depth": self.depth,
             "grid": list(self.grid.quantiles),
         }
@@ -219,5 +230,5 @@ class PathSpace:
     def __repr__(self) -> str:
         return (
             f"PathSpace(event={self.event}, snr=({self.snr[0]:g}, {self.snr[1]:g}), reference={self.reference}, "
-            f"levels={self.levels}, depth={self.depth}, grid={self.grid})"
+            f"cells={self.cells}, depth={self.depth}, grid={self.grid})"
         )

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sdesig._checks import check_integer
 from sdesig._files import open_arrays, replacing, take_array
+from sdesig.sampling.path_space import with_cells
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +83,7 @@ class Samples:
             seeds = identity.get("seeds") if isinstance(identity, dict) else None
             if not isinstance(seeds, list):
                 raise ValueError("identity must be a JSON object with a list of seeds")
+            identity = with_cells(identity)
             for k, seed in enumerate(seeds):
                 check_integer(f"seeds[{k}]", seed, 0)
             if len(seeds) != len(values):

@@ -17,7 +17,7 @@ from sdesig._modules import CONFIG, WEIGHTS, load_config, load_state, make_withi
 from sdesig.brownian.path import MOST_DEPTH
 from sdesig.sampling.canonical import CanonicalSDE, SNRDenoiser, check_snr_denoiser
 from sdesig.sampling.gaussian_reference import GaussianReference
-from sdesig.sampling.path_space import PathSpace, StepGrid, chosen_seeds
+from sdesig.sampling.path_space import PathSpace, StepGrid, chosen_seeds, with_cells
 from sdesig.sigdeg.cells import CONDITIONS, Cell, CorrectedDenoiser, PlainCell, SolverCell, Student, StudentDenoiser
 from sdesig.sigdeg.network_denoiser import DENOISERS, ModelDenoiser, NetworkDenoiser, make_denoiser
 from sdesig.sigdeg.networks import NETWORKS, Network, make_network, network_for
@@ -27,7 +27,7 @@ from sdesig.solvers.driver import Callback, chunks, run_steps
 CELLS = {"solver": SolverCell, "plain": PlainCell}
 CONFIG_KEYS = {
     *("type", "cell", "corrects_a_denoiser", "network", "denoiser", "rank", "depth", "sigma_data"),
-    *("event", "snr", "levels", "path_depth", "grid", "mean", "variance", "basis"),
+    *("event", "snr", "cells", "path_depth", "grid", "mean", "variance", "basis"),
 }
 OLDER_LACK = {"denoiser", "rank"}
 """Keys that files of older versions lack."""
@@ -196,7 +196,7 @@ class SigDEG(nn.Module):
 
         Args:
             seeds: one per sample, or a number n of samples, for the seeds 0, ..., n - 1.
-            steps: number of steps, 1 to 2^levels.
+            steps: number of steps, 1 to the cells of the space.
             batch: number of samples that are made at once.
             grid: the grid of the steps; default this generator's own.
             callback: see `solve`; called for every batch anew.
@@ -235,7 +235,7 @@ class SigDEG(nn.Module):
             "sigma_data": self.cell.sigma_data,
             "event": list(space.event),
             "snr": list(space.snr),
-            "levels": space.levels,
+            "cells": space.cells,
             "path_depth": space.depth,
             "grid": list(space.grid.quantiles),
             "mean": list(self.get_buffer("mean").shape),
@@ -262,7 +262,7 @@ class SigDEG(nn.Module):
         if denoiser is not None:
             check_snr_denoiser("denoiser", denoiser)
         folder = Path(folder)
-        config, tensors = load_config(folder, "sig_deg"), read_tensors(folder / WEIGHTS)
+        config, tensors = with_cells(load_config(folder, "sig_deg")), read_tensors(folder / WEIGHTS)
         with reading(folder / CONFIG, "is not one of a generator"):
             _check_config(folder, config, tensors)
             basis = [tensors[f"basis_{k}"] for k in range(len(config["basis"]))]
@@ -270,7 +270,7 @@ class SigDEG(nn.Module):
                 config["event"],
                 config["snr"],
                 GaussianReference(tensors["mean"], tensors["variance"], basis),
-                levels=config["levels"],
+                cells=config["cells"],
                 depth=config["path_depth"],
                 grid=StepGrid.from_json(config["grid"]),
             )

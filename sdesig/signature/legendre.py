@@ -145,8 +145,8 @@ def split_matrix(first: Tensor, second: Tensor, depth: int) -> Tensor:
 
         (xi^first, xi^second) = Q^T (xi, z),   z iid N(0, 1) independent of xi,
 
-    is the exact conditional law of the parts given the step, and joining them again returns xi. It spends half the normals
-    of `split_coefficients`.
+    is the exact conditional law of the parts given the step, and joining them again returns xi. It spends half the
+    normals of `split_coefficients`.
 
     Args:
         first, second: lengths of the parts in any unit, of one shape.

@@ -20,7 +20,7 @@ _SAFETY, _SMALLEST_FACTOR, _LARGEST_FACTOR = 0.9, 0.2, 5.0
 # The estimate is of size h^(3/2). Coefficients for SDEs as diffrax recommends them (`PIDController`): errors follow the
 # noise, so a controller should not follow them too eagerly.
 _ERROR_ORDER, _INTEGRAL, _PROPORTIONAL = 1.5, 0.3, 0.1
-_LEVELS = 30  # steps along a path without master grid are no shorter than the cells of the finest grid that exists
+_CELLS = 2**30  # steps along a path without master grid are no shorter than the cells of the finest grid that exists
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +122,7 @@ def solve_adaptive(
             elif shortest:
                 raise RuntimeError(
                     f"the shortest step from t = {t} (h = {length:.3g}) has {ratio:.3g} times the error that rtol = "
-                    f"{rtol:g} and atol = {atol:g} allow; give the path more levels, or take larger tolerances"
+                    f"{rtol:g} and atol = {atol:g} allow; give the path more cells, or take larger tolerances"
                 )
             else:
                 h = length * min(_SAFETY, _factor(ratio, last))
@@ -150,7 +150,7 @@ def _factor(ratio: float, last: float) -> float:
 
 def _step_end(path: BrownianPath, t: float, h: float, goal: float) -> tuple[float, bool]:
     """Where a step from t ends, and whether it is the shortest: the last cell before t + h, the goal at most."""
-    cells = 2.0 ** (_LEVELS if path.seeds is None and not path.area else path.levels)
+    cells = _CELLS if path.seeds is None and not path.area else path.cells
     here, there, last = path.clock.position(np.array([t, t + h, goal]), path.t0, path.t1) * cells
     shortest = np.rint(here) + 1
     cell = max(shortest, np.floor(there))

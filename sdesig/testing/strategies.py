@@ -83,16 +83,16 @@ def brownian_paths(
     shape: int | Sequence[int] = (2, 2),
     depth: int = 2,
     *,
-    levels: int = 6,
+    cells: int = 64,
     area: bool = False,
     dtype: torch.dtype = torch.float64,
 ) -> st.SearchStrategy[BrownianPath]:
-    """Seeded Brownian paths on [0, t1], t1 from 1/16 to 16, with a master grid of 2^levels cells.
+    """Seeded Brownian paths on [0, t1], t1 from 1/16 to 16, with a master grid.
 
     Args:
         shape: shape of a value: the first axis is the batch, one seed each; with `area` the last one is the noise
             dimension.
-        depth, levels, area, dtype: as in `BrownianPath`.
+        depth, cells, area, dtype: as in `BrownianPath`.
 
     Raises:
         TypeError, ValueError: a shape without a batch axis; on drawing, an argument that `BrownianPath` refuses.
@@ -102,7 +102,7 @@ def brownian_paths(
         raise ValueError("shape must have a batch axis; got ()")
 
     def build(t1: float, seeds: list[int]) -> BrownianPath:
-        return BrownianPath(0.0, t1, size, seeds=seeds, depth=depth, levels=levels, area=area, dtype=dtype)
+        return BrownianPath(0.0, t1, size, seeds=seeds, depth=depth, cells=cells, area=area, dtype=dtype)
 
     return st.builds(build, step_lengths(2.0**-4, 16.0), st.lists(_SEEDS, min_size=size[0], max_size=size[0]))
 

@@ -23,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdesig.brownian import BrownianPath, UniformClock, master_grid
+from sdesig.brownian.cell_tree import CUT, CellTree
 from sdesig.brownian.master_grid import MasterGrid
 from sdesig.brownian.tree import ConditionalTree
 from sdesig.sampling import SNRClock
@@ -62,7 +63,7 @@ def test_adjoining_steps_combine_exactly(clock: str, source: str, area: bool):
     kind, t0, t1 = CLOCKS[clock]
     for depth in (1, 2, 5):
         path = BrownianPath(
-            t0, t1, (2, 3), depth=depth, clock=kind, levels=6, area=area, dtype=F64, **SOURCES[source](2)
+            t0, t1, (2, 3), depth=depth, clock=kind, cells=2**6, area=area, dtype=F64, **SOURCES[source](2)
         )
         order = torch.randperm(10, generator=generator(0)).tolist()
         times = path.grid(10).tolist()
@@ -101,7 +102,7 @@ def test_generator_paths_are_consistent_for_any_times_in_any_order(data):
 
 
 def test_order_of_queries_does_not_change_a_seeded_path():
-    shuffled, straight = (BrownianPath(0.0, 1.0, (3, 2), seeds=[4, 5, 6], levels=8) for _ in range(2))
+    shuffled, straight = (BrownianPath(0.0, 1.0, (3, 2), seeds=[4, 5, 6], cells=2**8) for _ in range(2))
     times = straight.grid(256).tolist()
     order = torch.randperm(256, generator=generator(1)).tolist()
     values = {k: shuffled.partial_signature(times[k], times[k + 1]).coefficients for k in order}
@@ -117,7 +118,7 @@ def test_a_row_is_a_function_of_its_seed(clock: str, area: bool):
     """Bit for bit on any batch size and order of rows."""
     kind, t0, t1 = CLOCKS[clock]
     seeds = [11, 2**63 - 1, 7, 0, 11]
-    options = {"clock": kind, "depth": 3, "levels": 5, "area": area}
+    options = {"clock": kind, "depth": 3, "cells": 2**5, "area": area}
     whole = BrownianPath(t0, t1, (5, 4, 3), seeds=seeds, **options)
     times = whole.grid(7)
     stack = whole.partial_signatures(times)
@@ -137,7 +138,7 @@ def test_a_row_is_a_function_of_its_seed(clock: str, area: bool):
 def test_every_sub_batch_in_every_precision(dtype: torch.dtype, depth: int, dim: int):
     """Bit for bit, areas included: at depth 1 of a Fourier series, where d = 5 of matrices that BLAS would block."""
     seeds = torch.randint(2**62, (37,), generator=generator(0)).tolist()
-    options = {"depth": depth, "levels": 2, "area": True, "dtype": dtype}
+    options = {"depth": depth, "cells": 2**2, "area": True, "dtype": dtype}
     whole = BrownianPath(0.0, 1.0, (37, dim), seeds=seeds, **options)
     steps = whole.partial_signatures(whole.grid(3))
     assert (steps.coefficients.dtype, steps.levy_area.dtype) == (dtype, dtype)
@@ -162,11 +163,11 @@ def test_half_precision_is_the_path_of_float32_rounded():
 def test_another_process_draws_the_same_path():
     program = (
         "import torch\nfrom sdesig.brownian import BrownianPath\n"
-        "path = BrownianPath(0.0, 1.0, (2, 3), seeds=[8, 9], depth=2, levels=6)\n"
+        "path = BrownianPath(0.0, 1.0, (2, 3), seeds=[8, 9], depth=2, cells=2**6)\n"
         "print(path.partial_signatures(path.grid(5)).coefficients.double().flatten().tolist())"
     )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    path = BrownianPath(0.0, 1.0, (2, 3), seeds=[8, 9], depth=2, levels=6)
+    path = BrownianPath(0.0, 1.0, (2, 3), seeds=[8, 9], depth=2, cells=2**6)
     assert json.loads(run.stdout) == path.partial_signatures(path.grid(5)).coefficients.double().flatten().tolist()
 
 
@@ -191,7 +192,7 @@ def test_law_of_the_steps(clock: str, source: str):
     """Coefficients over a partition that cuts across the master grid's cells are iid N(0, 1)."""
     kind, t0, t1 = CLOCKS[clock]
     n = 30_000
-    path = BrownianPath(t0, t1, (n, 3), depth=2, clock=kind, levels=4, dtype=F64, **SOURCES[source](n))
+    path = BrownianPath(t0, t1, (n, 3), depth=2, clock=kind, cells=2**4, dtype=F64, **SOURCES[source](n))
     grid = path.grid(16)
     path.partial_signature(t0, grid[5])  # so that the generator's path is drawn by conditioning
     steps = path.partial_signatures(grid[[0, 3, 5, 10, 16]])
@@ -216,7 +217,7 @@ def test_lengths_of_the_reference_clock():
 def test_areas_of_steps_have_the_joint_law(source: str):
     """Chen sums of leaf areas: variance h^2/4, kurtosis 5, E A_01 H_0 W_1 = h^2/12, E A_01 H_1 W_0 = -h^2/12."""
     n = 20_000
-    path = BrownianPath(0.0, 1.0, (n, 2), levels=3, area=True, dtype=F64, **SOURCES[source](n))
+    path = BrownianPath(0.0, 1.0, (n, 2), cells=2**3, area=True, dtype=F64, **SOURCES[source](n))
     for s, t in [(0.0, 0.125), (0.0, 0.5), (0.25, 1.0)]:
         h, value = t - s, path.partial_signature(s, t)
         a, w, spacetime = value.levy_area[:, 0, 1], value.increment, value.space_time_area
@@ -231,11 +232,11 @@ def test_areas_of_steps_have_the_joint_law(source: str):
             assert abs(sample.mean() - expected) < 5.5 * sample.std() / math.sqrt(n)
 
 
-@pytest.mark.parametrize("levels, depth, dim", [(0, 2, 2), (0, 1, 3), (2, 2, 2), (12, 1, 2)])
-def test_areas_of_short_paths_have_the_law(levels: int, depth: int, dim: int):
-    """At n = 10^5. With h^(3/2) / T^(1/2) alone the areas of levels 0 and 2 failed (z-scores of 20)."""
-    n, h = 100_000, 1.0 if levels <= 2 else 2.0**-levels
-    path = BrownianPath(0.0, 1.0, (n, dim), seeds=range(n), depth=depth, levels=levels, area=True, dtype=F64)
+@pytest.mark.parametrize("cells, depth, dim", [(1, 2, 2), (1, 1, 3), (4, 2, 2), (4096, 1, 2)])
+def test_areas_of_short_paths_have_the_law(cells: int, depth: int, dim: int):
+    """At n = 10^5. With h^(3/2) / T^(1/2) alone the areas of 1 and 4 cells failed (z-scores of 20)."""
+    n, h = 100_000, 1.0 if cells <= 4 else 1 / cells
+    path = BrownianPath(0.0, 1.0, (n, dim), seeds=range(n), depth=depth, cells=cells, area=True, dtype=F64)
     step = path.partial_signature(0.0, h)
     words = {"space_time_area": step.space_time_area} if depth > 1 else {}
     check_brownian_step(h, increment=step.increment, levy_area=step.levy_area, **words).assert_passed()
@@ -245,7 +246,7 @@ def test_areas_of_short_paths_have_the_law(levels: int, depth: int, dim: int):
 def test_a_seed_is_the_same_path_in_every_unit_of_time(exponent: int):
     unit, scale = 2.0 ** round(exponent * math.log2(10)), 10.0**exponent
     for length, exact in ((unit, True), (scale, False)):
-        paths = [BrownianPath(0.0, t, (3, 3), seeds=range(3), levels=3, area=True, dtype=F64) for t in (1.0, length)]
+        paths = [BrownianPath(0.0, t, (3, 3), seeds=range(3), cells=2**3, area=True, dtype=F64) for t in (1.0, length)]
         first, second = (path.partial_signatures(path.grid(2)) for path in paths)
         tolerance = 0 if exact else 1e-12
         torch.testing.assert_close(first.coefficients, second.coefficients, rtol=tolerance, atol=tolerance)
@@ -256,7 +257,7 @@ def test_a_seed_is_the_same_path_in_every_unit_of_time(exponent: int):
 @pytest.mark.parametrize("source", SOURCES)
 def test_times_far_from_zero_agree_to_their_own_rounding(source: str):
     """On [10^6, 10^6 + 1] times are multiples of 2^-33; neighbours are one time, as they are on [0, 1]."""
-    path = BrownianPath(1e6, 1e6 + 1, (2, 1), levels=4, dtype=F64, **SOURCES[source](2))
+    path = BrownianPath(1e6, 1e6 + 1, (2, 1), cells=2**4, dtype=F64, **SOURCES[source](2))
     value = path(1e6, 1e6 + 0.5)
     for ulps in (-2, 2):
         assert torch.equal(path(1e6, 1e6 + 0.5 + ulps * 2.0**-33), value)
@@ -279,7 +280,7 @@ def test_lengths_that_a_dtype_does_not_hold_are_refused(source: str):
 
 def test_whole_path_area_is_that_of_its_leaves():
     """Against the second level of the signature of the polygon through the grid, plus the leaf areas."""
-    path = BrownianPath(0.0, 1.0, (2, 3), seeds=[1, 2], levels=5, area=True, dtype=F64)
+    path = BrownianPath(0.0, 1.0, (2, 3), seeds=[1, 2], cells=2**5, area=True, dtype=F64)
     steps = path.partial_signatures(path.grid(32))
     left = steps.increment.cumsum(0) - steps.increment
     product = torch.einsum("sbi,sbj->bij", left, steps.increment)
@@ -304,7 +305,7 @@ def leaves(monkeypatch):
 def test_areas_that_nobody_reads_are_not_drawn(leaves, monkeypatch):
     for name in ("strong_area", "chen_area"):
         monkeypatch.setattr(master_grid, name, None)
-    path = BrownianPath(0.0, 1.0, (3, 2), seeds=range(3), levels=6, area=True, dtype=F64)
+    path = BrownianPath(0.0, 1.0, (3, 2), seeds=range(3), cells=2**6, area=True, dtype=F64)
     path(0.0, 1 / 16)
     path(0.0, 1 / 16, return_U=True)
     path.prefetch(path.grid(8))
@@ -322,7 +323,7 @@ def test_areas_that_nobody_reads_are_not_drawn(leaves, monkeypatch):
 
 
 def test_areas_are_drawn_once(leaves):
-    path, again = (BrownianPath(0.0, 1.0, (3, 2), seeds=range(3), levels=4, area=True, dtype=F64) for _ in range(2))
+    path, again = (BrownianPath(0.0, 1.0, (3, 2), seeds=range(3), cells=2**4, area=True, dtype=F64) for _ in range(2))
     step = path.partial_signature(0.25, 0.5)
     first, second = step[0], step.truncate(1)
     assert leaves == []
@@ -348,14 +349,14 @@ def test_areas_of_increments_alone_take_few_numbers(monkeypatch):
     monkeypatch.setattr(master_grid, "normals", lambda *a: counted.append(len(a[1]) * a[3]) or original(*a))
     for dim, most in ((2, 2 * 5), (3, 2 * 3 * 16 + 6), (5, 2 * 5 * 21 + 15)):
         counted.clear()
-        path = BrownianPath(0.0, 1.0, (1, dim), seeds=[0], depth=1, levels=0, area=True)
+        path = BrownianPath(0.0, 1.0, (1, dim), seeds=[0], depth=1, cells=2**0, area=True)
         assert path.partial_signature(0.0, 1.0).levy_area is not None
         assert sum(counted) <= 2 * dim + most
 
 
 def test_kept_areas_are_few(monkeypatch):
     monkeypatch.setattr("sdesig._memory.NUMBERS_AT_ONCE", 8 * 5 * 3 * 2 * 2)
-    path = BrownianPath(0.0, 1.0, (3, 2), seeds=range(3), levels=4, area=True, dtype=F64)
+    path = BrownianPath(0.0, 1.0, (3, 2), seeds=range(3), cells=2**4, area=True, dtype=F64)
     stack = path.partial_signatures(path.grid(16)).levy_area
     for k in range(16):
         assert torch.equal(path.partial_signature(k / 16, (k + 1) / 16).levy_area, stack[k])
@@ -377,7 +378,7 @@ def test_threads_share_a_path(kind: str, monkeypatch):
     slow(monkeypatch, ConditionalTree, "_normals")
     slow(monkeypatch, MasterGrid, "_coefficient_normals")
     cells, start = 16 if kind == "areas" else 1024, threading.Barrier(8)
-    options = {"levels": cells.bit_length() - 1, "dtype": F64, **QUERIES[kind]}
+    options = {"cells": cells, "dtype": F64, **QUERIES[kind]}
     if kind == "generator":
         options["generator"] = generator(0)
     path = BrownianPath(0.0, 1.0, (4, 2), **options)
@@ -408,7 +409,7 @@ def test_threads_share_a_path(kind: str, monkeypatch):
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("area", [False, True])
 def test_what_is_drawn_in_inference_mode_serves_gradients_later(source: str, area: bool):
-    path = BrownianPath(0.0, 1.0, (2, 2), depth=2, levels=4, area=area, dtype=F64, **SOURCES[source](2))
+    path = BrownianPath(0.0, 1.0, (2, 2), depth=2, cells=2**4, area=area, dtype=F64, **SOURCES[source](2))
     read = path.partial_signature(0.25, 0.75)
     with torch.inference_mode():
         path.prefetch([0.5, 0.75])
@@ -422,7 +423,7 @@ def test_what_is_drawn_in_inference_mode_serves_gradients_later(source: str, are
 
 
 def test_one_dimensional_areas_are_zero():
-    path = BrownianPath(0.0, 1.0, (4, 1), seeds=range(4), levels=3, area=True)
+    path = BrownianPath(0.0, 1.0, (4, 1), seeds=range(4), cells=2**3, area=True)
     assert path.partial_signature(0.25, 1.0).levy_area.abs().max() == 0
 
 
@@ -443,7 +444,7 @@ class LinearIto(torchsde.SDEIto):
 @pytest.mark.parametrize("source", SOURCES)
 def test_torchsde_solvers_converge_to_the_exact_solution_on_the_path(method: str, source: str):
     """geometric Brownian motion at 16 and 256 steps: the error falls by 16^order, 4 for euler and 16 for milstein."""
-    path = BrownianPath(0.0, 1.0, (400, 1), levels=8, dtype=F64, **SOURCES[source](400))
+    path = BrownianPath(0.0, 1.0, (400, 1), cells=2**8, dtype=F64, **SOURCES[source](400))
     y0, times = torch.ones(400, 1, dtype=F64), torch.tensor([0.0, 1.0], dtype=F64)
     exact = torch.exp(-1.125 + 0.5 * path(0.0, 1.0))
     errors = []
@@ -470,7 +471,7 @@ def test_torchsde_log_ode_uses_the_area():
             rows = [torch.stack(r, 1) for r in ([one, zero], [zero, one], [-y[:, 1] / 2, y[:, 0] / 2])]
             return torch.stack(rows, 1)
 
-    path = BrownianPath(0.0, 1.0, (6, 2), seeds=range(6), levels=6, area=True, dtype=F64)
+    path = BrownianPath(0.0, 1.0, (6, 2), seeds=range(6), cells=2**6, area=True, dtype=F64)
     y0, times = torch.zeros(6, 3, dtype=F64), torch.tensor([0.0, 1.0], dtype=F64)
     area = path.partial_signature(0.0, 1.0).levy_area[:, 0, 1]
     for dt in (1.0, 1 / 8, 1 / 64):
@@ -489,7 +490,7 @@ def test_torchsde_adaptive_steps_run_on_a_generator_path():
 
 
 def test_torchsde_interface():
-    path = BrownianPath(0.0, 1.0, (3, 2), seeds=range(3), levels=4, area=True, dtype=F64)
+    path = BrownianPath(0.0, 1.0, (3, 2), seeds=range(3), cells=2**4, area=True, dtype=F64)
     value = path.partial_signature(0.25, 0.5)
     w, u, a = path(torch.tensor(0.25), torch.tensor(0.5), return_U=True, return_A=True)
     torch.testing.assert_close(w, value.increment)
@@ -506,7 +507,7 @@ def test_torchsde_interface():
 
 
 def test_a_path_is_one_line():
-    path = BrownianPath(0.0, 1.0, (3, 2), seeds=range(3), levels=4, area=True, dtype=F64)
+    path = BrownianPath(0.0, 1.0, (3, 2), seeds=range(3), cells=2**4, area=True, dtype=F64)
     text = "BrownianPath(shape (3, 2) on [0, 1], UniformClock, 3 seeds, 2^4 cells, depth 2, area, float64 on cpu)"
     assert repr(path) == text
     assert repr(path.reflected()) == text.replace("area,", "area, reflected,")
@@ -518,7 +519,7 @@ def test_a_path_is_one_line():
 @pytest.mark.parametrize("source", SOURCES)
 def test_prefetch_serves_a_torchsde_solver_and_changes_nothing(source: str, monkeypatch):
     """Solvers add up dt, so their times agree with the prefetched ones to rounding only."""
-    plain, fetched = (BrownianPath(0.0, 0.999, (3, 1), levels=8, dtype=F64, **SOURCES[source](3)) for _ in range(2))
+    plain, fetched = (BrownianPath(0.0, 0.999, (3, 1), cells=2**8, dtype=F64, **SOURCES[source](3)) for _ in range(2))
     times, y0 = torch.tensor([0.0, 0.999], dtype=F64), torch.ones(3, 1, dtype=F64)
     if source == "generator":
         plain.partial_signatures(plain.grid(256))  # what prefetch draws first
@@ -564,14 +565,14 @@ def test_many_queries_in_any_order_stay_shallow():
 
 
 def test_identity_is_json_and_determines_the_path():
-    path = BrownianPath(0.5, 2.0, (2, 3), seeds=[1, 2], clock=SNRClock(torch.tensor([1.0, 2.0, 3.0])), levels=5)
+    path = BrownianPath(0.5, 2.0, (2, 3), seeds=[1, 2], clock=SNRClock(torch.tensor([1.0, 2.0, 3.0])), cells=2**5)
     identity = json.loads(json.dumps(path.identity))
     assert identity["seeds"] == [1, 2]
     assert identity["clock"] == {"name": "snr", "variance": [1.0, 2.0, 3.0], "power": 1.0}
-    assert (identity["levels"], identity["depth"], identity["row_shape"]) == (5, 2, [3])
+    assert (identity["cells"], identity["depth"], identity["row_shape"]) == (32, 2, [3])
     assert identity["area_tolerance"] is None
     assert "area_method" not in identity
-    with_area = BrownianPath(0.0, 2.0, (2, 3), seeds=[1, 2], levels=1, area=True).identity
+    with_area = BrownianPath(0.0, 2.0, (2, 3), seeds=[1, 2], cells=2**1, area=True).identity
     assert (with_area["area_tolerance"], with_area["area_method"], with_area["area_terms"]) == (0.01, "legendre", 44)
     with pytest.raises(ValueError, match="no identity"):
         _ = BrownianPath(0.0, 1.0, (2,), generator=generator(0)).identity
@@ -599,8 +600,8 @@ def test_bad_construction():
         BrownianPath(0.0, 1.0, (2,), generator=g, depth=10**9)
     with pytest.raises(TypeError, match="area must be True or False; got 'no'"):
         BrownianPath(0.0, 1.0, (2,), generator=g, area="no")
-    with pytest.raises(ValueError, match=r"levels must be in \[0, 30\]; got 31"):
-        BrownianPath(0.0, 1.0, (2,), generator=g, levels=31)
+    with pytest.raises(ValueError, match=r"cells must be in \[1, 1073741824\]; got 2147483648"):
+        BrownianPath(0.0, 1.0, (2,), generator=g, cells=2**31)
     with pytest.raises(TypeError, match="dtype must be a real floating-point"):
         BrownianPath(0.0, 1.0, (2,), generator=g, dtype=torch.complex128)
     with pytest.raises(ValueError, match="t0 must be > 0 for an SNRClock"):
@@ -632,7 +633,7 @@ def test_bad_construction():
 def test_times_outside_of_a_path_are_refused(clock: str, source: str):
     """By more than rounding, which in log t is tiny at the small end."""
     kind, t0, t1 = CLOCKS[clock]
-    path = BrownianPath(t0, t1, (2, 3), clock=kind, levels=4, **SOURCES[source](2))
+    path = BrownianPath(t0, t1, (2, 3), clock=kind, cells=2**4, **SOURCES[source](2))
     for s, t in [(t0 - 1e-3 * abs(t0), t1), (-100.0, t1), (t0, t1 * 1.01), (math.nan, t1)]:
         with pytest.raises(ValueError, match="times must lie in"):
             path.partial_signature(s, t)
@@ -650,7 +651,7 @@ def test_empty_shapes(shape: tuple[int, ...], area: bool):
     if shape[0]:
         sources.append({"seeds": range(shape[0])})
     for source in sources:
-        path = BrownianPath(0.0, 1.0, shape, levels=3, area=area, **source)
+        path = BrownianPath(0.0, 1.0, shape, cells=2**3, area=area, **source)
         assert path.partial_signatures([0.0, 0.5, 1.0]).increment.shape == (2, *shape)
         assert path(0.0, 0.25).shape == shape
 
@@ -677,7 +678,7 @@ def test_samplers_reproduce_the_expected_signature():
     The logarithm of a cell's signature is cut off after level 2: a bias of order h = 1/128 in words of length 4.
     """
     n, cells = 4000, 128
-    path = BrownianPath(0.0, 1.0, (n, 2), seeds=range(n), levels=7, area=True, area_tolerance=1e-3, dtype=F64)
+    path = BrownianPath(0.0, 1.0, (n, 2), seeds=range(n), cells=2**7, area=True, area_tolerance=1e-3, dtype=F64)
     steps = path.partial_signatures(path.grid(cells))
     total = TensorSeries.identity(2, 4, batch_shape=(n,), dtype=F64)
     for k in range(cells):
@@ -698,29 +699,74 @@ def test_samplers_reproduce_the_expected_signature():
     assert ((total[1, 1] - wrong[1, 1]).mean().abs()) > 0.4
 
 
-@pytest.mark.parametrize("cells, bisections", [(1, 64), (2, 64), (16, 4 * (2 + 15)), (64, 63)])
-def test_a_path_does_not_depend_on_how_much_of_it_is_drawn_at_once(cells: int, bisections: int, monkeypatch):
-    """Cells are hardly bisected twice where all fit, or so few that they are walked; else those above each part are."""
+@pytest.fixture
+def cut_nodes(monkeypatch) -> list[int]:
+    """Numbers of the nodes of master grids that are cut."""
+    numbers, visits = [], CellTree.visits
+
+    def counting(self, node, ends, first):
+        way = visits(self, node, ends, first)
+        numbers.extend(visit.node.number for visit in way if visit.owner == CUT)
+        return way
+
+    monkeypatch.setattr(CellTree, "visits", counting)
+    return numbers
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("kept", [1, 3, 64])
+def test_a_path_does_not_depend_on_how_much_of_it_is_drawn_at_once(kept: int, compiled: bool, monkeypatch, cut_nodes):
+    """Step by step no node is cut twice where some wait; else those above each part are cut again."""
+    if not compiled:
+        monkeypatch.setattr("sdesig.brownian.master_grid.kernels", lambda: None)
     variance = torch.tensor([0.3, 0.9, 2.0])
-    path = BrownianPath(0.1, 10.0, (4, 3), seeds=range(4), clock=SNRClock(variance), levels=6)
-    whole = path.partial_signatures(path.grid(64)).coefficients
-    monkeypatch.setattr("sdesig._memory.NUMBERS_AT_ONCE", 8 * cells * 2 * 4 * 3)
-    bisected, bisect = [], MasterGrid._bisect
+    path = BrownianPath(0.1, 10.0, (4, 3), seeds=range(4), clock=SNRClock(variance), cells=2**6)
+    times = path.grid(64)
+    whole = path.partial_signatures(times).coefficients
+    assert sorted(cut_nodes) == list(range(1, 64))
+    monkeypatch.setattr("sdesig._memory.NUMBERS_AT_ONCE", 8 * kept * 2 * 4 * 3)
+    cut_nodes.clear()
+    again = BrownianPath(0.1, 10.0, (4, 3), seeds=range(4), clock=SNRClock(variance), cells=2**6)
+    steps = [again.partial_signature(s, t).coefficients for s, t in pairwise(times)]
+    assert torch.equal(torch.stack(steps, 1), whole)
+    assert {*cut_nodes} == {*range(1, 64)}
+    assert len(cut_nodes) <= (63 if kept == 64 else 1.4 * 63)
+    if not compiled:  # the operations of torch work on as many nodes at once as fit
+        assert torch.equal(again.partial_signatures(times).coefficients, whole)
 
-    def counting(self, level, parents, *values):
-        bisected.extend((level, parent) for parent in parents.tolist())
-        return bisect(self, level, parents, *values)
 
-    monkeypatch.setattr(MasterGrid, "_bisect", counting)
-    again = BrownianPath(0.1, 10.0, (4, 3), seeds=range(4), clock=SNRClock(variance), levels=6)
-    assert torch.equal(again.partial_signatures(again.grid(64)).coefficients, whole)
-    assert len({*bisected}) == 63
-    assert len(bisected) == bisections
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+@pytest.mark.parametrize("event", [(1,), (3,), (10,), (2, 6), (1040,), (2050,)])
+@pytest.mark.parametrize("clock", [UniformClock(), SNRClock(0.7), "coordinates"])
+def test_what_is_compiled_gives_the_numbers_of_torch(depth: int, event, clock, monkeypatch):
+    """On a tree with odd factors, over whole steps, joined ones and such that begin in between."""
+    if clock == "coordinates":
+        clock = SNRClock(torch.linspace(0.0, 40.0, math.prod(event), dtype=F64).reshape(event))
+    options = {"seeds": [5, 2**62 + 1, 7], "depth": depth, "clock": clock, "cells": 60, "dtype": F64}
+    paths = [BrownianPath(0.01, 10.0, (3, *event), **options) for _ in range(2)]
+    times = paths[0].grid(60)
+    queries = [times[::7], times[11:47:9], times[[0, 1, 2, 3, 31, 32, 60]], times[[58, 59, 60]], times[[59, 60]]]
+    compiled = [paths[0].partial_signatures(query).coefficients for query in queries]
+    monkeypatch.setattr("sdesig.brownian.master_grid.kernels", lambda: None)
+    monkeypatch.setattr("sdesig.brownian.philox.kernels", lambda: None)
+    for query, values in zip(queries, compiled, strict=True):
+        torch.testing.assert_close(values, paths[1].partial_signatures(query).coefficients, rtol=0, atol=2e-13)
+
+
+def test_what_is_compiled_does_not_depend_on_the_batch():
+    """Bit for bit: of few rows and of many, one after the other and at once."""
+    for event, depth, dtype in [((2,), 2, torch.float32), ((1030,), 4, torch.float32), ((3,), 3, F64)]:
+        options = {"depth": depth, "cells": 2**5, "dtype": dtype}
+        whole = BrownianPath(0.0, 1.0, (300, *event), seeds=range(300), **options)
+        values = whole.partial_signatures(whole.grid(9)).coefficients
+        for seeds in ([0], [299], [3, 299, 17], range(100, 231)):
+            path = BrownianPath(0.0, 1.0, (len(seeds), *event), seeds=seeds, **options)
+            assert torch.equal(path.partial_signatures(path.grid(9)).coefficients, values[:, :, list(seeds)])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_seed_is_the_same_path_on_the_gpu():
-    options = {"seeds": [1, 2], "depth": 3, "levels": 6, "area": True, "dtype": F64}
+    options = {"seeds": [1, 2], "depth": 3, "cells": 2**6, "area": True, "dtype": F64}
     values = [
         BrownianPath(0.0, 1.0, (2, 3), device=d, **options).partial_signatures([0.0, 0.25, 1.0])
         for d in ("cpu", "cuda")
@@ -730,7 +776,7 @@ def test_a_seed_is_the_same_path_on_the_gpu():
 
 
 def test_bad_queries():
-    seeded = BrownianPath(0.0, 1.0, (2, 2), seeds=[0, 1], levels=4, depth=1)
+    seeded = BrownianPath(0.0, 1.0, (2, 2), seeds=[0, 1], cells=2**4, depth=1)
     free = BrownianPath(0.0, 1.0, (2, 2), generator=generator(0))
     for path in (seeded, free):
         with pytest.raises(ValueError, match="increasing"):
@@ -758,7 +804,7 @@ def test_bad_queries():
         seeded.partial_signature(0.0, 0.3)
     with pytest.raises(ValueError, match=r"steps must be in \[1, 16\]; got 17"):
         seeded.grid(17)
-    inside_a_leaf = BrownianPath(0.0, 1.0, (2,), generator=generator(0), area=True, levels=2)
+    inside_a_leaf = BrownianPath(0.0, 1.0, (2,), generator=generator(0), area=True, cells=2**2)
     with pytest.raises(ValueError, match="times must lie on the master grid"):
         inside_a_leaf.partial_signature(0.0, 0.1)
 
@@ -767,7 +813,7 @@ def test_bad_queries():
 @pytest.mark.parametrize("area", [False, True])
 def test_reflected_path(source: str, area: bool):
     """-W: odd values change sign, areas do not, and adjoining steps still combine; twice is the path itself."""
-    path = BrownianPath(0.0, 1.0, (4, 2), depth=3, levels=4, area=area, dtype=F64, **SOURCES[source](4))
+    path = BrownianPath(0.0, 1.0, (4, 2), depth=3, cells=2**4, area=area, dtype=F64, **SOURCES[source](4))
     mirror = path.reflected()
     late, early = mirror.partial_signature(0.5, 1.0), mirror.partial_signature(0.0, 0.5)
     steps = path.partial_signatures([0.0, 0.5, 1.0])

@@ -18,7 +18,7 @@ def through_pickle(path):
 def test_copies(make, options):
     if "seeds" not in options:
         options = {"generator": torch.Generator().manual_seed(0), **options}
-    path = BrownianPath(0.0, 1.0, (2, 3), levels=6, **options)
+    path = BrownianPath(0.0, 1.0, (2, 3), cells=2**6, **options)
     path(0.0, 0.5)
     path.prefetch([0.0, 0.25, 1.0])
     other = make(path)
@@ -32,7 +32,7 @@ def test_copies(make, options):
 
 def test_a_copy_of_a_seeded_path_holds_no_answers():
     """Other threads may be changing what the path keeps for speed."""
-    path = BrownianPath(0.0, 1.0, (2, 3), levels=6, area=True, seeds=[3, 8])
+    path = BrownianPath(0.0, 1.0, (2, 3), cells=2**6, area=True, seeds=[3, 8])
     before = pickle.dumps(path)
     path(0.0, 0.5, return_A=True)
     assert pickle.dumps(path) == before

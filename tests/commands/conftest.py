@@ -34,7 +34,7 @@ class Problem(NamedTuple):
             values = torch.randn(100, event, generator=torch.Generator().manual_seed(0))
             teacher = NetworkDenoiser(MLP(event, width=16, blocks=1), 1.0)
             gaussian = GaussianReference.fit(values, reference)
-            space = PathSpace((event,), snr, gaussian, levels=6, depth=path_depth)
+            space = PathSpace((event,), snr, gaussian, cells=2**6, depth=path_depth)
             SigDEG.from_teacher(teacher, space, depth=depth).save(folder)
         return str(folder)
 

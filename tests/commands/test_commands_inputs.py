@@ -83,8 +83,8 @@ def test_the_difference_of_paths_is_named():
     check_same_paths("a", one, "b", {**one, "seeds": [7, 8]})
     with pytest.raises(ValueError, match="a and b must have the same paths; depth differs: 4 and 6"):
         check_same_paths("a", one, "b", {**one, "depth": 6})
-    with pytest.raises(ValueError, match="levels differs: None and 3"):
-        check_same_paths("a", one, "b", {**one, "levels": 3})
+    with pytest.raises(ValueError, match="cells differs: None and 8"):
+        check_same_paths("a", one, "b", {**one, "cells": 2**3})
     with pytest.raises(ValueError) as error:
         check_same_paths("a", one, "b", {**one, "clock": {"name": "snr", "variance": 0.5}})
     assert len(str(error.value)) < 200

@@ -78,7 +78,7 @@ def test_errors_are_those_of_the_solver_on_the_same_path():
     problem, paths = LinearSDE(), 40
     estimate = order(problem, "milstein", steps=(2, 4), truth=64, paths=paths, seed=3)
     seeds = range(3 * 2**32, 3 * 2**32 + paths)
-    path = BrownianPath(0.0, 1.0, (paths, 2), seeds=seeds, depth=1, levels=6, area=True, dtype=F64)
+    path = BrownianPath(0.0, 1.0, (paths, 2), seeds=seeds, depth=1, cells=2**6, area=True, dtype=F64)
     start = problem.y0(paths, F64)
     ends = {n: solve(problem, start, path.grid(n), scheme="milstein", path=path)[-1] for n in (2, 4, 32, 64)}
     rms = {n: (ends[n] - ends[64]).norm(dim=1).square().mean().sqrt().item() for n in (2, 4, 32)}
@@ -218,7 +218,7 @@ def test_a_truth_may_ask_the_path_for_any_steps():
 @pytest.mark.parametrize("times", [(0.0, 0.5, 0.75, 1.0), (0.0, 3 / 16, 6 / 16), (1 / 16, 3 / 16, 5 / 16), (0.0, 0.25)])
 @pytest.mark.parametrize("reflected", [False, True])
 def test_steps_of_a_nested_path_are_those_of_the_path(times, reflected):
-    options = {"shape": (5, 2), "seeds": range(5), "levels": 4, "area": True, "dtype": F64}
+    options = {"shape": (5, 2), "seeds": range(5), "cells": 2**4, "area": True, "dtype": F64}
     nested, plain = (kind(t0=0.0, t1=1.0, **options) for kind in (NestedPath, BrownianPath))
     if reflected:
         nested, plain = nested.reflected(), plain.reflected()
@@ -233,13 +233,13 @@ def test_a_truth_may_ask_for_a_finer_and_deeper_path_with_areas():
     problem, seen = LinearSDE(), []
 
     def fine(path, y0):
-        seen.append((path.levels, path.depth, path.area))
+        seen.append((path.cells, path.depth, path.area))
         return solve(problem, y0, path.grid(256), scheme="milstein", path=path)[-1]
 
     options = {"steps": (4, 8), "paths": 100}
-    given = order(problem, "euler", truth=fine, levels=8, depth=3, area=True, **options)
+    given = order(problem, "euler", truth=fine, cells=2**8, depth=3, area=True, **options)
     assert set(seen) == {(8, 3, True)}
-    path = {"levels": 8, "depth": 3, "area": True}
+    path = {"cells": 2**8, "depth": 3, "area": True}
     same = order(problem, "euler", truth=256, truth_scheme="milstein", **path, **options)
     assert given.errors == pytest.approx(same.errors, rel=1e-9)
 
@@ -258,7 +258,7 @@ def test_a_bad_truth_is_refused_before_the_work(truth, message):
 
 
 def test_what_a_truth_asks_of_the_path_is_checked():
-    for name, value, kind in (("levels", 31, ValueError), ("depth", 0, ValueError), ("area", 1, TypeError)):
+    for name, value, kind in (("cells", 2**31, ValueError), ("depth", 0, ValueError), ("area", 1, TypeError)):
         with pytest.raises(kind, match=name):
             order(SinhDiffusion(), "euler", paths=10, **{name: value})
 

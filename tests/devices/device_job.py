@@ -22,7 +22,7 @@ def make_problem(folder):
     pictures = make_pictures(folder)
     torch.manual_seed(0)
     reference = GaussianReference.fit(torch.randn(30, 1, 8, 8), "dct")
-    space = PathSpace((1, 8, 8), (0.01, 100.0), reference, levels=3)
+    space = PathSpace((1, 8, 8), (0.01, 100.0), reference, cells=2**3)
     SigDEG.from_teacher(NetworkDenoiser.load(pictures.teacher), space, depth=2).save(folder / "short")
     return folder
 

@@ -54,14 +54,14 @@ def reference_of(kind, device):
     return GaussianReference.fit(DATA, kind).to(device)
 
 
-def space_on(device, kind="coordinates", levels=4, depth=4):
-    return PathSpace((2,), SNR, reference_of(kind, device), levels, depth)
+def space_on(device, kind="coordinates", cells=2**4, depth=4):
+    return PathSpace((2,), SNR, reference_of(kind, device), cells, depth)
 
 
-def student_on(device, kind="coordinates", teacher=None, levels=4, **options):
+def student_on(device, kind="coordinates", teacher=None, cells=2**4, **options):
     torch.manual_seed(1)
     teacher = teacher_on("cpu") if teacher is None else teacher
-    return SigDEG.from_teacher(teacher, space_on("cpu", kind, levels), **{"depth": 2} | options).to(device)
+    return SigDEG.from_teacher(teacher, space_on("cpu", kind, cells), **{"depth": 2} | options).to(device)
 
 
 # --- generators ------------------------------------------------------------------------------------------------------
@@ -249,7 +249,7 @@ def test_images_are_distilled(agrees, tmp_path, kind):
     def compute(device):
         torch.manual_seed(0)
         teacher = NetworkDenoiser(UNet(1, 8, widths=(8,)), 0.6).to(device)
-        space = PathSpace((1, 8, 8), SNR, GaussianReference.fit(data, kind).to(device), levels=6)
+        space = PathSpace((1, 8, 8), SNR, GaussianReference.fit(data, kind).to(device), cells=2**6)
         student = SigDEG.from_teacher(teacher, space, depth=2).to(device)
         training = TrainingOptions(iterations=1, warmup=1)
         options = DistillOptions(steps=(2, 4), evaluations=4, teacher_options=FINE, training=training)
@@ -266,10 +266,10 @@ def test_images_are_distilled(agrees, tmp_path, kind):
 def test_a_comparison(agrees, kind):
     def compute(device):
         generators = {
-            "ours": student_on(device, kind, levels=3),
-            "plain": student_on(device, kind, levels=3, cell="plain"),
+            "ours": student_on(device, kind, cells=2**3),
+            "plain": student_on(device, kind, cells=2**3, cell="plain"),
         }
-        comparison = Comparison(teacher_on(device), space_on(device, kind, levels=3, depth=2), truth_steps=8, batch=8)
+        comparison = Comparison(teacher_on(device), space_on(device, kind, cells=2**3, depth=2), truth_steps=8, batch=8)
         samplers = [
             *training_free(comparison.space, (2,)).values(),
             *(generator_sampler(key, generator, (2,)) for key, generator in generators.items()),

@@ -64,7 +64,7 @@ def reference_of(kind, device):
 
 def student_of(teacher, event=EVENT, kind="coordinates", **options):
     torch.manual_seed(1)
-    space = PathSpace(event, SNR, GaussianReference.fit(0.5 * values(30, *event), kind), levels=4)
+    space = PathSpace(event, SNR, GaussianReference.fit(0.5 * values(30, *event), kind), cells=2**4)
     return SigDEG.from_teacher(teacher, space, **{"depth": 2, "sigma_data": 0.6} | options)
 
 
@@ -218,7 +218,7 @@ def test_a_report(agrees, scripts, tmp_path):
     data = ImageSet(pixels(24), pixel_digest(pixels(24)), "made")
 
     def compute(device):
-        space = PathSpace(EVENT, SNR, reference_of("coordinates", device), levels=2, depth=2)
+        space = PathSpace(EVENT, SNR, reference_of("coordinates", device), cells=2**2, depth=2)
         comparison = Comparison(teacher_on(device), space, truth_steps=4, batch=11)
         student = student_of(teacher_on("cpu")).to(device)
         free = training_free(space, (2,))

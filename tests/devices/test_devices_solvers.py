@@ -59,7 +59,7 @@ def drawn(device, seed=0):
 
 
 def path_on(device, shape=(3, 2), t0=0.0, **options):
-    options = {"seeds": range(shape[0]), "levels": 3, "dtype": F64, "device": device} | options
+    options = {"seeds": range(shape[0]), "cells": 2**3, "dtype": F64, "device": device} | options
     if "generator" in options:
         del options["seeds"]
     return BrownianPath(t0, 1.0, shape, **options)
@@ -104,7 +104,7 @@ def test_a_path_with_a_clock_for_every_coordinate(agrees, dtype, source):
 
 
 def test_a_long_query_in_parts(agrees):
-    agrees(lambda device: path_on(device, (2, 3), levels=7).partial_signatures(torch.linspace(0, 1, 129, dtype=F64)))
+    agrees(lambda device: path_on(device, (2, 3), cells=2**7).partial_signatures(torch.linspace(0, 1, 129, dtype=F64)))
 
 
 @pytest.mark.parametrize("column", [False, True])
@@ -211,7 +211,7 @@ def test_gradients(agrees, scheme):
 def test_adaptive_steps(agrees):
     def compute(device):
         problem = OrnsteinUhlenbeck()
-        path = path_on(device, (3, problem.noise_dim), levels=6)
+        path = path_on(device, (3, problem.noise_dim), cells=2**6)
         times = torch.tensor([0.0, 0.5, 1.0], dtype=F64)
         return solve_adaptive(
             problem, problem.y0(3, dtype=F64).to(device), times, path=path, rtol=0.05, atol=0.05
@@ -259,7 +259,7 @@ def reference_of(kind, device, dtype=F64, event=(2,)):
 def reverse(device, scheme, kind, eta, event=(2,), dtype=F64, steps=3):
     sde = CanonicalSDE(teacher(eta), reference=reference_of(kind, device, dtype, event), eta=eta)
     clock = sde.clock if eta > 0 else SNRClock()
-    path = path_on(device, (3, *event), t0=0.01, clock=clock, levels=6, dtype=dtype)
+    path = path_on(device, (3, *event), t0=0.01, clock=clock, cells=2**6, dtype=dtype)
     times = path.grid(steps)
     states = solve(sde, sde.start(path.initial_noise(), times[0]), times, scheme=scheme, path=path)
     return states, sde.noisy_data(states[-1], times[-1]), sde.denoised(states[-1], times[-1])
@@ -276,7 +276,7 @@ def test_a_scheme_for_reverse_diffusions(agrees, scheme, kind, eta):
 def test_another_scheme_on_a_reverse_diffusion(agrees, scheme):
     def compute(device):
         sde = CanonicalSDE(teacher(), reference=reference_of("coordinates", device))
-        path = path_on(device, (3, 2), t0=0.01, depth=3, levels=6)
+        path = path_on(device, (3, 2), t0=0.01, depth=3, cells=2**6)
         return solve(sde, values(3, 2).to(device), path.grid(3), scheme=scheme, path=path)
 
     agrees(compute)

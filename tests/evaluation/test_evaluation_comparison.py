@@ -53,21 +53,21 @@ def reference(kind, dtype=torch.float32):
 every_reference = pytest.mark.parametrize("kind", ["none", "scalar", "pca"])
 
 
-def space(kind="scalar", levels=7, grid=EVEN):
-    return PathSpace((2,), (LOW, HIGH), reference(kind), levels=levels, grid=grid)
+def space(kind="scalar", cells=2**7, grid=EVEN):
+    return PathSpace((2,), (LOW, HIGH), reference(kind), cells=cells, grid=grid)
 
 
-def student(kind="scalar", depth=2, levels=7, grid=EVEN):
+def student(kind="scalar", depth=2, cells=2**7, grid=EVEN):
     torch.manual_seed(0)
     network = MLP(2, width=8, blocks=1, conditions=2, extra=depth + 2)
     return SigDEG.from_teacher(
-        SNRDenoiser(LAW.denoise_y), space(kind, levels, grid), depth=depth, network=network, sigma_data=0.8
+        SNRDenoiser(LAW.denoise_y), space(kind, cells, grid), depth=depth, network=network, sigma_data=0.8
     )
 
 
-def comparison(kind="scalar", levels=7, **options):
+def comparison(kind="scalar", cells=2**7, **options):
     """On the paths that a generator of this reference has."""
-    return Comparison(SNRDenoiser(LAW.denoise_y), space(kind, levels), **{"truth_steps": 128} | options)
+    return Comparison(SNRDenoiser(LAW.denoise_y), space(kind, cells), **{"truth_steps": 128} | options)
 
 
 @pytest.fixture(autouse=True)
@@ -228,8 +228,8 @@ def test_euler_without_the_reference_by_hand(kind):
     """y' = y + D dtau + dB, where B on every fine cell is int (1 + c tau) dM, here with the factor at its middle:
     both agree to the square of the cells' length."""
     steps = 4
-    store = followed(comparison(kind, levels=11), [euler(steps)], range(30))
-    made = space(kind, levels=11)
+    store = followed(comparison(kind, cells=2**11), [euler(steps)], range(30))
+    made = space(kind, cells=2**11)
     path = made.paths(30)
     fine = path.grid(2**11)
     cells = path.partial_signatures(fine)
@@ -241,7 +241,7 @@ def test_euler_without_the_reference_by_hand(kind):
     for (tau, end), db in zip(pairwise(path.grid(steps)), increments, strict=True):
         y = y + (end - tau).float() * LAW.denoise_y(y, tau) + db
     torch.testing.assert_close(store.samples("euler", steps), y / HIGH, rtol=0, atol=2e-3)
-    other = followed(comparison(kind, levels=11), [euler(steps)], range(30, 60))
+    other = followed(comparison(kind, cells=2**11), [euler(steps)], range(30, 60))
     assert (other.samples("euler", steps) - y / HIGH).abs().max() > 0.1
 
 
@@ -413,19 +413,19 @@ def test_more_steps_than_cells_are_refused(steps):
 # --- one path in two clocks ------------------------------------------------------------------------------------------
 
 
-def make_path(kind, rows, *, levels=10, depth=4, seed=0):
+def make_path(kind, rows, *, cells=2**10, depth=4, seed=0):
     sde = CanonicalSDE(SNRDenoiser(DOUBLE.denoise_y), reference=reference(kind, F64))
     seeds = range(seed, seed + rows)
-    return BrownianPath(LOW, HIGH, (rows, 2), seeds=seeds, depth=depth, clock=sde.clock, levels=levels, dtype=F64)
+    return BrownianPath(LOW, HIGH, (rows, 2), seeds=seeds, depth=depth, clock=sde.clock, cells=cells, dtype=F64)
 
 
 @pytest.mark.parametrize("variance", [0.0, 0.6, 3.0])
-@pytest.mark.parametrize("levels", [2, 6])
-def test_to_the_same_clock_it_is_the_identity(variance, levels):
+@pytest.mark.parametrize("cells", [4, 64])
+def test_to_the_same_clock_it_is_the_identity(variance, cells):
     own = GaussianReference(0.3, variance)
     clock = CanonicalSDE(SNRDenoiser(DOUBLE.denoise_y), reference=own).clock
-    path = BrownianPath(LOW, HIGH, (5, 2), seeds=range(5), depth=5, clock=clock, levels=levels, dtype=F64)
-    times = path.grid(2**levels)
+    path = BrownianPath(LOW, HIGH, (5, 2), seeds=range(5), depth=5, clock=clock, cells=cells, dtype=F64)
+    times = path.grid(cells)
     cells = path.partial_signatures(times)
     same = reclock(cells, times, own, variance)
     torch.testing.assert_close(same.coefficients, cells.coefficients, rtol=0, atol=1e-12)
@@ -436,7 +436,7 @@ def test_a_basis_is_left_behind():
     """M' lives in the coordinates of the data: with variance 0 in the basis it is M, turned."""
     own = GaussianReference(0.0, torch.zeros(2, dtype=F64), TURN)
     clock = CanonicalSDE(SNRDenoiser(DOUBLE.denoise_y), reference=own).clock
-    path = BrownianPath(LOW, HIGH, (5, 2), seeds=range(5), depth=3, clock=clock, levels=4, dtype=F64)
+    path = BrownianPath(LOW, HIGH, (5, 2), seeds=range(5), depth=3, clock=clock, cells=2**4, dtype=F64)
     times = path.grid(16)
     cells = path.partial_signatures(times)
     turned = reclock(cells, times, own)
@@ -446,7 +446,7 @@ def test_a_basis_is_left_behind():
 @pytest.mark.parametrize("kind", ["scalar", "pca"])
 @pytest.mark.parametrize("variance", [0.0, 2.0])
 def test_lengths_are_those_of_the_other_clock(kind, variance):
-    path = make_path(kind, 3, levels=5)
+    path = make_path(kind, 3, cells=2**5)
     times = path.grid(32)
     moved = reclock(path.partial_signatures(times), times, reference(kind, F64), variance)
     expected = (times / (1 + variance * times)).diff()
@@ -459,7 +459,7 @@ def test_lengths_are_those_of_the_other_clock(kind, variance):
 def test_increments_by_sums_over_fine_cells(kind, variance):
     """dM' = (1 + c tau)/(1 + c' tau) dM, with the ratio at the middle of 2^14 cells: first and second coefficients on
     64 cells agree to the length of the fine ones, 1/256 of the others."""
-    own, path = reference(kind, F64), make_path(kind, 4, levels=14)
+    own, path = reference(kind, F64), make_path(kind, 4, cells=2**14)
     fine, coarse = path.grid(2**14), path.grid(64)
     found = reclock(path.partial_signatures(coarse), coarse, own, variance)
     middle = (fine[:-1] * fine[1:]).sqrt().reshape(-1, 1, 1)
@@ -481,7 +481,7 @@ def test_increments_by_sums_over_fine_cells(kind, variance):
 def test_reclocked_coefficients_are_independent_normals(kind):
     """On two neighbouring cells of 2^6; false-alarm rate 1e-6. The map is orthogonal to 2e-3, which is a fifth of a
     standard error of the variances here."""
-    path = make_path(kind, 20_000, levels=6, depth=3)
+    path = make_path(kind, 20_000, cells=2**6, depth=3)
     times = path.grid(64)[30:33]
     moved = reclock(path.partial_signatures(times), times, reference(kind, F64))
     values = moved.coefficients.permute(2, 0, 1, 3).flatten(1)
@@ -490,7 +490,7 @@ def test_reclocked_coefficients_are_independent_normals(kind):
 
 def test_there_and_back_again():
     """To B and from there to the first clock: the lower coefficients return, the deepest is the least accurate."""
-    own, path = reference("scalar", F64), make_path("scalar", 10, levels=7)
+    own, path = reference("scalar", F64), make_path("scalar", 10, cells=2**7)
     times = path.grid(128)
     cells = path.partial_signatures(times)
     there = reclock(cells, times, own)

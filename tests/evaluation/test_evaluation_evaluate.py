@@ -28,10 +28,10 @@ DATA = LAW.sample(300, torch.Generator().manual_seed(0))
 RADIUS = FeatureExtractor("radius", "r", lambda x: x.norm(dim=1, keepdim=True), floats=True)
 
 
-def student(depth, grid=EVEN, levels=6):
+def student(depth, grid=EVEN, cells=2**6):
     torch.manual_seed(0)
     network = MLP(2, width=8, blocks=1, conditions=2, extra=depth + 2)
-    space = PathSpace((2,), (math.exp(-4), math.exp(4)), REFERENCE, levels=levels, grid=grid)
+    space = PathSpace((2,), (math.exp(-4), math.exp(4)), REFERENCE, cells=cells, grid=grid)
     return SigDEG.from_teacher(SNRDenoiser(LAW.denoise_y), space, depth=depth, network=network, sigma_data=0.8)
 
 
@@ -49,9 +49,9 @@ def evaluated(generators, *, data=DATA, out=None, steps=(4, 8), free=True, **opt
 
 
 def test_the_comparison_of_a_generator_is_on_its_paths():
-    generator = student(2, levels=6)
+    generator = student(2, cells=2**6)
     comparison = Comparison(SNRDenoiser(LAW.denoise_y), generator.space)
-    assert (comparison.space.levels, comparison.space.depth, comparison.truth_steps) == (6, 4, 64)
+    assert (comparison.space.cells, comparison.space.depth, comparison.truth_steps) == (64, 4, 64)
     found = evaluated({"mine": generator}, free=False)
     torch.testing.assert_close(found.store.samples("mine", 4), generator.sample(60, 4).values, rtol=1e-4, atol=1e-4)
 

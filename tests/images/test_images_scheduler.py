@@ -71,7 +71,7 @@ def path_of(shape, variance, power=1.0, dtype=torch.float64):
     """The path of a generator's images."""
     seeds = torch.randint(2**62, shape[:1], generator=seeded()).tolist()
     clock = SNRClock(variance, power)
-    return BrownianPath(LOW, HIGH, shape, seeds=seeds, clock=clock, levels=10, dtype=dtype)
+    return BrownianPath(LOW, HIGH, shape, seeds=seeds, clock=clock, cells=2**10, dtype=dtype)
 
 
 def error(found, expected):
@@ -693,7 +693,7 @@ def test_it_is_exported():
         ({"prediction_type": "flow"}, ValueError, "prediction_type must be one of 'epsilon', 'v_prediction'"),
         ({"eta": -0.1}, ValueError, "eta must be a finite number >= 0; got -0.1"),
         ({"eta": 2.0}, ValueError, r"needs eta < sqrt\(3\); the SDE's is 2.0"),
-        ({"levels": 0}, ValueError, r"levels must be in \[1, 30\]; got 0"),
+        ({"cells": 0}, ValueError, r"cells must be in \[1, 1073741824\]; got 0"),
         ({"reference_variance": -1.0}, ValueError, "reference_variance must be a finite number >= 0; got -1.0"),
         ({"beta_schedule": "steep"}, ValueError, "beta_schedule must be one that diffusers has; 'steep' is not"),
         ({"beta_end": "0.02"}, TypeError, "beta_end must be a real number; got '0.02'"),
@@ -806,7 +806,7 @@ def test_steps_come_one_after_another(begin):
 
 
 def test_steps_need_timesteps():
-    scheduler, x = PathAverageScheduler(levels=3), normal(1, 1, 4, 4)
+    scheduler, x = PathAverageScheduler(cells=2**3), normal(1, 1, 4, 4)
     with pytest.raises(RuntimeError, match="set_begin_index needs set_timesteps"):
         scheduler.set_begin_index(0)
     with pytest.raises(RuntimeError, match="step needs set_timesteps"):

@@ -32,7 +32,7 @@ def our_unet(size, **changes):
 
 def student_of(teacher, depth=4, kind="dct", **options):
     data = 0.4 * normal(40, *teacher.event, seed=9)
-    space = PathSpace(teacher.event, SNR, GaussianReference.fit(data, kind), levels=6)
+    space = PathSpace(teacher.event, SNR, GaussianReference.fit(data, kind), cells=2**6)
     return SigDEG.from_teacher(teacher, space, depth=depth, **options)
 
 

@@ -216,7 +216,7 @@ def teacher_of(kind, folder):
 
 def student_of(teacher, depth=2, kind="scalar", event=None, **options):
     reference = GaussianReference.fit(DATA.expand(-1, teacher.event[0], -1, -1), kind)
-    space = PathSpace(event or teacher.event, (0.02, 200.0), reference, levels=6)
+    space = PathSpace(event or teacher.event, (0.02, 200.0), reference, cells=2**6)
     return SigDEG.from_teacher(teacher, space, depth=depth, **options)
 
 

@@ -20,9 +20,9 @@ REFERENCES = {
 }
 
 
-def path_of(sde, levels=6):
+def path_of(sde, cells=2**6):
     snr = math.exp(-4), math.exp(4)
-    return BrownianPath(*snr, (5, 2), seeds=range(5), depth=3, clock=sde.clock, levels=levels, dtype=torch.float64)
+    return BrownianPath(*snr, (5, 2), seeds=range(5), depth=3, clock=sde.clock, cells=cells, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("sizes", [(64,), (1, 63), (5, 5, 20, 34), (16, 16, 16, 16), (7,) * 9 + (1,)])

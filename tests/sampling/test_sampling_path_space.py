@@ -32,7 +32,7 @@ REFERENCES = {
     "scalar": GaussianReference(torch.tensor([0.1, -0.2], dtype=F64), 0.6),
     "pca": GaussianReference(torch.tensor([0.1, -0.2], dtype=F64), torch.tensor([0.3, 0.9], dtype=F64), TURN),
 }
-SPACE = PathSpace((2,), (LOW, HIGH), REFERENCES["pca"], levels=7, depth=3)
+SPACE = PathSpace((2,), (LOW, HIGH), REFERENCES["pca"], cells=2**7, depth=3)
 LAW = Mixture.circle(1.0, 0.3, dtype=torch.float32)
 GRIDS = {
     "even": StepGrid(),
@@ -51,7 +51,7 @@ def test_paths_are_brownian_paths_of_the_same_arguments(kind):
     """To the last bit, whatever the kind of seeds."""
     space, seeds = replace(SPACE, reference=REFERENCES[kind]), [5, 2**40, 7]
     clock = CanonicalSDE(SNRDenoiser(LAW.denoise_y), reference=REFERENCES[kind]).clock
-    wanted = BrownianPath(LOW, HIGH, (3, 2), seeds=seeds, depth=3, clock=clock, levels=7, dtype=F64)
+    wanted = BrownianPath(LOW, HIGH, (3, 2), seeds=seeds, depth=3, clock=clock, cells=2**7, dtype=F64)
     cells, noise = wanted.partial_signatures(wanted.grid(16)), wanted.initial_noise()
     for given in (seeds, tuple(seeds), torch.tensor(seeds), np.array(seeds)):
         path = space.paths(given)
@@ -108,21 +108,21 @@ def test_paths_have_the_dtype_of_the_references_tensors(reference, dtype):
 
 
 @every_reference
-@pytest.mark.parametrize("levels", [3, 7, 10])
-def test_even_times_are_those_of_the_path(kind, levels):
-    space = replace(SPACE, reference=REFERENCES[kind], levels=levels)
+@pytest.mark.parametrize("cells", [8, 128, 1024, 1280])
+def test_even_times_are_those_of_the_path(kind, cells):
+    space = replace(SPACE, reference=REFERENCES[kind], cells=cells)
     path = space.paths(1)
-    for steps in {*range(1, 2**levels, 7), 2**levels}:
+    for steps in {*range(1, cells, 7), cells}:
         assert torch.equal(space.times(steps), path.grid(steps)), steps
 
 
 @every_grid
-@pytest.mark.parametrize("levels", [7, 10])
-def test_times_are_the_nearest_of_the_master_grid(grid, levels):
+@pytest.mark.parametrize("cells", [128, 1024])
+def test_times_are_the_nearest_of_the_master_grid(grid, cells):
     """To the times of the grid's positions in the clock, to the last bit."""
-    space = replace(SPACE, grid=grid, levels=levels)
+    space = replace(SPACE, grid=grid, cells=cells)
     path = space.paths(1)
-    for steps in range(1, 2 ** (levels - 2)):
+    for steps in range(1, cells // 4):
         wanted = path.nearest(torch.from_numpy(space.clock.time(grid.positions(steps), LOW, HIGH)))
         times = space.times(steps)
         assert torch.equal(times, wanted), steps
@@ -162,7 +162,7 @@ OTHERS = {
     "event": replace(SPACE, event=(3, 2)),
     "first snr": replace(SPACE, snr=(2 * LOW, HIGH)),
     "last snr": replace(SPACE, snr=(LOW, 2 * HIGH)),
-    "levels": replace(SPACE, levels=8),
+    "cells": replace(SPACE, cells=2**8),
     "depth": replace(SPACE, depth=4),
     "grid": replace(SPACE, grid=GRIDS["skewed"]),
     "mean": replace(SPACE, reference=GaussianReference(0.0, REFERENCES["pca"].variance, TURN)),
@@ -198,13 +198,13 @@ def test_spaces_that_differ_in_one_thing_are_others(name):
 
 def test_the_identity_is_json():
     assert json.loads(json.dumps(SPACE.identity)) == SPACE.identity
-    assert list(SPACE.identity) == ["event", "snr", "reference", "levels", "depth", "grid"]
-    numpy = PathSpace((np.int64(2),), (np.float64(LOW), HIGH), REFERENCES["pca"], levels=7, depth=3)
+    assert list(SPACE.identity) == ["event", "snr", "reference", "cells", "depth", "grid"]
+    numpy = PathSpace((np.int64(2),), (np.float64(LOW), HIGH), REFERENCES["pca"], cells=2**7, depth=3)
     assert json.loads(json.dumps(numpy.identity)) == SPACE.identity
 
 
 def test_numpy_integers_make_the_same_space():
-    given = replace(SPACE, levels=np.int64(7), depth=np.int32(3))
+    given = replace(SPACE, cells=np.int64(128), depth=np.int32(3))
     assert (given, hash(given)) == (SPACE, hash(SPACE))
     assert json.loads(json.dumps(given.identity)) == SPACE.identity
 
@@ -239,8 +239,8 @@ def test_a_space_moves_to_a_device():
     """Its tensors do, a scalar variance does not; the rest stays."""
     moved = SPACE.to("meta")
     assert moved.device.type == moved.reference.variance.device.type == moved.reference.basis[0].device.type == "meta"
-    assert (moved.event, moved.snr, moved.levels, moved.depth, moved.grid) == (
-        *(SPACE.event, SPACE.snr, SPACE.levels, SPACE.depth, SPACE.grid),
+    assert (moved.event, moved.snr, moved.cells, moved.depth, moved.grid) == (
+        *(SPACE.event, SPACE.snr, SPACE.cells, SPACE.depth, SPACE.grid),
     )
     assert moved.dtype == F64
     scalar = replace(SPACE, reference=REFERENCES["scalar"]).to("meta")
@@ -249,14 +249,14 @@ def test_a_space_moves_to_a_device():
 
 def test_a_space_cannot_be_changed():
     with pytest.raises(AttributeError):
-        SPACE.levels = 3
+        SPACE.cells = 8
 
 
 @every_grid
 def test_its_repr_is_one_line(grid):
     text = repr(replace(SPACE, event=(3, 64, 64), reference=GaussianReference(0.0, torch.ones(3, 64, 64)), grid=grid))
     assert text.startswith("PathSpace(event=(3, 64, 64), snr=(0.0183156, 148.413), reference=GaussianReference(")
-    assert text.endswith(f"levels=7, depth=3, grid={grid})")
+    assert text.endswith(f"cells=2**7, depth=3, grid={grid})")
     assert "\n" not in text
     assert len(text) < 250
 
@@ -277,9 +277,9 @@ def test_its_repr_is_one_line(grid):
         ({"snr": (1.0, math.inf)}, ValueError, r"snr\[1\] must be a finite number > 0; got inf"),
         ({"snr": (2.0, 2.0)}, ValueError, r"snr must be \(first, last\) with first < last; got \(2.0, 2.0\)"),
         ({"event": (10**30,)}, ValueError, r"mean must broadcast against an event of shape \(10+,\)"),
-        ({"levels": -1}, ValueError, r"levels must be in \[0, 30\]; got -1"),
-        ({"levels": 31}, ValueError, r"levels must be in \[0, 30\]; got 31"),
-        ({"levels": 7.0}, TypeError, "levels must be an integer; got 7.0"),
+        ({"cells": 0}, ValueError, r"cells must be in \[1, 1073741824\]; got 0"),
+        ({"cells": 2**31}, ValueError, r"cells must be in \[1, 1073741824\]; got 2147483648"),
+        ({"cells": 7.0}, TypeError, "cells must be an integer; got 7.0"),
         ({"depth": 0}, ValueError, r"depth must be in \[1, 4096\]; got 0"),
         ({"depth": 4097}, ValueError, r"depth must be in \[1, 4096\]; got 4097"),
         ({"depth": True}, TypeError, "depth must be an integer; got True"),
@@ -329,7 +329,7 @@ def made(monkeypatch):
     return seeds
 
 
-SINGLE = PathSpace((2,), (LOW, HIGH), GaussianReference(torch.zeros(2), 0.6), levels=5)
+SINGLE = PathSpace((2,), (LOW, HIGH), GaussianReference(torch.zeros(2), 0.6), cells=2**5)
 
 
 def student():

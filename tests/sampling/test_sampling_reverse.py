@@ -46,7 +46,7 @@ def orthogonal(dim, seed):
 
 def make_path(sde, shape, **kwargs):
     clock = sde.clock if sde.eta > 0 else SNRClock()
-    options = {"seeds": range(shape[0]), "clock": clock, "levels": 8, "dtype": torch.float64} | kwargs
+    options = {"seeds": range(shape[0]), "clock": clock, "cells": 2**8, "dtype": torch.float64} | kwargs
     return BrownianPath(LOW, HIGH, shape, **options)
 
 
@@ -87,7 +87,7 @@ def test_gaussian_data_are_exact_at_any_number_of_steps(scheme, law, eta):
     """The law at the last SNR is N(mean, covariance + I/tau); the path of one seed is the same at any step count."""
     reference = GaussianReference(law.mean, law.variance, law.basis)
     sde = CanonicalSDE(CanonicalDenoiser(law.denoise, EDM(), eta), reference=reference, eta=eta)
-    path = make_path(sde, (4000, *law.mean.shape), levels=4)
+    path = make_path(sde, (4000, *law.mean.shape), cells=2**4)
     last = [sde.noisy_data(solution(sde, path, steps, scheme), HIGH) for steps in (1, 3, 16)]
     for other in last[1:]:
         torch.testing.assert_close(other, last[0], rtol=1e-9, atol=1e-9)
@@ -360,7 +360,7 @@ def test_one_huge_step_stays_bounded(eta):
 
 def attempt(sde=None, scheme="path_average", **path_options):
     sde = CanonicalSDE(SNRDenoiser(LAW.denoise_y)) if sde is None else sde
-    options = {"clock": SNRClock(), "levels": 6, "dtype": torch.float64} | path_options
+    options = {"clock": SNRClock(), "cells": 2**6, "dtype": torch.float64} | path_options
     path = BrownianPath(LOW, HIGH, (2, 1), seeds=range(2), **options)
     return solve(sde, path.initial_noise(), path.grid(4), scheme=scheme, path=path)
 

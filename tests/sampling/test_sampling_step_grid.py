@@ -36,12 +36,12 @@ def mass(a, b, cells=CELLS):
     return integrate.quad(f, a, b, points=points or None, limit=200)[0] * cells / values.sum()
 
 
-def space(grid, levels=8):
-    return PathSpace((1,), (LOW, HIGH), GaussianReference(torch.zeros(1, dtype=torch.float64), 0.5), levels, grid=grid)
+def space(grid, cells=2**8):
+    return PathSpace((1,), (LOW, HIGH), GaussianReference(torch.zeros(1, dtype=torch.float64), 0.5), cells, grid=grid)
 
 
-def make_path(levels=8):
-    return BrownianPath(LOW, HIGH, (2, 1), seeds=range(2), clock=SNRClock(0.5), levels=levels, dtype=torch.float64)
+def make_path(cells=2**8):
+    return BrownianPath(LOW, HIGH, (2, 1), seeds=range(2), clock=SNRClock(0.5), cells=cells, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 8, 32, 64])

@@ -114,7 +114,7 @@ def test_the_first_state_has_the_law_of_the_reference():
 def test_run_steps_is_solve_on_signatures_at_hand():
     """The loop of the driver along a seeded path, by `solve` and by what the path tells."""
     sde = make_sde(PCA)
-    path = BrownianPath(LOW, HIGH, (5, 2), seeds=range(5), clock=sde.clock, levels=4, dtype=F64)
+    path = BrownianPath(LOW, HIGH, (5, 2), seeds=range(5), clock=sde.clock, cells=2**4, dtype=F64)
     times, start = path.grid(16), sde.start(path.initial_noise(), LOW)
     for scheme in ("dpm_solver_2m", "path_average"):
         whole = solve(sde, start, times, scheme=scheme, path=path)
@@ -282,7 +282,7 @@ def test_local_steps_of_the_data_have_the_marginal_at_their_end():
 SINGLE = Mixture.circle(1.0, 0.3, dtype=torch.float32)
 
 
-SPACE = PathSpace((2,), (LOW, HIGH), GaussianReference(0.0, 0.6), levels=4, depth=2)
+SPACE = PathSpace((2,), (LOW, HIGH), GaussianReference(0.0, 0.6), cells=2**4, depth=2)
 EULER = TeacherOptions("euler", 4, 2)
 
 

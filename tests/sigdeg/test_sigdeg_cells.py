@@ -60,8 +60,8 @@ TEACHERS = {"mlp": mlp_teacher, "unet": unet_teacher, "exact": lambda: SNRDenois
 every_teacher = pytest.mark.parametrize("name", TEACHERS)
 
 
-def space_of(teacher, reference, *, levels=6, snr=(LOW, HIGH)):
-    return PathSpace(getattr(teacher, "event", (3,)), snr, reference, levels)
+def space_of(teacher, reference, *, cells=2**6, snr=(LOW, HIGH)):
+    return PathSpace(getattr(teacher, "event", (3,)), snr, reference, cells)
 
 
 def make_student(teacher, reference, *, depth=2, cell="solver", **place):
@@ -134,7 +134,7 @@ def test_any_callable_is_a_student_also_in_double_precision(kind):
     basis = [orthogonal(3, 0, F64)] if single.basis else None
     reference = GaussianReference(single.mean.double(), single.variance.double(), basis)
     sde, calls = CanonicalSDE(SNRDenoiser(law.denoise_y), reference=reference), []
-    path = BrownianPath(LOW, HIGH, (20, 3), seeds=range(20), depth=3, clock=sde.clock, levels=4, dtype=F64)
+    path = BrownianPath(LOW, HIGH, (20, 3), seeds=range(20), depth=3, clock=sde.clock, cells=2**4, dtype=F64)
     start, times = sde.start(path.initial_noise(), LOW), path.grid(8)
     cell = SolverCell(told(SNRDenoiser(law.denoise_y), calls), 3, 0.8)
     states = [solve(sde, start, times, scheme=scheme, path=path) for scheme in (cell, PathAverage())]
@@ -203,7 +203,7 @@ def test_whatever_the_coefficients_the_path_itself_enters_as_it_is():
     """For a denoiser that knows nothing the state stays the path."""
     cell = shaken(SolverCell(lambda y, snr, conditions, extra: torch.zeros_like(y), 2, 0.8), 0.3)
     sde = CanonicalSDE(SNRDenoiser(lambda y, snr: torch.zeros_like(y)))
-    path = BrownianPath(LOW, HIGH, (20, 3), seeds=range(20), clock=sde.clock, levels=4, dtype=torch.float32)
+    path = BrownianPath(LOW, HIGH, (20, 3), seeds=range(20), clock=sde.clock, cells=2**4, dtype=torch.float32)
     start = sde.start(path.initial_noise(), LOW)
     last = solve(sde, start, path.grid(8), scheme=cell, path=path)[-1].detach()
     torch.testing.assert_close(last, start + path.partial_signature(LOW, HIGH).increment, rtol=1e-5, atol=1e-4)
@@ -219,7 +219,7 @@ def test_a_trained_student_is_the_solver_where_steps_are_short(name, kind):
     from N to 4 N. On few steps it is another generator."""
     teacher = TEACHERS[name]()
     reference = (IMAGE_REFERENCES if name == "unet" else REFERENCES)[kind]
-    student = make_student(teacher, reference, levels=7, snr=(math.exp(-3), math.exp(3)))
+    student = make_student(teacher, reference, cells=2**7, snr=(math.exp(-3), math.exp(3)))
     shaken(student.cell, 0.05)
     differences = {}
     for steps in (4, 32, 128):
@@ -233,7 +233,7 @@ def test_a_trained_student_is_the_solver_where_steps_are_short(name, kind):
 def test_without_the_gate_what_was_learned_stays():
     """The comparison above would notice: another denoiser at all step lengths is another law."""
     teacher, reference = mlp_teacher(), REFERENCES["pca"]
-    student = make_student(teacher, reference, levels=7, snr=(math.exp(-3), math.exp(3)))
+    student = make_student(teacher, reference, cells=2**7, snr=(math.exp(-3), math.exp(3)))
     ungated = SolverCell(told(shaken(mlp_teacher(), 0.05), []), 2, 0.8)
     differences = [
         along_the_path(student, teacher, ungated, steps) - along_the_path(student, teacher, "path_average", steps)
@@ -449,7 +449,7 @@ def test_memory_at_has_the_form_of_a_memory():
 
 def attempt(cell, sde=None, **path_options):
     sde = CanonicalSDE(SNRDenoiser(LAW.denoise_y)) if sde is None else sde
-    options = {"clock": SNRClock(), "levels": 4, "dtype": torch.float32} | path_options
+    options = {"clock": SNRClock(), "cells": 2**4, "dtype": torch.float32} | path_options
     path = BrownianPath(LOW, HIGH, (2, 3), seeds=range(2), **options)
     return solve(sde, path.initial_noise(), path.grid(4), scheme=cell, path=path)
 

@@ -47,8 +47,8 @@ def network_teacher():
     return NetworkDenoiser(MLP(2, width=16, blocks=1), 1.0)
 
 
-def space_of(reference=SCALAR, event=(2,), snr=(LOW, HIGH), levels=6, depth=2, **more):
-    return PathSpace(event, snr, reference, levels, depth, **more)
+def space_of(reference=SCALAR, event=(2,), snr=(LOW, HIGH), cells=2**6, depth=2, **more):
+    return PathSpace(event, snr, reference, cells, depth, **more)
 
 
 def make(cell="solver", teacher=TEACHER, reference=SCALAR, *, depth=2, sigma_data=1.0, **more):
@@ -374,7 +374,7 @@ def test_a_teacher_of_ours_is_left_as_it_is(cell, tmp_path):
 def image_student(teacher):
     """In principal axes of the rows and columns."""
     reference = GaussianReference(torch.zeros(1, 4, 4), torch.linspace(0.1, 1.0, 4), [torch.eye(4)])
-    return SigDEG.from_teacher(teacher, space_of(reference, (1, 4, 4), levels=4, depth=4), depth=2)
+    return SigDEG.from_teacher(teacher, space_of(reference, (1, 4, 4), cells=2**4, depth=4), depth=2)
 
 
 @pytest.mark.parametrize("pairs", ["rollout", "local"])

@@ -43,14 +43,14 @@ def space_of(reference=SCALAR, event=(2,), snr=(LOW, HIGH), **more):
     return PathSpace(event, snr, reference, **more)
 
 
-def make(teacher=None, *, cell="solver", reference="scalar", depth=2, seed=0, levels=7, space_depth=4, **place):
+def make(teacher=None, *, cell="solver", reference="scalar", depth=2, seed=0, cells=2**7, space_depth=4, **place):
     """A generator for the plane with random weights; of a network, or one that corrects the circle's denoiser."""
     torch.manual_seed(seed)
     network = None
     if cell == "plain" or not isinstance(teacher, NetworkDenoiser):
         network = MLP(2, width=16, blocks=1, conditions=2, extra=depth + (1 if cell == "plain" else 2))
     teacher = SNRDenoiser(CIRCLE.denoise_y) if teacher is None else teacher
-    space = space_of(REFERENCES[reference], levels=levels, depth=space_depth, **place)
+    space = space_of(REFERENCES[reference], cells=cells, depth=space_depth, **place)
     return SigDEG.from_teacher(teacher, space, depth=depth, cell=cell, network=network, sigma_data=0.7)
 
 
@@ -96,7 +96,7 @@ def test_an_image_of_a_unet_is_a_function_of_its_seed():
     torch.manual_seed(0)
     teacher = NetworkDenoiser(UNet(1, 4, widths=(8, 8)), 0.7)
     reference = GaussianReference(torch.zeros(1, 1, 1), 0.5)
-    generator = shaken(SigDEG.from_teacher(teacher, space_of(reference, (1, 4, 4), levels=5), depth=2))
+    generator = shaken(SigDEG.from_teacher(teacher, space_of(reference, (1, 4, 4), cells=2**5), depth=2))
     values = generator.sample(6, 4).values
     close(generator.sample(6, 4, batch=2).values, values)
     close(generator.sample([4], 4).values, values[4:5])
@@ -140,7 +140,7 @@ def test_generators_of_two_depths_have_the_same_paths():
 def test_images_of_one_seed_agree_better_and_better():
     """Untrained the generator is path-average: order 1.5 against that scheme in 1024 steps, on the path of the same
     identity. Paths are seeded; the interval ends .15 below the order, three half-widths."""
-    generator = make(levels=10, snr=(math.exp(-3), math.exp(3)))
+    generator = make(cells=2**10, snr=(math.exp(-3), math.exp(3)))
     steps = (8, 16, 32, 64, 128)
     samples = [generator.sample(400, n) for n in steps]
     path = generator.space.paths(400)
@@ -483,7 +483,7 @@ def from_teacher(teacher=None, space=None, **options):
         (lambda: from_teacher(space=SCALAR), TypeError, "space must be a PathSpace; got GaussianReference"),
         (lambda: from_teacher(network=torch.nn.Linear(2, 2)), TypeError, "network must be a Network; got Linear"),
         (lambda: direct(event=(0,)), ValueError, r"event\[0\] must be >= 1; got 0"),
-        (lambda: direct(levels=31), ValueError, r"levels must be in \[0, 30\]; got 31"),
+        (lambda: direct(cells=2**31), ValueError, r"cells must be in \[1, 1073741824\]; got 2147483648"),
         (lambda: direct(depth=1), ValueError, r"space\.depth must be >= 2; got 1"),
         (lambda: from_teacher(depth=5), ValueError, r"space\.depth must be >= 5; got 4"),
         (lambda: direct(reference=GaussianReference(torch.zeros(3), 0.1)), ValueError, "mean must broadcast against"),
@@ -512,7 +512,7 @@ def from_teacher(teacher=None, space=None, **options):
             r"event must be \(dim,\) or",
         ),
         (lambda: direct().sample(3, 0), ValueError, r"steps must be in \[1, 1024\]; got 0"),
-        (lambda: direct(levels=3).sample(3, 9), ValueError, r"steps must be in \[1, 8\]; got 9"),
+        (lambda: direct(cells=2**3).sample(3, 9), ValueError, r"steps must be in \[1, 8\]; got 9"),
         (lambda: direct().sample(3, 4.0), TypeError, "steps must be an integer; got 4.0"),
         (lambda: direct().sample(3, 4, batch=0), ValueError, "batch must be >= 1; got 0"),
         (lambda: direct().sample(3, 4, grid=3), TypeError, "grid must be a StepGrid; got int"),

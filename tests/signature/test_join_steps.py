@@ -27,7 +27,7 @@ every_clock = pytest.mark.parametrize("clock", CLOCKS.values(), ids=CLOCKS.keys(
 
 
 def make_path(clock, depth, dtype=F64):
-    return BrownianPath(0.02, 50.0, (4, 3), seeds=range(4), depth=depth, clock=clock, levels=5, dtype=dtype)
+    return BrownianPath(0.02, 50.0, (4, 3), seeds=range(4), depth=depth, clock=clock, cells=2**5, dtype=dtype)
 
 
 def random_steps(lengths, depth, shape=(3, 2), seed=0):

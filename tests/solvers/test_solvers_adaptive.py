@@ -14,7 +14,7 @@ from sdesig.solvers import ShARK, adaptive
 
 def brownian(shape=(4, 2), t1=1.0, **kwargs):
     source = {} if "generator" in kwargs else {"seeds": range(shape[0])}
-    return BrownianPath(0.0, t1, shape, **{"levels": 10, "dtype": torch.float64} | source | kwargs)
+    return BrownianPath(0.0, t1, shape, **{"cells": 2**10, "dtype": torch.float64} | source | kwargs)
 
 
 def times(*values):
@@ -33,7 +33,7 @@ class StiffWell(DoubleWell):
 
 
 def test_a_stiff_double_well_is_solved_where_as_many_fixed_steps_explode():
-    problem, path = StiffWell(), brownian((8, 1), levels=14)
+    problem, path = StiffWell(), brownian((8, 1), cells=2**14)
     y0 = torch.linspace(-3, 3, 8, dtype=torch.float64)[:, None]
     outputs = times(0.0, 1 / 16, 1 / 4, 1.0)
     reference = solve(problem, y0, path.grid(2**14), scheme="shark", path=path)[(outputs * 2**14).long()]
@@ -50,7 +50,7 @@ def test_a_stiff_double_well_is_solved_where_as_many_fixed_steps_explode():
 def test_a_reverse_diffusion_needs_fewer_evaluations_than_on_a_grid_even_in_log_snr():
     sde = CanonicalSDE(SNRDenoiser(Mixture.circle(1.0, 0.3, dtype=torch.float64).denoise_y))
     first, last = math.exp(-8), math.exp(8)
-    path = BrownianPath(first, last, (64, 2), seeds=range(64), levels=12, clock=sde.clock, dtype=torch.float64)
+    path = BrownianPath(first, last, (64, 2), seeds=range(64), cells=2**12, clock=sde.clock, dtype=torch.float64)
     start = sde.start(path.initial_noise(), first)
 
     def solved(y):
@@ -171,10 +171,10 @@ def test_what_is_returned(source, eager):
 
 
 def test_a_step_is_as_short_as_the_worst_row_needs():
-    problem, path = DoubleWell(), brownian((2, 1), levels=14)
+    problem, path = DoubleWell(), brownian((2, 1), cells=2**14)
     y0 = times(1.0, 5.0)[:, None]
     both = solve_adaptive(problem, y0, times(0.0, 1 / 16), path=path, atol=1e-4)
-    calm = solve_adaptive(problem, y0[:1], times(0.0, 1 / 16), path=brownian((1, 1), levels=14), atol=1e-4)
+    calm = solve_adaptive(problem, y0[:1], times(0.0, 1 / 16), path=brownian((1, 1), cells=2**14), atol=1e-4)
     assert len(both.step_times) > 5 * len(calm.step_times)
     torch.testing.assert_close(both.states[:, :1], calm.states, rtol=1e-3, atol=1e-3)
 
@@ -195,7 +195,7 @@ def test_a_state_that_is_not_finite_is_a_rejection():
         def f(self, t, y):
             return torch.where(y.abs() < 1.5, -400 * y, torch.nan)
 
-    problem, path = Bounded(0.1), brownian((4, 1), levels=12)
+    problem, path = Bounded(0.1), brownian((4, 1), cells=2**12)
     y0 = torch.full((4, 1), 1.4, dtype=torch.float64)
     # The first trial, a hundredth of the path, overshoots to -4.2.
     solution = solve_adaptive(problem, y0, times(0.0, 0.25), path=path, rtol=0.1, atol=0.1)
@@ -237,10 +237,10 @@ def test_refuses():
     refuse(ValueError, "at least one row", y0=y0[:0], path=brownian((0, 2), generator=torch.Generator()))
 
 
-@pytest.mark.parametrize("kwargs, h", [({"levels": 4}, "0.0625"), ({"generator": torch.Generator()}, "9.31e-10")])
+@pytest.mark.parametrize("kwargs, h", [({"cells": 2**4}, "0.0625"), ({"generator": torch.Generator()}, "9.31e-10")])
 def test_a_step_that_cannot_be_shortened_is_an_error(kwargs, h):
     problem, path = OrnsteinUhlenbeck(), brownian(**kwargs)
-    with pytest.raises(RuntimeError, match=rf"t = 0.0 \(h = {h}\) has .* rtol = 0 and atol = 1e-20 .* more levels, or"):
+    with pytest.raises(RuntimeError, match=rf"t = 0.0 \(h = {h}\) has .* rtol = 0 and atol = 1e-20 .* more cells, or"):
         solve_adaptive(problem, problem.y0(4, torch.float64), times(0.0, 1.0), path=path, rtol=0.0, atol=1e-20)
 
 
@@ -262,7 +262,7 @@ def test_steps_do_not_depend_on_units():
     """By powers of two (of four, in time), so that all is the same to the last bit; atol has the units of Y."""
     found = []
     for size, span in ((1.0, 1.0), (2.0**40, 1.0), (2.0**-40, 4.0**15), (1.0, 4.0**-20)):
-        path = BrownianPath(0.0, span, (4, 2), seeds=range(4), levels=10, dtype=torch.float64)
+        path = BrownianPath(0.0, span, (4, 2), seeds=range(4), cells=2**10, dtype=torch.float64)
         y0 = size * torch.linspace(-2, 2, 8, dtype=torch.float64).reshape(4, 2)
         ends = span * times(0.0, 0.25, 1.0)
         solution = solve_adaptive(Scaled(size, span), y0, ends, path=path, rtol=1e-2, atol=1e-2 * size)

@@ -33,7 +33,7 @@ class Given:
 
 
 def path_of(noise_dim, batch=BATCH, **options):
-    options = {"depth": 2, "levels": 6, "dtype": F64, "seeds": range(batch)} | options
+    options = {"depth": 2, "cells": 2**6, "dtype": F64, "seeds": range(batch)} | options
     return BrownianPath(0.0, 1.0, (batch, noise_dim), **options)
 
 
@@ -172,7 +172,7 @@ def test_the_denoiser_is_asked_no_more_than_the_scheme_asks():
     solve(reverse, start, path.grid(8)[:5], scheme="euler", path=path)
     assert len(asked) == 4
     canonical = CanonicalSDE(SNRDenoiser(denoise))
-    path = BrownianPath(0.1, 10.0, (2, 2), seeds=range(2), clock=canonical.clock, levels=6, dtype=F64)
+    path = BrownianPath(0.1, 10.0, (2, 2), seeds=range(2), clock=canonical.clock, cells=2**6, dtype=F64)
     for scheme in ("path_average", "euler", "dpm_solver_2m"):
         asked.clear()
         solve(canonical, start, path.grid(8), scheme=scheme, path=path)

@@ -26,7 +26,7 @@ from sdesig.solvers.torchsde_methods import STRONG_ORDERS
 
 
 def make_path(shape=(4, 2), t1=1.0, **kwargs):
-    options = {"depth": 2, "levels": 6, "dtype": torch.float64, "seeds": range(shape[0])} | kwargs
+    options = {"depth": 2, "cells": 2**6, "dtype": torch.float64, "seeds": range(shape[0])} | kwargs
     return BrownianPath(0.0, t1, shape, **options)
 
 
@@ -157,7 +157,7 @@ class Spread(SDE):
 @pytest.mark.parametrize("scheme", ["euler", "milstein", "heun", "sri2", "platen", "shark", "sra1", "log_ode"])
 def test_states_of_any_shape(scheme):
     path = make_path((3, 2, 5))
-    flat = BrownianPath(0.0, 1.0, (3, 10), seeds=range(3), depth=2, levels=6, dtype=torch.float64)
+    flat = BrownianPath(0.0, 1.0, (3, 10), seeds=range(3), depth=2, cells=2**6, dtype=torch.float64)
     y0 = torch.linspace(-1, 1, 30, dtype=torch.float64).reshape(3, 2, 5)
     image = solve(Spread(), y0, path.grid(4), scheme=scheme, path=path)
     row = solve(Spread(), y0.flatten(1), flat.grid(4), scheme=scheme, path=flat)
@@ -275,7 +275,7 @@ def test_refuses_a_path_without_what_the_scheme_needs():
     refuse(
         ValueError,
         "variance t - s",
-        path=BrownianPath(0.5, 1.0, (4, 2), seeds=range(4), clock=SNRClock(0.3), levels=6, dtype=torch.float64),
+        path=BrownianPath(0.5, 1.0, (4, 2), seeds=range(4), clock=SNRClock(0.3), cells=2**6, dtype=torch.float64),
     )
 
 
@@ -387,7 +387,7 @@ def test_no_more_states_live_than_are_saved(scheme):
     """Beside the 16 among which a broken one is looked for, and the scheme's own."""
     most = []
     for steps in (64, 512):
-        problem, path, living = SinhDiffusion(), make_path(levels=9), Living()
+        problem, path, living = SinhDiffusion(), make_path(cells=2**9), Living()
         with torch.no_grad():
             solve(problem, start(problem), path.grid(steps), scheme=scheme, path=path, callback=living, save="last")
         assert len(living.references) == steps

@@ -44,7 +44,7 @@ def slope(errors, steps=STEPS, groups=20):
 
 def brownian(paths, dim, seed=0, **kwargs):
     seeds = range(paths * seed, paths * (seed + 1))
-    options = {"depth": 2, "levels": 6, "dtype": torch.float64} | kwargs
+    options = {"depth": 2, "cells": 2**6, "dtype": torch.float64} | kwargs
     return BrownianPath(0.0, 1.0, (paths, dim), seeds=seeds, **options)
 
 
@@ -147,7 +147,7 @@ class Remembering(BrownianPath):
 def linear():
     """Non-commutative linear SDE: path, start, and the solution by log-ODE steps of the problem's own on 512 steps."""
     problem = LinearSDE()
-    path = Remembering(0.0, 1.0, (1000, 2), seeds=range(1000), depth=1, levels=9, area=True, dtype=torch.float64)
+    path = Remembering(0.0, 1.0, (1000, 2), seeds=range(1000), depth=1, cells=2**9, area=True, dtype=torch.float64)
     start = problem.y0(1000, torch.float64)
     y = start
     fine = path.partial_signatures(path.grid(512))
@@ -186,7 +186,7 @@ def test_schemes_with_areas_are_exact_on_the_heisenberg_group(scheme):
 def ornstein_uhlenbeck(paths, seed):
     """Problem, path, and the mean of Y(1) given depth-2 values on 512 steps (its own error is of order h^2.5)."""
     problem = OrnsteinUhlenbeck()
-    path = brownian(paths, 2, seed, levels=9)
+    path = brownian(paths, 2, seed, cells=2**9)
     start = problem.y0(paths, torch.float64)
     y = start
     fine = path.partial_signatures(path.grid(512))
@@ -214,7 +214,7 @@ def test_strong_order_one_and_a_half_for_additive_noise(scheme):
 def test_strong_order_one_and_a_half_for_a_nonlinear_drift(scheme):
     """Against torchsde's SRA1 on 512 steps; the linear drift above has no term of order 1.5 and shows order 2."""
     problem = DoubleWell()
-    path = brownian(2000, 1, levels=9)
+    path = brownian(2000, 1, cells=2**9)
     start = problem.y0(2000, torch.float64)
     truth = solve(problem, start, path.grid(512), scheme="torchsde:srk", path=path)[-1]
     assert_order(1.5, errors(problem, scheme, path, truth, start))
@@ -256,7 +256,7 @@ class Quiet(SDE):
     ],
 )
 def test_order_without_noise(scheme, order):
-    path = brownian(1, 1, levels=9)
+    path = brownian(1, 1, cells=2**9)
     start = torch.ones(1, 1, dtype=torch.float64)
     truth = solve(Quiet(), start, path.grid(512), scheme="log_ode", path=path)[-1]
     found = errors(Quiet(), scheme, path, truth, start)[1:].abs().flatten().log2()
