@@ -190,7 +190,7 @@ def test_a_choice_of_the_grid_goes_on_where_it_was_stopped(earlier):
     options = {"cells": 4, "fine_per_cell": 4, "paths": 32, "recorded": {"teacher": "circle"}, "progress": False}
     found = choose_grid(SNRDenoiser(denoiser), space, kept="grid-cells.safetensors", **options)
     assert len(asked) == 2 * (3 * 4 + 1)  # two of four cells, and no converged paths
-    assert found.quantiles == pytest.approx(StepGrid.load("chosen-grid.json").quantiles, rel=1e-5)
+    assert found.quantiles == pytest.approx(StepGrid.load("chosen-grid.json").quantiles, rel=1e-4)
 
 
 # --- evaluations -----------------------------------------------------------------------------------------------------

@@ -269,7 +269,7 @@ class MasterGrid:
     def _cut_compiled(
         self, compiled: Any, way: list[Visit], values: Tensor | None, out: Tensor, keep: int
     ) -> list[Tensor]:
-        """Go the way down from a node's values, the whole interval's if None; return the first `keep` nodes after it."""
+        """Go the way down from a node's values, those of the whole if None; return the first `keep` nodes after it."""
         doings: list[tuple[int, int, int]] = []
         spans: list[tuple[int, int, int, int]] = []  # what is cut or joined: its number, begin, middle, end
         waiting = 0

@@ -337,6 +337,7 @@ class BrownianPath(torchsde.BaseBrownian):
                 return prefetched[1][number]
         source = self._source
         h, coefficients = source.step(*ends.tolist())
+        h = h.reshape(h.shape[h.ndim - len(self._shape) :])  # with areas a generator's path is one row of a grid
         coefficients = coefficients.reshape(self.depth, *self._shape).to(self._dtype)
         if self._reflected:
             coefficients = -coefficients

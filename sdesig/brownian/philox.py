@@ -119,13 +119,14 @@ def normals(seeds: Tensor, cells: Tensor, stream: int, count: int, dtype: torch.
         (n, rows, count), iid over all distinct (seed, cell, stream, position).
     """
     blocks = -(-count // 4)
-    compiled = kernels() if count > 0 and seeds.device.type == "cpu" and dtype.itemsize >= 4 else None
+    if seeds.device.type in _FUSED_ON and (fused := _fused(seeds, cells, stream, blocks, dtype)) is not None:
+        return fused[..., :count]
+    fits = count > 0 and dtype.itemsize >= 4 and seeds.device.type == "cpu"
+    compiled = kernels() if fits and not torch.compiler.is_compiling() else None
     if compiled is not None:
         out = torch.empty(len(cells), len(seeds), 4 * blocks, dtype=dtype)
         compiled.normals(seeds, cells, (stream, GENERATOR_VERSION), out)
         return out[..., :count]
-    if seeds.device.type in _FUSED_ON and (fused := _fused(seeds, cells, stream, blocks, dtype)) is not None:
-        return fused[..., :count]
     position = torch.arange(blocks, device=seeds.device)
     constant = torch.tensor((stream, GENERATOR_VERSION), device=seeds.device)
     key = ((seeds & _MASK)[:, None], (seeds >> 32)[:, None])

@@ -105,8 +105,8 @@ class Study:
         cells = math.lcm(check_integer("cells", self.cells, 1, _MOST_CELLS), *numbers)
         if cells > _MOST_CELLS:
             raise ValueError(
-                f"steps, truth and cells must have a common multiple of at most {_MOST_CELLS}, the cells of a master grid "
-                f"on which one seed is one path at all of them; that of {sorted(numbers)} and {self.cells} is {cells}"
+                f"steps, truth and cells must have a common multiple of at most {_MOST_CELLS}, the cells of a grid on "
+                f"which one seed is one path at all of them; that of {sorted(numbers)} and {self.cells} is {cells}"
             )
         if not isinstance(self.area, bool):
             raise TypeError(f"area must be True or False; got {self.area!r}")
@@ -195,14 +195,14 @@ def strong_order(study: StrongStudy) -> OrderEstimate:
             `lambda path: path.initial_noise()`.
         scheme: a `Scheme` or its name.
         t0, t1: the SDE is solved from t0 to t1.
-        steps: numbers of steps, increasing powers of two; steps are even in the clock.
+        steps: numbers of steps, increasing; steps are even in the clock.
         paths: number of paths.
         seed: path k has the path seed seed * 2^32 + k.
         truth: a callable (path, y0) -> Y(t1) of y0's shape; or the number of steps of a numeric truth; default the
             SDE's own solution `exact`, if it has one (`HasExactSolution`).
         truth_scheme: scheme of a numeric truth, default `scheme`.
-        cells, depth, area: what a callable truth needs of the path beside what the schemes do: a master grid whose cells
-            are a multiple of `cells`, at least this depth, Levy areas.
+        cells, depth, area: what a callable truth needs of the path beside what the schemes do: a master grid of a
+            multiple of `cells`, at least this depth, Levy areas.
         clock: clock of the path, see `BrownianPath`.
         row_shape: shape of W per path, where neither y0 nor the SDE tell it.
 

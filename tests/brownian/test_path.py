@@ -508,7 +508,7 @@ def test_torchsde_interface():
 
 def test_a_path_is_one_line():
     path = BrownianPath(0.0, 1.0, (3, 2), seeds=range(3), cells=2**4, area=True, dtype=F64)
-    text = "BrownianPath(shape (3, 2) on [0, 1], UniformClock, 3 seeds, 2^4 cells, depth 2, area, float64 on cpu)"
+    text = "BrownianPath(shape (3, 2) on [0, 1], UniformClock, 3 seeds, 16 cells, depth 2, area, float64 on cpu)"
     assert repr(path) == text
     assert repr(path.reflected()) == text.replace("area,", "area, reflected,")
     clock = SNRClock(torch.ones(2000))

@@ -2,11 +2,15 @@
 
 import math
 
+import mpmath
+import numpy as np
 import pytest
 import torch
+from numba import njit
 from scipy import stats
 
-from sdesig.brownian.philox import GENERATOR_VERSION, check_seeds, normals, philox4x32
+from sdesig.brownian.compiled import _cos_sin, _radius
+from sdesig.brownian.philox import GENERATOR_VERSION, check_seeds, kernels, normals, philox4x32
 
 ONES = 0xFFFFFFFF
 KNOWN_ANSWERS = [  # the Random123 distribution's kat_vectors, philox4x32 with 10 rounds
@@ -18,6 +22,16 @@ KNOWN_ANSWERS = [  # the Random123 distribution's kat_vectors, philox4x32 with 1
         (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
     ),
 ]
+
+
+@pytest.fixture(params=["compiled", "torch"], autouse=True)
+def form(request, monkeypatch):
+    """Both forms that there are on the CPU."""
+    if request.param == "torch":
+        monkeypatch.setattr("sdesig.brownian.philox.kernels", lambda: None)
+    else:
+        assert kernels() is not None
+    return request.param
 
 
 @pytest.mark.parametrize("counter, key, expected", KNOWN_ANSWERS)
@@ -39,6 +53,43 @@ def test_frozen_normals():
         radius, angle = [math.sqrt(-2 * math.log(u[k])) for k in (0, 2)], [2 * math.pi * u[k] for k in (1, 3)]
         expected = [radius[0] * math.cos(angle[0]), radius[0] * math.sin(angle[0]), radius[1] * math.cos(angle[1])]
         torch.testing.assert_close(values[i, j], torch.tensor(expected, dtype=torch.float64))
+
+
+def test_both_forms_are_the_same_numbers(form, monkeypatch):
+    """To rounding; the angle of torch's form is rounded once more, which tells where a cosine is next to zero."""
+    seeds = torch.tensor([0, 1, 2**32 - 1, 2**32, 2**63 - 1])
+    for count in (1, 3, 10, 4100):
+        found = normals(seeds, torch.tensor([0, 1, 2**32 - 1]), 2**32 - 1, count, torch.float64)
+        monkeypatch.setattr("sdesig.brownian.philox.kernels", lambda: None)
+        torch.testing.assert_close(
+            found, normals(seeds, torch.tensor([0, 1, 2**32 - 1]), 2**32 - 1, count, torch.float64), rtol=0, atol=5e-15
+        )
+        monkeypatch.undo()
+
+
+def test_the_transform_is_right_at_its_ends():
+    """Words of all zeros, of all ones, and at the turns of the angle, against Python's floats."""
+    compiled = kernels()
+    if compiled is None:
+        pytest.skip("no compiled form")
+    words = np.array(
+        [0, 1, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1, *(k * 2**29 + d for k in range(8) for d in (0, 1, -1))]
+    )
+    words = (words % 2**32).astype(np.uint32)
+    radius, cosine, sine = (np.empty(len(words)) for _ in range(3))
+    transform(words, radius, cosine, sine)
+    for k, word in enumerate(words.tolist()):
+        u = (word + 0.5) / 2**32
+        assert radius[k] == pytest.approx(math.sqrt(-2 * math.log(u)), rel=4e-16)
+        assert cosine[k] == pytest.approx(float(mpmath.cospi(2 * mpmath.mpf(u))), abs=3e-16)
+        assert sine[k] == pytest.approx(float(mpmath.sinpi(2 * mpmath.mpf(u))), abs=3e-16)
+
+
+@njit(error_model="numpy")
+def transform(words, radius, cosine, sine):
+    for k in range(len(words)):
+        radius[k] = _radius(words[k])
+        cosine[k], sine[k] = _cos_sin(words[k])
 
 
 def test_law_and_independence():

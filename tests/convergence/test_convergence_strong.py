@@ -146,8 +146,11 @@ class Silent(SDE):
         ({"steps": (8,)}, "steps must be two or more"),
         ({"steps": (16, 8)}, r"steps must be two or more numbers of steps that increase; got \(16, 8\)"),
         ({"steps": (0, 8)}, r"steps\[0\] must be >= 1; got 0"),
-        ({"steps": (8, 24)}, "steps and truth must be powers of two, .*; got 24"),
-        ({"truth": 100}, "steps and truth must be powers of two, .*; got 100"),
+        (
+            {"steps": (9, 1031), "truth": 2048},
+            r"at most 1048576, .*; that of \[9, 1024, 1031, 2048\] and 1 is 19003392",
+        ),
+        ({"truth": 101}, "truth must be an even number of steps, half of which tell its error; got 101"),
         ({"paths": 0}, r"paths must be in \[2, 4294967296\]; got 0"),
         ({"seed": -1}, r"seed must be in \[0, 1073741824\]; got -1"),
         ({"scheme": "eular"}, "scheme must be one of 'euler', 'milstein',.*; got 'eular'"),
@@ -238,7 +241,7 @@ def test_a_truth_may_ask_for_a_finer_and_deeper_path_with_areas():
 
     options = {"steps": (4, 8), "paths": 100}
     given = order(problem, "euler", truth=fine, cells=2**8, depth=3, area=True, **options)
-    assert set(seen) == {(8, 3, True)}
+    assert set(seen) == {(256, 3, True)}
     path = {"cells": 2**8, "depth": 3, "area": True}
     same = order(problem, "euler", truth=256, truth_scheme="milstein", **path, **options)
     assert given.errors == pytest.approx(same.errors, rel=1e-9)
