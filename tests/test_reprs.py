@@ -27,7 +27,7 @@ REFERENCE = GaussianReference(torch.zeros(2), torch.tensor([0.5, 1.5]), torch.ey
 SPACE = PathSpace((2,), (0.1, 10.0), REFERENCE, cells=2**4, depth=2, grid=StepGrid((0.0, 0.3, 1.0)))
 SHOWN_SPACE = (
     "PathSpace(event=(2,), snr=(0.1, 10), reference=GaussianReference(variance of shape (2,), basis of sizes (2,)), "
-    "cells=16, depth=2, grid=StepGrid(3 quantiles))"
+    "cells=16, depth=2, grid=StepGrid(3 quantiles), slack=0.05)"
 )
 
 

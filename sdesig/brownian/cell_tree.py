@@ -87,6 +87,16 @@ class CellTree:
             Node(2 * node.number + 1, node.start + left, node.width - left),
         )
 
+    def end_near(self, position: float, slack: float) -> int:
+        """The cell at which the node highest up in the tree ends within `slack` of a position; else the nearest one."""
+        node = self.root
+        while node.width > 1:
+            left, right = self.parts(node)
+            if abs(right.start - position) <= slack:
+                return right.start
+            node = left if position < right.start else right
+        return round(position)
+
     def visits(self, node: Node, ends: Sequence[int], first: int) -> list[Visit]:
         """The way down a node for the intervals between n + 1 increasing ends: left parts before right ones.
 

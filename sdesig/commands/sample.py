@@ -42,7 +42,7 @@ class Sample:
     replay: Path | None = None
     """File of earlier samples: the same seeds on the same paths again, perhaps in more steps."""
     steps: int = 8
-    """Number of coarse steps, each one evaluation: at most 1024 (2^levels) as distill makes generators."""
+    """Number of coarse steps, each one evaluation: at most the 1280 cells of the paths that distill makes."""
     batch: int | None = None
     """Number of samples at once; default 1024, of images 64."""
     out: Path = Path("samples.npz")

@@ -70,7 +70,7 @@ def reference(kind: str = "pca") -> GaussianReference:
 
 def path_space(kind: str = "pca") -> PathSpace:
     """The space of the paths of the digits: in the clock of a reference, with the shipped grid."""
-    return PathSpace(EVENT, SNR, reference(kind), grid=load_grid())
+    return PathSpace(EVENT, SNR, reference(kind), cells=1024, depth=4, grid=load_grid(), slack=0.0)
 
 
 def load_classifier() -> DigitClassifier:

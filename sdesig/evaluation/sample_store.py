@@ -86,6 +86,8 @@ class SampleStore:
                 described["names"] = "keys"
             if file.exists() and "levels" in read_json(file):  # made earlier, when files had log2 of the cells
                 described["levels"] = math.log2(described.pop("cells"))
+                if described["slack"] == 0:
+                    del described["slack"]
             record_options(file, described)
         self._names = names
 

@@ -26,7 +26,7 @@ SAMPLING = (
 """How a scheduler samples: it says nothing of the model."""
 NEUTRAL = {"use_flow_sigmas": False, "timestep_type": "discrete", "predict_epsilon": True, "snr_shift_scale": 1.0}
 """Keys that say something of the model, with the value at which they do not; unknown ones do not at None and False."""
-OWN = ("eta", "reference_variance", "reference_file", "cells")
+OWN = ("eta", "reference_variance", "reference_file", "cells", "slack")
 """How a `PathAverageScheduler` samples, if a configuration has all of them: RePaintScheduler has an eta, too."""
 
 

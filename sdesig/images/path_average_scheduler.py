@@ -17,13 +17,12 @@ from sdesig._checks import check_choice, check_floating, check_integer, check_re
 from sdesig._devices import beside
 from sdesig._random import draw_seeds, seeds_of
 from sdesig.brownian import BrownianPath
-from sdesig.brownian.cell_tree import MOST_CELLS
 from sdesig.images.diffusers_config import OWN, check_table_config
 from sdesig.images.diffusers_unet import import_diffusers
 from sdesig.images.teachers import PREDICTIONS, TABLES
 from sdesig.sampling import CanonicalSDE, GaussianReference, PathAverage, PathSpace, SNRDenoiser
 from sdesig.sampling.path_average import check_eta, evaluation_fraction, evaluation_snr
-from sdesig.sampling.path_space import with_cells
+from sdesig.sampling.path_space import in_todays_words
 from sdesig.sde import TabulatedVP
 
 _IGNORED = {"eta", "use_clipped_model_output"}
@@ -101,6 +100,7 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
         reference_file: safetensors file that `GaussianReference.save` wrote, in its place. It is not copied by
             `save_pretrained`.
         cells: cells of the master grid of the path, which bound the number of steps.
+        slack: how far a step may end from its place, see `PathSpace`.
 
     Raises:
         FileNotFoundError, TypeError, ValueError: arguments out of range; betas that leave no signal at the end; a file
@@ -125,11 +125,11 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
         eta: float = 1.0,
         reference_variance: float = 0.25,
         reference_file: str | None = None,
-        cells: int = 1024,
+        cells: int = 1280,
+        slack: float = 0.05,
     ) -> None:
         check_choice("prediction_type", prediction_type, tuple(PREDICTIONS))
         check_eta(check_real("eta", eta, minimum=0.0))
-        self._cells = check_integer("cells", cells, 1, MOST_CELLS)
         self._predicts = PREDICTIONS[prediction_type]
         table = _table(num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas)
         if rescale_betas_zero_snr or not bool((table > 0).all()):
@@ -140,6 +140,8 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
         if reference_file is not None:
             reference = GaussianReference.load(Path(reference_file))
         self._sde = self._sde_of(reference)
+        one = GaussianReference(0.0, 0.0)  # of which the times of steps do not depend
+        self._space = PathSpace((1,), self._table.snr_range, one, cells, slack=slack)
         self._mark()
         self.num_inference_steps: int | None = None
         self.timesteps = torch.zeros(0)
@@ -157,8 +159,8 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
         config = kwargs.pop("pretrained_model_name_or_path", config)  # as it was called once
         if not isinstance(config, Mapping):
             raise TypeError(f"config must be a dictionary, a scheduler's configuration; got {config!r}")
-        if set(OWN) - {"cells"} <= config.keys():  # our own, maybe made earlier
-            config = with_cells(config)
+        if set(OWN) - {"cells", "slack"} <= config.keys():  # our own, maybe made earlier
+            config = in_todays_words(config)
         check_table_config("config", config, ("snr_shift_scale",))
         defaults, own = set(config.get("_use_default_values", ())), cls._get_init_keys(cls)
         given = {key: value for key, value in config.items() if key in own or key not in defaults}
@@ -174,8 +176,8 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             TypeError, ValueError: not a number from 1 to `cells`.
         """
-        steps = check_integer("num_inference_steps", num_inference_steps, 1, self._cells)
-        grid = PathSpace((1,), self._table.snr_range, GaussianReference(0.0, 0.0), self._cells).times(steps)
+        steps = check_integer("num_inference_steps", num_inference_steps, 1, self._space.cells)
+        grid = self._space.times(steps)
         inner = evaluation_snr(self._sde, grid[1:-1], grid[2:], evaluation_fraction(self._sde.eta))
         snrs = torch.cat([grid[:1], inner, grid[-1:]])
         times = self._table.time(snrs)
@@ -311,7 +313,7 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
                 tuple(x.shape),
                 seeds=seeds_of(x) if generator is None else draw_seeds(generator, len(x)),
                 clock=sde.clock,
-                cells=self._cells,
+                cells=self._space.cells,
                 dtype=x.dtype,
                 device=x.device,
             )

@@ -16,7 +16,7 @@ from torch import Tensor
 from sdesig._checks import check_instance, check_integer, check_real, check_shape
 from sdesig._files import read_json, reading, write_json
 from sdesig.brownian import BrownianPath
-from sdesig.brownian.cell_tree import MOST_CELLS
+from sdesig.brownian.cell_tree import MOST_CELLS, CellTree
 from sdesig.brownian.path import MOST_DEPTH
 from sdesig.brownian.philox import MOST_SEEDS, check_seeds
 from sdesig.sampling.gaussian_reference import GaussianReference, SNRClock
@@ -98,14 +98,13 @@ def chosen_seeds(seeds: int | Sequence[int]) -> Tensor:
     return check_seeds(range(check_integer("seeds", seeds, 1, MOST_SEEDS)) if isinstance(seeds, int) else seeds)
 
 
-def with_cells(described: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration or identity in today's words: files made earlier have "levels", log2 of the cells."""
-    if "levels" not in described:
-        return dict(described)
-    levels = check_integer("levels", described["levels"], 0, MOST_CELLS.bit_length() - 1)
-    return {
-        "cells" if key == "levels" else key: 2**levels if key == "levels" else value for key, value in described.items()
-    }
+def in_todays_words(described: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration or an identity with "cells" and "slack": files made earlier have "levels", log2 of the cells."""
+    today = dict(described)
+    if "levels" in today:
+        cells = 2 ** check_integer("levels", today.pop("levels"), 0, MOST_CELLS.bit_length() - 1)
+        today |= {"cells": cells, "slack": 0.0}
+    return today
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -124,6 +123,9 @@ class PathSpace:
         depth: number of Legendre coefficients of the paths. Paths of another depth are other paths; generators that see
             fewer coefficients follow the same ones.
         grid: the grid of the steps.
+        slack: how far a step may end from its place on the grid, in units of the shorter step beside it, at least 0 and
+            below .5. It ends where a node does that is high up in the tree of the cells, so that paths are cut less
+            often: .05 moves the pathwise error of path-average by less than 2 % at 4 to 100 steps of 1280 cells.
 
     Raises:
         TypeError, ValueError: arguments out of range, a reference that does not fit the event.
@@ -132,9 +134,10 @@ class PathSpace:
     event: tuple[int, ...]
     snr: tuple[float, float]
     reference: GaussianReference
-    cells: int = 1024
+    cells: int = 1280
     depth: int = 4
     grid: StepGrid = EVEN
+    slack: float = 0.05
 
     def __post_init__(self) -> None:
         event = check_shape("event", self.event)
@@ -146,6 +149,8 @@ class PathSpace:
         object.__setattr__(self, "cells", check_integer("cells", self.cells, 1, MOST_CELLS))
         object.__setattr__(self, "depth", check_integer("depth", self.depth, 1, MOST_DEPTH))
         check_instance("grid", self.grid, StepGrid)
+        if check_real("slack", self.slack, minimum=0.0) >= 0.5:
+            raise ValueError(f"slack must be in [0, .5); got {self.slack}")
         check_instance("reference", self.reference, GaussianReference)
         object.__setattr__(self, "event", tuple(check_integer(f"event[{k}]", n, 1) for k, n in enumerate(event)))
         object.__setattr__(self, "snr", (low, high))
@@ -185,14 +190,19 @@ class PathSpace:
         return self.reference.start(path.initial_noise(), self.snr[0])
 
     def ends(self, steps: int) -> list[int]:
-        """Indices of the master cells at which `steps` steps end, from 0 to `cells`.
+        """Indices of the master cells at which `steps` steps end, from 0 to `cells`: high up in the tree of the cells.
 
         Raises:
             TypeError, ValueError: not a number from 1 to `cells`, or so many steps that two of the grid's times
                 coincide on the master grid.
         """
         cells = self.cells
-        ends = [round(position * cells) for position in self.grid.positions(check_integer("steps", steps, 1, cells))]
+        positions = cells * self.grid.positions(check_integer("steps", steps, 1, cells))
+        widths = np.diff(positions)
+        slacks = self.slack * np.minimum(widths[:-1], widths[1:])
+        inner = zip(positions[1:-1].tolist(), slacks.tolist(), strict=True)
+        tree = CellTree(cells)
+        ends = [0, *(tree.end_near(position, slack) for position, slack in inner), cells]
         if len({*ends}) <= steps:
             raise ValueError(f"steps must be fewer for this grid on a path of {cells} cells; got {steps}")
         return ends
@@ -212,6 +222,7 @@ class PathSpace:
             "cells": self.cells,
             "depth": self.depth,
             "grid": list(self.grid.quantiles),
+            "slack": self.slack,
         }
 
     def to(self, device: torch.device | str) -> PathSpace:
@@ -230,5 +241,6 @@ class PathSpace:
     def __repr__(self) -> str:
         return (
             f"PathSpace(event={self.event}, snr=({self.snr[0]:g}, {self.snr[1]:g}), reference={self.reference}, "
-            f"cells={self.cells}, depth={self.depth}, grid={self.grid})"
+            f"cells={self.cells}, depth={self.depth}, grid={self.grid}, "
+            f"slack={self.slack:g})"
         )

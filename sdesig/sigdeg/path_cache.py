@@ -75,7 +75,7 @@ class PathCache:
             raise ValueError(f"paths must be a multiple of {shard}; got {paths}")
         self.folder, self.shards, self.rows = folder, max(1, paths // shard), min(shard, paths)
         own = {"rows": self.rows, **space.identity, "clock": space.clock.identity(), "seed": seed}
-        del own["cells"]  # these paths have no master grid
+        del own["cells"], own["slack"]  # these paths have no master grid
         description = {**(recorded or {}), **asdict(options), **own}
         processes.on_main(lambda: forget_options(folder / "options.json", "paths-*.safetensors", key="cells"))
         record_options(folder / "options.json", description)

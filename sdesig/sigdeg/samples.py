@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sdesig._checks import check_integer
 from sdesig._files import open_arrays, replacing, take_array
-from sdesig.sampling.path_space import with_cells
+from sdesig.sampling.path_space import in_todays_words
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +83,7 @@ class Samples:
             seeds = identity.get("seeds") if isinstance(identity, dict) else None
             if not isinstance(seeds, list):
                 raise ValueError("identity must be a JSON object with a list of seeds")
-            identity = with_cells(identity)
+            identity = {key: value for key, value in in_todays_words(identity).items() if key != "slack"}
             for k, seed in enumerate(seeds):
                 check_integer(f"seeds[{k}]", seed, 0)
             if len(seeds) != len(values):

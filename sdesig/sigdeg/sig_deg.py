@@ -17,7 +17,7 @@ from sdesig._modules import CONFIG, WEIGHTS, load_config, load_state, make_withi
 from sdesig.brownian.path import MOST_DEPTH
 from sdesig.sampling.canonical import CanonicalSDE, SNRDenoiser, check_snr_denoiser
 from sdesig.sampling.gaussian_reference import GaussianReference
-from sdesig.sampling.path_space import PathSpace, StepGrid, chosen_seeds, with_cells
+from sdesig.sampling.path_space import PathSpace, StepGrid, chosen_seeds, in_todays_words
 from sdesig.sigdeg.cells import CONDITIONS, Cell, CorrectedDenoiser, PlainCell, SolverCell, Student, StudentDenoiser
 from sdesig.sigdeg.network_denoiser import DENOISERS, ModelDenoiser, NetworkDenoiser, make_denoiser
 from sdesig.sigdeg.networks import NETWORKS, Network, make_network, network_for
@@ -27,7 +27,7 @@ from sdesig.solvers.driver import Callback, chunks, run_steps
 CELLS = {"solver": SolverCell, "plain": PlainCell}
 CONFIG_KEYS = {
     *("type", "cell", "corrects_a_denoiser", "network", "denoiser", "rank", "depth", "sigma_data"),
-    *("event", "snr", "cells", "path_depth", "grid", "mean", "variance", "basis"),
+    *("event", "snr", "cells", "path_depth", "grid", "slack", "mean", "variance", "basis"),
 }
 OLDER_LACK = {"denoiser", "rank"}
 """Keys that files of older versions lack."""
@@ -238,6 +238,7 @@ class SigDEG(nn.Module):
             "cells": space.cells,
             "path_depth": space.depth,
             "grid": list(space.grid.quantiles),
+            "slack": space.slack,
             "mean": list(self.get_buffer("mean").shape),
             "variance": list(self.get_buffer("variance").shape),
             "basis": [len(matrix) for matrix in space.reference.basis],
@@ -262,7 +263,7 @@ class SigDEG(nn.Module):
         if denoiser is not None:
             check_snr_denoiser("denoiser", denoiser)
         folder = Path(folder)
-        config, tensors = with_cells(load_config(folder, "sig_deg")), read_tensors(folder / WEIGHTS)
+        config, tensors = in_todays_words(load_config(folder, "sig_deg")), read_tensors(folder / WEIGHTS)
         with reading(folder / CONFIG, "is not one of a generator"):
             _check_config(folder, config, tensors)
             basis = [tensors[f"basis_{k}"] for k in range(len(config["basis"]))]
@@ -273,6 +274,7 @@ class SigDEG(nn.Module):
                 cells=config["cells"],
                 depth=config["path_depth"],
                 grid=StepGrid.from_json(config["grid"]),
+                slack=config["slack"],
             )
             if config["corrects_a_denoiser"] != (denoiser is not None):
                 needed = "be given, one that is not saved with it" if denoiser is None else "not be given"

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from sdesig.brownian import BrownianPath
+from sdesig.brownian.cell_tree import CUT, CellTree
 from sdesig.evaluation import Comparison, Sampler, SampleStore
 from sdesig.sampling import (
     CanonicalSDE,
@@ -21,6 +22,7 @@ from sdesig.sampling import (
     SNRDenoiser,
     StepGrid,
 )
+from sdesig.sampling.path_space import in_todays_words
 from sdesig.sde import Mixture
 from sdesig.sigdeg import MLP, SigDEG
 
@@ -110,7 +112,7 @@ def test_paths_have_the_dtype_of_the_references_tensors(reference, dtype):
 @every_reference
 @pytest.mark.parametrize("cells", [8, 128, 1024, 1280])
 def test_even_times_are_those_of_the_path(kind, cells):
-    space = replace(SPACE, reference=REFERENCES[kind], cells=cells)
+    space = replace(SPACE, reference=REFERENCES[kind], cells=cells, slack=0.0)
     path = space.paths(1)
     for steps in {*range(1, cells, 7), cells}:
         assert torch.equal(space.times(steps), path.grid(steps)), steps
@@ -120,7 +122,7 @@ def test_even_times_are_those_of_the_path(kind, cells):
 @pytest.mark.parametrize("cells", [128, 1024])
 def test_times_are_the_nearest_of_the_master_grid(grid, cells):
     """To the times of the grid's positions in the clock, to the last bit."""
-    space = replace(SPACE, grid=grid, cells=cells)
+    space = replace(SPACE, grid=grid, cells=cells, slack=0.0)
     path = space.paths(1)
     for steps in range(1, cells // 4):
         wanted = path.nearest(torch.from_numpy(space.clock.time(grid.positions(steps), LOW, HIGH)))
@@ -128,6 +130,32 @@ def test_times_are_the_nearest_of_the_master_grid(grid, cells):
         assert torch.equal(times, wanted), steps
         assert (times.dtype, times.device.type) == (F64, "cpu")
         assert (times[0].item(), times[-1].item()) == (LOW, HIGH)
+
+
+@every_grid
+@pytest.mark.parametrize("cells", [1024, 1280])
+def test_within_the_slack_steps_end_high_up_in_the_tree(grid, cells):
+    tree, exact, space = CellTree(cells), *(replace(SPACE, grid=grid, cells=cells, slack=s) for s in (0.0, 0.05))
+    saved = 0
+    for steps in range(1, 101):
+        ends, places = np.array(space.ends(steps)), cells * grid.positions(steps)
+        shorter = np.minimum(np.diff(places)[:-1], np.diff(places)[1:])
+        assert (np.abs(ends - places)[1:-1] <= np.maximum(0.05 * shorter, 0.5) + 1e-9).all()
+        assert (np.diff(ends) > 0).all()
+        asked = [sum(v.owner == CUT for v in tree.visits(tree.root, x, 0)) for x in (exact.ends(steps), ends.tolist())]
+        assert asked[1] <= asked[0]
+        saved += asked[0] - asked[1]
+    assert saved > 1000
+
+
+def test_files_made_earlier_have_the_logarithm_of_the_cells():
+    described = {
+        key: value for key, value in replace(SPACE, slack=0.0).identity.items() if key not in ("cells", "slack")
+    }
+    assert in_todays_words(described | {"levels": 7}) == replace(SPACE, slack=0.0).identity
+    assert in_todays_words(SPACE.identity) == SPACE.identity
+    with pytest.raises(ValueError, match=r"levels must be in \[0, 30\]; got 31"):
+        in_todays_words({"levels": 31})
 
 
 @every_grid
@@ -165,6 +193,7 @@ OTHERS = {
     "cells": replace(SPACE, cells=2**8),
     "depth": replace(SPACE, depth=4),
     "grid": replace(SPACE, grid=GRIDS["skewed"]),
+    "slack": replace(SPACE, slack=0.0),
     "mean": replace(SPACE, reference=GaussianReference(0.0, REFERENCES["pca"].variance, TURN)),
     "variance": replace(SPACE, reference=GaussianReference(REFERENCES["pca"].mean, 0.5, TURN)),
     "basis": replace(SPACE, reference=GaussianReference(REFERENCES["pca"].mean, REFERENCES["pca"].variance, TURN.mT)),
@@ -178,7 +207,7 @@ def test_spaces_are_equal_by_value():
     same = [
         copy.deepcopy(SPACE),
         SPACE.to("cpu"),
-        PathSpace([2], [LOW, HIGH], GaussianReference(pca.mean.clone(), pca.variance.clone(), TURN.clone()), 7, 3),
+        PathSpace([2], [LOW, HIGH], GaussianReference(pca.mean.clone(), pca.variance.clone(), TURN.clone()), 128, 3),
         replace(SPACE, grid=StepGrid((0.0, 1.0))),
     ]
     for space in same:
@@ -198,7 +227,7 @@ def test_spaces_that_differ_in_one_thing_are_others(name):
 
 def test_the_identity_is_json():
     assert json.loads(json.dumps(SPACE.identity)) == SPACE.identity
-    assert list(SPACE.identity) == ["event", "snr", "reference", "cells", "depth", "grid"]
+    assert list(SPACE.identity) == ["event", "snr", "reference", "cells", "depth", "grid", "slack"]
     numpy = PathSpace((np.int64(2),), (np.float64(LOW), HIGH), REFERENCES["pca"], cells=2**7, depth=3)
     assert json.loads(json.dumps(numpy.identity)) == SPACE.identity
 
@@ -256,7 +285,7 @@ def test_a_space_cannot_be_changed():
 def test_its_repr_is_one_line(grid):
     text = repr(replace(SPACE, event=(3, 64, 64), reference=GaussianReference(0.0, torch.ones(3, 64, 64)), grid=grid))
     assert text.startswith("PathSpace(event=(3, 64, 64), snr=(0.0183156, 148.413), reference=GaussianReference(")
-    assert text.endswith(f"cells=2**7, depth=3, grid={grid})")
+    assert text.endswith(f"cells=128, depth=3, grid={grid}, slack=0.05)")
     assert "\n" not in text
     assert len(text) < 250
 
@@ -280,6 +309,7 @@ def test_its_repr_is_one_line(grid):
         ({"cells": 0}, ValueError, r"cells must be in \[1, 1073741824\]; got 0"),
         ({"cells": 2**31}, ValueError, r"cells must be in \[1, 1073741824\]; got 2147483648"),
         ({"cells": 7.0}, TypeError, "cells must be an integer; got 7.0"),
+        ({"slack": 0.5}, ValueError, r"slack must be in \[0, .5\); got 0.5"),
         ({"depth": 0}, ValueError, r"depth must be in \[1, 4096\]; got 0"),
         ({"depth": 4097}, ValueError, r"depth must be in \[1, 4096\]; got 4097"),
         ({"depth": True}, TypeError, "depth must be an integer; got True"),

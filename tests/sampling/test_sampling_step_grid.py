@@ -37,7 +37,9 @@ def mass(a, b, cells=CELLS):
 
 
 def space(grid, cells=2**8):
-    return PathSpace((1,), (LOW, HIGH), GaussianReference(torch.zeros(1, dtype=torch.float64), 0.5), cells, grid=grid)
+    return PathSpace(
+        (1,), (LOW, HIGH), GaussianReference(torch.zeros(1, dtype=torch.float64), 0.5), cells, grid=grid, slack=0.0
+    )
 
 
 def make_path(cells=2**8):
@@ -139,9 +141,9 @@ def load(folder, text):
         (lambda _: StepGrid.from_density([math.nan]), ValueError, "density must be finite and > 0 everywhere"),
         (lambda _: StepGrid.from_density(np.ones((2, 2))), ValueError, r"of shape \(cells,\)"),
         (lambda _: StepGrid().positions(0), ValueError, "steps must be >= 1; got 0"),
-        (lambda _: space(StepGrid(), 3).times(9), ValueError, r"steps must be in \[1, 8\]; got 9"),
+        (lambda _: space(StepGrid(), 8).times(9), ValueError, r"steps must be in \[1, 8\]; got 9"),
         (
-            lambda _: space(StepGrid.from_density(on_cells()), 3).times(8),
+            lambda _: space(StepGrid.from_density(on_cells()), 8).times(8),
             ValueError,
             "steps must be fewer for this grid on a path of 8 cells; got 8",
         ),
