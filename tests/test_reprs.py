@@ -16,7 +16,7 @@ from sdesig.sampling import (
     TeacherOptions,
     draw_paths,
 )
-from sdesig.sde import VP, Mixture, to_stratonovich
+from sdesig.sde import VP, ForwardDiffusion, Mixture, to_stratonovich
 from sdesig.sde.problems import GeometricBrownianMotion
 from sdesig.sigdeg import MLP, NetworkDenoiser, SigDEG
 from sdesig.signature import expected_signature
@@ -81,7 +81,7 @@ def test_networks_are_counted_by_their_parameters():
             CanonicalSDE(SNRDenoiser(LAW.denoise_y)),
             "CanonicalSDE(SNRDenoiser(Mixture.denoise_y, eta=1, 0 parameters), ",
         ),
-        (VP().forward(), "ForwardDiffusion(VP("),
+        (ForwardDiffusion(VP()), "ForwardDiffusion(VP("),
         (VP().reverse(LAW.denoiser(VP()), 0.5), "ReverseDiffusion(VP("),
         (to_stratonovich(GeometricBrownianMotion()), "ConvertedSDE(GeometricBrownianMotion(), 'stratonovich')"),
         (expected_signature(2, 1.0, 3), "TensorSeries(batch (), letters 0 to 2, depth 3, torch.float64 on cpu)"),

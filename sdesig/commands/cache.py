@@ -10,8 +10,7 @@ from typing import Any, ClassVar
 from sdesig._checks import check_integer
 from sdesig._files import check_output, naming_a_full_disk
 from sdesig.brownian.path import MOST_DEPTH
-from sdesig.commands.inputs import SettingFlags
-from sdesig.commands.options import CutPathFlags, MachineFlags, announce, naming_memory
+from sdesig.commands.options import CutPathFlags, MachineFlags, SettingFlags, announce, naming_memory
 from sdesig.sigdeg.path_cache import PathCache
 
 

@@ -11,8 +11,15 @@ from sdesig._checks import check_integer
 from sdesig._files import check_output, naming_a_full_disk
 from sdesig._random import seeded
 from sdesig.brownian.path import MOST_DEPTH
-from sdesig.commands.inputs import GRID_CELLS, SettingFlags
-from sdesig.commands.options import CutPathFlags, DistillFlags, MachineFlags, announce, naming_memory
+from sdesig.commands.options import (
+    GRID_CELLS,
+    CutPathFlags,
+    DistillFlags,
+    MachineFlags,
+    SettingFlags,
+    announce,
+    naming_memory,
+)
 from sdesig.sigdeg import SigDEG, distill
 
 

@@ -14,8 +14,8 @@ import tyro
 from sdesig import _processes as processes
 from sdesig._checks import check_choice, check_integer
 from sdesig._files import check_output, read_json, write_json
-from sdesig.commands.inputs import Identity, LoadedTeacher, SettingFlags, Source, load_models, load_teacher
-from sdesig.commands.options import COUNT, MOST_SAMPLES, MachineFlags, announce, naming_memory
+from sdesig.commands.inputs import Identity, LoadedTeacher, Source, load_models, load_teacher
+from sdesig.commands.options import COUNT, MOST_SAMPLES, MachineFlags, SettingFlags, announce, naming_memory
 from sdesig.evaluation import (
     FEWEST,
     TRAINING_FREE,

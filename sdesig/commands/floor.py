@@ -8,8 +8,7 @@ from pathlib import Path
 from sdesig._checks import check_integer
 from sdesig._files import check_output, write_json
 from sdesig.brownian.path import MOST_DEPTH
-from sdesig.commands.inputs import SettingFlags
-from sdesig.commands.options import MachineFlags, TeacherPathFlags, announce
+from sdesig.commands.options import MachineFlags, SettingFlags, TeacherPathFlags, announce
 from sdesig.sampling import TeacherOptions, information_floor
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from sdesig import _processes as processes
 from sdesig._files import check_output
 from sdesig._random import seeded
-from sdesig.commands.inputs import DataFlags, Source
-from sdesig.commands.options import MachineFlags, announce, naming_memory
+from sdesig.commands.inputs import Source
+from sdesig.commands.options import DataFlags, MachineFlags, announce, naming_memory
 from sdesig.images.image_network import compile_network, image_network
 from sdesig.sigdeg import TrainingOptions, train_teacher
 from sdesig.sigdeg.networks import NETWORKS, Network, in_precision, network_for

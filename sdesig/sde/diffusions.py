@@ -113,10 +113,6 @@ class Diffusion(ABC):
         noise = torch.randn(shape, generator=check_generator(generator), dtype=dtype, device=generator.device)
         return self.sigma(self.t_max).item() * noise
 
-    def forward(self) -> ForwardDiffusion:
-        """dx = f(t) x dt + g(t) dW on [0, t_max], x of shape (batch, any dim)."""
-        return ForwardDiffusion(self)
-
     def reverse(
         self, denoiser: Denoiser, eta: float = 1.0, *, shape: int | tuple[int, ...] | None = None
     ) -> ReverseDiffusion:
@@ -125,7 +121,7 @@ class Diffusion(ABC):
 
 
 class ForwardDiffusion(SDE):
-    """dx = f(t) x dt + g(t) dW, x of shape (batch, any dim): diagonal, additive noise."""
+    """dx = f(t) x dt + g(t) dW on [0, t_max], x of shape (batch, any dim): diagonal, additive noise."""
 
     def __init__(self, diffusion: Diffusion) -> None:
         super().__init__("diagonal", "ito", dim=None, noise_structure="additive")

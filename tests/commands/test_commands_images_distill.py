@@ -13,7 +13,7 @@ from command_lines import main
 from images_problem import SHORT, make_diffusers_model, make_latent_model, make_pictures
 
 from sdesig._random import generator_for
-from sdesig.commands import inputs
+from sdesig.commands import options as shared
 from sdesig.commands.inputs import load_teacher
 from sdesig.images.diffusers_unet import DiffusersUNet
 from sdesig.images.image_data import load_images
@@ -126,7 +126,7 @@ def test_a_reference_in_a_file(pictures, tmp_path, options, fails):
 
 def test_a_model_of_diffusers(pictures, tmp_path, options, monkeypatch):
     """With its own range of SNR, which the default is cut to, and a grid that is chosen and kept."""
-    monkeypatch.setattr(inputs, "choose_grid", partial(choose_grid, cells=2, fine_per_cell=2))
+    monkeypatch.setattr(shared, "choose_grid", partial(choose_grid, cells=2, fine_per_cell=2))
     folder = make_diffusers_model(tmp_path / "model")
     command = ["distill", "--teacher", str(folder), "--data", str(pictures.data), "--depth", "1"]
     command += ["--iterations", "1", "--evaluations", "4", "--teacher-steps", "8", "--steps", "2", "4"]
@@ -144,13 +144,13 @@ def test_a_model_of_diffusers(pictures, tmp_path, options, monkeypatch):
 
 def test_what_was_chosen_is_kept(pictures, tmp_path, monkeypatch):
     """Grid and reference of a run that goes on are those that it began with, and not measured again."""
-    monkeypatch.setattr(inputs, "choose_grid", partial(choose_grid, cells=2, fine_per_cell=2))
+    monkeypatch.setattr(shared, "choose_grid", partial(choose_grid, cells=2, fine_per_cell=2))
     command = ["distill", "--teacher", str(pictures.teacher), *STUDENT, "--paths", "4", "--grid", "chosen"]
     command += ["--reference-samples", "4", "--out", str(tmp_path)]
     main(command)
     (tmp_path / "student" / "weights.safetensors").unlink()
     for name in ("choose_grid", "teacher_samples"):
-        monkeypatch.setattr(inputs, name, None)
+        monkeypatch.setattr(shared, name, None)
     main(command)
     assert SigDEG.load(tmp_path / "student").space.grid != StepGrid()
 

@@ -47,7 +47,7 @@ def no_timing(monkeypatch):
 @pytest.fixture
 def short(monkeypatch):
     """Paths of few cells where no generator sets them."""
-    monkeypatch.setattr("sdesig.commands.inputs.PathSpace", partial(PathSpace, cells=2**5))
+    monkeypatch.setattr("sdesig.commands.options.PathSpace", partial(PathSpace, cells=2**5))
     monkeypatch.setattr("sdesig.commands.evaluate.Comparison", partial(Comparison, truth_steps=16))
 
 

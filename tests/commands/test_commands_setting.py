@@ -12,11 +12,12 @@ from command_lines import main
 from images_problem import SHORT, make_pictures
 
 from sdesig import digits
-from sdesig.commands import inputs
+from sdesig.commands import options as shared
 from sdesig.commands.command_line import parse
 from sdesig.commands.distill import Distill
 from sdesig.commands.evaluate import Evaluate
-from sdesig.commands.inputs import SettingFlags, shows_images
+from sdesig.commands.inputs import shows_images
+from sdesig.commands.options import SettingFlags
 from sdesig.commands.teacher import Teacher
 from sdesig.sampling import GaussianReference, StepGrid, choose_grid
 from sdesig.sigdeg import MLP, SigDEG
@@ -32,7 +33,7 @@ def pictures(tmp_path_factory):
 
 @pytest.fixture
 def few_paths(monkeypatch):
-    monkeypatch.setattr(inputs, "choose_grid", partial(choose_grid, paths=8, cells=2, fine_per_cell=2))
+    monkeypatch.setattr(shared, "choose_grid", partial(choose_grid, paths=8, cells=2, fine_per_cell=2))
 
 
 # --- vectors or images -----------------------------------------------------------------------------------------------
@@ -132,7 +133,7 @@ def test_vectors_keep_reference_and_grid(problem, few_paths, tmp_path, monkeypat
     flags = SettingFlags(str(problem.data), teacher=str(problem.teacher))
     first = flags.load(CPU, tmp_path)
     assert {file.name.partition("-")[0] for file in tmp_path.iterdir()} == {"reference", "grid"}
-    monkeypatch.setattr(inputs, "choose_grid", None)
+    monkeypatch.setattr(shared, "choose_grid", None)
     monkeypatch.setattr(GaussianReference, "fit", None)
     assert flags.load(CPU, tmp_path).space == first.space
     assert first.space.grid != StepGrid()
@@ -159,7 +160,7 @@ def test_an_earlier_run_with_shared_paths_finds_the_cells_of_its_grid(problem, f
     out, cache = tmp_path / "run", tmp_path / "paths"
     command = ["distill", *problem.flags, *TINY, "--grid", "chosen", "--out", str(out), "--teacher-cache", str(cache)]
     main(command)
-    (cache / inputs.GRID_CELLS).rename(out / inputs.GRID_CELLS)
+    (cache / shared.GRID_CELLS).rename(out / shared.GRID_CELLS)
     for file in cache.glob("grid-*.json"):
         file.unlink()
     monkeypatch.setattr(importlib.import_module("sdesig.sampling.choose_grid"), "teacher_states", None)

@@ -15,8 +15,8 @@ from command_lines import main
 from sdesig._random import seeded
 from sdesig.commands.command_line import options_of
 from sdesig.commands.distill import Distill
-from sdesig.commands.inputs import SNR, SettingFlags, Source, load_data, load_teacher
-from sdesig.commands.options import CutPathFlags
+from sdesig.commands.inputs import Source, load_data, load_teacher
+from sdesig.commands.options import SNR, CutPathFlags, SettingFlags
 from sdesig.digits import SNR as DIGITS_SNR
 from sdesig.digits import load_digits
 from sdesig.sampling import choose_grid
@@ -127,7 +127,7 @@ def test_a_run_goes_on_with_more_iterations_and_another_spelling_of_its_data(tmp
     other = [os.path.relpath(value) if Path(value).exists() else value for value in problem.flags]
     assert other != [*problem.flags]
     small = partial(choose_grid, paths=8, cells=2, fine_per_cell=2)
-    monkeypatch.setattr("sdesig.commands.inputs.choose_grid", small)
+    monkeypatch.setattr("sdesig.commands.options.choose_grid", small)
     main(["distill", *problem.flags, *flags, "--iterations", "2"])
     monkeypatch.setattr(importlib.import_module("sdesig.sampling.choose_grid"), "teacher_states", None)
     main(["distill", *other, *flags, "--iterations", "4"])

@@ -9,7 +9,7 @@ import torch
 import torchsde
 from scipy.integrate import quad, solve_ivp
 
-from sdesig.sde import EDM, VE, VP, CosineBeta, LinearBeta, SubVP
+from sdesig.sde import EDM, VE, VP, CosineBeta, ForwardDiffusion, LinearBeta, SubVP
 
 FAMILIES = {
     "VP": VP(),
@@ -186,7 +186,7 @@ def linear_moments(sde, mean, variance, span):
 def test_forward_sde_has_the_marginals(diffusion):
     start, end = diffusion.t_min, diffusion.t_max
     (mean, std), (mean_end, std_end) = (diffusion.marginal(torch.tensor([[1.5]]).double(), t) for t in (start, end))
-    got = linear_moments(diffusion.forward(), mean.item(), std.item() ** 2, (start, end))
+    got = linear_moments(ForwardDiffusion(diffusion), mean.item(), std.item() ** 2, (start, end))
     np.testing.assert_allclose(got, [mean_end.item(), std_end.item() ** 2], rtol=1e-6)
 
 
@@ -194,7 +194,7 @@ def test_forward_sde_has_the_marginals(diffusion):
 def test_torchsde_integrates_the_forward_sde(diffusion):
     # Against the exact moments of Euler's recursion, so that no bias enters: 12 z-scores, |z| < 5.
     n, steps = 5000, 50
-    sde = diffusion.forward()
+    sde = ForwardDiffusion(diffusion)
     grid = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
     y0 = torch.full((n, 2), 1.5, dtype=torch.float64)
     bm = torchsde.BrownianInterval(0.0, 1.0, (n, 2), dtype=torch.float64, entropy=3)
