@@ -70,7 +70,7 @@ def fourier_area(method: str, increment: Tensor, h: Tensor, terms: int, draw: Dr
         right = scale * draw((*batch, dim)).reshape(-1, dim)
     if method in ("wiktorsson", "mronroe"):
         pairs = scale * draw((*batch, pair_count(dim))).reshape(-1, pair_count(dim))
-    if method == "wiktorsson":
+    if pairs is not None and method == "wiktorsson":
         g = antisymmetric(pairs, dim)
         right = -torch.einsum("bij,bj->bi", g, w) / (1 + (1 + w.square().sum(-1, keepdim=True)).sqrt())
     matrix, vector = fourier_sums(increment, terms, draw)

@@ -63,8 +63,8 @@ def levy_area(
             each h of the batch, so with the same terms at every h. Over a time T in steps of length h, h^{3/2}/T^{1/2}
             keeps strong order 1.
         norm: "max_l2" or "frobenius_l2", in which the tolerance holds.
-        generator: source of all random numbers, on the device of `increment`. (Where they are many, on the CPU and in
-            float64, of the seed of numpy's SFC64, which draws them in half the time.)
+        generator: source of all random numbers, on the device of `increment`. (Of a strong method with many numbers, in
+            float64 on the CPU, it is the source of the seed of numpy's SFC64, which draws them in half the time.)
 
     Returns:
         A, (..., d, d), antisymmetric.
@@ -86,7 +86,7 @@ def levy_area(
     check_memory(increment.shape, wide, increment.device)
     xi = (increment.to(wide) / step.sqrt()).unsqueeze(0) if coefficients is None else coefficients.to(wide)
 
-    draw = _normals(generator, wide, increment)
+    draw = _normals(generator, wide, increment, method in STRONG_METHODS)
 
     if method == "davie":
         area = davie_area(xi, step, draw)
@@ -115,9 +115,9 @@ def strong_area(method: str, coefficients: Tensor, h: Tensor, terms: int, draw: 
     return fourier_area(method, increment, h, terms, draw)
 
 
-def _normals(generator: torch.Generator, dtype: torch.dtype, increment: Tensor) -> Draw:
-    """Numbers from the generator; many in float64 on the CPU from one of numpy that it seeds, in half the time."""
-    if dtype != torch.float64 or increment.device.type != "cpu" or increment.numel() < _MANY:
+def _normals(generator: torch.Generator, dtype: torch.dtype, increment: Tensor, series: bool) -> Draw:
+    """Numbers from the generator; those of long series in float64 on the CPU from one of numpy that it seeds."""
+    if not series or dtype != torch.float64 or increment.device.type != "cpu" or increment.numel() < _MANY:
         return lambda shape: torch.randn(shape, generator=generator, dtype=dtype, device=increment.device)
     source = np.random.Generator(np.random.SFC64(int(torch.randint(2**63 - 1, (), generator=generator))))
     # In memory one coordinate after the other, as the series are summed.
