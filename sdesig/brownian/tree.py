@@ -150,8 +150,8 @@ class ConditionalTree:
     def words(self, s: float, t: float, count: int) -> list[Tensor]:
         """The first `count` Gaussian words I_(i), I_(i,0), ... on one interval, in least time; of a small tree."""
         values = self._step(s, t)
-        h = values.dtype.type(self._clock.length(s, t))
-        words = [np.sqrt(h) * values[0]]
+        h = float(self._clock.length(s, t))
+        words = [math.sqrt(h) * values[0]]
         for zeros in range(1, count):
             weights = np.array(legendre.word_weights(0, zeros), values.dtype)
             words.append(h ** (zeros + 0.5) * weights.dot(values[: zeros + 1]))
@@ -177,7 +177,7 @@ class ConditionalTree:
         if torch.is_inference_mode_enabled():
             with torch.inference_mode(False):
                 return self._tensor(values)
-        return torch.from_numpy(values).view(values.shape[:-1] + self._shape)
+        return torch.from_numpy(values.reshape(values.shape[:-1] + self._shape))
 
     def _cut(self, *times: float) -> None:
         """Make the times ends of leaves."""
