@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
 import torchsde
 
-from experiments.benchmarks.comparison import Case, Run
+from experiments.benchmarks.comparison import Case, Cost, Run
 from sdesig.brownian import BrownianPath
 
 SHAPE = (1, 10)
@@ -16,13 +17,13 @@ CELLS = 2**20  # a resolution of 1e-6, that of the peer
 Interval = tuple[float, float]
 
 _CALLS_BOUND = (
-    "a query cuts the tree at two new times and joins O(log n) nodes; the time goes into calls of some dozens of torch "
-    "operations on tiny tensors."
+    "a query cuts the tree at two new times and joins O(log n) nodes; the time goes into Python and calls of two dozen "
+    "numpy operations on tiny arrays."
 )
 
 
-def cases(quick: bool) -> Iterator[Case]:
-    """Time of the queries against torchsde, and its growth with the number of queries."""
+def cases(quick: bool) -> Iterator[Case | Cost]:
+    """Time of the queries against torchsde, its growth with their number, and the time of one step after another."""
     few, many, repetitions = (20, 100, 2) if quick else (500, 5000, 5)
     ends = np.sort(np.random.default_rng(0).random((many, 2)))
     intervals, on_grid = ([(s, t) for s, t in x.tolist()] for x in (ends, np.rint(ends * CELLS) / CELLS))
@@ -31,9 +32,9 @@ def cases(quick: bool) -> Iterator[Case]:
     first = intervals[:few]
     generator = fresh(generated_path, first)
     for peer, make, target in (
-        ("torchsde `BrownianTree`, tol 1e-6", brownian_tree, 5.0),
+        ("torchsde `BrownianTree`, tol 1e-6", brownian_tree, 20.0),
         ("torchsde `BrownianInterval`", brownian_interval, None),
-        ("torchsde `BrownianInterval`, unlimited cache", cached_brownian_interval, None),
+        ("torchsde `BrownianInterval`, unlimited cache", cached_brownian_interval, 2.0),
     ):
         what = f"W on {few} random intervals, {sizes}"
         yield Case(what, "generator", peer, generator, fresh(make, first), repetitions, target, _CALLS_BOUND)
@@ -62,6 +63,11 @@ def cases(quick: bool) -> Iterator[Case]:
         target=1 / 1.25,
     )
 
+    times = [k / many for k in range(many + 1)]
+    for asked, step in (("W and H", BrownianPath.partial_signature), ("W and its time integral", integrals)):
+        what = f"{asked} on {many} steps, one after the other, {sizes}, depth 2"
+        yield Cost(what, "generator", one_by_one(times, step), many, repetitions, 100.0, _CALLS_BOUND)
+
 
 def ask(path: torchsde.BaseBrownian, intervals: Sequence[Interval]) -> None:
     """All increments."""
@@ -74,9 +80,25 @@ def fresh(make: Callable[[], torchsde.BaseBrownian], intervals: Sequence[Interva
     return lambda: ask(make(), intervals)
 
 
-def generated_path() -> BrownianPath:
+def one_by_one(times: Sequence[float], step: Callable[[BrownianPath, float, float], object]) -> Run:
+    """Construction of a path of depth 2, then a query for each step."""
+
+    def run() -> None:
+        path = generated_path(depth=2)
+        for s, t in pairwise(times):
+            step(path, s, t)
+
+    return run
+
+
+def integrals(path: BrownianPath, s: float, t: float) -> object:
+    """What a solver of torchsde asks for."""
+    return path(s, t, return_U=True)
+
+
+def generated_path(depth: int = 1) -> BrownianPath:
     generator = torch.Generator().manual_seed(0)
-    return BrownianPath(0.0, 1.0, SHAPE, generator=generator, depth=1, dtype=torch.float32)
+    return BrownianPath(0.0, 1.0, SHAPE, generator=generator, depth=depth, dtype=torch.float32)
 
 
 def seeded_path() -> BrownianPath:

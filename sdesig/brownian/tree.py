@@ -141,7 +141,7 @@ class ConditionalTree:
         if not self.small:
             ends = np.array([s, t])
             h = self.lengths(ends)[0]
-            h = h.reshape(*[1] * (len(self._shape) - h.ndim), *h.shape).to(self._device, self._dtype)
+            h = h.reshape([1] * (len(self._shape) - h.ndim) + list(h.shape)).to(self._device, self._dtype)
             return h, self.coefficients(ends)[:, 0]
         values = self._step(s, t)
         length = np.array(self._clock.length(s, t), values.dtype, ndmin=len(self._shape))
@@ -150,8 +150,8 @@ class ConditionalTree:
     def words(self, s: float, t: float, count: int) -> list[Tensor]:
         """The first `count` Gaussian words I_(i), I_(i,0), ... on one interval, in least time; of a small tree."""
         values = self._step(s, t)
-        h = values.dtype.type(self._clock.length(s, t))
-        words = [np.sqrt(h) * values[0]]
+        h = float(self._clock.length(s, t))
+        words = [math.sqrt(h) * values[0]]
         for zeros in range(1, count):
             weights = np.array(legendre.word_weights(0, zeros), values.dtype)
             words.append(h ** (zeros + 0.5) * weights.dot(values[: zeros + 1]))
@@ -177,7 +177,7 @@ class ConditionalTree:
         if torch.is_inference_mode_enabled():
             with torch.inference_mode(False):
                 return self._tensor(values)
-        return torch.from_numpy(values).view(values.shape[:-1] + self._shape)
+        return torch.from_numpy(values.reshape(values.shape[:-1] + self._shape))
 
     def _cut(self, *times: float) -> None:
         """Make the times ends of leaves."""
@@ -281,26 +281,26 @@ def _most_depth(leaves: int) -> float:
 
 def _rebuild(path: list[_Node]) -> None:
     """Balance the lowest node that is too deep for its leaves, of those on the way down to two new leaves."""
-    leaves, below = 2, path[-1]
-    for depth, node in enumerate(reversed(path), 1):
+    assert path[-1].parts is not None
+    leaves, below = [*path[-1].parts], path[-1]
+    for depth, node in enumerate(reversed(path[:-1]), 2):
         assert node.parts is not None
-        if node is not below:
-            other = node.parts[node.parts[0] is below]
-            leaves += len(_highest(other, _is_leaf))
-        if depth > _most_depth(leaves):
-            node.parts = _balanced(_highest(node, _is_leaf)).parts
+        first, second = node.parts
+        leaves = [*leaves, *_leaves(second)] if below is first else [*_leaves(first), *leaves]
+        if depth > _most_depth(len(leaves)):
+            node.parts = _balanced(leaves).parts
             return
         below = node
 
 
-def _is_leaf(node: _Node) -> bool:
-    return node.parts is None
+def _leaves(node: _Node) -> list[_Node]:
+    return _highest(node, lambda part: part.parts is None)
 
 
 def _balanced(leaves: list[_Node]) -> _Node:
     """A balanced tree over adjoining leaves; inner nodes are joined when they are first asked for."""
-    if len(leaves) == 1:
-        return leaves[0]
-    middle = len(leaves) // 2
-    first, second = _balanced(leaves[:middle]), _balanced(leaves[middle:])
-    return _Node(first.start, second.stop, None, (first, second))
+    layer = leaves
+    while len(layer) > 1:
+        pairs = [_Node(a.start, b.stop, None, (a, b)) for a, b in zip(layer[::2], layer[1::2], strict=False)]
+        layer = [*pairs, layer[-1]] if len(layer) % 2 else pairs
+    return layer[0]

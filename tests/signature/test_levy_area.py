@@ -262,6 +262,24 @@ def test_legendre_prefixes_share_numbers():
         torch.testing.assert_close(area, expected, rtol=1e-13, atol=1e-14)
 
 
+@pytest.mark.parametrize("method", [*FOURIER_METHODS, "legendre"])
+def test_many_rows_share_numbers_over_truncations_and_nothing_else(method):
+    """Numbers of numpy, seeded by the generator: longer series begin with them, calls and rows have their own."""
+    increment = normals(55, 1, 3).expand(2000, 3)
+    source = seeded(56)
+    states, areas = [], []
+    for terms in (64, 128):
+        source.manual_seed(56)
+        areas.append(levy_area(increment, 1.0, method=method, terms=terms, generator=source)[:, 0, 1])
+        states.append(source.get_state())
+    assert torch.equal(*states)
+    areas.append(levy_area(increment, 1.0, method=method, terms=64, generator=source)[:, 0, 1])
+    # Neighbours in a batch share no numbers either.
+    correlations = torch.corrcoef(torch.stack([*areas, areas[0].roll(1)]))
+    assert correlations[0, 1] > 0.97
+    assert correlations[0, 2:].abs().max() < 5.5 / math.sqrt(2000)
+
+
 def test_exact2d_equals_the_formula():
     w, tail, y = normals(60, 7, 2), normals(61, 7, 2), normals(62, 3, 7, 2)
     area = exact2d_area(2.0 * w, 4 * torch.ones(7, 1, dtype=torch.float64), 3, replay(tail, *y))

@@ -17,11 +17,15 @@ def pair_count(dim: int) -> int:
 
 
 def antisymmetric(pairs: Tensor, dim: int) -> Tensor:
-    """Antisymmetric matrices (..., dim, dim) from their entries i < j, (..., dim (dim - 1)/2), row by row."""
+    """Antisymmetric matrices (..., dim, dim) from their entries i < j, (..., dim (dim - 1)/2), row by row.
+
+    In memory one entry of all matrices after the other, as the sums of the series are.
+    """
     count = pair_count(dim)
     rows, columns = torch.triu_indices(dim, dim, 1, device=pairs.device)
     index = torch.full((dim, dim), 2 * count, device=pairs.device)  # the last entry below is the zero of the diagonal
     index[rows, columns] = torch.arange(count, device=pairs.device)
     index[columns, rows] = torch.arange(count, 2 * count, device=pairs.device)
-    entries = torch.cat([pairs, -pairs, pairs.new_zeros(*pairs.shape[:-1], 1)], -1)
-    return entries.index_select(-1, index.flatten()).unflatten(-1, (dim, dim))
+    rows_of_all = pairs.movedim(-1, 0)
+    entries = torch.cat([rows_of_all, -rows_of_all, pairs.new_zeros(1, *pairs.shape[:-1])])
+    return entries.index_select(0, index.flatten()).unflatten(0, (dim, dim)).movedim((0, 1), (-2, -1))
