@@ -70,8 +70,11 @@ def reference(kind: str = "pca") -> GaussianReference:
 
 
 def path_space(kind: str = "pca") -> PathSpace:
-    """The space of the paths of the digits: in the clock of a reference, with the shipped grid."""
-    return PathSpace(EVENT, SNR, reference(kind), grid=load_grid())
+    """The space of the paths of the digits: in the clock of a reference, with the shipped grid.
+
+    Of depth 4, so that generators of all depths up to it can be compared on the same paths.
+    """
+    return PathSpace(EVENT, SNR, reference(kind), depth=4, grid=load_grid())
 
 
 def load_classifier() -> DigitClassifier:

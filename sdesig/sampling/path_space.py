@@ -111,8 +111,9 @@ class PathSpace:
         reference: the Gaussian reference in whose clock the paths run. Its tensors have the dtype and the device of the
             paths; if it consists of numbers alone, the paths are float32.
         levels: log2 of the number of master cells, which are even in log-SNR and bound the number of steps.
-        depth: number of Legendre coefficients of the paths. Paths of another depth are other paths; generators that see
-            fewer coefficients follow the same ones.
+        depth: number of Legendre coefficients of the paths, to be no more than what is compared on them sees: 2 for the
+            path-average scheme. Paths of another depth are other paths; generators that see fewer coefficients follow
+            the same ones.
         grid: the grid of the steps.
 
     Raises:
@@ -123,7 +124,7 @@ class PathSpace:
     snr: tuple[float, float]
     reference: GaussianReference
     levels: int = 10
-    depth: int = 4
+    depth: int = 2
     grid: StepGrid = EVEN
 
     def __post_init__(self) -> None:

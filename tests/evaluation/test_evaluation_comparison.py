@@ -54,7 +54,7 @@ every_reference = pytest.mark.parametrize("kind", ["none", "scalar", "pca"])
 
 
 def space(kind="scalar", levels=7, grid=EVEN):
-    return PathSpace((2,), (LOW, HIGH), reference(kind), levels=levels, grid=grid)
+    return PathSpace((2,), (LOW, HIGH), reference(kind), levels=levels, grid=grid, depth=4)
 
 
 def student(kind="scalar", depth=2, levels=7, grid=EVEN):
