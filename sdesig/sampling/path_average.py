@@ -86,8 +86,9 @@ class PathAverage(ReverseScheme):
         (scaled,) = noise
         eta = sde.eta
         point = plus(u, beside(sde.drift_clock.length(start, time), u), memory)
-        if eta == 1.0:  # not fused: the last bits of all solutions would change
-            return point + 1 / 2 * scaled[0] - math.sqrt(1 / 12) * scaled[1]
+        if eta == 1.0:
+            point = point + 1 / 2 * scaled[0]
+            return point - math.sqrt(1 / 12) * scaled[1]
         if eta > 0.0:
             slope = u / beside(drift_clock(sde.reference.clock(time), eta), u)
             factor = eta**2 * (eta**2 - 1) / (6 * (1 + eta**2)) * beside(sde.drift_clock.length(start, end), u)
