@@ -9,10 +9,12 @@ from collections import Counter
 import pytest
 from test_devices_distillation import DATA, distilled, space_on, student_on, teacher_on
 from test_devices_solvers import reverse, solved
-from torch import Generator, manual_seed, randn, zeros
+from torch import Generator, manual_seed, randn, tensor, zeros
 
+from sdesig._checks import check_step, unread
 from sdesig.images import PathAverageScheduler
 from sdesig.sampling import GaussianReference, TeacherOptions, choose_grid, information_floor
+from sdesig.sde import VP
 from sdesig.sde.problems import DoubleWell, GeometricBrownianMotion, LinearSDE, OrnsteinUhlenbeck
 from sdesig.sigdeg import MLP, TrainingOptions, train_teacher
 
@@ -55,6 +57,24 @@ def per_unit(counted):
         return (found[1].total() - found[0].total()) / (more - fewer), found[0].total()
 
     return measure
+
+
+def test_checks_within_unread_look_at_no_device(counted):
+    """They look at the CPU as ever, and at types everywhere."""
+    there, here = tensor([-1.0], device="virt"), tensor([-1.0])
+    diffusion = VP()
+    with counted() as count, unread():
+        assert check_step("h", there) is there
+        assert diffusion.check_time(there) is there
+        for check in (lambda h: check_step("h", h), diffusion.check_time):
+            with pytest.raises(ValueError, match="must be"):
+                check(here)
+            with pytest.raises(TypeError, match="must"):
+                check(there.long())
+    assert count.total == 0
+    for check in (lambda h: check_step("h", h), diffusion.check_time):
+        with pytest.raises(ValueError, match="must be"):
+            check(there)
 
 
 @pytest.mark.parametrize("scheme, problem", SCHEMES)

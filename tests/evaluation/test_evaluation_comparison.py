@@ -258,6 +258,22 @@ def test_seconds_are_measured_of_every_kind_of_sampler(monkeypatch):
     assert store.seconds_per_1000("euler", 2) == store.seconds_per_1000("euler", 2)  # measured once
 
 
+def test_what_is_timed_is_drawn_at_the_depth_that_it_reads(monkeypatch):
+    """The paths of a generator are those of its space."""
+    made, depths = comparison(), []
+
+    def paths(self, seeds):
+        depths.append(self.depth)
+        return kept(self, seeds)
+
+    kept = PathSpace.paths
+    monkeypatch.setattr(PathSpace, "paths", paths)
+    free = training_free(made.space, (2,))
+    for sampler in (free["euler"], free["path-average-reference"], generator_sampler("g", student(), (2,))):
+        made._sampled(sampler, 2, range(3))
+    assert depths == [1, 2, made.space.depth] == [1, 2, 4]
+
+
 @pytest.mark.parametrize("numbers", [1 << 20, 5 * 2 * 4 * 3], ids=["at once", "three steps at once"])
 def test_what_is_timed_is_what_is_compared(numbers, monkeypatch):
     monkeypatch.setattr("sdesig._memory.NUMBERS_AT_ONCE", 4 * numbers)
