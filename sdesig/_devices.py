@@ -29,7 +29,7 @@ def plus(x: Tensor, factor: Tensor | float, value: Tensor) -> Tensor:
 
 
 def filled(value: Tensor, shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """One number, (), in a shape of ones and on a device."""
+    """One number, (), on a device, in a shape of ones."""
     if value.device.type == "cpu" != device.type:
         return value * torch.ones(shape, dtype=value.dtype, device=device)  # a copy would be waited for
     return to_device(value.reshape(shape), device)
