@@ -130,6 +130,7 @@ class Study:
         plain = run.cell == "plain"
         fitted = images.subset(min(FITTED, len(images))).floats(device="cpu")
         reference = GaussianReference.fit(fitted, "none" if plain else "dct")
+        # of the deepest student: all are compared along one path
         space = PathSpace(teacher.event, SNR, reference.to(device), levels=LEVELS, depth=4)
         if not plain:
             space = replace(space, grid=self._grid(teacher, space, runs / "grid.json"))
