@@ -29,10 +29,10 @@ def plus(x: Tensor, factor: Tensor | float, value: Tensor) -> Tensor:
 
 
 def filled(value: Tensor, shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """One number, (), in a shape of ones and on a device."""
-    if value.device == device:
-        return value.reshape(shape)
-    return value * torch.ones(shape, dtype=value.dtype, device=device)  # where a copy would be waited for
+    """One number, (), on a device, in a shape of ones."""
+    if value.device.type == "cpu" != device.type:
+        return value * torch.ones(shape, dtype=value.dtype, device=device)  # a copy would be waited for
+    return to_device(value.reshape(shape), device)
 
 
 def per_row(value: Tensor, x: Tensor) -> Tensor:

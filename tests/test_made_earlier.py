@@ -186,7 +186,7 @@ def test_a_choice_of_the_grid_goes_on_where_it_was_stopped(earlier):
         asked.append(len(y))
         return LAW.denoise_y(y, snr)
 
-    space = PathSpace((2,), SNR, GaussianReference(0.0, 1.2))
+    space = PathSpace((2,), SNR, GaussianReference(0.0, 1.2), depth=4)
     options = {"cells": 4, "fine_per_cell": 4, "paths": 32, "recorded": {"teacher": "circle"}, "progress": False}
     found = choose_grid(SNRDenoiser(denoiser), space, kept="grid-cells.safetensors", **options)
     assert len(asked) == 2 * (3 * 4 + 1)  # two of four cells, and no converged paths

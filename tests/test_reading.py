@@ -301,7 +301,7 @@ def generator(network, event, kind="solver", rank=None):
     torch.manual_seed(0)
     reference = GaussianReference(torch.zeros(event), torch.ones(event), torch.eye(event[-1]))
     teacher = NetworkDenoiser(network, 1.0)
-    space = PathSpace(event, (0.1, 10.0), reference, cells=2**6)
+    space = PathSpace(event, (0.1, 10.0), reference, cells=2**6, depth=4)
     return SigDEG.from_teacher(teacher, space, depth=2, cell=kind, rank=rank)
 
 

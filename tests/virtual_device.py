@@ -16,8 +16,8 @@ what comes out is what the CPU gives, up to other orders of summation. As on CUD
 
 `waits` counts where the host would wait for a device: `item()`, `bool()`, `tolist()`, copies to the CPU, and operations
 whose shape depends on values; and, apart from them, copies to the device, for which CUDA waits too unless they are told
-not to block. Both are counted by the line of the package that asks for them. What it cannot tell: kernels that are
-missing or slow, memory, lower precision.
+not to block. Both are counted by the line that asks for them. What it cannot tell: kernels that are missing or slow,
+memory, lower precision.
 
 A dispatcher fallback for torch's PrivateUse1 key. It hands an operation the same memory under the name of the CPU (by
 DLPack, whose capsules say the device), and what comes back under its own. This is private API of torch, written for
@@ -31,13 +31,13 @@ from __future__ import annotations
 import copy
 import ctypes
 import functools
-import os
 import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType, MappingProxyType
 from typing import Any
 
@@ -60,7 +60,7 @@ _LOWER_PRECISION = (
 
 @dataclass
 class Waits:
-    """How often the host has waited, and where: "operation, file:line in function" of the innermost line of sdesig.
+    """How often the host has waited, by operation and line: "aten::_local_scalar_dense, sdesig/_checks.py:9 in check".
 
     Attributes:
         by: waits for values of the device.
@@ -74,12 +74,14 @@ class Waits:
     def total(self) -> int:
         return sum(self.by.values())
 
-    def inside(self, *parts: str) -> int:
-        """How many of the waits come from files whose paths have one of some parts."""
-        return sum(number for where, number in self.by.items() if any(part in where for part in parts))
+    @property
+    def everything(self) -> Counter[str]:
+        """Waits and blocking copies."""
+        return self.by + self.copies
 
 
 _COUNTING: list[Waits] = []
+_TORCH = str(Path(torch.__file__).parent)
 
 
 @contextmanager
@@ -269,7 +271,7 @@ def _count(op: Any, args: Any) -> None:
     elif name == "aten::index":
         waiting = False  # of a mask torch has asked for `nonzero` before
     elif name.startswith(_INDEXING):
-        waiting = any(value.dtype in (torch.bool, torch.uint8) for value in _tensors(args[1]))
+        waiting = any(value.dtype in (torch.bool, torch.uint8) for value in _tensors(args[1:2]))
     else:
         waiting = torch.Tag.data_dependent_output in tags or torch.Tag.dynamic_output_shape in tags
     if waiting:
@@ -279,14 +281,15 @@ def _count(op: Any, args: Any) -> None:
 
 
 def _asked_from(operation: str) -> str:
-    """The operation and the innermost line of the package on the stack; autograd's own thread has none."""
+    """The operation and the innermost line on the stack that is not torch's; none on autograd's own thread."""
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and f"{os.sep}sdesig{os.sep}" not in frame.f_code.co_filename:
+    while frame is not None and frame.f_code.co_filename.startswith((__file__, _TORCH)):
         frame = frame.f_back
     if frame is None:
-        return f"{operation}, outside"
-    file = frame.f_code.co_filename.rpartition(f"{os.sep}sdesig{os.sep}")[2]
-    return f"{operation}, {file}:{frame.f_lineno} in {frame.f_code.co_name}"
+        return f"{operation}, autograd"
+    file = Path(frame.f_code.co_filename)
+    name = "/".join(("sdesig", *file.parts[file.parts.index("sdesig") + 1 :])) if "sdesig" in file.parts else file.name
+    return f"{operation}, {name}:{frame.f_lineno} in {frame.f_code.co_name}"
 
 
 def _lowered(op: Any, *args: Any, **kwargs: Any) -> Any:

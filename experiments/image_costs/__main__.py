@@ -65,7 +65,7 @@ def costs(name: str, setting: Setting, device: str) -> tuple[dict[str, Any], lis
     reference = GaussianReference.fit(0.5 * torch.randn(500, *network.event, generator=generator), "dct")
 
     def student(depth: int = 4, cell: str = "solver", rank: int | None = None) -> SigDEG:
-        space = PathSpace(network.event, SNR, reference)
+        space = PathSpace(network.event, SNR, reference, depth=depth)
         made = SigDEG.from_teacher(teacher, space, depth=depth, cell=cell, rank=rank)
         return made.to(device)
 

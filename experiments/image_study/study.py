@@ -130,7 +130,8 @@ class Study:
         plain = run.cell == "plain"
         fitted = images.subset(min(FITTED, len(images))).floats(device="cpu")
         reference = GaussianReference.fit(fitted, "none" if plain else "dct")
-        space = PathSpace(teacher.event, SNR, reference.to(device), cells=CELLS)
+        # of the deepest student: all are compared along one path
+        space = PathSpace(teacher.event, SNR, reference.to(device), cells=CELLS, depth=4)
         if not plain:
             space = replace(space, grid=self._grid(teacher, space, runs / "grid.json"))
         torch.manual_seed(0)

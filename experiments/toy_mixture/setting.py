@@ -14,9 +14,9 @@ from sdesig.sigdeg import MLP, DistillOptions, SigDEG, TrainingOptions, distill
 MIXTURE = Mixture.circle(1.5, 0.1, dtype=torch.float32)
 REFERENCE = GaussianReference(MIXTURE.mean(), MIXTURE.covariance().trace().item() / 2)
 DENOISER = SNRDenoiser(MIXTURE.denoise_y)
-SPACE = PathSpace((2,), (math.exp(-8), math.exp(8)), REFERENCE)
 SDE = CanonicalSDE(DENOISER, reference=REFERENCE)
 DEPTHS = (1, 2, 4)
+SPACE = PathSpace((2,), (math.exp(-8), math.exp(8)), REFERENCE, depth=max(DEPTHS))
 STEPS = (4, 8, 16)
 TEACHER = TeacherOptions(steps=128, cells=64)
 ITERATIONS = {1: 1000, 2: 3000, 4: 6000}

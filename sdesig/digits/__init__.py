@@ -69,7 +69,10 @@ def reference(kind: str = "pca") -> GaussianReference:
 
 
 def path_space(kind: str = "pca") -> PathSpace:
-    """The space of the paths of the digits: in the clock of a reference, with the shipped grid."""
+    """The space of the paths of the digits: in the clock of a reference, with the shipped grid.
+
+    Of depth 4, so that generators of all depths up to it can be compared on the same paths.
+    """
     return PathSpace(EVENT, SNR, reference(kind), cells=1024, depth=4, grid=load_grid(), slack=0.0)
 
 

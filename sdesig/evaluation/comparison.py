@@ -20,6 +20,7 @@ from sdesig.sampling.canonical import CanonicalSDE, SNRDenoiser, check_snr_denoi
 from sdesig.sampling.gaussian_reference import GaussianReference
 from sdesig.sampling.lockstep import Run, run_along
 from sdesig.sampling.path_space import PathSpace
+from sdesig.signature.words import legendre_depth
 from sdesig.solvers.driver import chunks
 
 CONVERGED = "converged-path"
@@ -144,6 +145,8 @@ class Comparison:
         if sampler.scheme is None:
             return self._drawn(sampler, steps, self.start(seeds))
         sde, space = self._sde(sampler.referenced, sampler.eta), self._space_of(sampler)
+        if sampler.depth is None:  # a generator's paths are those of its space
+            space = replace(space, depth=legendre_depth(sampler.scheme.words("additive")))
         if sampler.eta != 0.0:
             space = replace(space, reference=sde.reference)
         path, times = space.paths(seeds), space.times(steps)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sdesig._checks import readable
 from sdesig.images.diffusers_config import known_arguments
 from sdesig.images.labels import check_label, labels_of
 from sdesig.sigdeg.networks import FEATURES, NETWORKS, FourierFeatures, Network, zeros
@@ -92,7 +93,7 @@ class DiffusersUNet(Network):
 
     def compute(self, x: Tensor, noise: Tensor, conditions: Tensor | None, extra: Tensor | None) -> Tensor:
         """The UNet's output for x and its timestep `noise`: (batch, channels, size, size)."""
-        if self.needs_positive_noise and not bool((noise > 0).all()):
+        if self.needs_positive_noise and readable(noise) and not bool((noise > 0).all()):
             raise ValueError(f"noise must be > 0 for a UNet with a Fourier embedding; got {noise.min().item()}")
         numbers = self.check_conditions(conditions).to(x) if self.conditions else None
         labels = labels_of(x, conditions, self.label, self._classes) if self._classes else None

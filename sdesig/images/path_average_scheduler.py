@@ -14,7 +14,7 @@ from diffusers.schedulers.scheduling_ddpm import DDPMSchedulerOutput
 from torch import Tensor
 
 from sdesig._checks import check_choice, check_floating, check_integer, check_real, unread
-from sdesig._devices import beside
+from sdesig._devices import beside, plus
 from sdesig._random import draw_seeds, seeds_of
 from sdesig.brownian import BrownianPath
 from sdesig.images.diffusers_config import OWN, check_table_config
@@ -333,9 +333,9 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
         else:
             assert run.u is not None
             assert run.noise is not None
-            # by what a callback changed the sample, which is nothing as a rule
-            change = reference.displacement(scale * (x - run.given.to(x)), snr, sde.eta)
-            u, noise = change.add_(run.u), run.noise
+            # with what a callback changed in the sample, which is nothing as a rule
+            u = plus(run.u, scale, reference.displacement(x - run.given.to(x), snr, sde.eta))
+            noise = run.noise
         u, number = sde.moved(start, end, u, drift, noise[0]), number + 1
         if number == self.num_inference_steps:
             return replace(run, number=number), u

@@ -86,7 +86,8 @@ class PathAverage(ReverseScheme):
         eta = sde.eta
         point = plus(u, beside(sde.drift_clock.length(start, time), u), memory)
         if eta == 1.0:
-            return plus(plus(point, 1 / 2, scaled[0]), -math.sqrt(1 / 12), scaled[1])
+            point = point + 1 / 2 * scaled[0]
+            return point - math.sqrt(1 / 12) * scaled[1]
         if eta > 0.0:
             slope = u / beside(drift_clock(sde.reference.clock(time), eta), u)
             factor = eta**2 * (eta**2 - 1) / (6 * (1 + eta**2)) * beside(sde.drift_clock.length(start, end), u)

@@ -120,8 +120,9 @@ class PathSpace:
         reference: the Gaussian reference in whose clock the paths run. Its tensors have the dtype and the device of the
             paths; if it consists of numbers alone, the paths are float32.
         cells: number of cells of the master grid, which are even in log-SNR and bound the number of steps.
-        depth: number of Legendre coefficients of the paths. Paths of another depth are other paths; generators that see
-            fewer coefficients follow the same ones.
+        depth: number of Legendre coefficients of the paths, to be no more than what is compared on them sees: 2 for the
+            path-average scheme. Paths of another depth are other paths; generators that see fewer coefficients follow
+            the same ones.
         grid: the grid of the steps.
         slack: how far a step may end from its place on the grid, in units of the shorter step beside it, at least 0 and
             below .5. It ends where a node does that is high up in the tree of the cells, so that paths are cut less
@@ -135,7 +136,7 @@ class PathSpace:
     snr: tuple[float, float]
     reference: GaussianReference
     cells: int = 1280
-    depth: int = 4
+    depth: int = 2
     grid: StepGrid = EVEN
     slack: float = 0.05
 

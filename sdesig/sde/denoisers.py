@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sdesig._checks import check_denoiser, check_instance, check_real, per_sample
-from sdesig._devices import per_row
+from sdesig._devices import per_row, plus
 from sdesig.sde.diffusions import Diffusion
 
 Network = Callable[..., Tensor]
@@ -28,7 +28,7 @@ class _NetworkDenoiser(nn.Module):
         TypeError: a network that cannot be called, a diffusion that is none.
     """
 
-    denoised: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+    denoised: Callable[[Tensor, Tensor, Tensor | float, Tensor | float], Tensor]
 
     def __init__(self, network: Network, diffusion: Diffusion) -> None:
         super().__init__()
@@ -51,16 +51,16 @@ class EpsilonDenoiser(_NetworkDenoiser):
     """From eps(x, t) = E[eps | x_t = x] (Ho et al. 2020): D = (x - sigma eps) / alpha."""
 
     @staticmethod
-    def denoised(x: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    def denoised(x: Tensor, eps: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
         """D of a sample and what was predicted at it, where alpha and sigma are known."""
-        return (x - sigma * eps) / alpha
+        return plus(x, -sigma, eps) / alpha
 
 
 class X0Denoiser(_NetworkDenoiser):
     """From a network that predicts x_0 itself: D = network."""
 
     @staticmethod
-    def denoised(x: Tensor, x0: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    def denoised(x: Tensor, x0: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
         """The prediction itself."""
         return x0
 
@@ -72,7 +72,7 @@ class VDenoiser(_NetworkDenoiser):
     """
 
     @staticmethod
-    def denoised(x: Tensor, v: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    def denoised(x: Tensor, v: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
         """D of a sample and what was predicted at it, where alpha and sigma are known."""
         return (alpha * x - sigma * v) / (alpha**2 + sigma**2)
 
@@ -81,7 +81,7 @@ class ScoreDenoiser(_NetworkDenoiser):
     """From the score, grad log p_t(x): D = (x + sigma^2 score) / alpha (Tweedie's formula, Efron 2011)."""
 
     @staticmethod
-    def denoised(x: Tensor, score: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    def denoised(x: Tensor, score: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
         """D of a sample and what was predicted at it, where alpha and sigma are known."""
         return (x + sigma**2 * score) / alpha
 

@@ -161,7 +161,8 @@ def distill(
         teacher: D(y, snr), on the device of the student.
         out: folder of the run: options.json, stats.jsonl, the checkpoint, the student.
         options: see `DistillOptions`.
-        data: samples (n, *event) for local pairs, see `sdesig.sigdeg.training_data`.
+        data: samples (n, *event) for local pairs, see `sdesig.sigdeg.training_data`. A tensor is copied to the device
+            of the student; images on the CPU are waited for whenever rows are drawn.
         cache: folder of the teacher paths; default out/paths.
         recorded: further entries of options.json, such as which teacher it is.
         cache_recorded: further entries of the options.json of the paths; default `recorded`.

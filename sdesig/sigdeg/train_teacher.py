@@ -39,7 +39,8 @@ def train_teacher(
 
     Args:
         network: a network without extra inputs.
-        data: (n, *event), on the device and in the dtype of the network; or images, see `sdesig.sigdeg.training_data`.
+        data: (n, *event), in the dtype of the network; or images, see `sdesig.sigdeg.training_data`. A tensor is copied
+            to the device of the network.
         out: folder of the run; a run that was stopped goes on.
         options: see `TrainingOptions`.
         batch: samples per iteration.

@@ -47,7 +47,7 @@ def check_data(data: Data, event: Sequence[int]) -> None:
 
 
 def on_device(data: Data, device: torch.device) -> Data:
-    """Data that rows are taken of without a wait for the device: a tensor there, and other data as they are."""
+    """Data from which rows are taken without a wait: a tensor on the device, and other data as they are."""
     return data.to(device) if isinstance(data, Tensor) else data
 
 

@@ -151,7 +151,7 @@ def test_floor_is_the_librarys(tmp_path, problem, capsys):
     flags = ["--depth", "1", "3", "--floor-groups", "20", "--teacher-scheme", "euler", "--teacher-steps", "16"]
     main([*command, *flags, "--out", str(tmp_path / "floor.json")])
     teacher, (data, _) = load_teacher(str(problem.teacher)).denoiser, load_data(str(problem.data))
-    space = PathSpace((2,), (0.01, 100.0), GaussianReference.fit(data, "scalar"))
+    space = PathSpace((2,), (0.01, 100.0), GaussianReference.fit(data, "scalar"), depth=4)
     found = json.loads((tmp_path / "floor.json").read_text())
     shown = capsys.readouterr().out
     for depth, floor in zip((1, 3), found["floors"], strict=True):

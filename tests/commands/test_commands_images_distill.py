@@ -58,7 +58,7 @@ def test_distill_is_the_library_call(model, pictures, tmp_path, options):
     teacher = NetworkDenoiser.load(pictures.teacher)
     torch.manual_seed(0)
     reference = GaussianReference.fit(images.floats(), "dct")
-    student = SigDEG.from_teacher(teacher, PathSpace((1, 8, 8), (0.01, 100.0), reference), depth=2)
+    student = SigDEG.from_teacher(teacher, PathSpace((1, 8, 8), (0.01, 100.0), reference, depth=4), depth=2)
     training = TrainingOptions(iterations=2, learning_rate=2e-4)
     made = DistillOptions((2, 4), 8, teacher_options=TeacherOptions(steps=16, cells=8), training=training)
     wanted = distill(student, teacher, tmp_path, made, data=images, progress=False)

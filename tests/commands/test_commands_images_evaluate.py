@@ -31,7 +31,7 @@ def models(pictures):
     """Folders of untrained generators of depth 1 and 2, on short paths and a grid that is not even."""
     teacher = NetworkDenoiser.load(pictures.teacher)
     reference = GaussianReference.fit(load_images(pictures.data).floats(), "dct")
-    space = PathSpace((1, 8, 8), (0.01, 100.0), reference, cells=2**5, grid=StepGrid((0.0, 0.4, 1.0)))
+    space = PathSpace((1, 8, 8), (0.01, 100.0), reference, cells=2**5, grid=StepGrid((0.0, 0.4, 1.0)), depth=4)
     folders = []
     for depth in (1, 2):
         folders.append(str(pictures.data.parent / f"depth-{depth}"))

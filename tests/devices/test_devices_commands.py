@@ -30,7 +30,7 @@ def problem(tmp_path_factory):
     teacher = NetworkDenoiser(MLP(2, width=8, blocks=1), 0.7)
     teacher.save(folder / "teacher")
     reference = GaussianReference.fit(torch.from_numpy(data).float(), "pca")
-    space = PathSpace((2,), (0.01, 100.0), reference, cells=2**3)
+    space = PathSpace((2,), (0.01, 100.0), reference, cells=2**3, depth=4)
     SigDEG.from_teacher(teacher, space, depth=2).save(folder / "student")
     return folder
 

@@ -249,7 +249,7 @@ def test_images_are_distilled(agrees, tmp_path, kind):
     def compute(device):
         torch.manual_seed(0)
         teacher = NetworkDenoiser(UNet(1, 8, widths=(8,)), 0.6).to(device)
-        space = PathSpace((1, 8, 8), SNR, GaussianReference.fit(data, kind).to(device), cells=2**6)
+        space = PathSpace((1, 8, 8), SNR, GaussianReference.fit(data, kind).to(device), cells=2**6, depth=4)
         student = SigDEG.from_teacher(teacher, space, depth=2).to(device)
         training = TrainingOptions(iterations=1, warmup=1)
         options = DistillOptions(steps=(2, 4), evaluations=4, teacher_options=FINE, training=training)

@@ -64,7 +64,7 @@ def reference_of(kind, device):
 
 def student_of(teacher, event=EVENT, kind="coordinates", **options):
     torch.manual_seed(1)
-    space = PathSpace(event, SNR, GaussianReference.fit(0.5 * values(30, *event), kind), cells=2**4)
+    space = PathSpace(event, SNR, GaussianReference.fit(0.5 * values(30, *event), kind), cells=2**4, depth=4)
     return SigDEG.from_teacher(teacher, space, **{"depth": 2, "sigma_data": 0.6} | options)
 
 

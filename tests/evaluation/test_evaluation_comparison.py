@@ -54,7 +54,7 @@ every_reference = pytest.mark.parametrize("kind", ["none", "scalar", "pca"])
 
 
 def space(kind="scalar", cells=2**7, grid=EVEN):
-    return PathSpace((2,), (LOW, HIGH), reference(kind), cells=cells, grid=grid)
+    return PathSpace((2,), (LOW, HIGH), reference(kind), cells=cells, grid=grid, depth=4)
 
 
 def student(kind="scalar", depth=2, cells=2**7, grid=EVEN):
@@ -256,6 +256,22 @@ def test_seconds_are_measured_of_every_kind_of_sampler(monkeypatch):
     store = followed(made, [euler(2)], range(3))
     assert 0 < store.seconds_per_1000("euler", 2) < 60
     assert store.seconds_per_1000("euler", 2) == store.seconds_per_1000("euler", 2)  # measured once
+
+
+def test_what_is_timed_is_drawn_at_the_depth_that_it_reads(monkeypatch):
+    """The paths of a generator are those of its space."""
+    made, depths = comparison(), []
+
+    def paths(self, seeds):
+        depths.append(self.depth)
+        return kept(self, seeds)
+
+    kept = PathSpace.paths
+    monkeypatch.setattr(PathSpace, "paths", paths)
+    free = training_free(made.space, (2,))
+    for sampler in (free["euler"], free["path-average-reference"], generator_sampler("g", student(), (2,))):
+        made._sampled(sampler, 2, range(3))
+    assert depths == [1, 2, made.space.depth] == [1, 2, 4]
 
 
 @pytest.mark.parametrize("numbers", [1 << 20, 5 * 2 * 4 * 3], ids=["at once", "three steps at once"])

@@ -31,7 +31,7 @@ RADIUS = FeatureExtractor("radius", "r", lambda x: x.norm(dim=1, keepdim=True), 
 def student(depth, grid=EVEN, cells=2**6):
     torch.manual_seed(0)
     network = MLP(2, width=8, blocks=1, conditions=2, extra=depth + 2)
-    space = PathSpace((2,), (math.exp(-4), math.exp(4)), REFERENCE, cells=cells, grid=grid)
+    space = PathSpace((2,), (math.exp(-4), math.exp(4)), REFERENCE, cells=cells, grid=grid, depth=4)
     return SigDEG.from_teacher(SNRDenoiser(LAW.denoise_y), space, depth=depth, network=network, sigma_data=0.8)
 
 

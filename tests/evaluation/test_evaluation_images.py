@@ -78,7 +78,7 @@ def no_timing(monkeypatch):
 
 
 def space():
-    return PathSpace(EVENT, SNR, GaussianReference.fit(to_floats(pictures().pixels), "dct"), cells=2**5)
+    return PathSpace(EVENT, SNR, GaussianReference.fit(to_floats(pictures().pixels), "dct"), cells=2**5, depth=4)
 
 
 def comparison(teacher, **options):

@@ -152,7 +152,7 @@ def teachers(folder):
 
 def student_of(teacher, **options):
     data = 0.4 * normal(40, 2, 16, 16, seed=9)
-    space = PathSpace(teacher.event, (0.02, 200.0), GaussianReference.fit(data, "dct"), cells=2**6)
+    space = PathSpace(teacher.event, (0.02, 200.0), GaussianReference.fit(data, "dct"), cells=2**6, depth=4)
     return SigDEG.from_teacher(teacher, space, **({"depth": 3} | options))
 
 

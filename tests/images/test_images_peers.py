@@ -157,7 +157,7 @@ def test_the_teacher_is_in_evaluation_mode_while_it_is_asked():
 
 def test_samplers_of_a_comparison():
     """By key, from the start where all others begin."""
-    teacher, space = SNRDenoiser(MIXTURE.denoise_y), PathSpace((2,), SNR, GaussianReference(0.0, 1.0))
+    teacher, space = SNRDenoiser(MIXTURE.denoise_y), PathSpace((2,), SNR, GaussianReference(0.0, 1.0), depth=4)
     made = peers(teacher, space, (2, 3))
     assert [(sampler.key, sampler.label, sampler.steps) for sampler in made.values()] == [
         ("unipc", "UniPC", (2, 3)),

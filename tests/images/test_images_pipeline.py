@@ -533,7 +533,7 @@ def test_save_and_push(hub, pipe, tmp_path):
 
 
 def of_event(*event):
-    space = PathSpace(event, (0.02, 50.0), GaussianReference(0.0, 0.5))
+    space = PathSpace(event, (0.02, 50.0), GaussianReference(0.0, 0.5), depth=4)
     return SigDEG.from_teacher(SNRDenoiser(lambda y, snr: y / (1 + snr)), space, depth=2)
 
 

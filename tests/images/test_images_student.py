@@ -32,7 +32,7 @@ def our_unet(size, **changes):
 
 def student_of(teacher, depth=4, kind="dct", **options):
     data = 0.4 * normal(40, *teacher.event, seed=9)
-    space = PathSpace(teacher.event, SNR, GaussianReference.fit(data, kind), cells=2**6)
+    space = PathSpace(teacher.event, SNR, GaussianReference.fit(data, kind), cells=2**6, depth=4)
     return SigDEG.from_teacher(teacher, space, depth=depth, **options)
 
 
@@ -213,7 +213,7 @@ def test_a_denoiser_that_is_none_of_our_networks_has_no_rank():
     with pytest.raises(ValueError, match=r"rank must be None unless a solver cell changes .*; got 2"):
         SigDEG.from_teacher(
             SNRDenoiser(lambda y, snr: y / (1 + snr)),
-            PathSpace((1, 8, 8), SNR, GaussianReference(0.0, 0.5)),
+            PathSpace((1, 8, 8), SNR, GaussianReference(0.0, 0.5), depth=4),
             depth=2,
             rank=2,
         )

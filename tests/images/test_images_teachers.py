@@ -216,7 +216,7 @@ def teacher_of(kind, folder):
 
 def student_of(teacher, depth=2, kind="scalar", event=None, **options):
     reference = GaussianReference.fit(DATA.expand(-1, teacher.event[0], -1, -1), kind)
-    space = PathSpace(event or teacher.event, (0.02, 200.0), reference, cells=2**6)
+    space = PathSpace(event or teacher.event, (0.02, 200.0), reference, cells=2**6, depth=4)
     return SigDEG.from_teacher(teacher, space, depth=depth, **options)
 
 
@@ -297,7 +297,7 @@ def test_other_shapes_are_refused(tmp_path):
         with pytest.raises(ValueError, match=r"x must have shape \(batch, 1, 8, 8\); got"):
             teacher(normal(2, *event), 1.0)
         with pytest.raises(ValueError, match=r"space must have the teacher's event, \(1, 8, 8\); it has"):
-            SigDEG.from_teacher(teacher, PathSpace(event, (0.02, 200.0), GaussianReference(0.0, 0.5)), depth=2)
+            SigDEG.from_teacher(teacher, PathSpace(event, (0.02, 200.0), GaussianReference(0.0, 0.5), depth=4), depth=2)
 
 
 def test_a_student_has_one_label(tmp_path):

@@ -127,7 +127,7 @@ def test_students_learn_from_images_as_from_their_floats(tmp_path):
 def test_shards_of_paths_are_as_large_as_memory_allows(monkeypatch, tmp_path):
     teacher = NetworkDenoiser(UNet(1, 8, widths=(8,)), 0.6).eval()
     reference = GaussianReference.fit(pictures().floats(), "scalar")
-    space = PathSpace(EVENT, (0.01, 100.0), reference)
+    space = PathSpace(EVENT, (0.01, 100.0), reference, depth=4)
     options = TeacherOptions(steps=8, cells=4)
     assert shard_rows(space, options) == 512  # 512 * 8 steps * depth 4 * 64 coordinates are 2^20
     monkeypatch.setattr("sdesig.sigdeg.path_cache.NUMBERS", 5 * 8 * 4 * 64)

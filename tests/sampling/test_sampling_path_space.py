@@ -250,7 +250,7 @@ def test_the_quantiles_of_a_grid_are_kept_as_floats(quantiles):
 def test_references_of_the_same_numbers_in_other_shapes_are_others():
     """A mean per row is not a mean per column, though their bytes are the same."""
     mean = torch.tensor([[1.0, 2.0]])
-    spaces = [PathSpace((2, 2), (LOW, HIGH), GaussianReference(turned, 0.5)) for turned in (mean, mean.mT)]
+    spaces = [PathSpace((2, 2), (LOW, HIGH), GaussianReference(turned, 0.5), depth=4) for turned in (mean, mean.mT)]
     assert spaces[0] != spaces[1]
     assert len({*spaces}) == 2
 
@@ -359,7 +359,7 @@ def made(monkeypatch):
     return seeds
 
 
-SINGLE = PathSpace((2,), (LOW, HIGH), GaussianReference(torch.zeros(2), 0.6), cells=2**5)
+SINGLE = PathSpace((2,), (LOW, HIGH), GaussianReference(torch.zeros(2), 0.6), cells=2**5, depth=4)
 
 
 def student():

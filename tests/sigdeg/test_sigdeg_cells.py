@@ -61,7 +61,7 @@ every_teacher = pytest.mark.parametrize("name", TEACHERS)
 
 
 def space_of(teacher, reference, *, cells=2**6, snr=(LOW, HIGH)):
-    return PathSpace(getattr(teacher, "event", (3,)), snr, reference, cells)
+    return PathSpace(getattr(teacher, "event", (3,)), snr, reference, cells, depth=4)
 
 
 def make_student(teacher, reference, *, depth=2, cell="solver", **place):

@@ -556,6 +556,26 @@ def test_training_that_diverges_is_an_error(tmp_path):
         train_on(student, tmp_path, iterations=3)
 
 
+@pytest.mark.parametrize("pairs", ["local", "rollout"])
+@pytest.mark.parametrize("window", [0, 2])
+def test_a_teacher_that_is_not_finite_is_an_error(pairs, window, tmp_path):
+    """And no fault of the learning rate."""
+    teacher = SNRDenoiser(lambda y, snr: y * math.nan)
+    with pytest.raises(FloatingPointError, match="the states of the teacher's paths are not finite"):
+        train_on(make(), tmp_path, teacher=teacher, pairs=pairs, window=window, paths=0, iterations=1)
+
+
+@pytest.mark.parametrize("changes", [{"pairs": "both", "paths": 0}, {"paths": 100, "window": 2}, {"parts": 2}])
+def test_what_is_drawn_does_not_depend_on_how_far_ahead(changes, tmp_path, monkeypatch):
+    runs = []
+    for ahead in (64, 4, 1):
+        monkeypatch.setattr("sdesig.sigdeg.distillation.AHEAD", ahead)
+        trained = train_on(make(), tmp_path / str(ahead), **{"evaluations": 40, "iterations": 5} | changes)
+        runs.append(torch.cat([value.flatten() for value in trained.state_dict().values()]))
+    assert torch.equal(runs[0], runs[1])
+    assert torch.equal(runs[0], runs[2])
+
+
 # --- teachers in training mode ---------------------------------------------------------------------------------------
 
 

@@ -485,7 +485,7 @@ def from_teacher(teacher=None, space=None, **options):
         (lambda: direct(event=(0,)), ValueError, r"event\[0\] must be >= 1; got 0"),
         (lambda: direct(cells=2**31), ValueError, r"cells must be in \[1, 1073741824\]; got 2147483648"),
         (lambda: direct(depth=1), ValueError, r"space\.depth must be >= 2; got 1"),
-        (lambda: from_teacher(depth=5), ValueError, r"space\.depth must be >= 5; got 4"),
+        (lambda: from_teacher(space=space_of(depth=4), depth=5), ValueError, r"space\.depth must be >= 5; got 4"),
         (lambda: direct(reference=GaussianReference(torch.zeros(3), 0.1)), ValueError, "mean must broadcast against"),
         (lambda: direct(reference=GaussianReference(0.0, torch.ones(3))), ValueError, "variance must broadcast"),
         (
