@@ -31,9 +31,9 @@ def cases(quick: bool) -> Iterator[Case]:
     first = intervals[:few]
     generator = fresh(generated_path, first)
     for peer, make, target in (
-        ("torchsde `BrownianTree`, tol 1e-6", brownian_tree, 5.0),
+        ("torchsde `BrownianTree`, tol 1e-6", brownian_tree, 20.0),
         ("torchsde `BrownianInterval`", brownian_interval, None),
-        ("torchsde `BrownianInterval`, unlimited cache", cached_brownian_interval, None),
+        ("torchsde `BrownianInterval`, unlimited cache", cached_brownian_interval, 2.0),
     ):
         what = f"W on {few} random intervals, {sizes}"
         yield Case(what, "generator", peer, generator, fresh(make, first), repetitions, target, _CALLS_BOUND)
