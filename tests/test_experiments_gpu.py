@@ -6,6 +6,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from virtual_device import unavailable, virtual_device
 
 from experiments.gpu import parts, running
 from experiments.gpu.__main__ import main
@@ -61,6 +62,15 @@ def test_what_is_measured(run):
     assert (values["teacher: iterations of 2"], values["plain: iterations of 2"]) == (2, 2)
     faster, ten, whole = (row["value"] for row in written(run, "speed")["lines"])
     assert faster == pytest.approx(whole / ten)
+
+
+@pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "tests"])
+def test_parts_leave_their_tensors_on_the_device(name, run, tmp_path):
+    """The virtual device refuses to mix its tensors with the CPU's, as CUDA does."""
+    images = str(run / "images.npz")
+    with virtual_device():
+        assert parts.PARTS[name][0](running.Setting("virt", True, tmp_path, images, time.monotonic() + 600))
 
 
 def test_the_summary(run):

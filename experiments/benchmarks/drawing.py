@@ -13,8 +13,9 @@ from sdesig.sampling import CanonicalSDE, GaussianReference, PathAverage, PathSp
 from sdesig.solvers import solve
 
 SNR = (1 / 80**2, 1 / 0.05**2)
-DEPTH, LEVELS = 4, 3
-"""Of a path of which all cells are drawn: as many normals as it has coefficients."""
+DEPTH = 4
+LEAST_LEVELS, NORMALS = 3, 2**22
+"""All cells of a path are drawn, and it has as many that their normals are about four million."""
 STEPS = 10
 GROWTH = (16, 64, 256, 1000)
 
@@ -33,22 +34,25 @@ def cases(quick: bool) -> Iterator[Expense]:
 
 
 def per_normal(quick: bool) -> Iterator[Expense]:
-    """All steps of a path over as many normals."""
+    """All steps of a path over as many normals; of a short path, which does not draw much, to inform."""
     batches, sizes, repetitions = ((1, 2), (20,), 3) if quick else ((1, 16, 100), (784, 12288), 7)
-    steps = 2**LEVELS
     for size in sizes:
         clocks = {"one clock": (0.25, 1.6), "a clock per coordinate": (torch.linspace(0.01, 1.0, size), 2.0)}
         for name, (variance, bound) in clocks.items():
-            for batch in batches:
+            explanation = _PHILOX_BOUND if name == "one clock" else _MATRICES_BOUND
+            for batch, short in (*((batch, False) for batch in batches), (1, True)):
+                levels = LEAST_LEVELS
+                while not (quick or short) and DEPTH * 2**levels * batch * size < NORMALS:
+                    levels += 1
                 yield Expense(
-                    f"{steps} steps, depth {DEPTH}, batch {batch}, {size} coordinates, float32",
-                    f"seeds, levels={LEVELS}, {name}",
+                    f"all {2**levels} steps of a path, depth {DEPTH}, batch {batch}, {size} coordinates, float32",
+                    f"seeds, levels={levels}, {name}",
                     "`torch.randn` of as many normals",
-                    _path(SNRClock(variance), batch, size, steps),
-                    _normals(steps, batch, size),
+                    _path(SNRClock(variance), batch, size, levels),
+                    _normals(2**levels, batch, size),
                     repetitions,
-                    bound,
-                    _PHILOX_BOUND if name == "one clock" else _MATRICES_BOUND,
+                    None if short else bound,
+                    explanation,
                 )
 
 
@@ -111,11 +115,11 @@ def growth(quick: bool) -> Iterator[Expense]:
         )
 
 
-def _path(clock: SNRClock, batch: int, size: int, steps: int) -> Run:
+def _path(clock: SNRClock, batch: int, size: int, levels: int) -> Run:
     def run() -> Tensor:
-        options = {"depth": DEPTH, "clock": clock, "levels": LEVELS, "dtype": torch.float32}
-        path = BrownianPath(*SNR, (batch, size), seeds=range(batch), **options)
-        return path.partial_signatures(path.grid(steps)).coefficients
+        seeds, dtype = range(batch), torch.float32
+        path = BrownianPath(*SNR, (batch, size), seeds=seeds, depth=DEPTH, clock=clock, levels=levels, dtype=dtype)
+        return path.partial_signatures(path.grid(2**levels)).coefficients
 
     return run
 

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from experiments.benchmarks.comparison import compare, seconds
 from experiments.benchmarks.scheduler import SHAPES, TABLE, pipeline_run, two_m
@@ -295,7 +295,7 @@ def _bare_loop(network: Network, data: Tensor, batch: int) -> Callable[[int], No
             clean = data[torch.randint(len(data), (batch,), device=data.device)]
             sigma = torch.randn(batch, device=data.device).exp()
             noisy = clean + sigma.reshape(-1, *[1] * (clean.ndim - 1)) * torch.randn_like(clean)
-            loss = nn.functional.mse_loss(network(noisy, sigma.log() / 4), clean)
+            loss = (network(noisy, sigma.log() / 4) - clean).square().mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
