@@ -37,9 +37,10 @@ def per_normal(quick: bool) -> Iterator[Expense]:
     """All steps of a path over as many normals; of a short path, which does not draw much, to inform."""
     batches, sizes, repetitions = ((1, 2), (20,), 3) if quick else ((1, 16, 100), (784, 12288), 7)
     for size in sizes:
-        clocks = {"one clock": (0.25, 1.6), "a clock per coordinate": (torch.linspace(0.01, 1.0, size), 2.0)}
-        for name, (variance, bound) in clocks.items():
-            explanation = _PHILOX_BOUND if name == "one clock" else _MATRICES_BOUND
+        for name, clock, bound, explanation in (
+            ("one clock", SNRClock(0.25), 1.6, _PHILOX_BOUND),
+            ("a clock per coordinate", SNRClock(torch.linspace(0.01, 1.0, size)), 2.0, _MATRICES_BOUND),
+        ):
             for batch, short in (*((batch, False) for batch in batches), (1, True)):
                 levels = LEAST_LEVELS
                 while not (quick or short) and DEPTH * 2**levels * batch * size < NORMALS:
@@ -48,7 +49,7 @@ def per_normal(quick: bool) -> Iterator[Expense]:
                     f"all {2**levels} steps of a path, depth {DEPTH}, batch {batch}, {size} coordinates, float32",
                     f"seeds, levels={levels}, {name}",
                     "`torch.randn` of as many normals",
-                    _path(SNRClock(variance), batch, size, levels),
+                    _path(clock, batch, size, levels),
                     _normals(2**levels, batch, size),
                     repetitions,
                     None if short else bound,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from functools import partial
 
 from torch import nn
 
 from experiments.benchmarks.comparison import Overhead
-from experiments.image_costs.__main__ import SETTINGS, STEPS, Setting, space_of, student_of, teacher_of
+from experiments.image_costs.__main__ import SETTINGS, STEPS, Setting, network_of, space_of, student_of, teacher_of
 from sdesig.sigdeg import UNet
 
 BOUNDS = dict(zip(SETTINGS, ((25.0, 9), (1.5, 2)), strict=True))
@@ -47,8 +48,8 @@ def cases(quick: bool) -> Iterator[Overhead]:
             f"{setting.sampled} images of {'x'.join(map(str, teacher.event))} in {STEPS} steps, {name}",
             "`SigDEG.sample`, depth 4, a reference per cosine, seeds",
             "the network in it",
-            lambda student=student, rows=setting.sampled: student.sample(rows, STEPS),
-            Stopwatch(student.cell.denoiser.network),
+            partial(student.sample, setting.sampled, STEPS),
+            Stopwatch(network_of(student)),
             repetitions,
             bound,
             "the normals of the paths, a transform of cosines before and after each evaluation, and the sum of a "

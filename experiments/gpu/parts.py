@@ -23,7 +23,7 @@ from experiments.benchmarks.scheduler import SHAPES, TABLE, pipeline_run, two_m
 from experiments.benchmarks.scheduler import STEPS as SCHEDULER_STEPS
 from experiments.cifar10.setting import GPU
 from experiments.gpu.running import Line, Partial, Setting, Skipped, line
-from experiments.image_costs.__main__ import DDPM_CIFAR10, STEPS, space_of, student_of, teacher_of
+from experiments.image_costs.__main__ import DDPM_CIFAR10, STEPS, network_of, space_of, student_of, teacher_of
 from experiments.image_costs.__main__ import Setting as NetworkSetting
 from experiments.image_study.study import Study
 from sdesig import digits
@@ -59,20 +59,19 @@ def same_image(setting: Setting) -> list[Line]:
     """One seed is one path and one image on the GPU and on the CPU: differences of samples, as root mean squares."""
     lines, devices = [], ("cpu", setting.device)
     for dtype, most in ((torch.float64, 1e-13), (torch.float32, 1e-6)):
-        values = [_path(dtype, device) for device in devices]
-        lines.append(_difference(f"path, depth 4, {_name(dtype)}", *values, most))
+        expected, found = (_path(dtype, device) for device in devices)
+        lines.append(_difference(f"path, depth 4, {_name(dtype)}", expected, found, most))
     seeds = range(4 if setting.tiny else 64)
     student = digits.load_student("depth-2")
-    samples = [student.to(device).sample(seeds, STEPS).values for device in devices]
-    lines.append(_difference(f"trained student of digits, {STEPS} steps, float32", *samples, 1e-4))
+    expected, found = (student.to(device).sample(seeds, STEPS).values for device in devices)
+    lines.append(_difference(f"trained student of digits, {STEPS} steps, float32", expected, found, 1e-4))
     network = TINY_NETWORK if setting.tiny else NETWORKS["UNet of experiments/mnist"]
     teacher = teacher_of(network, "cpu").eval()
     made = student_of(teacher, space_of(teacher.event)).eval()
     expected = made.sample(seeds, STEPS).values
     made, what = made.to(setting.device), f"untrained student, convolutions, {STEPS} steps"
-    of_network = made.cell.denoiser.network
     for precision, most in (("float32", 1e-4), ("float32 with TF32", 1e-2), ("bfloat16", 5e-2)):
-        of_network.mixed_precision = precision == "bfloat16"
+        network_of(made).mixed_precision = precision == "bfloat16"
         with torch.backends.cudnn.flags(enabled=True, allow_tf32="TF32" in precision):
             lines.append(_difference(f"{what}, {precision}", expected, made.sample(seeds, STEPS).values, most))
     return lines

@@ -139,7 +139,8 @@ def write_summary(names: Sequence[str], out: Path) -> str:
     machines: dict[str, None] = {}
     for name in names:
         file = out / f"{name}.json"
-        part = read_json(file) if file.exists() else {"status": "not run", "error": "", "lines": []}
+        part: dict[str, Any] = {"status": "not run", "error": "", "lines": []}
+        part |= read_json(file) if file.exists() else {}
         machines |= {part["machine"]: None} if "machine" in part else {}
         rows += [{"part": name, **_cells(found)} for found in part["lines"]]
         if part["status"] != DONE:

@@ -91,6 +91,11 @@ def student_of(
     return made.to(next(teacher.parameters()).device)
 
 
+def network_of(student: SigDEG) -> Network:
+    """The network that a student asks."""
+    return next(module for module in student.modules() if isinstance(module, Network))
+
+
 @torch.no_grad()
 def overhead(student: SigDEG, teacher: ModelDenoiser, rows: int) -> dict[str, float]:
     """Seconds of sampling in 10 steps from seeds, and of 10 evaluations of the teacher's network on as many images."""
