@@ -153,12 +153,12 @@ def _fused(seeds: Tensor, cells: Tensor, stream: int, blocks: int, dtype: torch.
 @functools.cache
 def _kernel(device: torch.device, dtype: torch.dtype) -> Callable[..., tuple[Tensor, ...]] | None:
     """`_in_one_pass`, compiled and tried for all sizes; None where that fails, which is warned of."""
-    inputs = [torch.ones(size, dtype=torch.int64, device=device) for size in (2, 2, 3, 1)]
+    seeds, cells, position, stream = (torch.ones(size, dtype=torch.int64, device=device) for size in (2, 2, 3, 1))
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # the compiler's own
             compiled = torch.compile(_in_one_pass, dynamic=True)
-            compiled(*inputs, dtype)
+            compiled(seeds, cells, position, stream, dtype)
     except torch.cuda.OutOfMemoryError:
         raise
     except Exception as error:  # compilers raise almost anything
