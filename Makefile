@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PEERS := $(VENV)/.peers
 
-.PHONY: setup demo test lint validate bench clean
+.PHONY: setup demo test lint validate bench gpu clean
 
 setup: $(STAMP)
 
@@ -36,6 +36,10 @@ validate: setup
 bench: $(PEERS)
 	$(BIN)/python -m experiments.benchmarks
 	$(BIN)/python -m experiments.work_precision
+
+# in the environment whose python runs: its torch must be built for CUDA. GPU="--data cifar10_train.tar.xz" and the like
+gpu:
+	$(PYTHON) -m experiments.gpu $(GPU)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

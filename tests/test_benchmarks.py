@@ -8,8 +8,32 @@ import pytest
 import torch
 
 from experiments.benchmarks import __main__ as program
-from experiments.benchmarks import agreement, comparison, known_grid, levy_area, random_order, report, sampling, solvers
-from experiments.benchmarks.comparison import Case, Check, Cost, compare, fastest, import_peer, max_z
+from experiments.benchmarks import (
+    agreement,
+    comparison,
+    drawing,
+    image_overhead,
+    known_grid,
+    levy_area,
+    memory,
+    random_order,
+    report,
+    sampling,
+    scheduler,
+    solvers,
+)
+from experiments.benchmarks.comparison import (
+    Case,
+    Check,
+    Cost,
+    Expense,
+    Overhead,
+    Peak,
+    compare,
+    fastest,
+    import_peer,
+    max_z,
+)
 
 PEERS = ("sdeint", "jax", "diffrax", "signax")
 
@@ -67,6 +91,39 @@ def test_a_cost_is_the_median_time_of_a_step_without_the_first_run(clock, bound,
     assert (result.reached, result.timing, result.target) == (reached, None, f"< {bound:g}")
 
 
+@pytest.mark.parametrize("bound, reached", [(None, None), (3.0, True), (2.9, False)])
+def test_an_expense_is_of_units_and_the_smaller_the_better(clock, bound, reached):
+    runs = clock.run("ours", 9.0, 6.0, 8.0, 12.0), clock.run("peer", 9.0, 1.0, 2.0, 1.0)
+    result = Expense("task", "we", "they", *runs, 3, bound, units_ours=4, units_peer=2).measure()
+    assert (result.value, result.timing.lowest, result.timing.highest) == (3.0, 2.0, 6.0)
+    assert (result.quantity, result.reached, result.timing.ours_seconds) == ("cost", reached, 8.0)
+    assert report.measurement(result) == "cost 3 (2 - 6)"
+
+
+def test_an_overhead_is_in_percent_of_the_part(clock):
+    inside = iter([5.0, 1.0, 2.0, 1.0])  # the first is what was before
+    result = Overhead("task", "we", "part", clock.run("ours", 1.25, 3.0, 3.0), lambda: next(inside), 3, 50.0).measure()
+    assert (result.value, result.timing.lowest, result.timing.highest) == (50.0, 25.0, 200.0)
+    assert (result.quantity, result.reached, result.target) == ("overhead, %", True, "<= 50")
+
+
+@pytest.mark.parametrize("peak, reached", [(12.0, True), (12.1, False), (259.4, False)])
+def test_a_peak(peak, reached):
+    result = Peak("task", "we", "states", lambda: peak, 12.0).measure()
+    assert (result.value, result.reached, result.target) == (peak, reached, "<= 12")
+    assert report.measurement(result) == f"states = {'12' if peak < 100 else '259'}"
+
+
+def test_the_peak_of_a_tensor_that_is_gone():
+    size = 2**26
+    assert 0.9 * size < memory.peak_bytes(lambda: torch.ones(size // 4).sum()) < 1.5 * size
+
+
+@pytest.mark.parametrize("name", memory.WORK)
+def test_what_takes_memory_runs(name):
+    assert memory.WORK[name](True)().isfinite().all()
+
+
 @pytest.mark.parametrize("value, reached", [(0.9, True), (1.0, False), (math.nan, False)])
 def test_a_check_passes_below_its_bound_only(value, reached):
     assert Check("what", "we", "they", "max |z|", lambda: value, 1.0).measure().reached is reached
@@ -91,7 +148,10 @@ def test_a_missing_peer_names_the_extra():
 
 @pytest.mark.parametrize(
     "cases",
-    [sampling.cases, levy_area.automatic_cases, known_grid.cases, random_order.cases, solvers.cases],
+    [
+        *(sampling.cases, drawing.cases, image_overhead.cases, scheduler.cases),
+        *(levy_area.automatic_cases, known_grid.cases, random_order.cases, solvers.cases),
+    ],
     ids=lambda c: c.__module__,
 )
 def test_topics_without_optional_peers_run(cases):
@@ -145,6 +205,11 @@ def test_only_a_complete_run_writes_the_report(clock, monkeypatch, tmp_path):
     assert table.count("Not reached: too slow") == 1
     assert "## The law" in table
     assert f"torch {torch.__version__.split('+')[0]}" in table
+    aimed = (tmp_path / "results" / "targets.md").read_text()
+    assert "1 of 3 targets are missed" in aimed
+    missed, reached, law = (line for line in aimed.splitlines() if line.endswith(("no |", "yes |")))
+    assert missed == "| slow | task | we | they | 2 (2 - 2) | >= 3 | no |"
+    assert (reached.startswith("| slow | task"), law.startswith("| the law | law")) == (True, True)
     with (tmp_path / "results" / "foundation.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["reached"] for row in rows] == ["no", "yes", "yes"]

@@ -11,20 +11,27 @@ import torch
 
 from experiments.benchmarks import (
     agreement,
+    drawing,
+    image_overhead,
     known_grid,
     levy_area,
+    memory,
     random_order,
     report,
     sampling,
+    scheduler,
     solvers,
     virtual_tree,
 )
 from experiments.benchmarks.comparison import Check, Result
 
-THREADS = 2
+THREADS = 1
 TOPICS = {
     module.__name__.rpartition(".")[2]: module.cases
-    for module in (sampling, levy_area, known_grid, random_order, virtual_tree, solvers, agreement)
+    for module in (
+        *(sampling, drawing, image_overhead, scheduler, memory),
+        *(levy_area, known_grid, random_order, virtual_tree, solvers, agreement),
+    )
 }
 RESULTS = Path(__file__).parent / "results"
 
@@ -51,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"    {report.measurement(result)} {result.target}{verdict}", flush=True)
     if not (options.quick or options.only):
         report.write(results, setting, RESULTS)
-        print(f"written: {RESULTS}/foundation.md and foundation.csv")
+        print(f"written: {RESULTS}/foundation.md, foundation.csv and targets.md")
     return 0 if agreed else 1
 
 

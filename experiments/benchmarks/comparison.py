@@ -1,4 +1,4 @@
-"""What a row of the benchmark is: a timed comparison with a peer, a cost, or a check that both compute the same."""
+"""What a row of the benchmark is: a timed comparison, a cost in time or memory, or a check that a peer agrees."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Run = Callable[[], object]
 
 @dataclass(frozen=True)
 class Timing:
-    """Paired timings. A ratio is the peer's time over ours: above 1, ours is faster."""
+    """Paired timings. A ratio is the peer's time over ours: above 1, ours is faster; else see `quantity`."""
 
     ratio: float
     lowest: float
@@ -70,6 +70,88 @@ class Case:
 
 
 @dataclass(frozen=True)
+class Expense:
+    """A timed comparison the other way round: what we spend on a unit over what something else spends on one.
+
+    Attributes:
+        what, ours, peer, run_ours, run_peer, repetitions, explanation: as in `Case`.
+        bound: largest median that is good enough; None for a row that only informs.
+        units_ours, units_peer: units that a run does: steps, numbers.
+    """
+
+    what: str
+    ours: str
+    peer: str
+    run_ours: Run
+    run_peer: Run
+    repetitions: int
+    bound: float | None = None
+    explanation: str = ""
+    units_ours: int = 1
+    units_peer: int = 1
+
+    def measure(self) -> Result:
+        timing = compare(self.run_ours, self.run_peer, self.repetitions)
+        units = self.units_peer / self.units_ours
+        value, lowest, highest = (units / ratio for ratio in (timing.ratio, timing.highest, timing.lowest))
+        shown = Timing(value, lowest, highest, timing.ours_seconds, timing.peer_seconds)
+        return _bounded(self, "cost", value, shown)
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """What a run takes beside a part of it, in percent of that part; both are of one run, so that it is exact.
+
+    Attributes:
+        what, ours, peer, repetitions: as in `Case`; the peer is the part.
+        run: do it once.
+        inside: seconds that the part took since it was asked last.
+        bound: largest median that is good enough; None for a row that only informs.
+        explanation: what is beside it, shown where the bound is missed.
+    """
+
+    what: str
+    ours: str
+    peer: str
+    run: Run
+    inside: Callable[[], float]
+    repetitions: int
+    bound: float | None = None
+    explanation: str = ""
+
+    def measure(self) -> Result:
+        self.inside()
+        pairs = [(seconds(self.run), self.inside()) for _ in range(self.repetitions)]
+        excess = [100 * (whole / part - 1) for whole, part in pairs]
+        wholes, parts = (statistics.median(times) for times in zip(*pairs, strict=True))
+        timing = Timing(statistics.median(excess), min(excess), max(excess), wholes, parts)
+        return _bounded(self, "overhead, %", timing.ratio, timing)
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Memory that we take at most, without a peer.
+
+    Attributes:
+        what, ours: the task, and how we do it.
+        quantity: what it is counted in, such as "states".
+        peak: measures it.
+        bound: largest peak that is good enough; None for a row that only informs.
+        explanation: what takes it, shown where the bound is missed.
+    """
+
+    what: str
+    ours: str
+    quantity: str
+    peak: Callable[[], float]
+    bound: float | None = None
+    explanation: str = ""
+
+    def measure(self) -> Result:
+        return _bounded(self, self.quantity, self.peak())
+
+
+@dataclass(frozen=True)
 class Cost:
     """What one of many equal steps costs us, without a peer.
 
@@ -111,6 +193,13 @@ class Check:
     def measure(self) -> Result:
         value = self.statistic()
         return Result(self.what, self.ours, self.peer, self.quantity, value, f"< {self.bound:g}", value < self.bound)
+
+
+def _bounded(row: Expense | Overhead | Peak, quantity: str, value: float, timing: Timing | None = None) -> Result:
+    reached = None if row.bound is None else value <= row.bound
+    target = "" if row.bound is None else f"<= {row.bound:g}"
+    peer = "" if isinstance(row, Peak) else row.peer
+    return Result(row.what, row.ours, peer, quantity, value, target, reached, row.explanation, timing)
 
 
 def seconds(run: Run) -> float:

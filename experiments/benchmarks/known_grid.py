@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 import torchsde
 
-from experiments.benchmarks.comparison import Case, Run
+from experiments.benchmarks.comparison import Case, Cost, Expense, Run
 from sdesig.brownian import BrownianPath
 
 DIM = 10
@@ -20,27 +20,34 @@ _PHILOX_BOUND = (
 )
 
 
-def cases(quick: bool) -> Iterator[Case]:
+def cases(quick: bool) -> Iterator[Case | Cost | Expense]:
     """Both sources of randomness, all steps at once and step by step."""
     steps, batches, repetitions = (100, (1, 16), 3) if quick else (1000, (1, 1024), 5)
     times = [k / steps for k in range(steps + 1)]
     cells = 2 ** (steps - 1).bit_length()  # of the smallest master grid with so many steps
     for batch in batches:
         for depth, name in NAMES.items():
+            seeds = f"seeds, cells={cells}"
+            seeded = seeded_path(batch, depth, steps, cells)
             hinted = "torchsde `BrownianInterval`, dt hint", interval(batch, depth, times, 1 / steps)
             unhinted = "torchsde `BrownianInterval` as its solvers make it", interval(batch, depth, times, None)
             at_once = generator_path(batch, depth, times)
+            what = f"{name} on {steps} steps, batch {batch}, d = {DIM}, float32"
             for ours, run_ours, (peer, run_peer), target, explanation in (
                 ("generator, all steps at once", at_once, unhinted, 10.0, _RANDN_BOUND),
                 ("generator, all steps at once", at_once, hinted, None, ""),
                 ("generator, prefetched, step by step", prefetched_path(batch, depth, times), unhinted, None, ""),
                 ("`torch.randn` of the same normals", normals(batch, depth, steps), unhinted, None, ""),
-                (f"seeds, cells={cells}", seeded_path(batch, depth, steps, cells), unhinted, 2.0, _PHILOX_BOUND),
-                (f"seeds, cells={cells}", seeded_path(batch, depth, steps, cells), hinted, None, ""),
+                (seeds, seeded, unhinted, 6.0, _PHILOX_BOUND),
+                (seeds, seeded, hinted, 2.0, _PHILOX_BOUND),
                 (f"seeds, cells={4 * cells}", seeded_path(batch, depth, steps, 4 * cells), unhinted, None, ""),
             ):
-                what = f"{name} on {steps} steps, batch {batch}, d = {DIM}, float32"
                 yield Case(what, ours, peer, run_ours, run_peer, repetitions, target, explanation)
+            queried = seeded_queries(batch, depth, steps, cells)
+            ours, peer = f"{seeds}, step by step", f"{seeds}, all steps at once"
+            yield Expense(what, ours, peer, queried, seeded, repetitions, 1.5 if batch > 1 else None)
+            if batch == 1:
+                yield Cost(what, ours, queried, steps, repetitions, 100.0)
 
 
 def interval(batch: int, depth: int, times: list[float], hint: float | None) -> Run:
@@ -77,6 +84,17 @@ def seeded_path(batch: int, depth: int, steps: int, cells: int) -> Run:
     def run() -> None:
         path = BrownianPath(0.0, 1.0, (batch, DIM), seeds=range(batch), depth=depth, cells=cells, dtype=torch.float32)
         path.partial_signatures(path.grid(steps))
+
+    return run
+
+
+def seeded_queries(batch: int, depth: int, steps: int, cells: int) -> Run:
+    """The same as `seeded_path`, every step asked for by itself."""
+
+    def run() -> None:
+        path = BrownianPath(0.0, 1.0, (batch, DIM), seeds=range(batch), depth=depth, cells=cells, dtype=torch.float32)
+        for s, t in pairwise(path.grid(steps).tolist()):
+            path.partial_signature(s, t)
 
     return run
 

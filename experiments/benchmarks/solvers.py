@@ -64,6 +64,7 @@ def cases(quick: bool) -> Iterator[Case | Cost]:
     yield Case(what, "`solve`, generator", own, generator, run_own, repetitions, 3.0, _SOLVE_BOUND)
     yield Case(what, "`solve`, generator", hinted, generator, run_hinted, repetitions)
     yield Case(what, f"`solve`, seeds, cells={cells}", own, seeds, run_own, repetitions)
+    yield Case(what, f"`solve`, seeds, cells={cells}", hinted, seeds, run_hinted, repetitions, 2.0, _SOLVE_BOUND)
 
     what = f"torchsde's `srk`, last state, {task}, batch {batch}"
     run_own = srk(steps, batch, lambda: make_interval(batch, 2, None))

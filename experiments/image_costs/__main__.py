@@ -10,6 +10,7 @@ import argparse
 import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,18 +58,9 @@ SETTINGS = {
 
 def costs(name: str, setting: Setting, device: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """A row of the table of times, and rows of that of bytes."""
-    torch.manual_seed(0)
-    network = setting.make().to(device)
-    teacher = NetworkDenoiser(network, 0.5)
-    parameters = f"{sum(p.numel() for p in network.parameters()) / 1e6:.2f} M"
-    generator = torch.Generator().manual_seed(0)
-    reference = GaussianReference.fit(0.5 * torch.randn(500, *network.event, generator=generator), "dct")
-
-    def student(depth: int = 4, cell: str = "solver", rank: int | None = None) -> SigDEG:
-        space = PathSpace(network.event, SNR, reference, depth=depth)
-        made = SigDEG.from_teacher(teacher, space, depth=depth, cell=cell, rank=rank)
-        return made.to(device)
-
+    teacher = teacher_of(setting, device)
+    student = functools.partial(student_of, teacher, space_of(teacher.event))
+    parameters = f"{sum(p.numel() for p in teacher.parameters()) / 1e6:.2f} M"
     of_network = {"network": name, "parameters": parameters}
     timed = {**of_network, "images": setting.sampled, **overhead(student().eval(), teacher.eval(), setting.sampled)}
     usual, kept = 0, []
@@ -77,6 +69,32 @@ def costs(name: str, setting: Setting, device: str) -> tuple[dict[str, Any], lis
         kept.append({**of_network, "of": what, "mebibytes": round(value / 2**20), "ratio": value / usual})
         print(kept[-1], flush=True)
     return timed, kept
+
+
+def teacher_of(setting: Setting, device: str) -> NetworkDenoiser:
+    """A teacher with the network of a setting, of random weights."""
+    torch.manual_seed(0)
+    return NetworkDenoiser(setting.make().to(device), 0.5)
+
+
+def space_of(event: tuple[int, ...]) -> PathSpace:
+    """Paths with a reference per cosine, of no data in particular."""
+    generator = torch.Generator().manual_seed(0)
+    reference = GaussianReference.fit(0.5 * torch.randn(500, *event, generator=generator), "dct")
+    return PathSpace(event, SNR, reference)
+
+
+def student_of(
+    teacher: ModelDenoiser, space: PathSpace, depth: int = 4, cell: str = "solver", rank: int | None = None
+) -> SigDEG:
+    """A student that is not trained, on the device of its teacher."""
+    made = SigDEG.from_teacher(teacher, replace(space, depth=depth), depth=depth, cell=cell, rank=rank)
+    return made.to(next(teacher.parameters()).device)
+
+
+def network_of(student: SigDEG) -> Network:
+    """The network that a student asks."""
+    return next(module for module in student.modules() if isinstance(module, Network))
 
 
 @torch.no_grad()

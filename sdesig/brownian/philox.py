@@ -29,7 +29,7 @@ MOST_SEEDS = 10**8
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
-_FUSED_ON = {"cuda"}  # devices on which torch.compile makes one kernel of the numbers, while that works
+_FUSED_ON = frozenset({"cuda"})  # devices on which torch.compile makes one kernel of the numbers
 _IN_CACHE = 1 << 16  # counters per pass on the CPU: large enough for two threads, small enough for the cache
 
 
@@ -153,13 +153,13 @@ def _box_muller(words: Sequence[Tensor]) -> Iterator[Tensor]:
 
 
 def _fused(seeds: Tensor, cells: Tensor, stream: int, blocks: int, dtype: torch.dtype) -> Tensor | None:
-    """The numbers of whole blocks, (n, rows, 4 blocks), by one compiled kernel without temporaries.
+    """The numbers of whole blocks, (n, rows, 4 blocks), by one compiled kernel, and one that puts them together.
 
     Returns:
-        None without cells, within another compilation, and where compiling has failed, which is warned of once.
+        None without cells, within another compilation, and where compiling does not work.
     """
     n, rows = len(cells), len(seeds)
-    if n == 0 or torch.compiler.is_compiling():
+    if n == 0 or torch.compiler.is_compiling() or (kernel := _kernel(seeds.device, dtype)) is None:
         return None
     # torch.compile makes a kernel of its own for each size that is 1, and for each integer that is 0 or 1. So sizes are
     # 2 at least, cells and rows are one axis, and the stream is a tensor: there is one kernel per dtype.
@@ -167,27 +167,37 @@ def _fused(seeds: Tensor, cells: Tensor, stream: int, blocks: int, dtype: torch.
     row_seeds = seeds.repeat(-(-pairs // rows))[:pairs]
     row_cells = cells.repeat_interleave(rows).repeat(-(-pairs // (n * rows)))[:pairs]
     position = torch.arange(max(2, blocks), device=seeds.device)
+    with torch.no_grad():
+        numbers = kernel(row_seeds, row_cells, position, torch.full((1,), stream, device=seeds.device), dtype)
+    return torch.stack([values[: n * rows, :blocks] for values in numbers], 1).reshape(n, rows, 4 * blocks)
+
+
+@functools.cache
+def _kernel(device: torch.device, dtype: torch.dtype) -> Callable[..., tuple[Tensor, ...]] | None:
+    """`_in_one_pass`, compiled and tried for all sizes; None where that fails, which is warned of."""
+    seeds, cells, position, stream = (torch.ones(size, dtype=torch.int64, device=device) for size in (2, 2, 3, 1))
     try:
-        with torch.no_grad():
-            out = _kernel()(row_seeds, row_cells, position, torch.full((1,), stream, device=seeds.device), dtype)
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # the compiler's own
+            compiled = torch.compile(_in_one_pass, dynamic=True)
+            compiled(seeds, cells, position, stream, dtype)
     except torch.cuda.OutOfMemoryError:
         raise
     except Exception as error:  # compilers raise almost anything
         reason = " ".join(str(error).split("\n")[:2])
-        warnings.warn(f"torch.compile does not work here, paths are drawn without it, slower: {reason}", stacklevel=2)
-        _FUSED_ON.discard(seeds.device.type)
+        warnings.warn(f"torch.compile does not work here, paths are drawn without it, slower: {reason}", stacklevel=4)
         return None
-    return out[: n * rows, :, :blocks].reshape(n, rows, 4 * blocks)
+    return compiled
 
 
-@functools.cache
-def _kernel() -> Callable[..., Tensor]:
-    return torch.compile(_in_one_pass, dynamic=True)
+def _in_one_pass(
+    seeds: Tensor, cells: Tensor, position: Tensor, stream: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, ...]:
+    """The four numbers of each pair of a seed and a cell, both (pairs,), and block, (blocks,): each (pairs, blocks).
 
-
-def _in_one_pass(seeds: Tensor, cells: Tensor, position: Tensor, stream: Tensor, dtype: torch.dtype) -> Tensor:
-    """(pairs, 4, blocks), the four numbers of each pair of a seed and a cell, both (pairs,), and block, (blocks,)."""
+    They are stacked by who calls: on GPUs torch.compile would compute all four for each entry of what is stacked here.
+    """
     version = torch.full_like(stream, GENERATOR_VERSION)
     key = (seeds & _MASK)[:, None], (seeds >> 32)[:, None]
     words = philox4x32((position, cells[:, None], stream, version), key)
-    return torch.stack([values.to(dtype) for values in _box_muller(words)], 1)
+    return tuple(values.to(dtype) for values in _box_muller(words))

@@ -1,0 +1,1 @@
+"""Everything that needs a GPU, in eight minutes of one: `make gpu`."""
