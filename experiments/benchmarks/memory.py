@@ -58,7 +58,7 @@ def cases(quick: bool) -> Iterator[Peak]:
     yield Peak(what, "DPM-Solver++(2M) SDE of diffusers", "latents", partial(latents, "two_m"))
     yield Peak(
         f"{IMAGES[0]} images of {_size(IMAGES[1:])} in {SAMPLE_STEPS} steps, network of one state",
-        "`SigDEG.sample`, depth 4, seeds",
+        "`SigDEG.sample`, depth 2, seeds",
         "states",
         partial(_states, "sample", quick=quick, shape=IMAGES),
         12.0,
@@ -83,7 +83,7 @@ def _sample(tiny: bool) -> Callable[[], Tensor]:
     rows, event, steps = (2, (3, 8, 8), 4) if tiny else (IMAGES[0], IMAGES[1:], SAMPLE_STEPS)
     teacher = NetworkDenoiser(Nothing(event), 0.5)
     space = PathSpace(event, (1 / 80**2, 1 / 0.05**2), GaussianReference(0.0, 0.25))
-    student = SigDEG.from_teacher(teacher, space, depth=4).eval()
+    student = SigDEG.from_teacher(teacher, space, depth=2).eval()
     return lambda: student.sample(rows, steps).values
 
 

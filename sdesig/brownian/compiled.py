@@ -19,7 +19,7 @@ from __future__ import annotations
 import functools
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 from llvmlite import ir
-from numba import njit, types
+from numba import carray, njit, types
 from numba.core import event
 from numba.extending import intrinsic
 from torch import Tensor
@@ -44,6 +44,15 @@ _WORTH_A_THREAD = 1 << 14  # normals
 
 
 _intrinsic: Any = intrinsic
+
+
+@_intrinsic
+def _pointer(typing: Any, address: Any) -> Any:
+    """The memory at an address."""
+    pointer = ir.IntType(8).as_pointer()
+    return types.voidptr(types.int64), lambda _, builder, __, args: builder.inttoptr(args[0], pointer)
+
+
 _inline: Any = njit(inline="always", error_model="numpy")
 _compiled: Any = njit(nogil=True, error_model="numpy", cache=True)
 
@@ -535,7 +544,8 @@ def _descend(
                 if what == STORE:
                     out[:, place, at : at + length] = node[:, part]
                 elif what == KEEP:
-                    kept[place, :, at : at + length] = node[:, part]
+                    whole = carray(_pointer(kept[place]), (depth, len(seeds) * event), out.dtype)
+                    whole[:, at : at + length] = node[:, part]
                 elif what == JOIN:
                     y[:, part] = out[:, place, at : at + length]
             if what == JOIN:
@@ -589,7 +599,7 @@ def descend(
     doings: np.ndarray,
     ratios: np.ndarray,
     out: Tensor,
-    kept: Tensor,
+    kept: Sequence[Tensor],
 ) -> None:
     """Draw what is wanted below a node of the tree, in one pass over blocks of coordinates.
 
@@ -602,7 +612,7 @@ def descend(
         doings: int64, (n, 3): one of `CUT`, `DROP`, `STORE`, `JOIN` and `KEEP`; the number of the node; its place.
         ratios: float64, (n, 3): of a cut or a join the ratio r/s of the parts in the clock t, and their begin and end.
         out: (depth, places, rows * event), float32 or float64, contiguous, for `STORE` and `JOIN`.
-        kept: (places, depth, rows * event), for `KEEP`.
+        kept: by place, contiguous, of the numbers (depth, rows * event) and the dtype of `out`, for `KEEP`.
     """
     depth, _, columns = out.shape
     event = columns // len(seeds)
@@ -614,9 +624,10 @@ def descend(
         rows = min(len(seeds), max(1, _LANES // counters))
         tile = (rows, counters, counters, event)
         tiles = -(-len(seeds) // rows)
+    addresses = np.array([tensor.data_ptr() for tensor in kept], dtype=np.int64)
     own = np.empty(0, out.numpy().dtype) if variance is None else variance.numpy()
     given = np.empty((depth, 0), own.dtype) if node is None else node.numpy()
-    arguments = (tile, constants, seeds.numpy(), own, given, doings, ratios, out.numpy(), kept.numpy())
+    arguments = (tile, constants, seeds.numpy(), own, given, doings, ratios, out.numpy(), addresses)
     _in_threads(lambda *part: _descend(part, *arguments), tiles, columns * depth * len(doings))
 
 

@@ -27,7 +27,7 @@ from sdesig.signature.areas.truncation import RELATIVE_TOLERANCE, affordable_ter
 _COEFFICIENTS, _INITIAL, _AREA = 0, 1, 2  # streams of the generator; the draws of an area take _AREA, _AREA + 1, ...
 _COPIES = 8  # of a value that are counted for each that is asked for: parents, halves, normals and temporaries
 _LOOKED_AT = 1 << 12  # cells of a grid whose lengths are looked at to find the longest
-_FEWEST_KEPT, _MOST_KEPT = 3, 64  # nodes that wait for later queries
+_FEWEST_KEPT, _MOST_KEPT, _KEPT_NUMBERS = 3, 64, 2**20  # nodes that wait for later queries, and their numbers
 
 
 class MasterGrid:
@@ -146,7 +146,7 @@ class MasterGrid:
         out = torch.zeros((self._depth, len(ends) - 1, *self._shape), dtype=self._dtype, device=self._seeds.device)
         # The operations of torch hold all nodes of a level, with temporaries; what is compiled holds none.
         step = len(ends) if compiled is not None else rows_at_once(_COPIES * numbers)
-        most = min(_MOST_KEPT, max(_FEWEST_KEPT, rows_at_once(_COPIES * numbers)))
+        most = min(_MOST_KEPT, max(_FEWEST_KEPT, _KEPT_NUMBERS // max(1, numbers)))
         for first in range(0, len(ends) - 1, step):
             part = ends[first : first + step + 1].tolist()
             at = part[0]
@@ -155,11 +155,14 @@ class MasterGrid:
                 way = self._tree.visits(node, part, at)
                 at = node.start + node.width
                 later = [visit.node for visit in way if visit.owner == AFTER][:most]
+                self._make_room(part[-1], most - len(later))
                 if compiled is not None:
                     kept = self._cut_compiled(compiled, way, values, out, len(later))
                 else:
                     kept = self._cut_by_level(way, values, part, out[:, first : first + step], later)
-                self._keep(list(zip(later, kept, strict=True)), part[-1], most)
+                del values
+                if later:
+                    self._keep(list(zip(later, kept, strict=True)))
         return out
 
     def levy_areas(self, ends: np.ndarray) -> Tensor:
@@ -253,17 +256,20 @@ class MasterGrid:
                 return self._kept.pop(index)
         return self._tree.root, None
 
-    def _keep(self, nodes: list[tuple[Node, Tensor]], cell: int, most: int) -> None:
-        """Keep nodes for later queries, which are likely to go on from `cell`; the nearest ones if there are many."""
+    def _make_room(self, cell: int, most: int) -> None:
+        """Forget kept nodes but for the `most` nearest to a cell: the next queries are likely to go on from there."""
+        with self._lock:
+            if len(self._kept) > most:
+                self._kept = sorted(self._kept, key=lambda pair: abs(pair[0].start - cell))[:most]
+                self._kept.sort(key=_start)
+
+    def _keep(self, nodes: list[tuple[Node, Tensor]]) -> None:
+        """Keep nodes for later queries."""
         # After the step [1, 2) of 2^3 cells the nodes 5, [2, 4), and 3, [4, 8), are kept. The next step, [2, 3), cuts
         # node 5, which leaves 11, [3, 4), and 3; and so on: no node is cut twice.
-        if not nodes:
-            return
         with self._lock:
             known = {node.number for node, _ in self._kept}
             self._kept += [pair for pair in nodes if pair[0].number not in known]
-            if len(self._kept) > most:
-                self._kept = sorted(self._kept, key=lambda pair: abs(pair[0].start - cell))[:most]
             self._kept.sort(key=_start)
 
     def _cut_compiled(
@@ -294,7 +300,7 @@ class MasterGrid:
             length = self._clock.length if self._variance is None else np.subtract
             ratios[numbers, 0] = length(begin, middle) / length(middle, end)
             ratios[numbers, 1], ratios[numbers, 2] = begin, end
-        kept = torch.empty((keep, self._depth, *self._shape), dtype=self._dtype)
+        kept = [torch.empty((self._depth, *self._shape), dtype=self._dtype) for _ in range(keep)]
         compiled.descend(
             self._seeds,
             (_COEFFICIENTS, GENERATOR_VERSION),
@@ -303,9 +309,9 @@ class MasterGrid:
             np.array(doings, dtype=np.int64),
             ratios,
             out.flatten(2),
-            kept.flatten(2),
+            kept,
         )
-        return list(kept)
+        return kept
 
     def _cut_by_level(
         self, way: list[Visit], values: Tensor | None, ends: list[int], out: Tensor, later: list[Node]

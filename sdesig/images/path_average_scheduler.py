@@ -40,7 +40,7 @@ class PathAverageRun:
         path: None for the probability flow.
         shape: shape of the samples, (batch, *event).
         number: number of the next evaluation.
-        u, noise: state and noise of its step, (batch, *event) and (depth, batch, *event), None before the first.
+        u, increment: state and increment of the noise of its step, (batch, *event), None before the first.
         given: its sample, as the last step gave it away.
     """
 
@@ -49,7 +49,7 @@ class PathAverageRun:
     shape: tuple[int, ...]
     number: int
     u: Tensor | None = None
-    noise: Tensor | None = None
+    increment: Tensor | None = None
     given: Tensor | None = None
 
     def __repr__(self) -> str:
@@ -325,23 +325,23 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
         snr, scale, (start, end) = self._snrs[number], self._scales[number], self._grid[number : number + 2]
         drift = reference.drift(denoised, scale * x, snr, sde.eta)
         if run.given is None:
-            u, noise = reference.to_reference(scale * x, snr, sde.eta)[0], self._noise(run, number, x)
+            u, increment = reference.to_reference(scale * x, snr, sde.eta)[0], self._noise(run, number, x)[0]
             if run.path is not None:
                 whole, part = (run.path.clock.length(first, end) for first in (start, snr))
-                noise = noise * beside(torch.as_tensor(part / whole).sqrt(), x)
+                increment = increment * beside(torch.as_tensor(part / whole).sqrt(), x)
             start = snr
         else:
             assert run.u is not None
-            assert run.noise is not None
+            assert run.increment is not None
             # with what a callback changed in the sample, which is nothing as a rule
             u = plus(run.u, scale, reference.displacement(x - run.given.to(x), snr, sde.eta))
-            noise = run.noise
-        u, number = sde.moved(start, end, u, drift, noise[0]), number + 1
+            increment = run.increment
+        u, number = sde.moved(start, end, u, drift, increment), number + 1
         if number == self.num_inference_steps:
             return replace(run, number=number), u
         noise, after = self._noise(run, number, x), self._grid[number + 1]
         point = _SCHEME.evaluation_point(sde, end, self._snrs[number], after, u, drift, (noise,))
-        return replace(run, number=number, u=u, noise=noise), point
+        return replace(run, number=number, u=u, increment=noise[0].clone()), point
 
     def _noise(self, run: PathAverageRun, number: int, x: Tensor) -> Tensor:
         """What the scheme takes of the path in a step, (depth, *shape)."""

@@ -21,7 +21,8 @@ from sdesig.solvers.torchsde_methods import STRONG_ORDERS, TorchsdeMethod
 Callback = Callable[[int, Tensor, Tensor], None]
 Save = Literal["all", "last"] | Tensor
 
-_CHECK_EVERY = 16  # steps between looks for infinities and NaN
+_CHECK_EVERY, _HELD = 16, 2**19  # steps between looks for infinities and NaN, and numbers of states held for them
+_ASKED_AT_ONCE = 2**19  # numbers of a path of seeds
 _ROWS_NAMED = 8  # in the error about them
 
 
@@ -96,6 +97,7 @@ def run_steps(
     ends, saved = times.unbind(), {*kept}
     y, memory, done = y0, scheme.start(sde, ends[0], y0), 0
     states, unseen = [y0] if 0 in saved else [], []
+    check_every = max(1, min(_CHECK_EVERY, _HELD // max(1, y0.numel())))
     with unread():
         for stack in signatures:
             for noise in scheme.noise_by_step(structure, stack):
@@ -105,7 +107,7 @@ def run_steps(
                     unseen.append(y)
                 if done in saved:
                     states.append(y)
-                if len(unseen) == _CHECK_EVERY:
+                if len(unseen) == check_every:
                     if not all_finite(y):
                         _raise_not_finite(torch.stack(unseen), range(done + 1 - len(unseen), done + 1), times)
                     unseen.clear()
@@ -184,9 +186,11 @@ def _kept(save: Save, times: Tensor) -> Sequence[int]:
 
 
 def chunks(path: BrownianPath, times: Tensor) -> Iterator[PartialSignature]:
-    """The path's partial signatures on all steps, as many at once as memory is meant to hold."""
-    # Four times: what is drawn, the values, what the scheme takes of them, and a temporary.
-    size = rows_at_once(4 * math.prod(path.shape) * (path.depth + (path.shape[-1] if path.area else 0)))
+    """The path's partial signatures on all steps, few at once of many numbers."""
+    numbers = math.prod(path.shape) * (path.depth + (path.shape[-1] if path.area else 0))
+    # Four times: what is drawn, the values, what the scheme takes of them, and a temporary. But a path of seeds goes on
+    # from where it was asked last: where a step has many numbers, asking for it alone costs little beside them.
+    size = rows_at_once(4 * numbers) if path.seeds is None else max(1, _ASKED_AT_ONCE // max(1, numbers))
     for first in range(0, len(times) - 1, size):
         yield path.partial_signatures(times[first : first + size + 1])
 
