@@ -66,7 +66,7 @@ def script(module, file):
 
 
 def shorten(patch):
-    patch.setattr("experiments.image_study.study.LEVELS", 8)
+    patch.setattr("experiments.image_study.study.CELLS", 2**8)
     patch.setattr("sdesig.evaluation.comparison.Comparison.seconds_per_1000", lambda *_: 1.0)
     patch.setattr("sdesig._intervals.RESAMPLES", 20)
 

@@ -73,7 +73,7 @@ def path_space(kind: str = "pca") -> PathSpace:
 
     Of depth 4, so that generators of all depths up to it can be compared on the same paths.
     """
-    return PathSpace(EVENT, SNR, reference(kind), cells=1024, depth=4, grid=load_grid(), slack=0.0)
+    return PathSpace(EVENT, SNR, reference(kind), depth=4, grid=load_grid())
 
 
 def load_classifier() -> DigitClassifier:

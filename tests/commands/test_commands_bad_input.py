@@ -56,7 +56,7 @@ def files(folder):
         ("distill", "--depth 0 --grid chosen", "depth must be in [1, 4096]; got 0"),
         ("distill", "--snr 1e-300 1e300", "snr must be (first, last) with 1e-15 <= first"),
         ("evaluate", "--steps 0", "steps must be >= 1; got 0"),
-        ("evaluate", "--steps 4 2000", "steps must be in [1, 1024]; got 2000"),
+        ("evaluate", "--steps 4 2000", "steps must be in [1, 1280]; got 2000"),
         ("evaluate", "--steps", "steps must be one number or more; got none"),
         ("evaluate", "--snr 1 1.0000000000000002", "snr must be (first, last)"),
         ("evaluate", "--n 10000000000000", "n must be in [2, 10000000]; got 10000000000000"),

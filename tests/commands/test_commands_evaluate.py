@@ -91,7 +91,7 @@ def test_evaluate_only_generators(tmp_path, problem, fails):
         (["--floor-groups", "-1"], "floor_groups must be >= 0; got -1"),
         (["--samplers"], "models must name a generator without samplers"),
         (["--samplers", "heun"], "samplers must be one of 'euler', 'ddim'"),
-        (["--steps", "2000"], "steps must be in [1, 1024]; got 2000"),
+        (["--steps", "2000"], "steps must be in [1, 1280]; got 2000"),
         (["--steps", "0"], "steps must be >= 1; got 0"),
     ],
 )

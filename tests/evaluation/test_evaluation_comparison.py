@@ -54,7 +54,7 @@ every_reference = pytest.mark.parametrize("kind", ["none", "scalar", "pca"])
 
 
 def space(kind="scalar", cells=2**7, grid=EVEN):
-    return PathSpace((2,), (LOW, HIGH), reference(kind), cells=cells, grid=grid, depth=4)
+    return PathSpace((2,), (LOW, HIGH), reference(kind), cells=cells, grid=grid, depth=4, slack=0.0)
 
 
 def student(kind="scalar", depth=2, cells=2**7, grid=EVEN):

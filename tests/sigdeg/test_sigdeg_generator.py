@@ -173,7 +173,7 @@ def test_the_callback_sees_every_step_of_every_batch():
     seen = []
     generator = make()
     generator.sample(5, 3, batch=3, callback=lambda done, time, state: seen.append((done, time.item(), len(state))))
-    times = generator.space.paths(1).grid(3).tolist()
+    times = generator.space.times(3).tolist()
     assert seen == [(k, times[k], rows) for rows in (3, 2) for k in (1, 2, 3)]
 
 
@@ -511,7 +511,7 @@ def from_teacher(teacher=None, space=None, **options):
             ValueError,
             r"event must be \(dim,\) or",
         ),
-        (lambda: direct().sample(3, 0), ValueError, r"steps must be in \[1, 1024\]; got 0"),
+        (lambda: direct().sample(3, 0), ValueError, r"steps must be in \[1, 1280\]; got 0"),
         (lambda: direct(cells=2**3).sample(3, 9), ValueError, r"steps must be in \[1, 8\]; got 9"),
         (lambda: direct().sample(3, 4.0), TypeError, "steps must be an integer; got 4.0"),
         (lambda: direct().sample(3, 4, batch=0), ValueError, "batch must be >= 1; got 0"),
@@ -579,7 +579,7 @@ def test_sampling_keeps_no_states_and_no_path(cell, monkeypatch):
         states.append(weakref.ref(u))
         most[0] = max(most[0], alive(states))
 
-    monkeypatch.setattr("sdesig._memory.NUMBERS_AT_ONCE", 4 * 4 * generator.space.depth * 5 * 2)
+    monkeypatch.setattr("sdesig.solvers.driver._ASKED_AT_ONCE", 4 * generator.space.depth * 5 * 2)
     monkeypatch.setattr(BrownianPath, "partial_signatures", draw)
     assert generator.sample(5, 128, callback=see).values.isfinite().all()
     assert (len(states), len(chunks)) == (128, 32)
