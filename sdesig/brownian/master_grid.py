@@ -16,9 +16,9 @@ from torch import Tensor
 
 from sdesig._checks import check_integer
 from sdesig._memory import rows_at_once
+from sdesig._philox import GENERATOR_VERSION, kernels, normals
 from sdesig.brownian.cell_tree import AFTER, CUT, CellTree, Node, Visit
 from sdesig.brownian.clock import Clock
-from sdesig.brownian.philox import GENERATOR_VERSION, kernels, normals
 from sdesig.signature import legendre
 from sdesig.signature.areas.chen import chen_area
 from sdesig.signature.areas.levy_area import check_memory, check_range, strong_area

@@ -16,7 +16,7 @@ from torch import Tensor
 from sdesig import _processes as processes
 from sdesig._checks import check_integer
 from sdesig._files import check_output, replacing, write_json
-from sdesig.brownian.philox import check_seeds
+from sdesig._philox import check_seeds
 from sdesig.commands.inputs import check_same_paths, load_model
 from sdesig.commands.options import COUNT, MOST_SAMPLES, MachineFlags, announce, naming_memory
 from sdesig.evaluation.pixels import to_uint8

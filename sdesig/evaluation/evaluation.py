@@ -14,7 +14,7 @@ from tqdm import tqdm
 from sdesig import _processes as processes
 from sdesig._checks import check_floating, check_instance, check_integer
 from sdesig._files import read_json, replacing, write_json
-from sdesig.brownian.philox import check_seeds
+from sdesig._philox import check_seeds
 from sdesig.evaluation.comparison import CONVERGED, Comparison
 from sdesig.evaluation.features import (
     COORDINATES,

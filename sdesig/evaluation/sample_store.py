@@ -19,8 +19,8 @@ from sdesig import _processes as processes
 from sdesig._evaluating import evaluating
 from sdesig._files import naming_a_full_disk, read_json, read_tensors, write_json, write_tensors
 from sdesig._interrupts import keeping
+from sdesig._philox import check_seeds
 from sdesig._records import forget_options, record_options
-from sdesig.brownian.philox import check_seeds
 from sdesig.evaluation.comparison import CONVERGED, Comparison
 from sdesig.evaluation.features import FeatureExtractor, PerceptualDistance, extract
 from sdesig.evaluation.metrics import pair_distances, pathwise_errors, share_apart, spread_of

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from sdesig._checks import check_instance, check_integer, check_real, check_shape
 from sdesig._files import read_json, reading, write_json
+from sdesig._philox import MOST_SEEDS, check_seeds
 from sdesig.brownian import BrownianPath
 from sdesig.brownian.cell_tree import MOST_CELLS, CellTree
 from sdesig.brownian.path import MOST_DEPTH
-from sdesig.brownian.philox import MOST_SEEDS, check_seeds
 from sdesig.sampling.gaussian_reference import GaussianReference, SNRClock
 
 

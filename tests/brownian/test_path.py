@@ -748,7 +748,7 @@ def test_what_is_compiled_gives_the_numbers_of_torch(depth: int, event, clock, m
     queries = [times[::7], times[11:47:9], times[[0, 1, 2, 3, 31, 32, 60]], times[[58, 59, 60]], times[[59, 60]]]
     compiled = [paths[0].partial_signatures(query).coefficients for query in queries]
     monkeypatch.setattr("sdesig.brownian.master_grid.kernels", lambda: None)
-    monkeypatch.setattr("sdesig.brownian.philox.kernels", lambda: None)
+    monkeypatch.setattr("sdesig._philox.kernels", lambda: None)
     for query, values in zip(queries, compiled, strict=True):
         torch.testing.assert_close(values, paths[1].partial_signatures(query).coefficients, rtol=0, atol=2e-13)
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from sdesig._checks import check_choice, check_floating, check_generator, check_integer, check_real, check_step
+from sdesig._philox import normals
 from sdesig.signature.areas._draws import Draw
 from sdesig.signature.areas.exact2d import exact2d_area
 from sdesig.signature.areas.fourier import fourier_area
@@ -20,6 +21,7 @@ from sdesig.signature.areas.truncation import MAX_TERMS, NORMS, STRONG_METHODS, 
 from sdesig.signature.areas.weak_area import davie_area, foster_area, four_moment_area
 
 JOINT_METHODS = ("legendre", "davie", "foster", "four_moment")
+_BLOCK = 4096  # normals of a counter's cell
 _MANY = 1000  # so many numbers of an increment take longer than the seeding of another generator
 
 METHODS = (*STRONG_METHODS, "davie", "foster", "four_moment")
@@ -64,7 +66,7 @@ def levy_area(
             keeps strong order 1.
         norm: "max_l2" or "frobenius_l2", in which the tolerance holds.
         generator: source of all random numbers, on the device of `increment`. (Of a strong method with many numbers, in
-            float64 on the CPU, it is the source of the seed of numpy's SFC64, which draws them in half the time.)
+            float64 on the CPU, it draws the key of a counter-based one, which takes a fraction of the time.)
 
     Returns:
         A, (..., d, d), antisymmetric.
@@ -116,12 +118,19 @@ def strong_area(method: str, coefficients: Tensor, h: Tensor, terms: int, draw: 
 
 
 def _normals(generator: torch.Generator, dtype: torch.dtype, increment: Tensor, series: bool) -> Draw:
-    """Numbers from the generator; those of long series in float64 on the CPU from one of numpy that it seeds."""
+    """Numbers from the generator; those of long series in float64 on the CPU by Philox, of which it draws the key."""
     if not series or dtype != torch.float64 or increment.device.type != "cpu" or increment.numel() < _MANY:
         return lambda shape: torch.randn(shape, generator=generator, dtype=dtype, device=increment.device)
-    source = np.random.Generator(np.random.SFC64(int(torch.randint(2**63 - 1, (), generator=generator))))
-    # In memory one coordinate after the other, as the series are summed.
-    return lambda shape: torch.from_numpy(source.standard_normal((shape[-1], *shape[:-1]))).movedim(0, -1)
+    seeds, streams = torch.randint(2**63 - 1, (1,), generator=generator), itertools.count()
+
+    def draw(shape: tuple[int, ...]) -> Tensor:
+        count = math.prod(shape)
+        blocks = torch.arange(-(-count // _BLOCK))
+        values = normals(seeds, blocks, next(streams), _BLOCK, dtype).flatten()[:count]
+        # in memory one coordinate after the other, as the series are summed
+        return values.reshape(shape[-1], *shape[:-1]).movedim(0, -1)
+
+    return draw
 
 
 def iterated_integrals(

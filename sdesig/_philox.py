@@ -91,14 +91,14 @@ def check_seeds(seeds: Sequence[int] | np.ndarray | Tensor, device: torch.device
 
 @functools.cache
 def kernels() -> ModuleType | None:
-    """The compiled drawing of the CPU, `sdesig.brownian.compiled`.
+    """The compiled drawing of the CPU, `sdesig._compiled`.
 
     None where numba is missing or switched off (NUMBA_DISABLE_JIT=1): then the operations of torch take its place.
     """
     try:
         from numba.core import config
 
-        from sdesig.brownian import compiled
+        from sdesig import _compiled as compiled
     except ImportError:
         return None
     return None if getattr(config, "DISABLE_JIT", False) else compiled

@@ -9,8 +9,8 @@ import torch
 from numba import njit
 from scipy import stats
 
-from sdesig.brownian.compiled import _cos_sin, _radius
-from sdesig.brownian.philox import GENERATOR_VERSION, check_seeds, kernels, normals, philox4x32
+from sdesig._compiled import _cos_sin, _radius
+from sdesig._philox import GENERATOR_VERSION, check_seeds, kernels, normals, philox4x32
 
 ONES = 0xFFFFFFFF
 KNOWN_ANSWERS = [  # the Random123 distribution's kat_vectors, philox4x32 with 10 rounds
@@ -28,7 +28,7 @@ KNOWN_ANSWERS = [  # the Random123 distribution's kat_vectors, philox4x32 with 1
 def form(request, monkeypatch):
     """Both forms that there are on the CPU."""
     if request.param == "torch":
-        monkeypatch.setattr("sdesig.brownian.philox.kernels", lambda: None)
+        monkeypatch.setattr("sdesig._philox.kernels", lambda: None)
     else:
         assert kernels() is not None
     return request.param
@@ -60,7 +60,7 @@ def test_both_forms_are_the_same_numbers(form, monkeypatch):
     seeds = torch.tensor([0, 1, 2**32 - 1, 2**32, 2**63 - 1])
     for count in (1, 3, 10, 4100):
         found = normals(seeds, torch.tensor([0, 1, 2**32 - 1]), 2**32 - 1, count, torch.float64)
-        monkeypatch.setattr("sdesig.brownian.philox.kernels", lambda: None)
+        monkeypatch.setattr("sdesig._philox.kernels", lambda: None)
         torch.testing.assert_close(
             found, normals(seeds, torch.tensor([0, 1, 2**32 - 1]), 2**32 - 1, count, torch.float64), rtol=0, atol=5e-15
         )

@@ -1,6 +1,6 @@
 """The drawing of seeded paths on the CPU, compiled by numba: bits, normals and cuts in one pass through the cache.
 
-The torch operations of `sdesig.brownian.philox` and `sdesig.signature.legendre.split_matrix` are the reference; these
+The torch operations of `sdesig._philox` and `sdesig.signature.legendre.split_matrix` are the reference; these
 are the same bits, and the same numbers to rounding. A node of depth <= 4 is cut by rotations in closed form. Let r and
 s = 1 - r be the shares of the parts. The node's coefficients xi_0, ..., xi_{d-1} and normals z_0, ..., z_{d-1} become
 those of the parts, a and b, from the last pair to the first: for n = d - 1, ..., 0
@@ -112,7 +112,7 @@ def _cos_sin(word: Any) -> Any:
 
 @_compiled
 def _fill(low: Any, high: Any, position: Any, cell: Any, stream: Any, version: Any, out: Any) -> None:
-    """Normal j of counter i in out[j, i]: Philox4x32-10 and Box-Muller, as in `sdesig.brownian.philox`."""
+    """Normal j of counter i in out[j, i]: Philox4x32-10 and Box-Muller, as in `sdesig._philox`."""
     for i in range(len(position)):
         c0, c1, c2, c3 = position[i], cell, stream, version
         k0, k1 = low[i], high[i]
