@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch._inductor import config, metrics
 
-from sdesig.brownian import philox
+from sdesig import _philox as philox
 
 SIZES = [(1, 1, 1), (1, 1, 40), (1, 5, 4), (3, 1, 9), (7, 2, 784), (4, 4, 16)]
 """Cells, rows, numbers; a size of one is where torch.compile makes another kernel."""

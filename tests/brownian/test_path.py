@@ -27,7 +27,7 @@ from sdesig.brownian.cell_tree import CUT, CellTree
 from sdesig.brownian.master_grid import MasterGrid
 from sdesig.brownian.tree import ConditionalTree
 from sdesig.sampling import SNRClock
-from sdesig.sde.problems import LinearSDE
+from sdesig.sde.problems import GeometricBrownianMotion, LinearSDE
 from sdesig.signature import TensorSeries, expected_signature
 from sdesig.solvers import solve
 from sdesig.testing import check_brownian_step
@@ -835,3 +835,14 @@ def test_reflection_is_part_of_the_identity_and_forgets_what_was_prefetched():
     assert mirror.identity == path.identity | {"reflected": True}
     assert mirror.reflected().identity == path.identity
     assert torch.equal(mirror(0.0, 0.25), -path(0.0, 0.25))
+
+
+def test_steps_of_torchsde_that_are_no_dyadic_parts():
+    """Steps of .05 on [0, .3] lie on 6 x 2^k cells, areas included: the solution is that of our own driver."""
+    sde = GeometricBrownianMotion()
+    path = BrownianPath(0.0, 0.3, (5, sde.noise_dim), seeds=range(5), cells=6 * 4, area=True, dtype=F64)
+    y0 = torch.ones(5, sde.noise_dim, dtype=F64)
+    times = torch.linspace(0.0, 0.3, 7, dtype=F64)
+    theirs = torchsde.sdeint(sde, y0, times[[0, -1]], bm=path, dt=0.05, method="milstein")
+    ours = solve(sde, y0, times, scheme="milstein", path=path, save="last")
+    torch.testing.assert_close(theirs[-1], ours, rtol=1e-10, atol=0)

@@ -298,3 +298,13 @@ def test_the_signature_is_that_of_the_arguments(function):
         assert f"{name}:" in function.__doc__ or f"{name}," in function.__doc__, name
     with pytest.raises(TypeError, match=rf"^{function.__name__}\(\) got an unexpected keyword argument 'path'"):
         function(SinhDiffusion(), SinhDiffusion().initial, scheme="euler", path=10)
+
+
+def test_numbers_of_steps_need_no_powers_of_two():
+    """Order 1 at step numbers whose grid has 240 cells, and 720 with a numeric truth."""
+    options = {"steps": (6, 10, 16, 30, 48), "paths": 4000, "seed": 3}
+    found = order(SinhDiffusion(0.4), "milstein", **options)
+    assert found.supports(1.0)
+    assert found.refutes(0.5)
+    numeric = order(SinhDiffusion(0.4), "milstein", truth=720, **options)
+    assert numeric.errors == pytest.approx(found.errors, rel=0.05)
