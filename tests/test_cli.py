@@ -14,8 +14,7 @@ import pytest
 
 import sdesig
 from sdesig._interrupts import Interrupted
-from sdesig.commands.command_line import FILE_ONLY, RARE, options_of
-from sdesig.commands.main import COMMANDS, FORMER, main
+from sdesig.commands.main import COMMANDS, FILE_ONLY, FORMER, RARE, main, options_of
 from validation import __main__ as validation
 from validation import studies
 

@@ -9,8 +9,8 @@ from experiments.cifar10 import setting as cifar10
 from experiments.digits import setting as digits
 from experiments.image_study.study import SNR
 from experiments.mnist import setting as mnist
-from sdesig.commands.command_line import parse
 from sdesig.commands.distill import Distill
+from sdesig.commands.main import parse
 from sdesig.commands.teacher import Teacher
 from sdesig.sigdeg.networks import NETWORKS
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from command_lines import main
 
-from sdesig.commands.command_line import parse
 from sdesig.commands.distill import Distill
+from sdesig.commands.main import parse
 from sdesig.commands.teacher import Teacher
 from sdesig.images import PathAverageScheduler, SigDEGPipeline
 from sdesig.images.teachers import load_teacher

@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 from sdesig.commands import main as cli
-from sdesig.commands.command_line import FILE_ONLY
+from sdesig.commands.main import FILE_ONLY
 
 SWITCHES = ("compile",)
 

@@ -11,8 +11,7 @@ import torch
 from command_lines import main
 from torch.distributed.run import get_args_parser
 
-from sdesig.commands.command_line import FILE_ONLY, RENAMED, options_of, parse
-from sdesig.commands.main import COMMANDS
+from sdesig.commands.main import COMMANDS, FILE_ONLY, RENAMED, options_of, parse
 from sdesig.sigdeg import Samples
 
 HUGE = str(10**30)

@@ -10,8 +10,7 @@ from command_lines import main
 from images_problem import make_pictures
 
 from sdesig.commands import main as cli
-from sdesig.commands.command_line import FILE_ONLY, options_of
-from sdesig.commands.main import COMMANDS
+from sdesig.commands.main import COMMANDS, FILE_ONLY, options_of
 from sdesig.images.diffusers_unet import DiffusersUNet
 from sdesig.images.image_data import load_images
 from sdesig.sigdeg import NetworkDenoiser, TrainingOptions, UNet, train_teacher

@@ -13,10 +13,10 @@ from images_problem import SHORT, make_pictures
 
 from sdesig import digits
 from sdesig.commands import options as shared
-from sdesig.commands.command_line import parse
 from sdesig.commands.distill import Distill
 from sdesig.commands.evaluate import Evaluate
 from sdesig.commands.inputs import shows_images
+from sdesig.commands.main import parse
 from sdesig.commands.options import SettingFlags
 from sdesig.commands.teacher import Teacher
 from sdesig.sampling import GaussianReference, StepGrid, choose_grid

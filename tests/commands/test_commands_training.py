@@ -13,9 +13,9 @@ import torch
 from command_lines import main
 
 from sdesig._random import seeded
-from sdesig.commands.command_line import options_of
 from sdesig.commands.distill import Distill
 from sdesig.commands.inputs import Source, load_data, load_teacher
+from sdesig.commands.main import options_of
 from sdesig.commands.options import SNR, CutPathFlags, SettingFlags
 from sdesig.digits import SNR as DIGITS_SNR
 from sdesig.digits import load_digits
