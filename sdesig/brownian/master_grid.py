@@ -30,6 +30,9 @@ _COPIES = 8  # of a value that are counted for each that is asked for: parents, 
 _LOOKED_AT = 1 << 12  # cells of a grid whose lengths are looked at to find the longest
 _FEWEST_KEPT, _MOST_KEPT, _KEPT_NUMBERS = 3, 64, 2**20  # nodes that wait for later queries, and their numbers
 
+_Met = tuple[Node, dict[int, int]]
+"""A node on the way down from one of the nodes where it begins, and the owners of those on it."""
+
 
 class MasterGrid:
     """Coefficients and areas of a path on a master grid, a pure function of one seed per row.
@@ -132,7 +135,7 @@ class MasterGrid:
         h = self._clock.length(*self._time(np.array([start, stop])).tolist())
         dtype, axes = self._dtype, len(self._shape)
         if isinstance(h, Tensor):
-            h = h.reshape(*[1] * (axes - h.ndim), *h.shape).to(self._seeds.device, dtype)
+            h = to_device(h.reshape(*[1] * (axes - h.ndim), *h.shape).to(dtype), self._seeds.device)
         else:
             h = torch.full((1,) * axes, h, dtype=dtype, device=self._seeds.device)
         return h, self.coefficients(np.array([start, stop]))[:, 0]
@@ -152,17 +155,17 @@ class MasterGrid:
         most = min(_MOST_KEPT, max(_FEWEST_KEPT, _KEPT_NUMBERS // max(1, numbers)))
         for first in range(0, len(ends) - 1, step):
             part = ends[first : first + step + 1].tolist()
+            if compiled is None:
+                self._cut_by_level(part, out[:, first : first + step], most)
+                continue
             at = part[0]
             while at < part[-1]:
                 node, values = self._node_at(at)
                 way = self._tree.visits(node, part, at)
-                at = node.start + node.width
+                at = node.stop
                 later = [visit.node for visit in way if visit.owner == AFTER][:most]
                 self._make_room(part[-1], most - len(later))
-                if compiled is not None:
-                    kept = self._cut_compiled(compiled, way, values, out, len(later))
-                else:
-                    kept = self._cut_by_level(way, values, part, out[:, first : first + step], later)
+                kept = self._cut_compiled(compiled, way, values, out, len(later))
                 del values
                 if later:
                     self._keep(list(zip(later, kept, strict=True)))
@@ -313,44 +316,65 @@ class MasterGrid:
         )
         return kept
 
-    def _cut_by_level(
-        self, way: list[Visit], values: Tensor | None, ends: list[int], out: Tensor, later: list[Node]
-    ) -> list[Tensor]:
-        """The same by operations of torch; joined parts are added to `out`, (depth, n, *shape)."""
-        owners = {visit.node.number: visit.owner for visit in way}
-        nodes, values = [way[0].node], self._whole() if values is None else values[:, None]
-        kept: dict[int, Tensor] = {}
-        while nodes:  # of one level, by their start
-            of = [owners[node.number] for node in nodes]
-            alone, *joined = [], [], []
-            for k, (node, owner) in enumerate(zip(nodes, of, strict=True)):
-                if owner >= 0 and (node.start, node.stop) == (ends[owner], ends[owner + 1]):
-                    alone.append(k)
-                elif owner >= 0:
-                    # An interval has one left and one right part of a level at most. So no sum depends on the order in
-                    # which a device adds.
-                    joined[node.number % 2].append(k)
-                elif node in later:
-                    kept[node.number] = values[:, k].clone()  # as a part of the level it would keep all of it
-            if alone:
-                out[:, _places([of[k] for k in alone], out)] = values[:, _places(alone, values)]
-            for parts in filter(None, joined):
-                given = values[:, _places(parts, values)]
-                self._give_out([nodes[k] for k in parts], [of[k] for k in parts], given, ends, out)
-            cut = [k for k, owner in enumerate(of) if owner == CUT]
-            nodes = [nodes[k] for k in cut]
-            values = self._cut(nodes, values[:, _places(cut, values)]) if cut else values
-            nodes = [part for node in nodes for part in self._tree.parts(node)]
-        return [kept[node.number] for node in later]
+    def _cut_by_level(self, ends: list[int], out: Tensor, most: int) -> None:
+        """Add what n intervals between n + 1 ends are to `out`, (depth, n, *shape), by operations of torch.
 
-    def _give_out(self, nodes: list[Node], owners: list[int], values: Tensor, ends: list[int], out: Tensor) -> None:
-        """Add what n nodes, of values (depth, n, *shape), contribute to as many intervals."""
-        starts, stops = np.array([node.start for node in nodes]), np.array([node.stop for node in nodes])
-        begins, after = np.array(ends)[owners], np.array(ends)[np.array(owners) + 1]
-        whole = self._length(begins, after)
-        start, part = self._length(begins, starts) / whole, self._length(starts, stops) / whole
-        matrix = torch.as_tensor(legendre.part_to_whole(start, part, self._depth))
-        out[:, _places(owners, out)] += legendre.apply_in_order(self._per_interval(matrix, 2), values)
+        Of the nodes after them the first `most` are kept. What is added to an interval comes in the order of the levels
+        of the tree, wherever the way begins: so sums do not depend on what was kept.
+        """
+        given: dict[int, list[tuple[_Met, Tensor | None]]] = {}  # nodes where the way begins, by their level
+        later: list[Node] = []
+        at = ends[0]
+        while at < ends[-1]:
+            node, start = self._node_at(at)
+            way = self._tree.visits(node, ends, at)
+            later += [visit.node for visit in way if visit.owner == AFTER]
+            owners = {visit.node.number: visit.owner for visit in way}
+            given.setdefault(node.number.bit_length(), []).append(((node, owners), start))
+            at = node.stop
+        del later[most:]
+        self._make_room(ends[-1], most - len(later))
+        met: list[_Met] = []  # nodes of one level
+        values = out[:, :0]
+        level = min(given)
+        while met or given:
+            for node, start in given.pop(level, []):
+                start = self._whole() if start is None else start[:, None]
+                met.append(node)
+                values = torch.cat([values, start], 1) if values.shape[1] else start
+            self._give_out(met, values, ends, out)
+            kept = [(node, k) for k, (node, owners) in enumerate(met) if owners[node.number] == AFTER and node in later]
+            # as a part of the level it would keep all of it
+            self._keep([(node, values[:, k].clone()) for node, k in kept])
+            cut = [k for k, (node, owners) in enumerate(met) if owners[node.number] == CUT]
+            nodes = [met[k][0] for k in cut]
+            values = self._cut(nodes, values[:, _places(cut, values)]) if cut else out[:, :0]
+            met = [(part, met[k][1]) for k in cut for part in self._tree.parts(met[k][0])]
+            level += 1
+
+    def _give_out(self, met: list[_Met], values: Tensor, ends: list[int], out: Tensor) -> None:
+        """Add those of n nodes of one level, of values (depth, n, *shape), that are parts of intervals."""
+        alone: list[int] = []
+        joined: tuple[list[int], list[int]] = [], []
+        of = [owners[node.number] for node, owners in met]
+        for k, ((node, _), owner) in enumerate(zip(met, of, strict=True)):
+            if owner >= 0 and (node.start, node.stop) == (ends[owner], ends[owner + 1]):
+                alone.append(k)
+            elif owner >= 0:
+                # An interval has one left and one right part of a level at most: what is added at once goes to
+                # different ones, and the order in which a device adds does not matter.
+                joined[node.number % 2].append(k)
+        if alone:
+            out[:, _places([of[k] for k in alone], out)] = values[:, _places(alone, values)]
+        for parts in filter(None, joined):
+            owners = np.array([of[k] for k in parts])
+            starts, stops = np.array([(met[k][0].start, met[k][0].stop) for k in parts]).T
+            begins, after = np.array(ends)[owners], np.array(ends)[owners + 1]
+            whole = self._length(begins, after)
+            start, part = self._length(begins, starts) / whole, self._length(starts, stops) / whole
+            matrix = self._per_interval(torch.as_tensor(legendre.part_to_whole(start, part, self._depth)), 2)
+            added = legendre.apply_in_order(matrix, values[:, _places(parts, values)])
+            out[:, _places(owners.tolist(), out)] += added
 
     def _cut(self, nodes: list[Node], values: Tensor) -> Tensor:
         """Values on the left and the right part of each of n nodes, (depth, 2 n, *shape), from those on the nodes."""

@@ -78,6 +78,8 @@ def part_to_whole(start: Array, length: Array, depth: int) -> Array:
     xp: Any = torch if isinstance(start, Tensor) else np
     nodes, basis, lower = _quadrature(depth, start.device if isinstance(start, Tensor) else None)
     outer = orthonormal_legendre(start[..., None] + length[..., None] * nodes, depth, axis=-2)
+    # A matrix for each part: one product of all would round differently from one number of parts to another.
+    basis = xp.broadcast_to(basis, (*outer.shape[:-2], *basis.shape))
     return (outer @ basis) * lower * xp.sqrt(length)[..., None, None]
 
 
@@ -274,7 +276,7 @@ def apply(matrix: Tensor, coefficients: Tensor) -> Tensor:
     Returns:
         (rows, *shape), in the dtype of the coefficients.
     """
-    matrix = matrix.to(coefficients)
+    matrix = like(matrix, coefficients)
     if matrix.ndim == 2:
         shape = coefficients.shape
         return (matrix @ coefficients.reshape(shape[0], shape[1:].numel())).reshape(len(matrix), *shape[1:])
