@@ -54,12 +54,12 @@ def philox4x32(counter: Sequence[Tensor], key: Sequence[Tensor]) -> tuple[Tensor
         torch.bitwise_right_shift(p1, 32, out=c0).bitwise_xor_(c1).bitwise_xor_(k0).bitwise_and_(_MASK)
         torch.bitwise_right_shift(p0, 32, out=c2).bitwise_xor_(c3).bitwise_xor_(k1).bitwise_and_(_MASK)
         c1, p1, c3, p0 = p1, c1, p0, c3
-        k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
+        k0, k1 = k0 + _WEYL[0], k1 + _WEYL[1]  # masked with c0 and c2
     return c0, c1.bitwise_and_(_MASK), c2, c3.bitwise_and_(_MASK)
 
 
-def check_seeds(seeds: Sequence[int] | np.ndarray | Tensor, device: torch.device | str | None = None) -> Tensor:
-    """Return seeds, one per row and each in [0, 2^63), as an int64 tensor of shape (rows,).
+def check_seeds(seeds: Sequence[int] | np.ndarray | Tensor) -> Tensor:
+    """Return seeds, one per row and each in [0, 2^63), as an int64 tensor of shape (rows,) on the CPU.
 
     Raises:
         TypeError: not a one-dimensional sequence or tensor of integers.
@@ -86,7 +86,7 @@ def check_seeds(seeds: Sequence[int] | np.ndarray | Tensor, device: torch.device
     for seed in values:
         if not 0 <= seed < 2**63:
             raise ValueError(f"seeds must lie in [0, 2^63); got {seed}")
-    return torch.tensor([int(seed) for seed in values], dtype=torch.int64, device=device)
+    return torch.tensor([int(seed) for seed in values], dtype=torch.int64)
 
 
 @functools.cache
@@ -128,14 +128,14 @@ def normals(seeds: Tensor, cells: Tensor, stream: int, count: int, dtype: torch.
         compiled.normals(seeds, cells, (stream, GENERATOR_VERSION), out)
         return out[..., :count]
     position = torch.arange(blocks, device=seeds.device)
-    constant = torch.tensor((stream, GENERATOR_VERSION), device=seeds.device)
+    constants = [torch.full((), constant, device=seeds.device) for constant in (stream, GENERATOR_VERSION)]
     key = ((seeds & _MASK)[:, None], (seeds >> 32)[:, None])
     counters = max(1, len(seeds) * blocks)  # of a cell, each of which gives four numbers
     step = rows_at_once(4 * counters) if seeds.device.type != "cpu" else max(1, _IN_CACHE // counters)
     out = torch.empty(len(cells), len(seeds), 4 * blocks, dtype=dtype, device=seeds.device)
     for start in range(0, len(cells), step):
         part = cells[start : start + step, None, None]
-        words = philox4x32((position, part, constant[0], constant[1]), key)
+        words = philox4x32((position, part, *constants), key)
         part_of_out = out[start : start + step].unflatten(-1, (4, blocks))
         for k, values in enumerate(_box_muller(words)):
             part_of_out[..., k, :] = values

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sdesig._checks import check_integer
+from sdesig._devices import like, to_device
 from sdesig._memory import rows_at_once
 from sdesig._philox import GENERATOR_VERSION, kernels, normals
 from sdesig.brownian.cell_tree import AFTER, CUT, CellTree, Node, Visit
@@ -28,6 +29,9 @@ _COEFFICIENTS, _INITIAL, _AREA = 0, 1, 2  # streams of the generator; the draws 
 _COPIES = 8  # of a value that are counted for each that is asked for: parents, halves, normals and temporaries
 _LOOKED_AT = 1 << 12  # cells of a grid whose lengths are looked at to find the longest
 _FEWEST_KEPT, _MOST_KEPT, _KEPT_NUMBERS = 3, 64, 2**20  # nodes that wait for later queries, and their numbers
+
+_Met = tuple[Node, dict[int, int]]
+"""A node on the way down from one of the nodes where it begins, and the owners of those on it."""
 
 
 class MasterGrid:
@@ -69,12 +73,12 @@ class MasterGrid:
         # Half precision would round differently from one batch size to another.
         self._dtype = torch.promote_types(dtype, torch.float32)
         self._variance: Tensor | None = None
-        if isinstance(clock.length(t0, t1), Tensor) and clock.variances is not None:
-            self._variance = clock.variances.to(self._dtype).broadcast_to(shape[1:]).reshape(-1)
-        one_clock = not isinstance(clock.length(t0, t1), Tensor)
-        self._may_compile = (
-            seeds.device.type == "cpu" and math.prod(shape) > 0 and (one_clock or self._variance is not None)
-        )
+        self._one_clock = not isinstance(clock.length(t0, t1), Tensor)
+        if not self._one_clock and clock.variances is not None:
+            variance = to_device(clock.variances.to(self._dtype), seeds.device)
+            self._variance = variance.broadcast_to(shape[1:]).reshape(-1)
+        known = self._one_clock or self._variance is not None
+        self._may_compile = seeds.device.type == "cpu" and math.prod(shape) > 0 and known
         self._lock = threading.RLock()
         self._kept: list[tuple[Node, Tensor]] = []  # nodes that lie after an earlier query, by their start
         self._recent_areas: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
@@ -124,14 +128,14 @@ class MasterGrid:
 
     def lengths(self, ends: np.ndarray) -> Tensor:
         """Step lengths of the n intervals between n + 1 increasing grid indices, float64."""
-        return self._length(ends[:-1], ends[1:])
+        return torch.as_tensor(self._length(ends[:-1], ends[1:]))
 
     def step(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Length, with as many axes as a value, and coefficients (depth, *shape) on one interval, in less time."""
         h = self._clock.length(*self._time(np.array([start, stop])).tolist())
         dtype, axes = self._dtype, len(self._shape)
         if isinstance(h, Tensor):
-            h = h.reshape(*[1] * (axes - h.ndim), *h.shape).to(self._seeds.device, dtype)
+            h = to_device(h.reshape(*[1] * (axes - h.ndim), *h.shape).to(dtype), self._seeds.device)
         else:
             h = torch.full((1,) * axes, h, dtype=dtype, device=self._seeds.device)
         return h, self.coefficients(np.array([start, stop]))[:, 0]
@@ -144,22 +148,24 @@ class MasterGrid:
         """(depth, n, *shape) on the n intervals between n + 1 increasing grid indices."""
         numbers, compiled = self._depth * math.prod(self._shape), self._kernels()
         out = torch.zeros((self._depth, len(ends) - 1, *self._shape), dtype=self._dtype, device=self._seeds.device)
-        # The operations of torch hold all nodes of a level, with temporaries; what is compiled holds none.
-        step = len(ends) if compiled is not None else rows_at_once(_COPIES * numbers)
+        # The operations of torch hold all nodes of a level, with temporaries, and matrices of each coordinate where it
+        # has a clock; what is compiled holds none.
+        matrices = 0 if self._one_clock else self._depth**2 * math.prod(self._shape[1:])
+        step = len(ends) if compiled is not None else rows_at_once(_COPIES * (numbers + matrices))
         most = min(_MOST_KEPT, max(_FEWEST_KEPT, _KEPT_NUMBERS // max(1, numbers)))
         for first in range(0, len(ends) - 1, step):
             part = ends[first : first + step + 1].tolist()
+            if compiled is None:
+                self._cut_by_level(part, out[:, first : first + step], most)
+                continue
             at = part[0]
             while at < part[-1]:
                 node, values = self._node_at(at)
                 way = self._tree.visits(node, part, at)
-                at = node.start + node.width
+                at = node.stop
                 later = [visit.node for visit in way if visit.owner == AFTER][:most]
                 self._make_room(part[-1], most - len(later))
-                if compiled is not None:
-                    kept = self._cut_compiled(compiled, way, values, out, len(later))
-                else:
-                    kept = self._cut_by_level(way, values, part, out[:, first : first + step], later)
+                kept = self._cut_compiled(compiled, way, values, out, len(later))
                 del values
                 if later:
                     self._keep(list(zip(later, kept, strict=True)))
@@ -229,7 +235,7 @@ class MasterGrid:
         """Areas (n, *shape, d) and increments (n, *shape) on the n intervals between the ends."""
         leaves = np.arange(ends[0], ends[-1])
         coefficients = self.coefficients(np.arange(ends[0], ends[-1] + 1))
-        h = self._length(leaves, leaves + 1).to(coefficients).reshape(-1, *[1] * len(self._shape))
+        h = like(torch.as_tensor(self._length(leaves, leaves + 1)), coefficients).reshape(-1, *[1] * len(self._shape))
         stream, numbers = _AREA - 1, self._tree.numbers(leaves)
 
         def draw(shape: tuple[int, ...]) -> Tensor:
@@ -296,10 +302,7 @@ class MasterGrid:
         ratios = np.ones((len(doings), 3))
         if spans:
             numbers, *cells = np.array(spans).T
-            begin, middle, end = self._time(np.array(cells))
-            length = self._clock.length if self._variance is None else np.subtract
-            ratios[numbers, 0] = length(begin, middle) / length(middle, end)
-            ratios[numbers, 1], ratios[numbers, 2] = begin, end
+            ratios[numbers] = self._ratios(np.array(cells)).T
         kept = [torch.empty((self._depth, *self._shape), dtype=self._dtype) for _ in range(keep)]
         compiled.descend(
             self._seeds,
@@ -313,41 +316,93 @@ class MasterGrid:
         )
         return kept
 
-    def _cut_by_level(
-        self, way: list[Visit], values: Tensor | None, ends: list[int], out: Tensor, later: list[Node]
-    ) -> list[Tensor]:
-        """The same by operations of torch; joined parts are added to `out`, (depth, n, *shape)."""
-        owners = {visit.node.number: visit.owner for visit in way}
-        nodes, values = [way[0].node], self._whole() if values is None else values[:, None]
-        kept: dict[Node, Tensor] = {}
-        while nodes:
-            parts = [k for k, node in enumerate(nodes) if owners[node.number] >= 0]
-            if parts:
-                given = [nodes[k] for k in parts]
-                self._give_out(given, [owners[node.number] for node in given], values[:, parts], ends, out)
-            kept |= {node: values[:, k] for k, node in enumerate(nodes) if node in later}
-            cut = [k for k, node in enumerate(nodes) if owners[node.number] == CUT]
-            values = self._cut([nodes[k] for k in cut], values[:, cut]) if cut else values
-            nodes = [self._tree.parts(nodes[k])[side] for side in (0, 1) for k in cut]
-        return [kept[node].clone() for node in later]
+    def _cut_by_level(self, ends: list[int], out: Tensor, most: int) -> None:
+        """Add what n intervals between n + 1 ends are to `out`, (depth, n, *shape), by operations of torch.
 
-    def _give_out(self, nodes: list[Node], owners: list[int], values: Tensor, ends: list[int], out: Tensor) -> None:
-        """Add what n nodes, of values (depth, n, *shape), contribute to their intervals."""
-        starts, stops = np.array([node.start for node in nodes]), np.array([node.stop for node in nodes])
-        begins, after = np.array(ends)[owners], np.array(ends)[np.array(owners) + 1]
-        whole = self._length(begins, after)
-        start, part = self._length(begins, starts) / whole, self._length(starts, stops) / whole
-        matrix = self._per_interval(legendre.part_to_whole(start, part, self._depth))
-        out.index_add_(1, torch.tensor(owners, device=out.device), legendre.apply_in_order(matrix, list(values)))
+        Of the nodes after them the first `most` are kept. What is added to an interval comes in the order of the levels
+        of the tree, wherever the way begins: so sums do not depend on what was kept.
+        """
+        given: dict[int, list[tuple[_Met, Tensor | None]]] = {}  # nodes where the way begins, by their level
+        later: list[Node] = []
+        at = ends[0]
+        while at < ends[-1]:
+            node, start = self._node_at(at)
+            way = self._tree.visits(node, ends, at)
+            later += [visit.node for visit in way if visit.owner == AFTER]
+            owners = {visit.node.number: visit.owner for visit in way}
+            given.setdefault(node.number.bit_length(), []).append(((node, owners), start))
+            at = node.stop
+        del later[most:]
+        self._make_room(ends[-1], most - len(later))
+        met: list[_Met] = []  # nodes of one level
+        values = out[:, :0]
+        level = min(given)
+        while met or given:
+            for node, start in given.pop(level, []):
+                start = self._whole() if start is None else start[:, None]
+                met.append(node)
+                values = torch.cat([values, start], 1) if values.shape[1] else start
+            self._give_out(met, values, ends, out)
+            kept = [(node, k) for k, (node, owners) in enumerate(met) if owners[node.number] == AFTER and node in later]
+            # as a part of the level it would keep all of it
+            self._keep([(node, values[:, k].clone()) for node, k in kept])
+            cut = [k for k, (node, owners) in enumerate(met) if owners[node.number] == CUT]
+            nodes = [met[k][0] for k in cut]
+            values = self._cut(nodes, values[:, _places(cut, values)]) if cut else out[:, :0]
+            met = [(part, met[k][1]) for k in cut for part in self._tree.parts(met[k][0])]
+            level += 1
+
+    def _give_out(self, met: list[_Met], values: Tensor, ends: list[int], out: Tensor) -> None:
+        """Add those of n nodes of one level, of values (depth, n, *shape), that are parts of intervals."""
+        alone: list[int] = []
+        joined: tuple[list[int], list[int]] = [], []
+        of = [owners[node.number] for node, owners in met]
+        for k, ((node, _), owner) in enumerate(zip(met, of, strict=True)):
+            if owner >= 0 and (node.start, node.stop) == (ends[owner], ends[owner + 1]):
+                alone.append(k)
+            elif owner >= 0:
+                # An interval has one left and one right part of a level at most: what is added at once goes to
+                # different ones, and the order in which a device adds does not matter.
+                joined[node.number % 2].append(k)
+        if alone:
+            out[:, _places([of[k] for k in alone], out)] = values[:, _places(alone, values)]
+        for parts in filter(None, joined):
+            owners = np.array([of[k] for k in parts])
+            starts, stops = np.array([(met[k][0].start, met[k][0].stop) for k in parts]).T
+            begins, after = np.array(ends)[owners], np.array(ends)[owners + 1]
+            whole = self._length(begins, after)
+            start, part = self._length(begins, starts) / whole, self._length(starts, stops) / whole
+            matrix = self._per_interval(torch.as_tensor(legendre.part_to_whole(start, part, self._depth)), 2)
+            added = legendre.apply_in_order(matrix, values[:, _places(parts, values)])
+            out[:, _places(owners.tolist(), out)] += added
 
     def _cut(self, nodes: list[Node], values: Tensor) -> Tensor:
-        """Values on the left and then on the right parts of n nodes, (depth, 2 n, *shape), from those on the nodes."""
-        starts, middles, stops = np.array([(n.start, self._tree.parts(n)[1].start, n.stop) for n in nodes]).T
-        lengths = self._length(starts, middles), self._length(middles, stops)
-        matrix = self._per_interval(legendre.split_matrix(*lengths, self._depth))
+        """Values on the left and the right part of each of n nodes, (depth, 2 n, *shape), from those on the nodes."""
+        cells = np.array([(node.start, self._tree.parts(node)[1].start, node.stop) for node in nodes]).T
         numbers = self._coefficient_normals(np.array([node.number for node in nodes]))
-        parts = legendre.apply_in_order(matrix.mT, [*values, *numbers]).unflatten(0, (2, self._depth))
-        return torch.cat([parts[0], parts[1]], dim=1)
+        return legendre.cut(values, numbers, self._ratio(cells)).flatten(1, 2)
+
+    def _ratio(self, cells: np.ndarray) -> np.ndarray | Tensor:
+        """Ratios of the parts of n nodes, with as many axes as their values, from their begin, middle and end, (3, n).
+
+        With one clock for all coordinates they stay on the CPU.
+        """
+        if self._variance is None:
+            begin, middle, end = cells
+            return self._per_interval(self._length(begin, middle) / self._length(middle, end))
+        given = to_device(torch.from_numpy(self._ratios(cells)), self._seeds.device)
+        ratio, begin, end = (self._per_interval(values) for values in given)
+        variance = self._variance.reshape(self._shape[1:])
+        return ratio * (1.0 + variance * end) / (1.0 + variance * begin)
+
+    def _ratios(self, cells: np.ndarray) -> np.ndarray:
+        """Of n nodes the ratios of their parts, and the times at which they begin and end: (3, n).
+
+        Where each coordinate has a clock the ratios are those in the clock t.
+        """
+        begin, middle, end = self._time(cells)
+        length = self._clock.length if self._variance is None else np.subtract
+        return np.stack([length(begin, middle) / length(middle, end), begin, end])
 
     def _whole(self) -> Tensor:
         """(depth, 1, *shape) on the whole interval. Its number, 0, is that of no node that is cut."""
@@ -359,22 +414,29 @@ class MasterGrid:
 
     def _normals(self, numbers: np.ndarray, stream: int, event: tuple[int, ...]) -> Tensor:
         """(n, rows, *event)."""
-        nodes = torch.from_numpy(numbers).to(self._seeds.device)
+        nodes = to_device(torch.from_numpy(numbers), self._seeds.device)
         values = normals(self._seeds, nodes, stream, math.prod(event), self._dtype)
         return values.reshape(*values.shape[:2], *event)
 
-    def _length(self, starts: np.ndarray, stops: np.ndarray) -> Tensor:
-        """Step lengths between grid indices, (n, *shape of one length)."""
-        times = (torch.from_numpy(self._time(ends)) for ends in (starts, stops))
-        return torch.as_tensor(self._clock.length(*times))
+    def _length(self, starts: np.ndarray, stops: np.ndarray) -> Any:
+        """Step lengths between grid indices, (n, *shape of one length): a numpy array for one clock, else a tensor."""
+        return self._clock.length(self._time(starts), self._time(stops))
 
     def _time(self, ends: np.ndarray) -> np.ndarray:
         return self._clock.time(ends / float(self._cells), *self._interval)
 
-    def _per_interval(self, matrix: Tensor) -> Tensor:
-        """(n, *batch, i, j) with axes inserted after the first, so that it applies to values of shape (n, *shape)."""
-        missing = len(self._shape) + 3 - matrix.ndim
-        return matrix.reshape(len(matrix), *[1] * missing, *matrix.shape[1:])
+    def _per_interval(self, values: legendre.Array, trailing: int = 0) -> legendre.Array:
+        """(n, *batch, ...) with axes inserted after the first, to fit (n, *shape) but for the trailing axes."""
+        missing = len(self._shape) + 1 + trailing - values.ndim
+        return values.reshape(len(values), *[1] * missing, *values.shape[1:])
+
+
+def _places(places: list[int], values: Tensor) -> slice | Tensor:
+    """An index of the second axis, without a wait for a device; a slice, hence a view, of places evenly apart."""
+    step = places[1] - places[0] if len(places) > 1 else 1
+    if step > 0 and places == list(range(places[0], places[-1] + 1, step)):
+        return slice(places[0], places[-1] + 1, step)
+    return to_device(torch.tensor(places), values.device)
 
 
 def _start(pair: tuple[Node, Tensor]) -> int:

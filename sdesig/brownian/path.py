@@ -12,6 +12,7 @@ import torchsde
 from torch import Tensor
 
 from sdesig._checks import check_device, check_dtype, check_generator, check_integer, check_real, check_shape
+from sdesig._devices import to_device
 from sdesig._philox import GENERATOR_VERSION, check_seeds
 from sdesig.brownian.cell_tree import MOST_CELLS
 from sdesig.brownian.clock import Clock, UniformClock
@@ -104,7 +105,7 @@ class BrownianPath(torchsde.BaseBrownian):
         if generator is not None and device.type != generator.device.type:
             raise TypeError(f"generator must be on the path's device {device}; it is on {generator.device}")
         if seeds is not None:
-            row_seeds = check_seeds(seeds, device)
+            row_seeds = check_seeds(seeds)
             if not shape or len(row_seeds) != shape[0]:
                 raise ValueError(f"seeds must be one per row of shape {shape}; got {len(row_seeds)} seeds")
         check_root("the variance over [t0, t1]", clock.length(t0, t1), dtype)
@@ -138,6 +139,7 @@ class BrownianPath(torchsde.BaseBrownian):
             # With areas a generator's path is a single row of the master grid, whose seed it draws.
             row_seeds = torch.randint(2**62, (1,), generator=generator, device=device)
             shape = (1, *shape)
+        row_seeds = to_device(row_seeds, device)
         grid = MasterGrid(
             t0, t1, shape, depth, clock, row_seeds, cells, dtype, area=area, area_tolerance=area_tolerance
         )
@@ -319,7 +321,7 @@ class BrownianPath(torchsde.BaseBrownian):
     def _values(self, ends: np.ndarray) -> tuple[Tensor, Tensor, Callable[[], Tensor] | None]:
         """Lengths, coefficients (depth, n, *shape) and, to be drawn, areas on the n steps between the ends."""
         h = self._source.lengths(ends)
-        h = h.reshape(len(h), *[1] * (len(self._shape) + 1 - h.ndim), *h.shape[1:]).to(self._device)
+        h = to_device(h.reshape(len(h), *[1] * (len(self._shape) + 1 - h.ndim), *h.shape[1:]), self._device)
         coefficients = self._source.coefficients(ends).reshape(self.depth, len(h), *self._shape).to(self._dtype)
         if self._reflected:
             coefficients = -coefficients

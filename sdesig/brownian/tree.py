@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sdesig._devices import to_device
 from sdesig.brownian.clock import Clock
 from sdesig.signature import legendre
 
@@ -141,8 +142,8 @@ class ConditionalTree:
         if not self.small:
             ends = np.array([s, t])
             h = self.lengths(ends)[0]
-            h = h.reshape([1] * (len(self._shape) - h.ndim) + list(h.shape)).to(self._device, self._dtype)
-            return h, self.coefficients(ends)[:, 0]
+            h = h.reshape([1] * (len(self._shape) - h.ndim) + list(h.shape)).to(self._dtype)
+            return to_device(h, self._device), self.coefficients(ends)[:, 0]
         values = self._step(s, t)
         length = np.array(self._clock.length(s, t), values.dtype, ndmin=len(self._shape))
         return torch.from_numpy(length), self._tensor(values.copy())

@@ -22,10 +22,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sdesig._devices import like, to_device
+
 Array = TypeVar("Array", Tensor, np.ndarray)
 """Tensors, which have gradients and devices, or numpy arrays, whose operations on a few numbers cost far less."""
 
 _SQRT_3 = math.sqrt(3)
+_CLOSED_FORM = 4  # greatest depth whose rotations are known in closed form
 
 
 def orthonormal_legendre(x: Array, depth: int, axis: int = 0) -> Array:
@@ -48,7 +51,8 @@ def orthonormal_legendre(x: Array, depth: int, axis: int = 0) -> Array:
 def gauss_legendre(count: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
     """Nodes and weights on [0, 1], float64 (count,), exact for polynomials of degree < 2 count."""
     nodes, weights = np.polynomial.legendre.leggauss(count)
-    return torch.from_numpy((nodes + 1.0) / 2.0).to(device), torch.from_numpy(weights / 2.0).to(device)
+    values = torch.from_numpy((nodes + 1.0) / 2.0), torch.from_numpy(weights / 2.0)
+    return values if device is None else (to_device(values[0], device), to_device(values[1], device))
 
 
 @functools.lru_cache(maxsize=64)
@@ -74,6 +78,8 @@ def part_to_whole(start: Array, length: Array, depth: int) -> Array:
     xp: Any = torch if isinstance(start, Tensor) else np
     nodes, basis, lower = _quadrature(depth, start.device if isinstance(start, Tensor) else None)
     outer = orthonormal_legendre(start[..., None] + length[..., None] * nodes, depth, axis=-2)
+    # A matrix for each part: one product of all would round differently from one number of parts to another.
+    basis = xp.broadcast_to(basis, (*outer.shape[:-2], *basis.shape))
     return (outer @ basis) * lower * xp.sqrt(length)[..., None, None]
 
 
@@ -168,16 +174,96 @@ def split_matrix(first: Tensor, second: Tensor, depth: int) -> Tensor:
         size = torch.linalg.vector_norm(pair, dim=-1)
         rows, parts = rest[..., :n, :], (rest[..., :n, :] @ whole[..., n, :, None])
         line = torch.zeros_like(whole[..., :1, :])
-        line[..., 0, [n, depth + n]] = pair / size[..., None]
+        line[..., 0, n::depth] = pair / size[..., None]
         length = (size * longest ** (n + 0.5))[..., None, None]
         lines = torch.cat([parts * rows, length * line], -2).flip(-2).cumsum(-2).flip(-2)
         to = torch.cat([parts, length], -2).square().flip(-2).cumsum(-2).flip(-2).sqrt()
         rest[..., :n, :] = (to[..., 1:, :] * rows - parts * lines[..., 1:, :] / to[..., 1:, :]) / to[..., :-1, :]
-        rest[..., n, [depth + n, n]] = pair / size[..., None] * pair.new_tensor([-1.0, 1.0])
+        rest[..., n, n], rest[..., n, depth + n] = pair[..., 1] / size, -pair[..., 0] / size
     # Of two parts the shorter one has the positive signs. The switch sits at 2 : 1 so that rounding in the lengths of
     # a bisection cannot change it.
     sign = torch.where(first < 2 * second, 1.0, -1.0).to(whole)
     return torch.cat([whole, sign[..., None, None] * rest], dim=-2)
+
+
+def rotations(ratio: Array, depth: int) -> tuple[Array, Array]:
+    """`split_matrix` as rotations, each of one normal and one coefficient of the step.
+
+    With the parts r and s = 1 - r of the step and A_n^2 = r^{2n+1} + s^{2n+1} the pairs (z_i, e), for n = depth - 1,
+    ..., 0, e = xi_n and i = 0, ..., n, become (c z_i + s e, c e - s z_i); the last pair of each n is (xi^first_n,
+    xi^second_n), where (c, s) = (s^{n+1/2}, r^{n+1/2})/A_n. The others follow from the minors of I - C_first^T C_first,
+    polynomials in q = r s or in t = (s - r)^2 = 1 - 4q.
+
+    Args:
+        ratio: r/s.
+        depth: at most 4.
+
+    Returns:
+        Factors of z_i, (c, -s), and of e, (s, c), for n = 0, ..., depth - 1 and i = 0, ..., n: each
+        (depth (depth + 1)/2, 2, *ratio.shape). Those of z_i at n = depth - 1 have its sign, see `split_matrix`.
+    """
+    xp: Any = torch if isinstance(ratio, Tensor) else np
+    s = 1.0 / (1.0 + ratio)
+    r = ratio * s
+    h, g = xp.sqrt(r), xp.sqrt(s)
+    pairs = [(g, h)]
+    if depth > 1:
+        d, root = s - r, h * g
+        t = d * d
+        norm_1 = xp.sqrt(0.25 + 0.75 * t)
+        pairs += [(norm_1, -_SQRT_3 * root), (s * g / norm_1, r * h / norm_1)]
+    if depth > 2:
+        q, rr, ss = r * s, r * r * h, s * s * g
+        norm_2 = xp.sqrt(0.0625 * (1.0 + t * (10.0 + 5.0 * t)))
+        b = xp.sqrt(0.25 * (1.0 + t * (5.0 * t - 2.0)))
+        third = q * root
+        pairs += [(b / norm_1, math.sqrt(5) * root * d / norm_1), (norm_1 * norm_2 / b, -math.sqrt(15) * third / b)]
+        pairs += [(ss / norm_2, rr / norm_2)]
+    if depth > 3:
+        norm_3 = xp.sqrt(0.015625 * (1.0 + t * (21.0 + t * (35.0 + 7.0 * t))))
+        c = xp.sqrt(0.00390625 * (9.0 + t * (t * (150.0 + t * (28.0 + 105.0 * t)) - 36.0)))
+        e = xp.sqrt(0.015625 * (9.0 + t * (45.0 + t * (175.0 * t - 165.0))))
+        pairs += [(e / b, math.sqrt(7) * root * (5.0 * q - 1.0) / b)]
+        pairs += [(b * c / (norm_2 * e), math.sqrt(21) * third * d * (2.0 - 5.0 * q) / (norm_2 * e))]
+        pairs += [(norm_2 * norm_3 / c, -math.sqrt(35) * third * q / c), (ss * s / norm_3, rr * r / norm_3)]
+    cosines, sines = (xp.stack(values) for values in zip(*pairs, strict=True))
+    of_normals, of_step = xp.stack([cosines, -sines], 1), xp.stack([sines, cosines], 1)
+    of_normals[-depth:] *= xp.where(ratio < 2.0, 1.0, -1.0)
+    return of_normals, of_step
+
+
+def cut(coefficients: Tensor, normals: Tensor, ratio: np.ndarray | Tensor) -> Tensor:
+    """Coefficients of n steps to those of their two parts, by the rows of `split_matrix`, in few operations.
+
+    Rounding does not depend on the number of steps, nor on the shape of a value.
+
+    Args:
+        coefficients: (depth, n, *shape).
+        normals: (depth, n, *shape), N(0, 1).
+        ratio: lengths of the first parts over those of the second ones, broadcastable to (n, *shape) and with as many
+            axes. What is computed of a numpy array is so on the CPU and copied once.
+
+    Returns:
+        (depth, n, 2, *shape).
+    """
+    depth = len(coefficients)
+    if depth > _CLOSED_FORM:
+        ratio = torch.as_tensor(ratio)
+        matrix = split_matrix(ratio, torch.ones_like(ratio), depth)
+        return apply_in_order(matrix.mT, [*coefficients, *normals]).unflatten(0, (2, depth)).movedim(0, 2)
+    if isinstance(ratio, Tensor):
+        of_normals, of_step = rotations(like(ratio, coefficients), depth)
+    else:
+        of_normals, of_step = like(torch.from_numpy(np.stack(rotations(ratio, depth))), coefficients)
+    of_normals, of_step = of_normals.movedim(1, 2), of_step.movedim(1, 2)
+    z, at = list(normals), len(of_normals)
+    out = coefficients.new_empty(depth, coefficients.shape[1], 2, *coefficients.shape[2:])
+    for n in reversed(range(depth)):
+        e, at = coefficients[n], at - n - 1
+        for i in range(n + 1):
+            pair = torch.mul(of_normals[at + i], z[i][:, None], out=out[n] if i == n else None)
+            z[i], e = pair.addcmul_(of_step[at + i], e[:, None]).unbind(1)
+    return out
 
 
 def apply(matrix: Tensor, coefficients: Tensor) -> Tensor:
@@ -190,7 +276,7 @@ def apply(matrix: Tensor, coefficients: Tensor) -> Tensor:
     Returns:
         (rows, *shape), in the dtype of the coefficients.
     """
-    matrix = matrix.to(coefficients)
+    matrix = like(matrix, coefficients)
     if matrix.ndim == 2:
         shape = coefficients.shape
         return (matrix @ coefficients.reshape(shape[0], shape[1:].numel())).reshape(len(matrix), *shape[1:])
@@ -202,18 +288,13 @@ def apply_in_order(matrix: Tensor, coefficients: Sequence[Tensor] | Tensor) -> T
 
     A path's rows must not change with the batch size. The coefficients may be a list of tensors of one shape.
     """
-    shared = matrix.ndim == 2
-    entries = matrix.tolist() if shared else matrix.to(coefficients[0]).movedim((-2, -1), (0, 1)).contiguous()
-    rows = []
-    for entry in entries:
-        row = entry[0] * coefficients[0]
-        for weight, value in zip(entry[1:], coefficients[1:], strict=True):
-            if not shared:
-                row.addcmul_(weight, value)
-            elif weight != 0.0:
-                row.add_(value, alpha=weight)
-        rows.append(row)
-    return torch.stack(rows)
+    weights = like(matrix, coefficients[0]).movedim((-1, -2), (0, 1)).contiguous()
+    missing = coefficients[0].ndim + 2 - weights.ndim
+    weights = weights.reshape(*weights.shape[:2], *[1] * missing, *weights.shape[2:])
+    rows = weights[0] * coefficients[0]
+    for weight, value in zip(weights[1:], coefficients[1:], strict=True):
+        rows.addcmul_(weight, value)
+    return rows
 
 
 def split_coefficients(

@@ -753,15 +753,37 @@ def test_what_is_compiled_gives_the_numbers_of_torch(depth: int, event, clock, m
         torch.testing.assert_close(values, paths[1].partial_signatures(query).coefficients, rtol=0, atol=2e-13)
 
 
-def test_what_is_compiled_does_not_depend_on_the_batch():
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("clock", ["one", "coordinates"])
+@pytest.mark.parametrize(
+    "event, depth, dtype", [((2,), 2, torch.float32), ((1030,), 4, torch.float32), ((3,), 3, F64), ((5,), 5, F64)]
+)
+def test_a_path_does_not_depend_on_the_batch(compiled: bool, clock: str, event, depth: int, dtype, monkeypatch):
     """Bit for bit: of few rows and of many, one after the other and at once."""
-    for event, depth, dtype in [((2,), 2, torch.float32), ((1030,), 4, torch.float32), ((3,), 3, F64)]:
-        options = {"depth": depth, "cells": 2**5, "dtype": dtype}
-        whole = BrownianPath(0.0, 1.0, (300, *event), seeds=range(300), **options)
-        values = whole.partial_signatures(whole.grid(9)).coefficients
-        for seeds in ([0], [299], [3, 299, 17], range(100, 231)):
-            path = BrownianPath(0.0, 1.0, (len(seeds), *event), seeds=seeds, **options)
-            assert torch.equal(path.partial_signatures(path.grid(9)).coefficients, values[:, :, list(seeds)])
+    if not compiled:
+        monkeypatch.setattr("sdesig.brownian.master_grid.kernels", lambda: None)
+        monkeypatch.setattr("sdesig.brownian.philox.kernels", lambda: None)
+    variance = torch.linspace(0.1, 2.0, *event) if clock == "coordinates" else 0.3
+    options = {"depth": depth, "cells": 2**5, "dtype": dtype, "clock": SNRClock(variance)}
+    whole = BrownianPath(0.1, 1.0, (300, *event), seeds=range(300), **options)
+    times = whole.grid(9).tolist()
+    values = whole.partial_signatures(times).coefficients
+    for seeds in ([0], [299], [3, 299, 17], range(100, 231)):
+        path = BrownianPath(0.1, 1.0, (len(seeds), *event), seeds=seeds, **options)
+        for k in (4, 0, 8):
+            step = path.partial_signature(times[k], times[k + 1]).coefficients
+            assert torch.equal(step, values[:, k, list(seeds)])
+        assert torch.equal(path.partial_signatures(times).coefficients, values[:, :, list(seeds)])
+
+
+def test_a_node_that_is_kept_keeps_no_others(monkeypatch):
+    """The operations of torch cut all nodes of a level at once; of what waits, the memory is its own."""
+    monkeypatch.setattr("sdesig.brownian.master_grid.kernels", lambda: None)
+    path = BrownianPath(0.0, 1.0, (3, 2), seeds=range(3), cells=2**6)
+    path.partial_signatures(path.grid(64)[:4])
+    assert len(path._source._kept) > 1
+    for _, values in path._source._kept:
+        assert values.untyped_storage().nbytes() == values.nbytes
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -1,19 +1,22 @@
 """How often a host waits for a device, as counts: per step of a solver, per iteration of a training.
 
-Reads of values and blocking copies both count, apart from those that the drawing of a path makes, which are not per
-step of its solver. The bounds are what is needed now; a change that waits more often is to be seen here.
+Reads of values and blocking copies both count, of the drawing of paths too. The bounds are what is needed now; a change
+that waits more often is to be seen here.
 """
 
 from collections import Counter
+from itertools import pairwise
 
 import pytest
+import torch
 from test_devices_distillation import DATA, distilled, space_on, student_on, teacher_on
 from test_devices_solvers import reverse, solved
 from torch import Generator, manual_seed, randn, tensor, zeros
 
 from sdesig._checks import check_step, unread
+from sdesig.brownian import BrownianPath, UniformClock
 from sdesig.images import PathAverageScheduler
-from sdesig.sampling import GaussianReference, TeacherOptions, choose_grid, information_floor
+from sdesig.sampling import GaussianReference, SNRClock, TeacherOptions, choose_grid, information_floor
 from sdesig.sde import VP
 from sdesig.sde.problems import DoubleWell, GeometricBrownianMotion, LinearSDE, OrnsteinUhlenbeck
 from sdesig.sigdeg import MLP, TrainingOptions, train_teacher
@@ -32,15 +35,9 @@ SCHEMES = [
 ]
 
 
-PATH = ("sdesig/brownian/", "sdesig/signature/legendre.py")
-"""Where paths are drawn."""
-
-
 def waits_of(count):
     """By line; not those of the functions of this folder, which stand for a user's."""
-    drawing = Counter({where: n for where, n in count.everything.items() if any(part in where for part in PATH)})
-    ours = Counter({where: n for where, n in count.everything.items() if "sdesig/" in where or "autograd" in where})
-    return ours - drawing
+    return Counter({where: n for where, n in count.everything.items() if "sdesig/" in where or "autograd" in where})
 
 
 @pytest.fixture
@@ -77,9 +74,41 @@ def test_checks_within_unread_look_at_no_device(counted):
             check(there)
 
 
+CLOCKS = {
+    "uniform": UniformClock,
+    "one": lambda: SNRClock(0.3),
+    "coordinates": lambda: SNRClock(tensor([0.3, 2.0], device="virt")),
+    "coordinates on the CPU": lambda: SNRClock(tensor([0.3, 2.0])),
+    "a power": lambda: SNRClock(tensor([0.3, 2.0], device="virt"), 0.25),
+}
+
+
+@pytest.mark.parametrize("clock", CLOCKS)
+@pytest.mark.parametrize("depth", [1, 2, 5])
+@pytest.mark.parametrize("source", ["seeds", "generator"])
+def test_a_query_of_a_path(per_unit, clock, depth, source):
+    """One by one, at once and between known times; a path checks what it is given, once."""
+
+    def compute(steps):
+        given = {"seeds": range(3)} if source == "seeds" else {"generator": torch.Generator("virt").manual_seed(0)}
+        options = {"clock": CLOCKS[clock](), "cells": 40, "depth": depth, "device": "virt"}
+        for area in (False,) if clock not in ("uniform", "one") else (False, True):
+            path = BrownianPath(0.1, 1.0, (3, 2), area=area, **options, **given)
+            times = path.grid(steps).tolist()
+            for s, t in pairwise(times):
+                step = path.partial_signature(s, t)
+                assert not area or step.levy_area is not None
+            path.partial_signatures(path.grid(steps + 1))
+            path(times[0], times[2])
+
+    per_query, whole = per_unit(compute)
+    assert per_query == 0
+    assert whole <= 4
+
+
 @pytest.mark.parametrize("scheme, problem", SCHEMES)
 def test_a_step_of_a_scheme(counted, scheme, problem):
-    """Reads alone, and those of the path with them."""
+    """Reads alone: problems copy their numbers in every evaluation."""
     numbers = []
     for n in (4, 8):
         with counted() as count:
@@ -192,6 +221,6 @@ def test_a_step_of_the_choice_of_a_grid(per_unit, kind):
         choose_grid(teacher, space_on("virt", kind), cells=2, fine_per_cell=n, **options)
 
     per_cell, whole = per_unit(cells, 2, 4)
-    assert per_cell <= 3
+    assert per_cell <= 2
     assert whole <= 12
     assert per_unit(fine, 16, 48)[0] <= 3 / 8  # of two cells, once for all and once for each of them

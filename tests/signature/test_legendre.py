@@ -7,6 +7,7 @@ import sympy
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sdesig.signature import legendre
 
@@ -108,6 +109,43 @@ def test_split_matrix_is_continuous_in_the_ratio(ratio: float, depth: int):
     lengths = [torch.tensor([r, 1 - r], dtype=torch.float64) for r in (ratio, ratio * (1 + 1e-12))]
     near = [legendre.split_matrix(*pair, depth) for pair in lengths]
     assert (near[0] - near[1]).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("depth, tolerance", [(1, 1e-15), (2, 1e-15), (3, 3e-15), (4, 1e-14), (5, 1e-14)])
+def test_a_cut_is_the_split_matrix(depth: int, tolerance: float):
+    """Of unit vectors, at ratios of parts that the signs depend on, given as floats and for each coordinate."""
+    ratios = torch.tensor([1e-12, 1e-4, 0.3, 1.0, 1.99, 2.0, 2.01, 7.0, 1e4, 1e12], dtype=torch.float64)
+    matrices = legendre.split_matrix(ratios, torch.ones_like(ratios), depth)
+    unit = torch.eye(2 * depth, dtype=torch.float64)
+    by_step = unit[:, None].expand(-1, len(ratios), -1)
+    parts = legendre.cut(by_step[:depth], by_step[depth:], ratios[:, None].numpy())
+    torch.testing.assert_close(parts.permute(1, 3, 2, 0).flatten(2), matrices, rtol=0, atol=tolerance)
+    by_coordinate = unit[:, None, :, None].expand(-1, 1, -1, len(ratios))
+    parts = legendre.cut(by_coordinate[:depth], by_coordinate[depth:], ratios[None, None])
+    torch.testing.assert_close(parts[:, 0].permute(3, 2, 1, 0).flatten(2), matrices, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("depth, once, each", [(1, 4, 20), (2, 8, 40), (4, 24, 130)])
+def test_a_cut_takes_few_operations(depth: int, once: int, each: int):
+    """Each is a kernel on a GPU: with one ratio for all coordinates, and one for each."""
+    values, normals = torch.randn(2, depth, 3, 5, generator=torch.Generator().manual_seed(0))
+    for ratio, most in ((np.ones((3, 1)), once), (torch.ones(3, 5), each)):
+        with Operations() as operations:
+            legendre.cut(values, normals, ratio)
+        assert operations.count <= most
+
+
+class Operations(TorchDispatchMode):
+    """How many operations write something: views and empty tensors do not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, operation, types, arguments=(), options=None):
+        made = operation(*arguments, **(options or {}))
+        self.count += not operation.is_view and "empty" not in operation.name()
+        return made
 
 
 def test_apply_agrees_with_einsum():
