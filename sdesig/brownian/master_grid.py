@@ -18,7 +18,7 @@ from sdesig._checks import check_integer
 from sdesig._memory import rows_at_once
 from sdesig.brownian.cell_tree import AFTER, CUT, CellTree, Node, Visit
 from sdesig.brownian.clock import Clock
-from sdesig.brownian.philox import GENERATOR_VERSION, kernels, normals
+from sdesig.brownian.philox import GENERATOR_VERSION, as_numpy, kernels, normals, numpy_dtype
 from sdesig.signature import legendre
 from sdesig.signature.areas.chen import chen_area
 from sdesig.signature.areas.levy_area import check_memory, check_range, strong_area
@@ -28,6 +28,10 @@ _COEFFICIENTS, _INITIAL, _AREA = 0, 1, 2  # streams of the generator; the draws 
 _COPIES = 8  # of a value that are counted for each that is asked for: parents, halves, normals and temporaries
 _LOOKED_AT = 1 << 12  # cells of a grid whose lengths are looked at to find the longest
 _FEWEST_KEPT, _MOST_KEPT, _KEPT_NUMBERS = 3, 64, 2**20  # nodes that wait for later queries, and their numbers
+
+
+Values = Tensor | np.ndarray
+"""Of a node: a tensor (depth, *shape), or what is compiled makes of it, (depth, number of values)."""
 
 
 class MasterGrid:
@@ -68,15 +72,17 @@ class MasterGrid:
         self._interval = (t0, t1)
         # Half precision would round differently from one batch size to another.
         self._dtype = torch.promote_types(dtype, torch.float32)
-        self._variance: Tensor | None = None
-        if isinstance(clock.length(t0, t1), Tensor) and clock.variances is not None:
-            self._variance = clock.variances.to(self._dtype).broadcast_to(shape[1:]).reshape(-1)
-        one_clock = not isinstance(clock.length(t0, t1), Tensor)
-        self._may_compile = (
-            seeds.device.type == "cpu" and math.prod(shape) > 0 and (one_clock or self._variance is not None)
-        )
+        self._may_compile = seeds.device.type == "cpu" and math.prod(shape) > 0
+        self._variance: np.ndarray | None = None  # of each coordinate, where clocks differ
+        if self._may_compile and isinstance(clock.length(t0, t1), Tensor):
+            variances = clock.variances
+            self._may_compile = variances is not None and not variances.requires_grad
+            if variances is not None and self._may_compile:
+                own = variances.to(seeds.device, self._dtype).broadcast_to(shape[1:]).reshape(-1)
+                self._variance = as_numpy(own)
+                self._may_compile = float(self._variance.max()) * max(1.0, t1) < torch.finfo(self._dtype).max
         self._lock = threading.RLock()
-        self._kept: list[tuple[Node, Tensor]] = []  # nodes that lie after an earlier query, by their start
+        self._kept: list[tuple[Node, Values]] = []  # nodes that lie after an earlier query, by their start
         self._recent_areas: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
         self.area_tolerance: float | None = None
         if area:
@@ -143,7 +149,12 @@ class MasterGrid:
     def coefficients(self, ends: np.ndarray) -> Tensor:
         """(depth, n, *shape) on the n intervals between n + 1 increasing grid indices."""
         numbers, compiled = self._depth * math.prod(self._shape), self._kernels()
-        out = torch.zeros((self._depth, len(ends) - 1, *self._shape), dtype=self._dtype, device=self._seeds.device)
+        size = (self._depth, len(ends) - 1, *self._shape)
+        out: Any = None
+        if compiled is not None:
+            out = np.empty(size, numpy_dtype(self._dtype))
+        else:
+            out = torch.zeros(size, dtype=self._dtype, device=self._seeds.device)
         # The operations of torch hold all nodes of a level, with temporaries; what is compiled holds none.
         step = len(ends) if compiled is not None else rows_at_once(_COPIES * numbers)
         most = min(_MOST_KEPT, max(_FEWEST_KEPT, _KEPT_NUMBERS // max(1, numbers)))
@@ -163,7 +174,7 @@ class MasterGrid:
                 del values
                 if later:
                     self._keep(list(zip(later, kept, strict=True)))
-        return out
+        return out if compiled is None else torch.from_numpy(out)
 
     def levy_areas(self, ends: np.ndarray) -> Tensor:
         """(n, *shape, d) on the n intervals between n + 1 increasing grid indices: Chen sums over their leaves.
@@ -248,7 +259,7 @@ class MasterGrid:
         compiled = kernels() if self._may_compile else None
         return compiled if compiled is not None and self._depth <= compiled.DEEPEST else None
 
-    def _node_at(self, cell: int) -> tuple[Node, Tensor | None]:
+    def _node_at(self, cell: int) -> tuple[Node, Any]:
         """A node that contains the cell, with its value: one that was kept, which then is so no more; else the root."""
         with self._lock:
             index = bisect_right(self._kept, cell, key=_start) - 1
@@ -263,7 +274,7 @@ class MasterGrid:
                 self._kept = sorted(self._kept, key=lambda pair: abs(pair[0].start - cell))[:most]
                 self._kept.sort(key=_start)
 
-    def _keep(self, nodes: list[tuple[Node, Tensor]]) -> None:
+    def _keep(self, nodes: list[tuple[Node, Values]]) -> None:
         """Keep nodes for later queries."""
         # After the step [1, 2) of 2^3 cells the nodes 5, [2, 4), and 3, [4, 8), are kept. The next step, [2, 3), cuts
         # node 5, which leaves 11, [3, 4), and 3; and so on: no node is cut twice.
@@ -273,8 +284,8 @@ class MasterGrid:
             self._kept.sort(key=_start)
 
     def _cut_compiled(
-        self, compiled: Any, way: list[Visit], values: Tensor | None, out: Tensor, keep: int
-    ) -> list[Tensor]:
+        self, compiled: Any, way: list[Visit], values: np.ndarray | None, out: np.ndarray, keep: int
+    ) -> list[np.ndarray]:
         """Go the way down from a node's values, those of the whole if None; return the first `keep` nodes after it."""
         doings: list[tuple[int, int, int]] = []
         spans: list[tuple[int, int, int, int]] = []  # what is cut or joined: its number, begin, middle, end
@@ -300,15 +311,16 @@ class MasterGrid:
             length = self._clock.length if self._variance is None else np.subtract
             ratios[numbers, 0] = length(begin, middle) / length(middle, end)
             ratios[numbers, 1], ratios[numbers, 2] = begin, end
-        kept = [torch.empty((self._depth, *self._shape), dtype=self._dtype) for _ in range(keep)]
+        flat = (self._depth, math.prod(self._shape))
+        kept = [np.empty(flat, out.dtype) for _ in range(keep)]
         compiled.descend(
-            self._seeds,
+            as_numpy(self._seeds),
             (_COEFFICIENTS, GENERATOR_VERSION),
             self._variance,
-            None if values is None else values.reshape(self._depth, -1),
+            values,
             np.array(doings, dtype=np.int64),
             ratios,
-            out.flatten(2),
+            out.reshape(self._depth, -1, flat[1]),
             kept,
         )
         return kept
@@ -377,5 +389,5 @@ class MasterGrid:
         return matrix.reshape(len(matrix), *[1] * missing, *matrix.shape[1:])
 
 
-def _start(pair: tuple[Node, Tensor]) -> int:
+def _start(pair: tuple[Node, Values]) -> int:
     return pair[0].start
