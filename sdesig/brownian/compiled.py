@@ -472,6 +472,13 @@ def _sort(quarters: Any, runs: Any, counters: int, event: int, rows: int, z: Any
                     z[k, row * event + c + i] = quarters[j, row * counters + b + i]
 
 
+@_inline
+def _copy(source: Any, to: Any) -> None:
+    """Copy numbers: numba takes seconds to compile the assignment of a slice, with its errors."""
+    for i in range(len(source)):
+        to[i] = source[i]
+
+
 @_compiled
 def _descend(
     tiles: Any,
@@ -534,11 +541,13 @@ def _descend(
             _fill(low, high, position[:lanes], np.uint32(0), stream, version, drawn)
             if whole_rows:
                 _sort(drawn, runs, counters, event, n_rows, z)
-            node[:] = z
+            for k in range(depth):
+                _copy(z[k], node[k])
         else:
             for g in range(groups):
-                at = begin + g * counters
-                node[:, g * length : (g + 1) * length] = given[:, at : at + length]
+                at, part = begin + g * counters, slice(g * length, (g + 1) * length)
+                for k in range(depth):
+                    _copy(given[k, at : at + length], node[k, part])
         for n in range(len(doings)):
             what, cell, place = doings[n]
             node = stack[top, : depth * used].reshape(depth, used)
@@ -551,21 +560,24 @@ def _descend(
                 _cut(node, z, left, ratios[n, 0], ratios[n, 1], ratios[n, 2], variances)
                 continue
             top -= 1
-            for g in range(groups):
-                at = begin + g * counters
-                part = slice(g * length, (g + 1) * length)
-                if what == STORE:
-                    out[:, place, at : at + length] = node[:, part]
-                elif what == KEEP:
-                    whole = carray(_pointer(kept[place]), (depth, len(seeds) * event), out.dtype)
-                    whole[:, at : at + length] = node[:, part]
-                elif what == JOIN:
-                    y[:, part] = out[:, place, at : at + length]
+            if what == DROP:
+                continue
             if what == JOIN:
-                _join(y, node, ratios[n, 0], ratios[n, 1], ratios[n, 2], variances)
                 for g in range(groups):
-                    at = begin + g * counters
-                    out[:, place, at : at + length] = y[:, g * length : (g + 1) * length]
+                    at, part = begin + g * counters, slice(g * length, (g + 1) * length)
+                    for k in range(depth):
+                        _copy(out[k, place, at : at + length], y[k, part])
+                _join(y, node, ratios[n, 0], ratios[n, 1], ratios[n, 2], variances)
+            for g in range(groups):
+                at, part = begin + g * counters, slice(g * length, (g + 1) * length)
+                for k in range(depth):
+                    if what == KEEP:
+                        whole = carray(_pointer(kept[place]), (depth, len(seeds) * event), out.dtype)
+                        _copy(node[k, part], whole[k, at : at + length])
+                    elif what == STORE:
+                        _copy(node[k, part], out[k, place, at : at + length])
+                    else:
+                        _copy(y[k, part], out[k, place, at : at + length])
 
 
 @_compiled
