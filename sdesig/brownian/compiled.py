@@ -1,15 +1,16 @@
 """The drawing of seeded paths on the CPU, compiled by numba: bits, normals and cuts in one pass through the cache.
 
 The torch operations of `sdesig.brownian.philox` and `sdesig.signature.legendre.split_matrix` are the reference; these
-are the same bits, and the same numbers to rounding. A node of depth <= 4 is cut by rotations in closed form. Let r and
-s = 1 - r be the shares of the parts. The node's coefficients xi_0, ..., xi_{d-1} and normals z_0, ..., z_{d-1} become
-those of the parts, a and b, from the last pair to the first: for n = d - 1, ..., 0
+are the same bits, and the same numbers to rounding. A node of depth d <= 4 is cut by rotations in closed form. Let r
+and s = 1 - r be the shares of the parts. The node's coefficients xi_0, ..., xi_{d-1} and normals z_0, ..., z_{d-1},
+whose signs are as in `split_matrix`, become those of the parts, a and b, from the last pair to the first:
+for n = d - 1, ..., 0
 
     e = xi_n;   z_i, e = c_ni z_i + s_ni e, c_ni e - s_ni z_i   for i = 0, ..., n - 1;
     a_n, b_n = g_n z_n + h_n e, g_n e - h_n z_n,   (h_n, g_n) = (r^{n+1/2}, s^{n+1/2}) / sqrt(r^{2n+1} + s^{2n+1}),
 
 where c_ni, s_ni are algebraic functions of r (`_rotations_4`): they turn the Gram-Schmidt basis of `split_matrix` for n
-coefficients into that for n + 1. Joining two parts is the same cascade upwards.
+coefficients into that for n + 1. Joining two parts is the same cascade backwards.
 
 No number depends on its neighbours, and no product and sum are contracted: a row is the same in every batch.
 """
@@ -183,10 +184,17 @@ def _rotations_3(ratio: Any, real: Any) -> Any:
 def _rotations_4(ratio: Any, real: Any) -> Any:
     """The same, and (h_3, g_3, c_32, s_32, c_31, s_31, c_30, s_30).
 
-    With the minors E of I - C_first^T C_first, as polynomials in q = r s or in t = (s - r)^2 = 1 - 4q:
+    With q = r s, and A_n^2 = r^{2n+1} + s^{2n+1}, B^2 = 1 - 8q + 20q^2, C^2 = 1 - 12q + 54q^2 - 112q^3 + 105q^4 and
+    D^2 = 1 - 15q + 90q^2 - 175q^3, roots of minors of I - C_first^T C_first,
 
-        s_i / c_i = sqrt(15) q^{3/2}/(A_1 A_2), ...,   A_n^2 = r^{2n+1} + s^{2n+1},   B^2 = 1 - 8q + 20q^2,
-        C^2 = 1 - 12q + 54q^2 - 112q^3 + 105q^4,   D^2 = 1 - 15q + 90q^2 - 175q^3.
+        c_10 = A_1,             s_10 = -sqrt(3q),
+        c_21 = A_1 A_2/B,       s_21 = -sqrt(15) q^{3/2}/B,
+        c_20 = B/A_1,           s_20 = sqrt(5q) (s - r)/A_1,
+        c_32 = A_2 A_3/C,       s_32 = -sqrt(35) q^{5/2}/C,
+        c_31 = B C/(A_2 D),     s_31 = sqrt(21) q^{3/2} (s - r)(2 - 5q)/(A_2 D),
+        c_30 = D/B,             s_30 = -sqrt(7q) (1 - 5q)/B.
+
+    The polynomials are summed in t = (s - r)^2 = 1 - 4q, where little cancels.
     """
     s = real(1) / (real(1) + ratio)
     r = ratio * s
