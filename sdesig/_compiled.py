@@ -1,15 +1,16 @@
 """The drawing of seeded paths on the CPU, compiled by numba: bits, normals and cuts in one pass through the cache.
 
 The torch operations of `sdesig._philox` and `sdesig.signature.legendre.split_matrix` are the reference; these
-are the same bits, and the same numbers to rounding. A node of depth <= 4 is cut by rotations in closed form. Let r and
-s = 1 - r be the shares of the parts. The node's coefficients xi_0, ..., xi_{d-1} and normals z_0, ..., z_{d-1} become
-those of the parts, a and b, from the last pair to the first: for n = d - 1, ..., 0
+are the same bits, and the same numbers to rounding. A node of depth d <= 4 is cut by rotations in closed form. Let r
+and s = 1 - r be the shares of the parts. The node's coefficients xi_0, ..., xi_{d-1} and normals z_0, ..., z_{d-1},
+whose signs are as in `split_matrix`, become those of the parts, a and b, from the last pair to the first:
+for n = d - 1, ..., 0
 
     e = xi_n;   z_i, e = c_ni z_i + s_ni e, c_ni e - s_ni z_i   for i = 0, ..., n - 1;
     a_n, b_n = g_n z_n + h_n e, g_n e - h_n z_n,   (h_n, g_n) = (r^{n+1/2}, s^{n+1/2}) / sqrt(r^{2n+1} + s^{2n+1}),
 
 where c_ni, s_ni are algebraic functions of r (`_rotations_4`): they turn the Gram-Schmidt basis of `split_matrix` for n
-coefficients into that for n + 1. Joining two parts is the same cascade upwards.
+coefficients into that for n + 1. Joining two parts is the same cascade backwards.
 
 No number depends on its neighbours, and no product and sum are contracted: a row is the same in every batch.
 """
@@ -18,9 +19,10 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from itertools import pairwise
 from typing import Any
 
@@ -30,7 +32,6 @@ from llvmlite import ir
 from numba import carray, njit, types
 from numba.core import event
 from numba.extending import intrinsic
-from torch import Tensor
 
 DEEPEST = 4
 """Greatest depth of the paths that are cut here."""
@@ -54,7 +55,15 @@ def _pointer(typing: Any, address: Any) -> Any:
 
 
 _inline: Any = njit(inline="always", error_model="numpy")
-_compiled: Any = njit(nogil=True, error_model="numpy", cache=True)
+
+
+def _compiled(function: Any) -> Any:
+    """Compile a function, and keep it on disk where a folder can be written to."""
+    options: Any = {"nogil": True, "error_model": "numpy"}
+    try:
+        return njit(cache=True, **options)(function)
+    except RuntimeError:  # numba finds no such folder
+        return njit(**options)(function)
 
 
 @_intrinsic
@@ -175,10 +184,17 @@ def _rotations_3(ratio: Any, real: Any) -> Any:
 def _rotations_4(ratio: Any, real: Any) -> Any:
     """The same, and (h_3, g_3, c_32, s_32, c_31, s_31, c_30, s_30).
 
-    With the minors E of I - C_first^T C_first, as polynomials in q = r s or in t = (s - r)^2 = 1 - 4q:
+    With q = r s, and A_n^2 = r^{2n+1} + s^{2n+1}, B^2 = 1 - 8q + 20q^2, C^2 = 1 - 12q + 54q^2 - 112q^3 + 105q^4 and
+    D^2 = 1 - 15q + 90q^2 - 175q^3, roots of minors of I - C_first^T C_first,
 
-        s_i / c_i = sqrt(15) q^{3/2}/(A_1 A_2), ...,   A_n^2 = r^{2n+1} + s^{2n+1},   B^2 = 1 - 8q + 20q^2,
-        C^2 = 1 - 12q + 54q^2 - 112q^3 + 105q^4,   D^2 = 1 - 15q + 90q^2 - 175q^3.
+        c_10 = A_1,             s_10 = -sqrt(3q),
+        c_21 = A_1 A_2/B,       s_21 = -sqrt(15) q^{3/2}/B,
+        c_20 = B/A_1,           s_20 = sqrt(5q) (s - r)/A_1,
+        c_32 = A_2 A_3/C,       s_32 = -sqrt(35) q^{5/2}/C,
+        c_31 = B C/(A_2 D),     s_31 = sqrt(21) q^{3/2} (s - r)(2 - 5q)/(A_2 D),
+        c_30 = D/B,             s_30 = -sqrt(7q) (1 - 5q)/B.
+
+    The polynomials are summed in t = (s - r)^2 = 1 - 4q, where little cancels.
     """
     s = real(1) / (real(1) + ratio)
     r = ratio * s
@@ -351,11 +367,12 @@ def _cut(x: Any, z: Any, left: Any, ratio: Any, begin: Any, end: Any, variance: 
     """Cut the columns of x, (depth, n): the left parts to `left`, the right ones to x. One ratio serves in float64.
 
     The normals' signs are those of `split_matrix`: z_i adds to the left part up to 2 : 1, from there on to the right.
+    Which side a coordinate is on is told in float64, as there: else some would be on other paths.
     """
     real = x.dtype.type
     depth, n = x.shape
-    one, two = real(1), real(2)
     sign = 1.0 if ratio < 2.0 else -1.0
+    one, less, by = real(1), ratio - 2.0, ratio * end - 2.0 * begin  # r/s - 2 has the sign of less + c by
     if len(variance) == 0:
         if depth == 1:
             rotations_1 = _rotations_1(ratio, np.float64)
@@ -376,19 +393,23 @@ def _cut(x: Any, z: Any, left: Any, ratio: Any, begin: Any, end: Any, variance: 
     elif depth == 1:
         for i in range(n):
             own = _ratio_of(ratio, begin, end, variance[i], real)
-            _cut_column_1(x, z, left, i, one if own < two else -one, _rotations_1(own, real))
+            own_sign = one if less + variance[i] * by < 0.0 else -one
+            _cut_column_1(x, z, left, i, own_sign, _rotations_1(own, real))
     elif depth == 2:
         for i in range(n):
             own = _ratio_of(ratio, begin, end, variance[i], real)
-            _cut_column_2(x, z, left, i, one if own < two else -one, _rotations_2(own, real))
+            own_sign = one if less + variance[i] * by < 0.0 else -one
+            _cut_column_2(x, z, left, i, own_sign, _rotations_2(own, real))
     elif depth == 3:
         for i in range(n):
             own = _ratio_of(ratio, begin, end, variance[i], real)
-            _cut_column_3(x, z, left, i, one if own < two else -one, _rotations_3(own, real))
+            own_sign = one if less + variance[i] * by < 0.0 else -one
+            _cut_column_3(x, z, left, i, own_sign, _rotations_3(own, real))
     elif depth == 4:
         for i in range(n):
             own = _ratio_of(ratio, begin, end, variance[i], real)
-            _cut_column_4(x, z, left, i, one if own < two else -one, _rotations_4(own, real))
+            own_sign = one if less + variance[i] * by < 0.0 else -one
+            _cut_column_4(x, z, left, i, own_sign, _rotations_4(own, real))
 
 
 @_compiled
@@ -459,6 +480,13 @@ def _sort(quarters: Any, runs: Any, counters: int, event: int, rows: int, z: Any
                     z[k, row * event + c + i] = quarters[j, row * counters + b + i]
 
 
+@_inline
+def _copy(source: Any, to: Any) -> None:
+    """Copy numbers: numba takes seconds to compile the assignment of a slice, with its errors."""
+    for i in range(len(source)):
+        to[i] = source[i]
+
+
 @_compiled
 def _descend(
     tiles: Any,
@@ -521,11 +549,13 @@ def _descend(
             _fill(low, high, position[:lanes], np.uint32(0), stream, version, drawn)
             if whole_rows:
                 _sort(drawn, runs, counters, event, n_rows, z)
-            node[:] = z
+            for k in range(depth):
+                _copy(z[k], node[k])
         else:
             for g in range(groups):
-                at = begin + g * counters
-                node[:, g * length : (g + 1) * length] = given[:, at : at + length]
+                at, part = begin + g * counters, slice(g * length, (g + 1) * length)
+                for k in range(depth):
+                    _copy(given[k, at : at + length], node[k, part])
         for n in range(len(doings)):
             what, cell, place = doings[n]
             node = stack[top, : depth * used].reshape(depth, used)
@@ -538,21 +568,24 @@ def _descend(
                 _cut(node, z, left, ratios[n, 0], ratios[n, 1], ratios[n, 2], variances)
                 continue
             top -= 1
-            for g in range(groups):
-                at = begin + g * counters
-                part = slice(g * length, (g + 1) * length)
-                if what == STORE:
-                    out[:, place, at : at + length] = node[:, part]
-                elif what == KEEP:
-                    whole = carray(_pointer(kept[place]), (depth, len(seeds) * event), out.dtype)
-                    whole[:, at : at + length] = node[:, part]
-                elif what == JOIN:
-                    y[:, part] = out[:, place, at : at + length]
+            if what == DROP:
+                continue
             if what == JOIN:
-                _join(y, node, ratios[n, 0], ratios[n, 1], ratios[n, 2], variances)
                 for g in range(groups):
-                    at = begin + g * counters
-                    out[:, place, at : at + length] = y[:, g * length : (g + 1) * length]
+                    at, part = begin + g * counters, slice(g * length, (g + 1) * length)
+                    for k in range(depth):
+                        _copy(out[k, place, at : at + length], y[k, part])
+                _join(y, node, ratios[n, 0], ratios[n, 1], ratios[n, 2], variances)
+            for g in range(groups):
+                at, part = begin + g * counters, slice(g * length, (g + 1) * length)
+                for k in range(depth):
+                    if what == KEEP:
+                        whole = carray(_pointer(kept[place]), (depth, len(seeds) * event), out.dtype)
+                        _copy(node[k, part], whole[k, at : at + length])
+                    elif what == STORE:
+                        _copy(node[k, part], out[k, place, at : at + length])
+                    else:
+                        _copy(y[k, part], out[k, place, at : at + length])
 
 
 @_compiled
@@ -581,27 +614,28 @@ def _normals(pairs: Any, constants: Any, seeds: Any, cells: Any, out: Any) -> No
         number += rows
 
 
-def normals(seeds: Tensor, cells: Tensor, constants: tuple[int, int], out: Tensor) -> None:
+def normals(seeds: np.ndarray, cells: np.ndarray, constants: tuple[int, int], out: np.ndarray) -> None:
     """N(0, 1) numbers to `out`, (n, rows, 4 * counters), float32 or float64: those of `philox.normals`.
 
     Args:
         constants: stream and version of the generator.
     """
-    arguments = (constants, seeds.numpy(), cells.numpy(), out.numpy())
-    _in_threads(lambda *pairs: _normals(pairs, *arguments), len(cells) * len(seeds), out.numel())
+    _in_threads(lambda *pairs: _normals(pairs, constants, seeds, cells, out), len(cells) * len(seeds), out.size)
 
 
 def descend(
-    seeds: Tensor,
+    seeds: np.ndarray,
     constants: tuple[int, int],
-    variance: Tensor | None,
-    node: Tensor | None,
+    variance: np.ndarray | None,
+    node: np.ndarray | None,
     doings: np.ndarray,
     ratios: np.ndarray,
-    out: Tensor,
-    kept: Sequence[Tensor],
+    out: np.ndarray,
+    kept: Sequence[np.ndarray],
 ) -> None:
     """Draw what is wanted below a node of the tree, in one pass over blocks of coordinates.
+
+    All arrays are contiguous; what is written is written without further checks.
 
     Args:
         seeds: one per row, int64, (rows,).
@@ -611,8 +645,8 @@ def descend(
         node: (depth, rows * event), depth <= `DEEPEST`; None for the whole interval, which is drawn.
         doings: int64, (n, 3): one of `CUT`, `DROP`, `STORE`, `JOIN` and `KEEP`; the number of the node; its place.
         ratios: float64, (n, 3): of a cut or a join the ratio r/s of the parts in the clock t, and their begin and end.
-        out: (depth, places, rows * event), float32 or float64, contiguous, for `STORE` and `JOIN`.
-        kept: by place, contiguous, of the numbers (depth, rows * event) and the dtype of `out`, for `KEEP`.
+        out: (depth, places, rows * event), float32 or float64, for `STORE` and `JOIN`.
+        kept: by place, (depth, rows * event) in the dtype of `out`, for `KEEP`.
     """
     depth, _, columns = out.shape
     event = columns // len(seeds)
@@ -624,27 +658,36 @@ def descend(
         rows = min(len(seeds), max(1, _LANES // counters))
         tile = (rows, counters, counters, event)
         tiles = -(-len(seeds) // rows)
-    addresses = np.array([tensor.data_ptr() for tensor in kept], dtype=np.int64)
-    own = np.empty(0, out.numpy().dtype) if variance is None else variance.numpy()
-    given = np.empty((depth, 0), own.dtype) if node is None else node.numpy()
-    arguments = (tile, constants, seeds.numpy(), own, given, doings, ratios, out.numpy(), addresses)
+    own = np.empty(0, out.dtype) if variance is None else variance
+    given = np.empty((depth, 0), out.dtype) if node is None else node
+    addresses = np.array([array.ctypes.data for array in kept], dtype=np.int64)
+    arguments = (tile, constants, seeds, own, given, doings, ratios, out, addresses)
     _in_threads(lambda *part: _descend(part, *arguments), tiles, columns * depth * len(doings))
 
 
 def _in_threads(run: Callable[[int, int], None], count: int, numbers: int) -> None:
     """Call run(first, last) on parts of range(count), on as many threads as torch takes where it is worth it."""
-    threads = min(torch.get_num_threads(), count, numbers // _WORTH_A_THREAD)
+    most = torch.get_num_threads()
+    threads = min(most, count, numbers // _WORTH_A_THREAD)
     if threads <= 1:
         run(0, count)
         return
-    ends = [count * k // threads for k in range(threads + 1)]
-    for done in [_pool(threads).submit(run, *pair) for pair in pairwise(ends)]:
-        done.result()
+    ends, pool = [count * k // threads for k in range(threads + 1)], _pool(most)
+    parts = [pool.submit(run, *pair) for pair in pairwise(ends)]
+    try:
+        for part in parts:
+            part.result()
+    finally:
+        wait(parts)  # also after an interrupt: they write to memory that is the caller's
 
 
 @functools.lru_cache(maxsize=1)
 def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, "sdesig")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked process has none of the threads
 
 
 class _Announcement(event.Listener):

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from numbers import Integral
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -104,6 +105,19 @@ def kernels() -> ModuleType | None:
     return None if getattr(config, "DISABLE_JIT", False) else compiled
 
 
+def as_numpy(values: Tensor) -> np.ndarray:
+    """A tensor on the CPU as a contiguous array, for what is compiled."""
+    try:
+        return np.ascontiguousarray(values.numpy())
+    except RuntimeError:  # tensors that are made within transforms of torch.func show no memory
+        return np.array(values.tolist(), numpy_dtype(values.dtype))
+
+
+def numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
+    """The dtype of the same name."""
+    return np.dtype(str(dtype).removeprefix("torch."))
+
+
 def normals(seeds: Tensor, cells: Tensor, stream: int, count: int, dtype: torch.dtype) -> Tensor:
     """N(0, 1) numbers, a pure function of (seed, cell, stream, count, position, `GENERATOR_VERSION`).
 
@@ -124,9 +138,9 @@ def normals(seeds: Tensor, cells: Tensor, stream: int, count: int, dtype: torch.
     fits = count > 0 and dtype.itemsize >= 4 and seeds.device.type == "cpu"
     compiled = kernels() if fits and not torch.compiler.is_compiling() else None
     if compiled is not None:
-        out = torch.empty(len(cells), len(seeds), 4 * blocks, dtype=dtype)
-        compiled.normals(seeds, cells, (stream, GENERATOR_VERSION), out)
-        return out[..., :count]
+        numbers = np.empty((len(cells), len(seeds), 4 * blocks), numpy_dtype(dtype))
+        compiled.normals(as_numpy(seeds), as_numpy(cells), (stream, GENERATOR_VERSION), numbers)
+        return torch.from_numpy(numbers)[..., :count]
     position = torch.arange(blocks, device=seeds.device)
     constants = [torch.full((), constant, device=seeds.device) for constant in (stream, GENERATOR_VERSION)]
     key = ((seeds & _MASK)[:, None], (seeds >> 32)[:, None])

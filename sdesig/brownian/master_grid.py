@@ -17,7 +17,7 @@ from torch import Tensor
 from sdesig._checks import check_integer
 from sdesig._devices import like, to_device
 from sdesig._memory import rows_at_once
-from sdesig._philox import GENERATOR_VERSION, kernels, normals
+from sdesig._philox import GENERATOR_VERSION, as_numpy, kernels, normals, numpy_dtype
 from sdesig.brownian.cell_tree import AFTER, CUT, CellTree, Node, Visit
 from sdesig.brownian.clock import Clock
 from sdesig.signature import legendre
@@ -32,6 +32,10 @@ _FEWEST_KEPT, _MOST_KEPT, _KEPT_NUMBERS = 3, 64, 2**20  # nodes that wait for la
 
 _Met = tuple[Node, dict[int, int]]
 """A node on the way down from one of the nodes where it begins, and the owners of those on it."""
+
+
+Values = Tensor | np.ndarray
+"""Of a node: a tensor (depth, *shape), or what is compiled makes of it, (depth, number of values)."""
 
 
 class MasterGrid:
@@ -77,10 +81,13 @@ class MasterGrid:
         if not self._one_clock and clock.variances is not None:
             variance = to_device(clock.variances.to(self._dtype), seeds.device)
             self._variance = variance.broadcast_to(shape[1:]).reshape(-1)
-        known = self._one_clock or self._variance is not None
-        self._may_compile = seeds.device.type == "cpu" and math.prod(shape) > 0 and known
+        self._may_compile = seeds.device.type == "cpu" and math.prod(shape) > 0
+        if self._may_compile and not self._one_clock:
+            own = self._variance
+            most = torch.finfo(self._dtype).max / max(1.0, t1)
+            self._may_compile = own is not None and not own.requires_grad and bool(own.max() < most)
         self._lock = threading.RLock()
-        self._kept: list[tuple[Node, Tensor]] = []  # nodes that lie after an earlier query, by their start
+        self._kept: list[tuple[Node, Values]] = []  # nodes that lie after an earlier query, by their start
         self._recent_areas: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
         self.area_tolerance: float | None = None
         if area:
@@ -147,7 +154,12 @@ class MasterGrid:
     def coefficients(self, ends: np.ndarray) -> Tensor:
         """(depth, n, *shape) on the n intervals between n + 1 increasing grid indices."""
         numbers, compiled = self._depth * math.prod(self._shape), self._kernels()
-        out = torch.zeros((self._depth, len(ends) - 1, *self._shape), dtype=self._dtype, device=self._seeds.device)
+        size = (self._depth, len(ends) - 1, *self._shape)
+        out: Any = None
+        if compiled is not None:
+            out = np.empty(size, numpy_dtype(self._dtype))
+        else:
+            out = torch.zeros(size, dtype=self._dtype, device=self._seeds.device)
         # The operations of torch hold all nodes of a level, with temporaries, and matrices of each coordinate where it
         # has a clock; what is compiled holds none.
         matrices = 0 if self._one_clock else self._depth**2 * math.prod(self._shape[1:])
@@ -169,7 +181,7 @@ class MasterGrid:
                 del values
                 if later:
                     self._keep(list(zip(later, kept, strict=True)))
-        return out
+        return out if compiled is None else torch.from_numpy(out)
 
     def levy_areas(self, ends: np.ndarray) -> Tensor:
         """(n, *shape, d) on the n intervals between n + 1 increasing grid indices: Chen sums over their leaves.
@@ -254,7 +266,7 @@ class MasterGrid:
         compiled = kernels() if self._may_compile else None
         return compiled if compiled is not None and self._depth <= compiled.DEEPEST else None
 
-    def _node_at(self, cell: int) -> tuple[Node, Tensor | None]:
+    def _node_at(self, cell: int) -> tuple[Node, Any]:
         """A node that contains the cell, with its value: one that was kept, which then is so no more; else the root."""
         with self._lock:
             index = bisect_right(self._kept, cell, key=_start) - 1
@@ -269,7 +281,7 @@ class MasterGrid:
                 self._kept = sorted(self._kept, key=lambda pair: abs(pair[0].start - cell))[:most]
                 self._kept.sort(key=_start)
 
-    def _keep(self, nodes: list[tuple[Node, Tensor]]) -> None:
+    def _keep(self, nodes: list[tuple[Node, Values]]) -> None:
         """Keep nodes for later queries."""
         # After the step [1, 2) of 2^3 cells the nodes 5, [2, 4), and 3, [4, 8), are kept. The next step, [2, 3), cuts
         # node 5, which leaves 11, [3, 4), and 3; and so on: no node is cut twice.
@@ -279,8 +291,8 @@ class MasterGrid:
             self._kept.sort(key=_start)
 
     def _cut_compiled(
-        self, compiled: Any, way: list[Visit], values: Tensor | None, out: Tensor, keep: int
-    ) -> list[Tensor]:
+        self, compiled: Any, way: list[Visit], values: np.ndarray | None, out: np.ndarray, keep: int
+    ) -> list[np.ndarray]:
         """Go the way down from a node's values, those of the whole if None; return the first `keep` nodes after it."""
         doings: list[tuple[int, int, int]] = []
         spans: list[tuple[int, int, int, int]] = []  # what is cut or joined: its number, begin, middle, end
@@ -303,15 +315,16 @@ class MasterGrid:
         if spans:
             numbers, *cells = np.array(spans).T
             ratios[numbers] = self._ratios(np.array(cells)).T
-        kept = [torch.empty((self._depth, *self._shape), dtype=self._dtype) for _ in range(keep)]
+        flat = (self._depth, math.prod(self._shape))
+        kept = [np.empty(flat, out.dtype) for _ in range(keep)]
         compiled.descend(
-            self._seeds,
+            as_numpy(self._seeds),
             (_COEFFICIENTS, GENERATOR_VERSION),
-            self._variance,
-            None if values is None else values.reshape(self._depth, -1),
+            None if self._variance is None else as_numpy(self._variance),
+            values,
             np.array(doings, dtype=np.int64),
             ratios,
-            out.flatten(2),
+            out.reshape(self._depth, -1, flat[1]),
             kept,
         )
         return kept
@@ -326,21 +339,21 @@ class MasterGrid:
         later: list[Node] = []
         at = ends[0]
         while at < ends[-1]:
-            node, start = self._node_at(at)
-            way = self._tree.visits(node, ends, at)
+            top, start = self._node_at(at)
+            way = self._tree.visits(top, ends, at)
             later += [visit.node for visit in way if visit.owner == AFTER]
             owners = {visit.node.number: visit.owner for visit in way}
-            given.setdefault(node.number.bit_length(), []).append(((node, owners), start))
-            at = node.stop
+            given.setdefault(top.number.bit_length(), []).append(((top, owners), start))
+            at = top.stop
         del later[most:]
         self._make_room(ends[-1], most - len(later))
         met: list[_Met] = []  # nodes of one level
         values = out[:, :0]
         level = min(given)
         while met or given:
-            for node, start in given.pop(level, []):
+            for begun, start in given.pop(level, []):
                 start = self._whole() if start is None else start[:, None]
-                met.append(node)
+                met.append(begun)
                 values = torch.cat([values, start], 1) if values.shape[1] else start
             self._give_out(met, values, ends, out)
             kept = [(node, k) for k, (node, owners) in enumerate(met) if owners[node.number] == AFTER and node in later]
@@ -439,5 +452,5 @@ def _places(places: list[int], values: Tensor) -> slice | Tensor:
     return to_device(torch.tensor(places), values.device)
 
 
-def _start(pair: tuple[Node, Tensor]) -> int:
+def _start(pair: tuple[Node, Values]) -> int:
     return pair[0].start

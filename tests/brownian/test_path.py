@@ -762,7 +762,7 @@ def test_a_path_does_not_depend_on_the_batch(compiled: bool, clock: str, event, 
     """Bit for bit: of few rows and of many, one after the other and at once."""
     if not compiled:
         monkeypatch.setattr("sdesig.brownian.master_grid.kernels", lambda: None)
-        monkeypatch.setattr("sdesig.brownian.philox.kernels", lambda: None)
+        monkeypatch.setattr("sdesig._philox.kernels", lambda: None)
     variance = torch.linspace(0.1, 2.0, *event) if clock == "coordinates" else 0.3
     options = {"depth": depth, "cells": 2**5, "dtype": dtype, "clock": SNRClock(variance)}
     whole = BrownianPath(0.1, 1.0, (300, *event), seeds=range(300), **options)
