@@ -169,13 +169,15 @@ def split_matrix(first: Tensor, second: Tensor, depth: int) -> Tensor:
     # `line` along it. What xi_n has of the earlier rows, `parts`, is taken out of them by a rotation with the line of
     # row n - 1, then of row n - 2, and so on; the line becomes xi_n from row i on, of length `to`. Nothing cancels.
     rest = whole.new_zeros(*whole.shape[:-2], depth, 2 * depth)
+    pair, scale = (shares / larger).sqrt(), longest.sqrt()  # to the power n + 1/2, below
     for n in range(depth):
-        pair = (shares / larger) ** (n + 0.5)
+        if n > 0:
+            pair, scale = pair * (shares / larger), scale * longest
         size = torch.linalg.vector_norm(pair, dim=-1)
         rows, parts = rest[..., :n, :], (rest[..., :n, :] @ whole[..., n, :, None])
         line = torch.zeros_like(whole[..., :1, :])
         line[..., 0, n::depth] = pair / size[..., None]
-        length = (size * longest ** (n + 0.5))[..., None, None]
+        length = (size * scale)[..., None, None]
         lines = torch.cat([parts * rows, length * line], -2).flip(-2).cumsum(-2).flip(-2)
         to = torch.cat([parts, length], -2).square().flip(-2).cumsum(-2).flip(-2).sqrt()
         rest[..., :n, :] = (to[..., 1:, :] * rows - parts * lines[..., 1:, :] / to[..., 1:, :]) / to[..., :-1, :]
