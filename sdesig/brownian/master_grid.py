@@ -351,14 +351,14 @@ class MasterGrid:
         values = out[:, :0]
         level = min(given)
         while met or given:
-            for begun, start in given.pop(level, []):
-                start = self._whole() if start is None else start[:, None]
-                met.append(begun)
-                values = torch.cat([values, start], 1) if values.shape[1] else start
+            for beginning, of_it in given.pop(level, []):
+                of_it = self._whole() if of_it is None else of_it[:, None]
+                values = torch.cat([values, of_it], 1) if met else of_it
+                met.append(beginning)
             self._give_out(met, values, ends, out)
-            kept = [(node, k) for k, (node, owners) in enumerate(met) if owners[node.number] == AFTER and node in later]
-            # as a part of the level it would keep all of it
-            self._keep([(node, values[:, k].clone()) for node, k in kept])
+            for k, (node, owners) in enumerate(met):
+                if owners[node.number] == AFTER and node in later:
+                    self._keep([(node, values[:, k].clone())])  # as a part of the level it would keep all of it
             cut = [k for k, (node, owners) in enumerate(met) if owners[node.number] == CUT]
             nodes = [met[k][0] for k in cut]
             values = self._cut(nodes, values[:, _places(cut, values)]) if cut else out[:, :0]

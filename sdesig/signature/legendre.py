@@ -77,10 +77,10 @@ def part_to_whole(start: Array, length: Array, depth: int) -> Array:
     """
     xp: Any = torch if isinstance(start, Tensor) else np
     nodes, basis, lower = _quadrature(depth, start.device if isinstance(start, Tensor) else None)
-    outer: Any = orthonormal_legendre(start[..., None] + length[..., None] * nodes, depth, axis=-2)
+    outer = orthonormal_legendre(start[..., None] + length[..., None] * nodes, depth, axis=-2)
     # A matrix for each part: one product of all would round differently from one number of parts to another.
-    each = xp.broadcast_to(basis, (*outer.shape[:-2], *basis.shape))
-    return (outer @ each) * lower * xp.sqrt(length)[..., None, None]
+    bases = xp.broadcast_to(basis, outer.shape[:-2] + basis.shape)
+    return (outer @ bases) * lower * xp.sqrt(length)[..., None, None]
 
 
 def parts_to_whole(lengths: Tensor, depth: int) -> Tensor:
