@@ -59,7 +59,7 @@ _inline: Any = njit(inline="always", error_model="numpy")
 
 def _compiled(function: Any) -> Any:
     """Compile a function, and keep it on disk where a folder can be written to."""
-    options = {"nogil": True, "error_model": "numpy"}
+    options: Any = {"nogil": True, "error_model": "numpy"}
     try:
         return njit(cache=True, **options)(function)
     except RuntimeError:  # numba finds no such folder

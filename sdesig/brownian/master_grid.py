@@ -150,7 +150,7 @@ class MasterGrid:
         """(depth, n, *shape) on the n intervals between n + 1 increasing grid indices."""
         numbers, compiled = self._depth * math.prod(self._shape), self._kernels()
         size = (self._depth, len(ends) - 1, *self._shape)
-        out: Any = None
+        out: Any  # each place of an array is written first, and then added to
         if compiled is not None:
             out = np.empty(size, numpy_dtype(self._dtype))
         else:
@@ -167,6 +167,7 @@ class MasterGrid:
                 at = node.start + node.width
                 later = [visit.node for visit in way if visit.owner == AFTER][:most]
                 self._make_room(part[-1], most - len(later))
+                kept: Sequence[Values]
                 if compiled is not None:
                     kept = self._cut_compiled(compiled, way, values, out, len(later))
                 else:
