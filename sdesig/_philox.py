@@ -94,13 +94,14 @@ def check_seeds(seeds: Sequence[int] | np.ndarray | Tensor) -> Tensor:
 def kernels() -> ModuleType | None:
     """The compiled drawing of the CPU, `sdesig._compiled`.
 
-    None where numba is missing or switched off (NUMBA_DISABLE_JIT=1): then the operations of torch take its place.
+    None where numba is missing, does not load or is switched off (NUMBA_DISABLE_JIT=1): then the operations of torch
+    take its place.
     """
     try:
         from numba.core import config
 
         from sdesig import _compiled as compiled
-    except ImportError:
+    except (ImportError, OSError):  # the latter where the library of llvmlite does not load
         return None
     return None if getattr(config, "DISABLE_JIT", False) else compiled
 

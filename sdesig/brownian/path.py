@@ -14,9 +14,8 @@ from torch import Tensor
 from sdesig._checks import check_device, check_dtype, check_generator, check_integer, check_real, check_shape
 from sdesig._devices import to_device
 from sdesig._philox import GENERATOR_VERSION, check_seeds
-from sdesig.brownian.cell_tree import MOST_CELLS
 from sdesig.brownian.clock import Clock, UniformClock
-from sdesig.brownian.master_grid import MasterGrid
+from sdesig.brownian.master_grid import MOST_CELLS, MasterGrid
 from sdesig.brownian.tree import ConditionalTree
 from sdesig.signature.areas.levy_area import check_memory
 from sdesig.signature.partial_signature import PartialSignature, check_root

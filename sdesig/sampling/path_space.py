@@ -17,7 +17,7 @@ from sdesig._checks import check_instance, check_integer, check_real, check_shap
 from sdesig._files import read_json, reading, write_json
 from sdesig._philox import MOST_SEEDS, check_seeds
 from sdesig.brownian import BrownianPath
-from sdesig.brownian.cell_tree import MOST_CELLS, CellTree
+from sdesig.brownian.master_grid import MOST_CELLS, CellTree
 from sdesig.brownian.path import MOST_DEPTH
 from sdesig.sampling.gaussian_reference import GaussianReference, SNRClock
 

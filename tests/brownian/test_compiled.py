@@ -1,6 +1,10 @@
 """The compiled drawing of paths beside processes, threads, interrupts, transforms, and unusual clocks."""
 
+import json
 import multiprocessing
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -8,8 +12,10 @@ from typing import Any
 import pytest
 import torch
 from numba import njit
+from numba.core.event import Event, EventStatus
 
-from sdesig.brownian import BrownianPath, UniformClock, compiled
+from sdesig import _compiled as compiled
+from sdesig.brownian import BrownianPath, UniformClock
 from sdesig.sampling import SNRClock
 
 F64 = torch.float64
@@ -132,3 +138,22 @@ def test_without_a_folder_for_what_is_compiled():
     with pytest.raises(RuntimeError, match="cannot cache"):
         njit(cache=True)(names["double"])
     assert compiled._compiled(names["double"])(3) == 6
+
+
+def test_one_line_says_that_it_is_compiled(capsys):
+    """And none that something else is."""
+    announcement = compiled._Announcement()
+    for dispatcher in (njit(large), compiled._descend, compiled._normals):
+        announcement.on_start(Event("numba:compile", EventStatus.START, {"dispatcher": dispatcher}))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("sdesig compiles the drawing of its paths")
+
+
+@pytest.mark.parametrize("error", ["ImportError", "OSError"])
+def test_without_numba(error: str, tmp_path):
+    """Paths are drawn by the operations of torch."""
+    (tmp_path / "numba.py").write_text(f"raise {error}('no library')\n")
+    code = "from sdesig.brownian import BrownianPath; print(BrownianPath(0, 1, 2, seeds=[1, 2])(0, 1).tolist())"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == pytest.approx(BrownianPath(0, 1, 2, seeds=[1, 2])(0, 1).tolist(), rel=1e-6)

@@ -23,8 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdesig.brownian import BrownianPath, UniformClock, master_grid
-from sdesig.brownian.cell_tree import CUT, CellTree
-from sdesig.brownian.master_grid import MasterGrid
+from sdesig.brownian.master_grid import CUT, CellTree, MasterGrid
 from sdesig.brownian.tree import ConditionalTree
 from sdesig.sampling import SNRClock
 from sdesig.sde.problems import GeometricBrownianMotion, LinearSDE

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sdesig.brownian import BrownianPath
-from sdesig.brownian.cell_tree import CUT, CellTree
+from sdesig.brownian.master_grid import CUT, CellTree
 from sdesig.evaluation import Comparison, Sampler, SampleStore
 from sdesig.sampling import (
     CanonicalSDE,

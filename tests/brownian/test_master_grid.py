@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdesig.brownian.cell_tree import AFTER, BEFORE, CUT, CellTree
+from sdesig.brownian.master_grid import AFTER, BEFORE, CUT, CellTree
 
 
 def cuts(tree: CellTree, steps: int) -> int:
