@@ -209,13 +209,13 @@ class MasterGrid:
         self._variance: Tensor | None = None
         self._one_clock = not isinstance(clock.length(t0, t1), Tensor)
         if not self._one_clock and clock.variances is not None:
-            variance = to_device(clock.variances.to(self._dtype), seeds.device)
+            variance = to_device(clock.variances.detach().to(self._dtype), seeds.device)
             self._variance = variance.broadcast_to(shape[1:]).reshape(-1)
         self._may_compile = seeds.device.type == "cpu" and math.prod(shape) > 0
         if self._may_compile and not self._one_clock:
             own = self._variance
             most = torch.finfo(self._dtype).max / max(1.0, t1)
-            self._may_compile = own is not None and not own.requires_grad and bool(own.max() < most)
+            self._may_compile = own is not None and bool(own.max() < most)
         self._lock = threading.RLock()
         self._kept: list[tuple[Node, Values]] = []  # nodes that lie after an earlier query, by their start
         self._recent_areas: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
@@ -281,6 +281,7 @@ class MasterGrid:
         """N(0, I), (*shape), independent of the path."""
         return self._normals(np.zeros(1, dtype=np.int64), _INITIAL, self._shape[1:])[0]
 
+    @torch.no_grad()  # of a clock's variance
     def coefficients(self, ends: np.ndarray) -> Tensor:
         """(depth, n, *shape) on the n intervals between n + 1 increasing grid indices."""
         numbers, compiled = self._depth * math.prod(self._shape), self._kernels()

@@ -202,7 +202,7 @@ def rotations(ratio: Array, depth: int) -> tuple[Array, Array]:
 
     Returns:
         Factors of z_i, (c, -s), and of e, (s, c), for n = 0, ..., depth - 1 and i = 0, ..., n: each
-        (depth (depth + 1)/2, 2, *ratio.shape). Those of z_i at n = depth - 1 have its sign, see `split_matrix`.
+        (depth (depth + 1)/2, 2, *ratio.shape). From a ratio of 2 on the normals have the other sign, see `split_matrix`.
     """
     xp: Any = torch if isinstance(ratio, Tensor) else np
     s = 1.0 / (1.0 + ratio)
@@ -229,9 +229,7 @@ def rotations(ratio: Array, depth: int) -> tuple[Array, Array]:
         pairs += [(b * c / (norm_2 * e), math.sqrt(21) * third * d * (2.0 - 5.0 * q) / (norm_2 * e))]
         pairs += [(norm_2 * norm_3 / c, -math.sqrt(35) * third * q / c), (ss * s / norm_3, rr * r / norm_3)]
     cosines, sines = (xp.stack(values) for values in zip(*pairs, strict=True))
-    of_normals, of_step = xp.stack([cosines, -sines], 1), xp.stack([sines, cosines], 1)
-    of_normals[-depth:] *= xp.where(ratio < 2.0, 1.0, -1.0)
-    return of_normals, of_step
+    return xp.stack([cosines, -sines], 1), xp.stack([sines, cosines], 1)
 
 
 def cut(coefficients: Tensor, normals: Tensor, ratio: np.ndarray | Tensor) -> Tensor:
@@ -255,8 +253,11 @@ def cut(coefficients: Tensor, normals: Tensor, ratio: np.ndarray | Tensor) -> Te
         return apply_in_order(matrix.mT, [*coefficients, *normals]).unflatten(0, (2, depth)).movedim(0, 2)
     if isinstance(ratio, Tensor):
         of_normals, of_step = rotations(like(ratio, coefficients), depth)
+        of_normals[-depth:] *= like(torch.where(ratio < 2.0, 1.0, -1.0), coefficients)  # by the ratio in full
     else:
-        of_normals, of_step = like(torch.from_numpy(np.stack(rotations(ratio, depth))), coefficients)
+        factors = np.stack(rotations(ratio, depth))
+        factors[0, -depth:] *= np.where(ratio < 2.0, 1.0, -1.0)
+        of_normals, of_step = like(torch.from_numpy(factors), coefficients)
     of_normals, of_step = of_normals.movedim(1, 2), of_step.movedim(1, 2)
     z, at = list(normals), len(of_normals)
     out = coefficients.new_empty(depth, coefficients.shape[1], 2, *coefficients.shape[2:])

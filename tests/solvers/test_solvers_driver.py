@@ -69,7 +69,7 @@ def test_chunks_change_nothing(monkeypatch, scheme):
     whole = solve(problem, start(problem), path.grid(16), scheme=scheme, path=path)
     asked = []
     original = BrownianPath.partial_signatures
-    monkeypatch.setattr("sdesig._memory.NUMBERS_AT_ONCE", 4 * 3 * 4 * 2 * (2 + 2))
+    monkeypatch.setattr("sdesig.solvers.driver._ASKED_AT_ONCE", 3 * 4 * 2 * (2 + 2))
     monkeypatch.setattr(BrownianPath, "partial_signatures", lambda p, t: asked.append(len(t) - 1) or original(p, t))
     torch.testing.assert_close(solve(problem, start(problem), path.grid(16), scheme=scheme, path=path), whole)
     assert asked == [3, 3, 3, 3, 3, 1]
