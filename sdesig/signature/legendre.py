@@ -202,7 +202,7 @@ def rotations(ratio: Array, depth: int) -> tuple[Array, Array]:
 
     Returns:
         Factors of z_i, (c, -s), and of e, (s, c), for n = 0, ..., depth - 1 and i = 0, ..., n: each
-        (depth (depth + 1)/2, 2, *ratio.shape). From a ratio of 2 on the normals have the other sign, see `split_matrix`.
+        (depth (depth + 1)/2, 2, *ratio.shape). From a ratio of 2 on normals have the other sign, see `split_matrix`.
     """
     xp: Any = torch if isinstance(ratio, Tensor) else np
     s = 1.0 / (1.0 + ratio)
