@@ -183,8 +183,6 @@ CLAIMS = [
     (r"CIFAR-10 \((\S+) against (\S+)\)", lambda: distances((CIFAR, CHOSEN, 10), (CIFAR, AVERAGE, 10))),
     (r"CelebA \((\S+) against (\S+)\)", lambda: distances((CELEBA, CHOSEN, 10), (CELEBA, AVERAGE, 10))),
     (r"its pathwise error too \((\S+) against (\S+)\)", lambda: errors((CELEBA, CHOSEN, 10), (CELEBA, AVERAGE, 10))),
-    (r"(\d+) seconds per 1000 images in 8 steps, (\d+) in 10",
-     lambda: [f"{rows_of(f'{CELEBA}/report.json')[AVERAGE, n]['seconds_per_1000']:.0f}" for n in (8, 10)]),
     (r"teacher's own, in 1000 steps, is ([\d.]+):", lambda: distances((MNIST, EULER, 1000), digits=2)),
     (r"training takes (\S+) to (\S+), and repairs", lambda: errors((MNIST, CHOSEN, 10), (MNIST, OURS, 10))),
     (r"Sig-DEG's is (\S+) \((\S+)-(\S+)\) times the teacher's", lambda: target(MNIST, 0)),
