@@ -589,6 +589,22 @@ def _descend(
 
 
 @_compiled
+def _lengths(begin: Any, end: Any, variance: Any, out: Any) -> None:
+    """Lengths of n intervals by the clocks of the coordinates, as in `lengths`."""
+    for n in range(len(out)):
+        for i in range(len(variance)):
+            c = np.float64(variance[i])
+            out[n, i] = (end[n] - begin[n]) / ((1.0 + c * begin[n]) * (1.0 + c * end[n]))
+
+
+def lengths(times: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """(t - s)/((1 + c s)(1 + c t)) on the n intervals between n + 1 times, (n, coordinates), in the type of c."""
+    out = np.empty((len(times) - 1, len(variance)), variance.dtype)
+    _lengths(times[:-1], times[1:], variance, out)
+    return out
+
+
+@_compiled
 def _normals(pairs: Any, constants: Any, seeds: Any, cells: Any, out: Any) -> None:
     """See `normals`; pairs of a cell and a row are numbered cell by cell."""
     counters = out.shape[2] // 4

@@ -264,18 +264,23 @@ class MasterGrid:
         return self._time(np.round(np.arange(steps + 1) * float(self._cells) / steps))
 
     def lengths(self, ends: np.ndarray) -> Tensor:
-        """Step lengths of the n intervals between n + 1 increasing grid indices, float64."""
-        return torch.as_tensor(self._length(ends[:-1], ends[1:]))
+        """Step lengths of the n intervals between n + 1 increasing grid indices, (n, *shape of one length)."""
+        compiled, variances = self._kernels(), self._clock.variances
+        if compiled is None or variances is None:
+            return torch.as_tensor(self._length(ends[:-1], ends[1:]))
+        own = as_numpy(variances.detach().to(self._dtype).reshape(-1))
+        return torch.from_numpy(compiled.lengths(self._time(ends), own)).unflatten(1, variances.shape or (1,))
 
     def step(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Length, with as many axes as a value, and coefficients (depth, *shape) on one interval, in less time."""
-        h = self._clock.length(*self._time(np.array([start, stop])).tolist())
-        dtype, axes = self._dtype, len(self._shape)
-        if isinstance(h, Tensor):
-            h = to_device(h.reshape(*[1] * (axes - h.ndim), *h.shape).to(dtype), self._seeds.device)
+        ends, dtype, axes = np.array([start, stop]), self._dtype, len(self._shape)
+        if self._one_clock:
+            length = self._clock.length(*self._time(ends).tolist())
+            h = torch.full((1,) * axes, length, dtype=dtype, device=self._seeds.device)
         else:
-            h = torch.full((1,) * axes, h, dtype=dtype, device=self._seeds.device)
-        return h, self.coefficients(np.array([start, stop]))[:, 0]
+            h = self.lengths(ends)[0]
+            h = to_device(h.reshape(*[1] * (axes - h.ndim), *h.shape).to(dtype), self._seeds.device)
+        return h, self.coefficients(ends)[:, 0]
 
     def initial_noise(self) -> Tensor:
         """N(0, I), (*shape), independent of the path."""
