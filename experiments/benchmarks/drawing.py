@@ -19,9 +19,11 @@ LEAST_CELLS, NORMALS = 8, 2**22
 STEPS = 10
 GROWTH = (16, 64, 256, 1000)
 
-_PHILOX_BOUND = "counter-based normals (Philox, Box-Muller) and the bisections cost more than `torch.randn`."
-_MATRICES_BOUND = "with a clock for each coordinate every bisection has a matrix for each coordinate."
-_BISECTIONS_BOUND = "steps that are not dyadic parts of the path need more bisections than there are steps."
+_PHILOX_BOUND = "a path is drawn by one pass in Python per query, whose fixed cost shows beside few numbers."
+_MATRICES_BOUND = (
+    "with a clock for each coordinate every cut has its own rotations, and every step its own length, per coordinate."
+)
+_BISECTIONS_BOUND = "steps that do not end on nodes of the tree need more cuts than there are steps."
 _COSINES_BOUND = "the state is transformed to cosines and back at every step, beside the path; see the row without."
 
 

@@ -16,7 +16,7 @@ NAMES = {1: "W", 2: "W and H"}  # by depth
 
 _RANDN_BOUND = "both sides have to draw the same normals; the row of `torch.randn` is the ceiling of this ratio."
 _PHILOX_BOUND = (
-    "counter-based normals (Philox, Box-Muller in torch operations) cost several times those of `torch.randn`."
+    "the normals of seeds and the cuts cost about as much as `torch.randn`; a single step has a fixed cost in Python."
 )
 
 

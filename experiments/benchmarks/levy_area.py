@@ -14,10 +14,7 @@ from sdesig.signature import STRONG_METHODS, levy_area, terms_needed
 ERROR = 0.01  # max-L2 error of an area over a step h = 1
 TARGETS = {2: 1.5, 5: 12.0, 10: 60.0}  # by dimension
 
-_NORMALS_BOUND = (
-    "two thirds of our time are numpy's normals in float64, which take twice as long as `torch.randn` in float32: see "
-    "the row in float32."
-)
+_NORMALS_BOUND = "most of our time are the sums of the series, in float64; see the row in float32."
 
 
 def cases(quick: bool) -> Iterator[Case]:

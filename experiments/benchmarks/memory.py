@@ -26,7 +26,9 @@ from sdesig.sigdeg import Network, NetworkDenoiser, SigDEG
 LATENTS, SCHEDULER_STEPS = (4, 16, 128, 128), 10
 IMAGES, SAMPLE_STEPS = (64, 3, 32, 32), 128
 
-_CELLS_BOUND = "coefficients, parents, halves and normals of several cells at once, at depth 4 where 2 is read."
+_CELLS_BOUND = (
+    "the path holds a step and three nodes, eight states of depth 2; the rest are the student's inputs and its step."
+)
 
 
 class Nothing(Network):

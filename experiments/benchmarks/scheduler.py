@@ -17,7 +17,7 @@ STEPS = (10, 20, 30)
 TABLE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 """Betas of Stable Diffusion."""
 
-_BOUND = "the path: normals of a seed, drawn by bisection, cost more than those of a generator."
+_BOUND = "30 steps end on cells deep in the tree of 1280: 3.3 cuts of the path a step, where 10 steps take one."
 
 
 def cases(quick: bool) -> Iterator[Expense]:
