@@ -20,9 +20,7 @@ STEPS = 10
 GROWTH = (16, 64, 256, 1000)
 
 _PHILOX_BOUND = "a path is drawn by one pass in Python per query, whose fixed cost shows beside few numbers."
-_MATRICES_BOUND = "with a clock for each coordinate every cut has rotations, and every step a length, of its own per coordinate."
-    "with a clock for each coordinate every cut has its own rotations, and every step its own length, per coordinate."
-)
+_MATRICES_BOUND = "every coordinate has a clock: every cut and every step is computed for each."
 _BISECTIONS_BOUND = "steps that do not end on nodes of the tree need more cuts than there are steps."
 _COSINES_BOUND = "the state is transformed to cosines and back at every step, beside the path; see the row without."
 

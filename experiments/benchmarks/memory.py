@@ -29,8 +29,6 @@ IMAGES, SAMPLE_STEPS = (64, 3, 32, 32), 128
 _CELLS_BOUND = (
     "the path holds a step and three nodes, eight states of depth 2; the rest are the student's inputs and its step."
 )
-    "the path holds a step and three nodes, eight states of depth 2; the rest are the student's inputs and its step."
-)
 
 
 class Nothing(Network):
