@@ -183,8 +183,9 @@ def publish(times: list[dict[str, Any]], kept: list[dict[str, Any]], machine: st
         f"# What Sig-DEG costs beside its network\n\nWritten by `python -m experiments.image_costs` on {machine}. "
         f"Sampling: {STEPS} steps of depth 4 from seeds, with a reference per cosine, the drawing of the paths "
         f"included; the least of {REPEATS} times.\n\n{markdown_table(times, time_columns)}\n"
-        "The path of a seed costs the same per coordinate and step whatever the network. The "
-        "overhead has a student's own inputs to its network in it.\n\nTensors that are kept for the backward pass, weights included, of "
+        "The path of a seed costs the same per coordinate and step whatever the network. The overhead has a "
+        "student's own inputs to its network in it.\n\nTensors that are kept for the backward pass, weights "
+        "included, of "
         f"{' and '.join(str(setting.trained) for setting in SETTINGS.values())} images:\n\n"
         f"{markdown_table(kept, memory_columns)}"
     )
