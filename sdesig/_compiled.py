@@ -362,6 +362,13 @@ def _join_column_4(y: Any, x: Any, i: Any, rotations: Any) -> None:
     y[0, i], y[1, i], y[2, i], y[3, i] = whole[:4]
 
 
+@_inline
+def _own_of(ratio: Any, begin: Any, end: Any, variance: Any, real: Any) -> Any:
+    """`_ratio_of` a coordinate, and the sign of its normals, which is told in float64: r/s - 2 has the other one."""
+    below = ratio - 2.0 + variance * (ratio * end - 2.0 * begin) < 0.0
+    return _ratio_of(ratio, begin, end, variance, real), real(1) if below else real(-1)
+
+
 @_compiled
 def _cut(x: Any, z: Any, left: Any, ratio: Any, begin: Any, end: Any, variance: Any) -> None:
     """Cut the columns of x, (depth, n): the left parts to `left`, the right ones to x. One ratio serves in float64.
@@ -372,7 +379,6 @@ def _cut(x: Any, z: Any, left: Any, ratio: Any, begin: Any, end: Any, variance: 
     real = x.dtype.type
     depth, n = x.shape
     sign = 1.0 if ratio < 2.0 else -1.0
-    one, less, by = real(1), ratio - 2.0, ratio * end - 2.0 * begin  # r/s - 2 has the sign of less + c by
     if len(variance) == 0:
         if depth == 1:
             rotations_1 = _rotations_1(ratio, np.float64)
@@ -392,23 +398,19 @@ def _cut(x: Any, z: Any, left: Any, ratio: Any, begin: Any, end: Any, variance: 
                 _cut_column_4(x, z, left, i, sign, rotations_4)
     elif depth == 1:
         for i in range(n):
-            own = _ratio_of(ratio, begin, end, variance[i], real)
-            own_sign = one if less + variance[i] * by < 0.0 else -one
+            own, own_sign = _own_of(ratio, begin, end, variance[i], real)
             _cut_column_1(x, z, left, i, own_sign, _rotations_1(own, real))
     elif depth == 2:
         for i in range(n):
-            own = _ratio_of(ratio, begin, end, variance[i], real)
-            own_sign = one if less + variance[i] * by < 0.0 else -one
+            own, own_sign = _own_of(ratio, begin, end, variance[i], real)
             _cut_column_2(x, z, left, i, own_sign, _rotations_2(own, real))
     elif depth == 3:
         for i in range(n):
-            own = _ratio_of(ratio, begin, end, variance[i], real)
-            own_sign = one if less + variance[i] * by < 0.0 else -one
+            own, own_sign = _own_of(ratio, begin, end, variance[i], real)
             _cut_column_3(x, z, left, i, own_sign, _rotations_3(own, real))
     elif depth == 4:
         for i in range(n):
-            own = _ratio_of(ratio, begin, end, variance[i], real)
-            own_sign = one if less + variance[i] * by < 0.0 else -one
+            own, own_sign = _own_of(ratio, begin, end, variance[i], real)
             _cut_column_4(x, z, left, i, own_sign, _rotations_4(own, real))
 
 
@@ -481,6 +483,16 @@ def _sort(quarters: Any, runs: Any, counters: int, event: int, rows: int, z: Any
 
 
 @_inline
+def _set_counters(seeds: Any, first: Any, width: Any, low: Any, high: Any, position: Any) -> None:
+    """Keys and positions of `width` counters of each row, from the first one on, one row after the other."""
+    for i in range(len(seeds)):
+        for b in range(width):
+            low[i * width + b] = np.uint32(seeds[i] & 0xFFFFFFFF)
+            high[i * width + b] = np.uint32(seeds[i] >> 32)
+            position[i * width + b] = first + b
+
+
+@_inline
 def _copy(source: Any, to: Any) -> None:
     """Copy numbers: numba takes seconds to compile the assignment of a slice, with its errors."""
     for i in range(len(source)):
@@ -530,11 +542,7 @@ def _descend(
         n_rows, n_width = min(rows, len(seeds) - row), min(width, counters - block)
         lanes, length = n_rows * n_width, n_rows * event if whole_rows else n_width
         used, begin = groups * length, row * event + block * (1 - whole_rows)
-        for i in range(n_rows):
-            for b in range(n_width):
-                low[i * n_width + b] = np.uint32(seeds[row + i] & 0xFFFFFFFF)
-                high[i * n_width + b] = np.uint32(seeds[row + i] >> 32)
-                position[i * n_width + b] = block + b
+        _set_counters(seeds[row : row + n_rows], block, n_width, low, high, position)
         if len(variance):
             for g in range(groups):
                 for i in range(length):
@@ -617,11 +625,7 @@ def _normals(pairs: Any, constants: Any, seeds: Any, cells: Any, out: Any) -> No
     while number < pairs[1]:
         cell, row = number // len(seeds), number % len(seeds)
         rows = min(at_once, len(seeds) - row, pairs[1] - number)
-        for i in range(rows):
-            for b in range(counters):
-                low[i * counters + b] = np.uint32(seeds[row + i] & 0xFFFFFFFF)
-                high[i * counters + b] = np.uint32(seeds[row + i] >> 32)
-                position[i * counters + b] = b
+        _set_counters(seeds[row : row + rows], 0, counters, low, high, position)
         _fill(low, high, position[: rows * counters], np.uint32(cells[cell]), stream, version, drawn)
         for i in range(rows):
             for j in range(4):

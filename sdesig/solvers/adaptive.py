@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sdesig._checks import check_real
 from sdesig.brownian import BrownianPath
+from sdesig.brownian.master_grid import MOST_CELLS
 from sdesig.sde.base import SDELike
 from sdesig.solvers.driver import all_finite, check_arguments
 from sdesig.solvers.shark import ShARK
@@ -20,7 +21,6 @@ _SAFETY, _SMALLEST_FACTOR, _LARGEST_FACTOR = 0.9, 0.2, 5.0
 # The estimate is of size h^(3/2). Coefficients for SDEs as diffrax recommends them (`PIDController`): errors follow the
 # noise, so a controller should not follow them too eagerly.
 _ERROR_ORDER, _INTEGRAL, _PROPORTIONAL = 1.5, 0.3, 0.1
-_CELLS = 2**30  # steps along a path without master grid are no shorter than the cells of the finest grid that exists
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +150,8 @@ def _factor(ratio: float, last: float) -> float:
 
 def _step_end(path: BrownianPath, t: float, h: float, goal: float) -> tuple[float, bool]:
     """Where a step from t ends, and whether it is the shortest: the last cell before t + h, the goal at most."""
-    cells = _CELLS if path.seeds is None and not path.area else path.cells
+    # along a path without master grid steps are no shorter than the cells of the finest grid that exists
+    cells = MOST_CELLS if path.seeds is None and not path.area else path.cells
     here, there, last = path.clock.position(np.array([t, t + h, goal]), path.t0, path.t1) * cells
     shortest = np.rint(here) + 1
     cell = max(shortest, np.floor(there))
