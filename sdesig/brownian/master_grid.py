@@ -30,6 +30,7 @@ _COEFFICIENTS, _INITIAL, _AREA = 0, 1, 2  # streams of the generator; the draws 
 _COPIES = 8  # of a value that are counted for each that is asked for: parents, halves, normals and temporaries
 _LOOKED_AT = 1 << 12  # cells of a grid whose lengths are looked at to find the longest
 _FEWEST_KEPT, _MOST_KEPT, _KEPT_NUMBERS = 3, 64, 2**20  # nodes that wait for later queries, and their numbers
+_MOST_AHEAD, _AHEAD_NUMBERS = 64, 2**20  # steps that are drawn before they are asked for, and their numbers
 
 
 class Node(NamedTuple):
@@ -164,6 +165,22 @@ _Met = tuple[Node, dict[int, int]]
 """A node on the way down from one of the nodes where it begins, and the owners of those on it."""
 
 
+class _Ahead(NamedTuple):
+    """Adjacent single steps of `width` cells each, of which the later ones are not asked for yet.
+
+    Attributes:
+        steps: their lengths (count, ...) and coefficients (depth, count, ...); None of a step that was drawn alone.
+    """
+
+    start: int
+    width: int
+    count: int
+    steps: tuple[Tensor, Tensor] | None
+
+
+_NOTHING_AHEAD = _Ahead(0, 0, 0, None)
+
+
 Values = Tensor | np.ndarray
 """Of a node: a tensor (depth, *shape), or what is compiled makes of it, (depth, number of values)."""
 
@@ -219,13 +236,19 @@ class MasterGrid:
         self._lock = threading.RLock()
         self._kept: list[tuple[Node, Values]] = []  # nodes that lie after an earlier query, by their start
         self._recent_areas: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
+        self._ahead = _NOTHING_AHEAD
         self.area_tolerance: float | None = None
         if area:
             self._choose_area(area_tolerance, dtype)
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies have their own lock, and start without what is kept for speed: other threads may be changing it."""
-        return self.__dict__ | {"_kept": [], "_recent_areas": OrderedDict(), "_lock": None}
+        return self.__dict__ | {
+            "_kept": [],
+            "_recent_areas": OrderedDict(),
+            "_ahead": _NOTHING_AHEAD,
+            "_lock": None,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -267,20 +290,34 @@ class MasterGrid:
         """Step lengths of the n intervals between n + 1 increasing grid indices, (n, *shape of one length)."""
         compiled, variances = self._kernels(), self._clock.variances
         if compiled is None or variances is None:
-            return torch.as_tensor(self._length(ends[:-1], ends[1:]))
+            lengths = self._length(ends[:-1], ends[1:])
+            return lengths if isinstance(lengths, Tensor) else torch.from_numpy(lengths)
         own = as_numpy(variances.detach().to(self._dtype).reshape(-1))
         return torch.from_numpy(compiled.lengths(self._time(ends), own)).unflatten(1, variances.shape or (1,))
 
     def step(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Length, with as many axes as a value, and coefficients (depth, *shape) on one interval, in less time."""
-        ends, dtype, axes = np.array([start, stop]), self._dtype, len(self._shape)
-        if self._one_clock:
-            length = self._clock.length(*self._time(ends).tolist())
-            h = torch.full((1,) * axes, length, dtype=dtype, device=self._seeds.device)
-        else:
-            h = self.lengths(ends)[0]
-            h = to_device(h.reshape(*[1] * (axes - h.ndim), *h.shape).to(dtype), self._seeds.device)
-        return h, self.coefficients(ends)[:, 0]
+        """Length, with as many axes as a value, and coefficients (depth, *shape) on one interval.
+
+        Of adjacent steps of equal numbers of cells the next ones are drawn with the one that is asked for, as a solver
+        will ask for them: four times as many as before each time, of small values. This changes none of them.
+        """
+        width, ahead = stop - start, self._ahead  # another thread may replace it
+        number, within = divmod(start - ahead.start, width)
+        count = 1
+        if width == ahead.width and within == 0:
+            if 0 <= number < ahead.count and ahead.steps is not None:
+                lengths, coefficients = ahead.steps
+                return lengths[number].clone(), coefficients[:, number].clone()
+            if number == ahead.count:
+                fitting = _AHEAD_NUMBERS // max(1, self._depth * math.prod(self._shape))
+                count = max(1, min(4 * ahead.count, _MOST_AHEAD, fitting, (self._cells - start) // width))
+        ends = np.arange(start, start + count * width + 1, width)
+        with torch.inference_mode(False):  # kept: see `ConditionalTree`
+            lengths = self.lengths(ends)
+            lengths = lengths.reshape(count, *[1] * (len(self._shape) + 1 - lengths.ndim), *lengths.shape[1:])
+            lengths, coefficients = to_device(lengths.to(self._dtype), self._seeds.device), self.coefficients(ends)
+        self._ahead = _Ahead(start, width, count, (lengths, coefficients) if count > 1 else None)
+        return (lengths[0].clone(), coefficients[:, 0].clone()) if count > 1 else (lengths[0], coefficients[:, 0])
 
     def initial_noise(self) -> Tensor:
         """N(0, I), (*shape), independent of the path."""

@@ -338,8 +338,9 @@ class BrownianPath(torchsde.BaseBrownian):
                 return prefetched[1][number]
         source = self._source
         h, coefficients = source.step(*ends.tolist())
-        h = h.reshape(h.shape[h.ndim - len(self._shape) :])  # with areas a generator's path is one row of a grid
-        coefficients = coefficients.reshape(self.depth, *self._shape).to(self._dtype)
+        if h.ndim > len(self._shape):  # with areas a generator's path is one row of a grid
+            h, coefficients = h[0], coefficients[:, 0]
+        coefficients = coefficients.to(self._dtype)
         if self._reflected:
             coefficients = -coefficients
         if not (isinstance(source, MasterGrid) and self.area):

@@ -357,9 +357,12 @@ def fit_step(h: Tensor, shape: tuple[int, ...], dtype: torch.dtype, device: torc
         return h
     if h.device != device:
         raise TypeError(f"{name} must be on {device} like the values; got {h.device}")
-    if h.ndim > len(shape) or any(a not in (1, b) for a, b in zip(reversed(h.shape), reversed(shape), strict=False)):
+    matched = zip(reversed(h.shape), reversed(shape), strict=False)
+    if h.ndim > len(shape) or (h.numel() != 1 and any(a not in (1, b) for a, b in matched)):
         raise ValueError(f"{name} must be broadcastable to the shape {tuple(shape)}; got shape {tuple(h.shape)}")
-    return h.reshape(*[1] * (len(shape) - h.ndim), *h.shape).to(torch.promote_types(dtype, torch.float32))
+    if h.ndim < len(shape):
+        h = h.reshape(*[1] * (len(shape) - h.ndim), *h.shape)
+    return h.to(torch.promote_types(dtype, torch.float32))
 
 
 def check_root(name: str, h: float | Tensor, dtype: torch.dtype) -> None:

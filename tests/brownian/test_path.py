@@ -734,6 +734,57 @@ def test_a_path_does_not_depend_on_how_much_of_it_is_drawn_at_once(kept: int, co
         assert torch.equal(again.partial_signatures(times).coefficients, whole)
 
 
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize(
+    "source, area, coordinates",
+    [("seeds", False, False), ("seeds", False, True), ("seeds", True, False), ("generator", True, False)],
+)
+def test_reading_ahead_changes_nothing(compiled: bool, source: str, area: bool, coordinates: bool, monkeypatch):
+    """Runs of equal steps, also broken off, repeated, of another width and backwards, bit for bit."""
+    if not compiled:
+        monkeypatch.setattr("sdesig.brownian.master_grid.kernels", lambda: None)
+    clock = SNRClock(torch.tensor([0.3, 0.9])) if coordinates else SNRClock(0.4)
+    options = {"clock": clock, "cells": 60, "area": area, "dtype": F64}
+    path, whole = (BrownianPath(0.1, 10.0, (2, 2), **SOURCES[source](2), **options) for _ in range(2))
+    times = whole.grid(60).tolist()
+    values = {
+        width: whole.partial_signatures([*times[:-1:width], times[-1]] if 60 % width else times[::width])
+        for width in (1, 2, 7)
+    }
+    walks = [(1, range(9)), (1, [4, 5, 6, 4, 5, 40]), (2, range(30)), (7, range(8)), (1, range(59, -1, -1)), (2, [29])]
+    for width, steps in walks:
+        for k in steps:
+            step, expected = path.partial_signature(times[k * width], times[(k + 1) * width]), values[width][k]
+            assert torch.equal(step.coefficients, expected.coefficients), (width, k)
+            torch.testing.assert_close(step.h, expected.h, rtol=1e-15, atol=0)
+            assert not area or torch.equal(step.levy_area, expected.levy_area)
+            step.coefficients.zero_(), step.h.zero_()  # what is handed out is the caller's own
+
+
+def test_what_is_read_ahead_is_bounded(monkeypatch):
+    """By four times what was asked for, by the end of the path, and by a number of values."""
+    drawn = []
+    original = MasterGrid.coefficients
+    monkeypatch.setattr(MasterGrid, "coefficients", lambda self, ends: drawn.append(ends) or original(self, ends))
+    path = BrownianPath(0.0, 1.0, (2, 2), seeds=range(2), cells=256)
+    times = path.grid(256).tolist()
+    for k, (s, t) in enumerate(pairwise(times), 1):
+        path.partial_signature(s, t)
+        assert sum(len(ends) - 1 for ends in drawn) <= max(1, 5 * (k - 1), k)
+    assert [len(ends) - 1 for ends in drawn] == [1, 4, 16, 64, 64, 64, 43]
+    drawn.clear()
+    monkeypatch.setattr("sdesig.brownian.master_grid._AHEAD_NUMBERS", 7 * 2 * 2 * 2)
+    path = BrownianPath(0.0, 1.0, (2, 2), seeds=range(2), cells=16)
+    for s, t in pairwise(path.grid(16).tolist()):
+        path.partial_signature(s, t)
+    assert [len(ends) - 1 for ends in drawn] == [1, 4, 7, 4]
+    monkeypatch.setattr("sdesig.brownian.master_grid._AHEAD_NUMBERS", 1)
+    path = BrownianPath(0.0, 1.0, (2, 2), seeds=range(2), cells=16)
+    for s, t in pairwise(path.grid(16).tolist()):
+        path.partial_signature(s, t)
+        assert path._source._ahead.steps is None
+
+
 @pytest.mark.parametrize("depth", [1, 2, 3, 4])
 @pytest.mark.parametrize("event", [(1,), (3,), (10,), (2, 6), (1040,), (2050,)])
 @pytest.mark.parametrize("clock", [UniformClock(), SNRClock(0.7), "coordinates"])
