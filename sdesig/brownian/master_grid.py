@@ -169,12 +169,12 @@ class _Ahead(NamedTuple):
     """Adjacent single steps of `width` cells each, of which the later ones are not asked for yet.
 
     Attributes:
-        steps: their lengths (count, ...) and coefficients (depth, count, ...); None of a step that was drawn alone.
+        steps: their lengths (drawn, ...) and coefficients (depth, drawn, ...); None of a step that was drawn alone.
     """
 
     start: int
     width: int
-    count: int
+    drawn: int
     steps: tuple[Tensor, Tensor] | None
 
 
@@ -305,12 +305,12 @@ class MasterGrid:
         number, within = divmod(start - ahead.start, width)
         count = 1
         if width == ahead.width and within == 0:
-            if 0 <= number < ahead.count and ahead.steps is not None:
+            if 0 <= number < ahead.drawn and ahead.steps is not None:
                 lengths, coefficients = ahead.steps
                 return lengths[number].clone(), coefficients[:, number].clone()
-            if number == ahead.count:
+            if number == ahead.drawn:
                 fitting = _AHEAD_NUMBERS // max(1, self._depth * math.prod(self._shape))
-                count = max(1, min(4 * ahead.count, _MOST_AHEAD, fitting, (self._cells - start) // width))
+                count = max(1, min(4 * ahead.drawn, _MOST_AHEAD, fitting, (self._cells - start) // width))
         ends = np.arange(start, start + count * width + 1, width)
         with torch.inference_mode(False):  # kept: see `ConditionalTree`
             lengths = self.lengths(ends)
