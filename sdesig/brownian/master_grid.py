@@ -170,15 +170,19 @@ class _Ahead(NamedTuple):
 
     Attributes:
         steps: their lengths (drawn, ...) and coefficients (depth, drawn, ...); None of a step that was drawn alone.
+        before: how many steps of this width ended where they start.
+        runs: widths and numbers of steps of the last two runs of equal steps, where each began at the end of another.
     """
 
     start: int
     width: int
     drawn: int
     steps: tuple[Tensor, Tensor] | None
+    before: int
+    runs: tuple[tuple[int, int], ...]
 
 
-_NOTHING_AHEAD = _Ahead(0, 0, 0, None)
+_NOTHING_AHEAD = _Ahead(0, 1, 0, None, 0, ())
 
 
 Values = Tensor | np.ndarray
@@ -301,22 +305,30 @@ class MasterGrid:
         Of adjacent steps of equal numbers of cells the next ones are drawn with the one that is asked for, as a solver
         will ask for them: four times as many as before each time, of small values. This changes none of them.
         """
+        # Of 1000 even steps on 1024 cells runs of 41 or 42 steps of a cell follow on single ones of two cells. After
+        # the first run all of a run is drawn with its first step; where it goes on, few more at first.
         width, ahead = stop - start, self._ahead  # another thread may replace it
-        number, within = divmod(start - ahead.start, width)
-        count = 1
-        if width == ahead.width and within == 0:
-            if 0 <= number < ahead.drawn and ahead.steps is not None:
+        number, within = divmod(start - ahead.start, ahead.width)
+        adjoins = within == 0 and 0 <= number <= ahead.drawn
+        before, runs, count = 0, ahead.runs if adjoins else (), 1
+        if adjoins and width == ahead.width:
+            if number < ahead.drawn and ahead.steps is not None:
                 lengths, coefficients = ahead.steps
                 return lengths[number].clone(), coefficients[:, number].clone()
-            if number == ahead.drawn:
-                fitting = _AHEAD_NUMBERS // max(1, self._depth * math.prod(self._shape))
-                count = max(1, min(4 * ahead.drawn, _MOST_AHEAD, fitting, (self._cells - start) // width))
+            before = ahead.before + number
+            count = 4 * number
+        elif adjoins:
+            runs = (*runs[-1:], (ahead.width, ahead.before + number))
+        if known := dict(runs).get(width, 0):
+            count = known - before if known > before else before - known + 1
+        fitting = _AHEAD_NUMBERS // max(1, self._depth * math.prod(self._shape))
+        count = max(1, min(count, _MOST_AHEAD, fitting, (self._cells - start) // width))
         ends = np.arange(start, start + count * width + 1, width)
         with torch.inference_mode(False):  # kept: see `ConditionalTree`
             lengths = self.lengths(ends)
             lengths = lengths.reshape(count, *[1] * (len(self._shape) + 1 - lengths.ndim), *lengths.shape[1:])
             lengths, coefficients = to_device(lengths.to(self._dtype), self._seeds.device), self.coefficients(ends)
-        self._ahead = _Ahead(start, width, count, (lengths, coefficients) if count > 1 else None)
+        self._ahead = _Ahead(start, width, count, (lengths, coefficients) if count > 1 else None, before, runs)
         return (lengths[0].clone(), coefficients[:, 0].clone()) if count > 1 else (lengths[0], coefficients[:, 0])
 
     def initial_noise(self) -> Tensor:
