@@ -5,22 +5,28 @@ import math
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler
+from diffusers.utils import disable_progress_bar, enable_progress_bar
 
 from experiments.digits.classifier import train_classifier
+from experiments.digits.pipeline import train_pipeline
 from sdesig._intervals import paired_ratio
 from sdesig.digits import (
     EVENT,
     FOLDER,
+    PIPELINE,
     SNR,
     DigitClassifier,
     load_classifier,
     load_digits,
     load_grid,
+    load_pipeline,
     load_teacher,
     path_space,
     reference,
 )
 from sdesig.digits.classifier import FEATURES
+from sdesig.images import load_teacher as load_diffusers_teacher
 from sdesig.sampling import GaussianReference
 from sdesig.sigdeg import SigDEG
 
@@ -177,6 +183,46 @@ def test_training_a_classifier(digits):
     assert not torch.equal(one.head.weight, other.head.weight)
 
 
+# --- pipeline --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def quiet():
+    disable_progress_bar()
+    yield
+    enable_progress_bar()
+
+
+def test_the_pipeline_draws_digits(quiet):
+    """The classifier is as sure of them as of the data, but for one in ten: of what is no digit it is rarely sure."""
+    pipeline = load_pipeline()
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    drawn = pipeline(200, torch.Generator().manual_seed(0), num_inference_steps=50, output_type="np").images
+    images = 2 * torch.from_numpy(drawn).reshape(200, 64) - 1
+    with torch.no_grad():
+        sure = load_classifier()(images).softmax(1).amax(1) > 0.9
+        labels = load_classifier()(images).argmax(1)
+    assert sure.double().mean() > 0.75
+    assert torch.bincount(labels, minlength=10).min() >= 5
+
+
+def test_the_pipeline_is_a_teacher(quiet):
+    teacher = load_diffusers_teacher(PIPELINE)
+    assert teacher.event == (1, 8, 8)
+    assert sum(p.numel() for p in teacher.parameters()) < 120_000
+
+
+def test_training_a_pipeline(digits):
+    """Thirty iterations: nearer to the noise than zero is."""
+    torch.manual_seed(0)
+    pipeline = train_pipeline(30)
+    noise, t = torch.randn(256, 1, 8, 8), torch.full((256,), 500)
+    x = pipeline.scheduler.add_noise(digits[0][:256].reshape(-1, 1, 8, 8), noise, t)
+    with torch.no_grad():
+        assert (pipeline.unet(x, t).sample - noise).square().mean() < 0.9
+
+
 # --- sizes -----------------------------------------------------------------------------------------------------------
 
 
@@ -187,6 +233,7 @@ def size_of(folder):
 def test_what_is_shipped_is_small():
     assert size_of(FOLDER / "teacher") < 2e6
     assert size_of(FOLDER / "classifier") < 1e5
+    assert size_of(PIPELINE) < 5e5
     assert sum(file.stat().st_size for file in FOLDER.iterdir() if file.is_file()) < 1e5
 
 

@@ -1,11 +1,14 @@
 """Handwritten digits, 8x8: the data, a small teacher and classifier that were trained on them, and students.
 
+There is a small pipeline of diffusers, too, to try things out on.
+
 `README.md` beside this file has the source, the licence, and the commands that trained the networks.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +24,7 @@ from sdesig.sigdeg import NetworkDenoiser, SigDEG
 __all__ = [
     "EVENT",
     "FOLDER",
+    "PIPELINE",
     "REFERENCE",
     "SNR",
     "DigitClassifier",
@@ -28,6 +32,7 @@ __all__ = [
     "load_digits",
     "load_features",
     "load_grid",
+    "load_pipeline",
     "load_student",
     "load_teacher",
     "path_space",
@@ -36,6 +41,8 @@ __all__ = [
 
 FOLDER = Path(__file__).parent
 EVENT = (64,)
+PIPELINE = FOLDER / "pipeline"
+"""Folder of the pipeline of `load_pipeline`: a teacher for `sdesig distill --teacher`, too."""
 REFERENCE = "reference.safetensors"
 SNR = (1 / 20**2, 1 / 0.05**2)
 """Noise of standard deviation 20 at the start; .05 is left at the end, less than half a grey level of the data."""
@@ -85,6 +92,17 @@ def load_features() -> FeatureExtractor:
     """The classifier's 32 features, which Frechet distances are of."""
     digest = file_digest(FOLDER / "classifier" / WEIGHTS)
     return FeatureExtractor("classifier", digest, load_classifier().features, floats=True)
+
+
+def load_pipeline() -> Any:
+    """A `diffusers.DDPMPipeline` of digits, (1, 8, 8): a UNet of 0.1 million parameters that predicts the noise.
+
+    Raises:
+        ImportError: diffusers is missing.
+    """
+    from sdesig.images import import_diffusers
+
+    return import_diffusers().DDPMPipeline.from_pretrained(PIPELINE)
 
 
 def load_student(name: str) -> SigDEG:
