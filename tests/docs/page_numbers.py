@@ -9,8 +9,9 @@ and a table follows a comment that says what its columns are; `=name` tells the 
 
     <!--= digits/demo/report.json | =method | =steps | pathwise_rmse, pathwise_rmse_low, pathwise_rmse_high | _ -->
 
-First comes a file, from the top of the repository or from `experiments/`, .csv or .json: a list of rows, or an object
-with one, `rows` unless `file.json#name` says otherwise. Then filters, `name=value` or `name~part`, which leave one row,
+First comes a file, from the top of the repository or from `experiments/`: a .csv; a .json, a list of rows or an object
+with one, `rows` unless `file.json#name` says otherwise; or the tables of a .md whose first column has a title,
+`file.md#title`. Then filters, `name=value` or `name~part`, which leave one row,
 and last the fields, with commas between. Of a text all numbers count, `#` is how many rows are left, `name*100` a
 percentage, `... / name=value ...` divides by the same field of another row of the file. As many numbers of the page as
 that gives, the last ones before the comment, must be equal to it in the digits that they show.
@@ -35,6 +36,7 @@ ROOT = Path(__file__).parents[2]
 COMMENT = re.compile(r"<!--= (.*?) -->", re.S)
 NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?!\w)")
 IN_RESULTS = re.compile(r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
+TABLE = re.compile(r"(?:^\|.*\n)+", re.M)
 FENCED = re.compile(r"(^```.*?^```$)", re.M | re.S)
 Row = dict[str, Any]
 
@@ -46,6 +48,10 @@ def rows_of(name: str) -> list[Row]:
     file = next((file for file in (ROOT / name, ROOT / "experiments" / name) if file.exists()), None)
     if file is None:
         raise ValueError(f"there is no file {name}, nor experiments/{name}")
+    if file.suffix == ".md":
+        tables = [table.splitlines() for table in TABLE.findall(file.read_text())]
+        tables = [[[cell.strip() for cell in line.strip("|").split("|")] for line in table] for table in tables]
+        return [dict(zip(head, line, strict=True)) for head, _, *lines in tables if head[0] == part for line in lines]
     if file.suffix == ".csv":
         return list(csv.DictReader(file.read_text().splitlines()))
     found = json.loads(file.read_text())
@@ -110,9 +116,7 @@ def table_line(line: str, name: str, filters: list[str], columns: list[str]) -> 
     cells = line.strip().strip("|").split("|")
     if len(cells) != len(columns):
         raise ValueError(f"{line} has {len(cells)} columns; they are {columns}")
-    keys = [
-        f"{column[1:]}={cell.strip(' `*')}" for cell, column in zip(cells, columns, strict=True) if column[0] == "="
-    ]
+    keys = [f"{column[1:]}={cell.strip(' *')}" for cell, column in zip(cells, columns, strict=True) if column[0] == "="]
     rows = matching(rows_of(name), [*filters, *keys])
     for k, column in enumerate(columns):
         if column != "_" and column[0] != "=":
@@ -137,7 +141,8 @@ def _renewed(text: str) -> Iterator[str]:
                 yield rewritten(text[done : comment.start()], values(comment[1])) + comment[0]
                 done = comment.end()
                 continue
-            source, *columns = (part.strip() for part in comment[1].split(" | "))
+            source, *columns = comment[1].split(" | ")
+            columns = [column.strip(' "\n') for column in columns]
             name, *filters = shlex.split(source)
             table = re.compile(r"\s*(?:^\|.*\n)+", re.M).match(text, comment.end())
             if table is None:

@@ -29,6 +29,8 @@ def test_other_numbers_are_found():
     ratio = "celeba64/results-cpu/report.json key=depth-4 steps=50 pathwise_rmse / key=path-average-grid steps=50"
     assert renewed(f"9.9<!--= {ratio} -->").startswith("1.6<")
     assert renewed("9<!--= benchmarks/results/foundation.csv reached=no # -->").startswith("11<")
+    seconds = 'work_precision/results/noncommutative.md#error error=0.01 "the others\' seconds over ours"'
+    assert renewed(f"9.9<!--= {seconds} -->").startswith("1.5<")
     lines = ["", "", "| a | b | c | d |", "|---|---|---|---|", "| DDIM | - | - | 3 |", "| UniPC | - | - | 3 |", ""]
     assert renewed(TABLE + "\n".join(lines)) == TABLE + "\n".join(lines)
     lines[-2] = "| Sig-DEG, depth 2 (shipped) | 0.1 (9.99) | 9.9 % | 3 |"
