@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-COMMENT = re.compile(r"<!--= (.*?) -->", re.S)
+COMMENT = re.compile(r"<!--=\s(.*?)\s-->", re.S)
 NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?!\w)")
 IN_RESULTS = re.compile(r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 TABLE = re.compile(r"(?:^\|.*\n)+", re.M)
@@ -89,14 +89,14 @@ def values_of(rows: list[Row], fields: str) -> list[float | None]:
 
 def values(source: str) -> list[float | None]:
     """What a comment behind a number stands for."""
-    above, _, below = source.partition(" / ")
+    above, *below = re.split(r"\s/\s", source)
     name, *words = shlex.split(above)
     filters = [*itertools.takewhile(re.compile(r"\w+[=~]").match, words)]
     fields = " ".join(words[len(filters) :])
     found = values_of(matching(rows_of(name), filters), fields)
     if not below:
         return found
-    others = values_of(matching(rows_of(name), shlex.split(below)), fields)
+    others = values_of(matching(rows_of(name), shlex.split(below[0])), fields)
     return [value / other for value, other in zip(found, others, strict=True)]  # type: ignore[operator]
 
 

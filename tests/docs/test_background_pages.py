@@ -26,13 +26,12 @@ def test_blocks_run(code, shown, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
-def test_links_between_these_pages_lead_to_headings(page):
-    for target, heading in re.findall(r"\]\(([\w/.]*\.md)?(?:#([\w-]+))?\)", page.read_text()):
+def test_links_lead_to_files_and_headings(page):
+    for target, heading in re.findall(r"\]\(((?!https:)[^)#\s]*)(?:#([\w-]+))?\)", page.read_text()):
         there = (page.parent / target).resolve() if target else page
         if there in PAGES:
             titles = re.findall(r"^#+ (.*)$", there.read_text(), re.M)
-            assert not heading or heading in {
-                re.sub(r"[^\w\s-]", "", title).lower().replace(" ", "-") for title in titles
-            }
+            slugs = {re.sub(r"[^\w\s-]", "", title).lower().replace(" ", "-") for title in titles}
+            assert not heading or heading in slugs
         else:
-            assert there.is_relative_to(ROOT / "docs"), target
+            assert there.is_relative_to(ROOT / "docs") or there.exists(), target  # mkdocs checks those of the site
