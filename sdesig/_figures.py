@@ -53,7 +53,7 @@ LOOKS = {
     # schemes, by name; torchsde's and others' of the same name look the same
     "milstein": Look("#D55E00", "o"),
     "milstein without areas": Look("#EE8866", "p", "--"),
-    "sri2": Look("#E69F00", "8"),
+    "sri2": Look("#E69F00", "X"),
     "log_ode": Look("#332288", "D"),
     "platen": Look("#0072B2", "P"),
     "heun": Look("#CC79A7", "x"),
@@ -63,7 +63,7 @@ LOOKS = {
     "srk": Look("#56B4E9", "^"),
     "midpoint": Look("#999933", "d"),
     "euler_heun": Look("#AA4499", "+"),
-    "slow_rk": Look("#DDCC77", "H"),
+    "slow_rk": Look("#887700", "H"),
     # algorithms for Levy areas
     "area fourier": Look("#777777", "v"),
     "area milstein": Look("#D55E00", "o"),
