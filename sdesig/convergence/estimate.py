@@ -125,13 +125,19 @@ class OrderEstimate:
             values[name] = tuple(value) if isinstance(value, list) else value
         return cls(**values)
 
-    def plot(self, axis: Axes | None = None) -> Axes:
-        """Draw errors with 95 % error bars (masked ones hollow) and the line, log-log; returns the axis."""
+    def plot(self, axis: Axes | None = None, *, name: str = "") -> Axes:
+        """Draw errors with 95 % error bars (masked ones hollow) and the line, log-log; returns the axis.
+
+        Args:
+            axis: where; default: a new one of pyplot.
+            name: of the scheme, to stand in the legend.
+        """
         import matplotlib.pyplot as plt
 
         if axis is None:
             axis = plt.subplots()[1]
-        (line,) = axis.plot(self.steps, [self.constant * n**-self.order for n in self.steps], label=str(self))
+        label = f"{name}: {self}" if name else str(self)
+        (line,) = axis.plot(self.steps, [self.constant * n**-self.order for n in self.steps], label=label)
         for used in (True, False):
             shown = [k for k, flag in enumerate(self.used) if flag == used and self.errors[k] > 0]
             axis.errorbar(
