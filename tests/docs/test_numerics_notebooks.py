@@ -1,4 +1,4 @@
-"""The notebooks and the page for SDE numerics run, and the claims of their text hold for the values that they compute."""
+"""The notebooks and the page for SDE numerics run, and their text claims no more than the values that they compute."""
 
 import re
 from statistics import NormalDist
