@@ -32,6 +32,8 @@ _HELP = re.compile(r"^<!-- help: (\w*) -->$", re.MULTILINE)
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 _DOLLARS = re.compile(r"(?<![\\$])(\${1,2})(?=[^\s$])([^$]+?)(?<=[^\s\\])\1(?!\d)")
 _CODE = re.compile(r"(<(pre|code|script|style|svg|math)\b.*?</\2>|<[^>]*>)", re.DOTALL)
+_SCRIPT = re.compile(r"<script\b[^>]*>(?:(?!</script>).)*</script>", re.DOTALL)
+_FOREIGN = re.compile(r"<img\b[^>]*>")
 _HREF = re.compile(r'(?<= href=")(?!\w+:|#|/)([^"#]+\.(?:md|ipynb))(?=["#])')
 
 
@@ -92,7 +94,7 @@ def _mathml(latex: str, block: bool, page: Any) -> str:
 
 
 def _notebook(text: str, page: Any, files: Any) -> str:
-    """Formulas and links of a notebook, which mkdocs does not look at."""
+    """Formulas and links of a notebook, which mkdocs does not look at, without the scripts of MathJax and Mermaid."""
 
     def link(match: re.Match[str]) -> str:
         uri = posixpath.normpath(posixpath.join(posixpath.dirname(page.file.src_uri), match[1]))
@@ -101,6 +103,16 @@ def _notebook(text: str, page: Any, files: Any) -> str:
             raise PluginError(f"{page.file.src_uri}: no page for the link {match[1]!r}")
         return file.url_relative_to(page.file)
 
+    def script(match: re.Match[str]) -> str:
+        return "" if re.search("mathjax|mermaid", match[0], re.IGNORECASE) else match[0]
+
+    def picture(match: re.Match[str]) -> str:
+        foreign = re.search(r'src="https?:', match[0])
+        alternative = re.search(r'alt="([^"]*)"', match[0])
+        return match[0] if foreign is None or alternative is None else alternative[1]
+
+    text = _FOREIGN.sub(picture, text)  # a badge: its words do, and ask no other host
+    text = _SCRIPT.sub(script, text).replace('<script src=""></script>', "")
     parts = _CODE.split(_HREF.sub(link, text))
     # split by two groups: text, a tag or an element as it is, the element's name
     for index in range(0, len(parts), 3):
