@@ -4,6 +4,7 @@
 - A relative link to a file outside `docs/` works as it stands on a page of the repository. On the site a picture is
   copied, and anything else is a link to the repository.
 - Links in notebooks lead to the pages of the site.
+- A name of the API in backticks, `BrownianPath`, is a link to it, if it has a capital letter or an underscore.
 - A line `<!-- help: teacher -->` becomes the help of `sdesig teacher`.
 """
 
@@ -15,6 +16,7 @@ import posixpath
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>'
 _DOLLARS = re.compile(r"(?<![\\$])(\${1,2})(?=[^\s$])([^$]+?)(?<=[^\s\\])\1(?!\d)")
 _CODE = re.compile(r"(<(pre|code|script|style|svg|math)\b.*?</\2>|<[^>]*>)", re.DOTALL)
 _SCRIPT = re.compile(r"<script\b[^>]*>(?:(?!</script>).)*</script>", re.DOTALL)
+_NAMED = re.compile(r"(<(a|h\d|pre|summary)\b.*?</\2>)|<code>(\w*[A-Z_]\w*)</code>", re.DOTALL)
 _FOREIGN = re.compile(r"<img\b[^>]*>")
 _HREF = re.compile(r'(?<= href=")(?!\w+:|#|/)([^"#]+\.(?:md|ipynb))(?=["#])')
 
@@ -68,11 +71,31 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
 def on_page_content(html: str, page: Any, files: Any, **_: Any) -> str:
     if page.file.src_uri.endswith(".ipynb"):
         html = _notebook(html, page, files)
+    else:
+        html = _NAMED.sub(lambda match: match[1] or _named(match[3], page, files), html)
     return _FORMULA.sub(lambda match: _mathml(match[2], match[1] == "div", page), html)
 
 
 def on_post_page(output: str, **_: Any) -> str:
     return output.replace(' data-md-component="source"', "")  # it would ask the repository's host for its stars
+
+
+@cache
+def _places() -> dict[str, tuple[str, str]]:
+    """Page and full name of the names that are described on the pages of the API, but for the digits."""
+    return {
+        name.rpartition(".")[2]: (f"api/{path.name}", name)
+        for path in sorted(Path(__file__).parent.glob("api/*.md"))
+        for name in re.findall(r"^::: (\S+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+        if path.name != "digits.md"
+    }
+
+
+def _named(name: str, page: Any, files: Any) -> str:
+    if name not in _places():
+        return f"<code>{name}</code>"
+    uri, anchor = _places()[name]
+    return f'<a href="{files.get_file_from_path(uri).url_relative_to(page.file)}#{anchor}"><code>{name}</code></a>'
 
 
 def _help(command: str) -> str:
