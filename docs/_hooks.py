@@ -35,7 +35,9 @@ _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>'
 _DOLLARS = re.compile(r"(?<![\\$])(\${1,2})(?=[^\s$])([^$]+?)(?<=[^\s\\])\1(?!\d)")
 _CODE = re.compile(r"(<(pre|code|script|style|svg|math)\b.*?</\2>|<[^>]*>)", re.DOTALL)
 _SCRIPT = re.compile(r"<script\b[^>]*>(?:(?!</script>).)*</script>", re.DOTALL)
-_NAMED = re.compile(r"(<(a|h\d|pre|summary)\b.*?</\2>)|<code>(\w*[A-Z_]\w*)</code>", re.DOTALL)
+_NAMED = re.compile(
+    r"(<(a|h\d|pre|summary)\b.*?</\2>|<td>\s*<code>\w*</code>\s*</td>)|<code>(\w*[A-Z_]\w*)</code>", re.DOTALL
+)
 _FOREIGN = re.compile(r"<img\b[^>]*>")
 _HREF = re.compile(r'(?<= href=")(?!\w+:|#|/)([^"#]+\.(?:md|ipynb))(?=["#])')
 
