@@ -99,7 +99,7 @@ def test_every_exported_name_is_described_on_the_page_of_its_package(package: st
     for module in MODULES:
         if module.startswith(f"{package}."):
             expected |= {f"{module}.{name}" for name in public(module) if not name.startswith("_")}
-    assert set(described) - set(MODULES) == expected
+    assert set(described) - {*MODULES, "sdesig.sampling.gaussian_reference"} == expected
 
 
 def test_every_package_with_names_has_a_page() -> None:
