@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import re
 from typing import Any
 
@@ -39,3 +41,15 @@ class PlainText(griffe.Extension):
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         if obj.docstring is not None:
             obj.docstring.value = as_markdown(obj.docstring.value)
+
+    def on_function(self, *, func: griffe.Function, **_: Any) -> None:
+        """A function whose decorator gives it other parameters has these."""
+        if any(str(decorator.value).startswith("takes_arguments_of") for decorator in func.decorators):
+            signature = inspect.signature(getattr(importlib.import_module(func.module.path), func.name))
+            func.parameters = griffe.Parameters(*map(_parameter, signature.parameters.values()))
+
+
+def _parameter(given: inspect.Parameter) -> griffe.Parameter:
+    default = None if given.default is inspect.Parameter.empty else repr(given.default)
+    kind = griffe.ParameterKind(given.kind.description)
+    return griffe.Parameter(given.name, annotation=given.annotation, kind=kind, default=default)
