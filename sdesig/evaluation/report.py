@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Row = dict[str, Any]
+"""One sampler at one number of steps: what was measured, by the keys of report.json."""
 INTERVALS = (
     "Pathwise RMSE: with an interval of 95 % that holds for heavy tails, (?) where fewer than 20 seeds carry most of "
     "it. Seeds apart: the share that ends farther from its converged path than half the standard deviation of the "
