@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import tyro
 from torch import Tensor
-from tqdm import tqdm
 
 from sdesig._files import check_output, replacing, write_json
+from sdesig._progress import progress_bar
 from sdesig._random import seeded
 from sdesig.digits import load_digits, load_features, load_student, load_teacher, path_space
 from sdesig.evaluation import (
@@ -104,7 +104,7 @@ class Demo:
                 teacher_options=TeacherOptions(steps=128),
             )
             for depth in (1, 2, 4)
-            for steps in tqdm(STEPS, desc=f"floors of depth {depth}", leave=False)
+            for steps in progress_bar(STEPS, name=f"floors of depth {depth}", unit="floor", leave=False)
         ]
         print(f"All samplers on the same {size.seeds} seeds and Brownian paths.", flush=True)
         found = evaluate(

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from sdesig import _processes as processes
 from sdesig._checks import check_floating, check_instance, check_integer
 from sdesig._figures import save_figure
 from sdesig._files import read_json, replacing, write_json
 from sdesig._philox import check_seeds
+from sdesig._progress import progress_bar
 from sdesig.evaluation.comparison import CONVERGED, Comparison
 from sdesig.evaluation.features import (
     COORDINATES,
@@ -125,8 +125,7 @@ def evaluate(
         references = {extractor: reference_statistics(data, extractor, cache=cache) for extractor in extractors}
     truth = pixel_digest(store.samples(CONVERGED, comparison.truth_steps)) if perceptual else ""
     rows = []
-    hidden = not progress or processes.rank() > 0
-    for sampler, steps in tqdm(store.pairs, desc="comparing", unit="row", disable=hidden):
+    for sampler, steps in progress_bar(store.pairs, name="comparing", unit="row", shown=progress):
         measured = _measure(store, sampler, steps, references, perceptual, truth, ema)
         rows.append(report_row(store, sampler.key, steps, floors=known, measured=measured, extractors=extractors))
     found = Evaluation(rows, known, store)
