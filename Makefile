@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PEERS := $(VENV)/.peers
+DOCS := $(VENV)/.docs
 
-.PHONY: setup demo test lint validate bench gpu clean
+.PHONY: setup demo test lint validate bench docs gpu clean
 
 setup: $(STAMP)
 
@@ -17,6 +18,10 @@ $(STAMP): pyproject.toml constraints.txt
 
 $(PEERS): $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[peers]'
+	touch $@
+
+$(DOCS): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	touch $@
 
 demo: setup
@@ -37,10 +42,14 @@ bench: $(PEERS)
 	$(BIN)/python -m experiments.benchmarks
 	$(BIN)/python -m experiments.work_precision
 
+# the site, in site/; it executes the notebooks, which takes some minutes
+docs: $(DOCS)
+	$(BIN)/mkdocs build
+
 # in the environment whose python runs: its torch must be built for CUDA. GPU="--data cifar10_train.tar.xz" and the like
 gpu:
 	$(PYTHON) -m experiments.gpu $(GPU)
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,5 +1,7 @@
 """Exact partial signatures, consistent Brownian paths and SDE numerics on torchsde, and Sig-DEG."""
 
+import logging
+
 from sdesig.brownian import BrownianPath, UniformClock
 from sdesig.convergence import OrderEstimate, strong_order, weak_order
 from sdesig.sampling import (
@@ -26,6 +28,8 @@ from sdesig.signature import (
 from sdesig.solvers import solve, solve_adaptive
 
 __version__ = "0.1.0"
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # applications decide what is shown
 
 __all__ = [
     "EDM",

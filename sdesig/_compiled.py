@@ -18,9 +18,9 @@ No number depends on its neighbours, and no product and sum are contracted: a ro
 from __future__ import annotations
 
 import functools
+import logging
 import math
 import os
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from itertools import pairwise
@@ -33,6 +33,7 @@ from numba import carray, njit, types
 from numba.core import event
 from numba.extending import intrinsic
 
+_LOGGER = logging.getLogger(__name__)
 DEEPEST = 4
 """Greatest depth of the paths that are cut here."""
 
@@ -711,7 +712,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class _Announcement(event.Listener):
-    """A line on stderr when numba begins to compile what is here."""
+    """A line in the log when numba begins to compile what is here."""
 
     said = False
 
@@ -719,7 +720,7 @@ class _Announcement(event.Listener):
         """Say it once: what is compiled is kept on disk."""
         if not self.said and event.data["dispatcher"].py_func.__module__ == __name__:
             self.said = True
-            print("sdesig compiles the drawing of its paths, once on a machine (some seconds)", file=sys.stderr)
+            _LOGGER.info("sdesig compiles the drawing of its paths, once on a machine (some seconds)")
 
     def on_end(self, event: event.Event) -> None:
         """Nothing."""

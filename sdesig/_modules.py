@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from sdesig._files import FileError, read_json, read_tensors, write_json, write_tensors
 
-CONFIG, WEIGHTS = "config.json", "weights.safetensors"
+CONFIG = "config.json"
+WEIGHTS = "weights.safetensors"
+"""File of the numbers of a network, in its folder."""
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 _NAMED = 12
 """Largest number of names of tensors in a message."""

@@ -47,8 +47,9 @@ def test_the_figure_has_a_panel_for_every_case(monkeypatch):
     monkeypatch.setattr(reverse_diffusion, "CASES", small)
     monkeypatch.setattr(reverse_diffusion, "WEAK_CASES", ())
     rows = []
-    figure = reverse_diffusion.run(20, rows.append)
-    assert [axis.get_title() for axis in figure.axes] == [*(case.title for case in small), ""]
+    figure = reverse_diffusion.draw([], reverse_diffusion.run(20, rows.append))
+    titles = [f"{case.title}, seeds 0 to {max(10, round(20 * case.share)) - 1}" for case in small]
+    assert [axis.get_title() for axis in figure.axes] == [*titles, ""]
     assert len(rows) == 2 * len(small)
 
 

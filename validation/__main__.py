@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from validation.studies import RESULTS, STUDIES, check_names, run_studies
+from validation.studies import RESULTS, STUDIES, check_names, draw_studies, run_studies
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -18,6 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sizes = parser.add_mutually_exclusive_group()
     sizes.add_argument("--quick", action="store_true", help="a few minutes for all studies; the default")
     sizes.add_argument("--full", action="store_true", help="ten times the samples")
+    sizes.add_argument("--figures", action="store_true", help="draw the figures again from the CSV files in --out")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results; default: %(default)s")
     options = parser.parse_args(arguments)
     try:
@@ -29,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         tempfile.TemporaryFile(dir=options.out).close()  # now, not after the first study
     except OSError as error:
         parser.error(f"argument --out: must be a folder that can be written to; got {options.out} ({error.strerror})")
+    if options.figures:
+        draw_studies(options.names, out=options.out)
+        return
     sys.exit(0 if run_studies(options.names, full=options.full, out=options.out) else 1)
 
 

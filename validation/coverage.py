@@ -16,7 +16,7 @@ how often normal theory holds: the order +- 1.96 standard errors by the delta me
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -24,7 +24,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from sdesig.convergence import fit_strong
-from validation.report import Row, Study
+from sdesig.evaluation import Look, draw_line, panels
+from validation.report import Point, Row, Stored, Study
 
 STEPS = (8, 16, 32, 64, 128)
 PATHS = (300, 1000)
@@ -170,26 +171,49 @@ def rows(case: Case, paths: int, runs: int, found: Coverage) -> list[Row]:
     ]
 
 
-def run(samples: int, report: Callable[[Row], None]) -> Figure:
-    """Report the rows; return shares of all cases: intervals here, normal theory's, runs with too few paths."""
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
-    for axis, paths in zip(figure.subplots(1, 2, sharey=True), PATHS, strict=True):
+def run(samples: int, report: Callable[[Row], None]) -> list[Point]:
+    """Report the rows, which have all that the figure shows."""
+    for paths in PATHS:
         found = [coverage(case, paths, samples) for case in CASES]
         for case, shares in zip(CASES, found, strict=True):
             for row in rows(case, paths, samples, shares):
                 report(row)
-        places = range(len(CASES))
-        axis.plot(places, [shares.order for shares in found], "o", color="C0", label="order")
-        axis.plot(places, [shares.normal for shares in found], "x", color="C3", label="order, by normal theory")
-        axis.plot(places, [shares.errors.min() for shares in found], "s", color="C2", label="error, worst step count")
-        axis.bar(places, [shares.few for shares in found], color="0.9", label="runs that say: too few paths")
-        axis.axhline(0.95, color="0.5", lw=1)
-        axis.axhline(LEAST, color="0.5", lw=1, ls=":")
-        axis.set_xticks(places, [case.name.replace(", ", "\n") for case in CASES], fontsize=8)
-        axis.set(title=f"{paths} paths", ylim=(0, 1.02))
+    return []
+
+
+SHOWN = {
+    "order_holds": ("interval of the order", "#0072B2", "D"),
+    "normal_theory_holds": ("interval of the order by normal theory", "#D55E00", "x"),
+    "errors_hold_least": ("interval of an error, worst number of steps", "#117733", "s"),
+}
+"""Labels, colours and markers by column."""
+
+
+def draw(rows: Sequence[Stored], points: Sequence[Point]) -> Figure:
+    """Shares of all cases: intervals here, normal theory's, runs with too few paths."""
+    figure, axes = panels(1, 2, figsize=(12, 4.6), sharey=True)
+    for axis, paths in zip(axes, PATHS, strict=True):
+        of_case = [next(row for row in rows if f": {case.name}, {paths} paths, " in row["case"]) for case in CASES]
+        runs = int(of_case[0]["runs"])
+        for shift, (key, (label, colour, marker)) in zip((-0.18, 0.0, 0.18), SHOWN.items(), strict=True):
+            shares = [float(row[key]) for row in of_case]
+            ends = [share_interval(share, runs) for share in shares]
+            bars = [
+                [max(0.0, s - e[0]) for s, e in zip(shares, ends, strict=True)],
+                [max(0.0, e[1] - s) for s, e in zip(shares, ends, strict=True)],
+            ]
+            places = [place + shift for place in range(len(CASES))]
+            draw_line(axis, places, shares, Look(colour, marker, ""), bars=bars, rank=3, label=label)
+        few = [float(row["too_few_paths"]) for row in of_case]
+        axis.bar(range(len(CASES)), few, color="0.88", label="runs that say: too few paths", zorder=1)
+        axis.axhline(0.95, color="0.5", lw=1, label="0.95")
+        axis.axhline(LEAST, color="0.5", lw=1, ls=":", label=f"{LEAST:g}, the least that passes")
+        axis.set_xticks(range(len(CASES)), [case.name.replace(", ", "\n") for case in CASES], fontsize=8)
+        axis.set(xlabel="scheme on dY = a Y dt + b Y dW", ylim=(0, 1.02))
+        axis.set_title(f"{paths} paths a run, {runs} runs", fontsize="medium")
         axis.grid(alpha=0.3, axis="y")
-    figure.axes[0].set_ylabel(f"share of {samples} runs")
-    figure.axes[0].legend(loc="lower left", fontsize=8)
+    axes[0].set_ylabel("share of runs whose 95 % interval holds")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 
@@ -198,6 +222,7 @@ STUDY = Study(
     f"how often 95 % intervals of strong orders and of errors hold under multiplicative noise: in {LEAST:g} "
     "of the runs at least.",
     run,
+    draw,
     quick=400,
     full=4000,
 )

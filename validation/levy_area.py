@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -31,9 +31,11 @@ from matplotlib.figure import Figure
 from scipy.special import polygamma
 from torch import Tensor
 
+from sdesig.evaluation import draw_line, log_axes, look_of, panels
 from sdesig.signature import levy_area, normals_drawn, strong_area, terms_needed
 from sdesig.testing import LawReport, check_moments
-from validation.report import Row, Study, law_row, mean_interval
+from validation.report import Point as Shown
+from validation.report import Row, Stored, Study, law_row, mean_interval
 
 H = 0.25
 DIMENSIONS = (2, 5, 10)
@@ -47,7 +49,8 @@ ASYMPTOTIC = 5  # terms from which orders are fitted
 MARGIN = 0.1  # of orders
 WEAK = {"davie": 2, "foster": 2, "four_moment": 3}  # the depth of the coefficients that they are given
 INCREMENTS = ((0.0, 0.0), (0.6, -0.8), (2.0, 1.5))  # given which exact2d is checked, in units of sqrt(h)
-WORK = {"random_numbers": "random numbers per area", "seconds_per_area": "seconds per area"}
+WORK = {"random_numbers": (1.0, "random numbers per area"), "seconds_per_area": (1e-6, "microseconds per area")}
+"""Columns of the figure's x axes: unit and label."""
 FREQUENCIES = (1.0, 2.0, 4.0, 8.0)
 
 
@@ -302,67 +305,68 @@ def _details(dim: int, numbers: float = math.nan, seconds: float = math.nan) -> 
     return {"dim": dim, "random_numbers": numbers, "seconds_per_area": seconds}
 
 
-def rows(dim: int, samples: int, generator: torch.Generator) -> Iterator[tuple[str, Row]]:
-    """(method, row) of one dimension; rows with a place in the figure have random numbers in their details."""
+def rows(dim: int, samples: int, generator: torch.Generator) -> Iterator[Row]:
+    """The rows of one dimension; those with a place in the figure have random numbers, and begin with the method."""
     wanted = points(dim)
     squares = squared_errors(dim, wanted, samples // (2 * dim), generator)
     for point in wanted:
-        yield point.method, error_row(dim, point, squares[point])
+        yield error_row(dim, point, squares[point])
     for method in TOLERANCES:
         of_method = {
             point.terms: squares[point] for point in wanted if point.method == method and point.terms >= ASYMPTOTIC
         }
-        yield method, order_row(dim, method, of_method)
+        yield order_row(dim, method, of_method)
     for method in WEAK:
-        yield method, weak_row(dim, method, squares[method])
+        yield weak_row(dim, method, squares[method])
     for method in ("wiktorsson", "mronroe", "legendre"):
         law = covariance_law(method, dim, samples, generator)
-        yield method, law_row(f"{method}, d = {dim}, 1 term: covariance of A given W", law, _details(dim))
+        yield law_row(f"{method}, d = {dim}, 1 term: covariance of A given W", law, _details(dim))
     if dim == 2:
         terms = terms_needed(2, H, min(FAST) * H, method="exact2d")
         details = _details(2, normals_drawn("exact2d", 2, terms), seconds_per_area(2, "exact2d", terms=terms))
         law = exact2d_law(terms, samples, generator)
-        yield "exact2d", law_row(f"exact2d, d = 2, {terms} terms: characteristic function given W", law, details)
+        yield law_row(f"exact2d, d = 2, {terms} terms: characteristic function given W", law, details)
 
 
-def run(samples: int, report: Callable[[Row], None]) -> Figure:
-    """Report the rows of all dimensions; return error against random numbers and seconds per area."""
+def run(samples: int, report: Callable[[Row], None]) -> list[Shown]:
+    """Report the rows of all dimensions, which have all that the figure shows."""
     generator = torch.Generator().manual_seed(0)
-    drawn: dict[int, list[tuple[str, Row]]] = {}
     for dim in DIMENSIONS:
-        drawn[dim] = []
-        for method, row in rows(dim, samples, generator):
+        for row in rows(dim, samples, generator):
             report(row)
-            if not math.isnan(row.details["random_numbers"]):
-                drawn[dim].append((method, row))
-    return draw(drawn)
+    return []
 
 
-def draw(drawn: dict[int, list[tuple[str, Row]]]) -> Figure:
+def draw(rows: Sequence[Stored], points: Sequence[Shown]) -> Figure:
     """One column for each dimension: error against random numbers above, against seconds per area below."""
-    figure = Figure(figsize=(4 * len(drawn), 7), layout="constrained")
-    axes = figure.subplots(2, len(drawn), sharey=True, squeeze=False)
-    styles = {method: f"C{k}o-" for k, method in enumerate(TOLERANCES)}
-    styles |= {method: f"k{marker}" for method, marker in zip(WEAK, "^vs", strict=True)}
-    for column, (dim, entries) in enumerate(drawn.items()):
-        for axis, (key, label) in zip(axes[:, column], WORK.items(), strict=True):
-            for method, style in styles.items():
-                of_method = [row for other, row in entries if other == method]
-                measured = [row.measured for row in of_method]
-                bars = [
-                    [row.measured - row.ci_low for row in of_method],
-                    [row.ci_high - row.measured for row in of_method],
-                ]
+    drawn = [row for row in rows if row["random_numbers"] != "nan"]
+    dims = list(dict.fromkeys(row["dim"] for row in drawn))
+    figure, axes = panels(2, len(dims), figsize=(4.4 * len(dims), 7.4), sharey=True, squeeze=False)
+    for column, dim in enumerate(dims):
+        for axis, (key, (unit, label)) in zip(axes[:, column], WORK.items(), strict=True):
+            for rank, method in enumerate((*TOLERANCES, *WEAK, "exact2d")):
+                own = [row for row in drawn if row["dim"] == dim and row["case"].split(",")[0].split()[0] == method]
+                look = look_of(f"area {method}")
+                x = [float(row[key]) / unit for row in own]
+                if method == "exact2d":
+                    for place in x:
+                        axis.axvline(place, color=look.colour, ls=look.line, label="exact2d (law only)", zorder=1)
+                    continue
+                y, low, high = ([float(row[k]) for row in own] for k in ("measured", "ci_low", "ci_high"))
+                bars = [[v - w for v, w in zip(y, low, strict=True)], [w - v for v, w in zip(y, high, strict=True)]]
                 name = f"{method} (weak)" if method in WEAK else method
-                axis.errorbar([row.details[key] for row in of_method], measured, bars, fmt=style, ms=4, label=name)
-            axis.set(xscale="log", yscale="log", xlabel=label)
-            axis.grid(alpha=0.3)
-            for row in (row for other, row in entries if other == "exact2d"):
-                axis.axvline(row.details[key], color="0.5", ls=":", label="exact2d (law only)")
-        axes[0, column].set_title(f"d = {dim}")
-    for axis in axes[:, 0]:
-        axis.set_ylabel("RMS error / h")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+                draw_line(axis, x, y, look, bars=bars, rank=rank, label=name)
+            title = f"d = {dim}" if key == "random_numbers" else ""
+            log_axes(axis, None, xlabel=label, ylabel="RMS error / h" if column == 0 else None, title=title)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=5,
+        title="bars: intervals at a false-alarm rate "
+        f"of {RATE:g} each; weak methods share W, H (and K) with the path and add what is independent of it",
+    )
     return figure
 
 
@@ -370,6 +374,7 @@ STUDY = Study(
     "levy_area",
     "Levy areas, error against work for every algorithm; false alarms below 1e-3.",
     run,
+    draw,
     quick=40_000,
     full=400_000,
 )

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import csv
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.special import ndtri
 from torch import Tensor
 
 from sdesig import testing
 from sdesig.convergence import FEWEST, HALF_WIDTH, SLACK, OrderEstimate
-from sdesig.evaluation import replacing
+from sdesig.evaluation import Look, draw_line, replacing, save_figure
 from sdesig.testing import LawReport
 
 COLUMNS = ("case", "theory", "measured", "ci_low", "ci_high", "passed", "note", "mode", "seconds")
@@ -29,6 +31,9 @@ RULE = (
     f"is below it by more than {SLACK:g}."
 )
 """The rule of `order_row`, in words."""
+
+Stored = Mapping[str, str]
+"""A row of a CSV, by column."""
 
 
 @dataclass(frozen=True)
@@ -56,19 +61,42 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Point:
+    """A point of a figure.
+
+    Attributes:
+        panel, line: the panel that it is in, and what is measured.
+        x, y: its place.
+        low, high: the 95 % interval of y; NaN where none holds.
+        note: what the legend says of the line beside its name; the same in all its points.
+    """
+
+    panel: str
+    line: str
+    x: float
+    y: float
+    low: float
+    high: float
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Study:
     """A study and its sizes.
 
     Attributes:
         name: name of the study and of its files.
         title: one line for the summary: what it holds against theory, and its false-alarm rate.
-        run: `run(samples, report)` calls `report` with each row as soon as it is measured and returns the figure.
+        run: `run(samples, report)` calls `report` with each row as soon as it is measured and returns the points of the
+            figure that are not in the rows.
+        draw: `draw(rows, points)` returns the figure, from the rows of the CSV and those points.
         quick, full: `samples` of the two modes.
     """
 
     name: str
     title: str
-    run: Callable[[int, Callable[[Row], None]], Figure]
+    run: Callable[[int, Callable[[Row], None]], Sequence[Point]]
+    draw: Callable[[Sequence[Stored], Sequence[Point]], Figure]
     quick: int
     full: int
 
@@ -110,7 +138,7 @@ def order_row(
 
 
 def run_study(study: Study, out: Path, *, full: bool) -> bool:
-    """Run a study, print each row, write its CSV and figure to `out`; return whether all rows agree with theory."""
+    """Run a study, print each row, write its CSV files and figure; return whether all rows agree with theory."""
     rows: list[Row] = []
     seconds: list[float] = []
     last = time.process_time()
@@ -123,9 +151,7 @@ def run_study(study: Study, out: Path, *, full: bool) -> bool:
         last = now
         print(f"{_verdict(row)}  {study.name}: {row.case}: {_measurement(row)}; theory: {row.theory}", flush=True)
 
-    figure = study.run(study.full if full else study.quick, report)
-    with replacing(out / f"{study.name}.png") as path:
-        figure.savefig(path, format="png", dpi=130)
+    points = study.run(study.full if full else study.quick, report)
     with replacing(out / f"{study.name}.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow((*COLUMNS, *rows[0].details))
@@ -134,7 +160,51 @@ def run_study(study: Study, out: Path, *, full: bool) -> bool:
             end = (row.passed, row.note, "full" if full else "quick", f"{spent:.2f}")
             details = (f"{value:.4g}" for value in row.details.values())
             writer.writerow((row.case, row.theory, *numbers, *end, *details))
+    if points:
+        with replacing(_points_file(study, out)) as path, path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(column.name for column in fields(Point))
+            for point in points:
+                writer.writerow(f"{v:.6g}" if isinstance(v, float) else v for v in asdict(point).values())
+    draw_study(study, out)
     return all(row.passed for row in rows)
+
+
+def draw_study(study: Study, out: Path) -> None:
+    """Draw the figure of a study from its CSV files."""
+    points = []
+    if _points_file(study, out).exists():
+        for stored in read_csv(_points_file(study, out)):
+            numbers = {key: float(stored[key]) for key in ("x", "y", "low", "high")}
+            points.append(Point(stored["panel"], stored["line"], **numbers, note=stored["note"]))
+    save_figure(study.draw(read_csv(out / f"{study.name}.csv"), points), out / f"{study.name}.png")
+
+
+def _points_file(study: Study, out: Path) -> Path:
+    return out / f"{study.name}_points.csv"
+
+
+def read_csv(file: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file."""
+    with file.open(newline="", encoding="utf-8") as opened:
+        return list(csv.DictReader(opened))
+
+
+def draw_points(axis: Axes, points: Sequence[Point], looks: Mapping[str, Look]) -> None:
+    """Lines with 95 % error bars, in the order of `looks`; a hollow grey ring marks a point without an interval."""
+    names = [name for name in looks if any(point.line == name for point in points)]
+    for rank, name in enumerate(names):
+        own = [point for point in points if point.line == name]
+        y = [point.y for point in own]
+        bars = [[_length(p.y - p.low) for p in own], [_length(p.high - p.y) for p in own]]
+        label = f"{name}: {own[0].note}" if own[0].note else name
+        draw_line(axis, [point.x for point in own], y, looks[name], bars=bars, rank=rank, label=label)
+    unsure = [point for point in points if math.isnan(point.low)]
+    axis.plot([p.x for p in unsure], [p.y for p in unsure], "o", ms=13, mfc="none", mec="0.6", zorder=1)
+
+
+def _length(value: float) -> float:
+    return 0.0 if math.isnan(value) else max(value, 0.0)
 
 
 def write_summary(studies: Iterable[Study], out: Path) -> None:
@@ -145,8 +215,7 @@ def write_summary(studies: Iterable[Study], out: Path) -> None:
         source = out / f"{study.name}.csv"
         if not source.exists():
             continue
-        with source.open(newline="", encoding="utf-8") as file:
-            stored = list(csv.DictReader(file))
+        stored = read_csv(source)
         passed = sum(row["passed"] == "True" for row in stored)
         command = f"python -m validation {study.name} --{stored[0]['mode']}"
         below = sum(row.get("note", "").startswith("interval below") for row in stored)

@@ -20,7 +20,7 @@ the error follows no power law at steps where it is above the noise.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -29,10 +29,11 @@ from torch import Tensor
 
 from sdesig.brownian import BrownianPath
 from sdesig.convergence import NestedPath, fit_strong, weak_order
+from sdesig.evaluation import Look, draw_line, legend_beside, log_axes, look_of, panels, root_mean_square_interval
 from sdesig.sampling import CanonicalSDE, GaussianReference, SNRDenoiser
 from sdesig.sde import Mixture
 from sdesig.solvers import solve
-from validation.report import Row, Study, order_row
+from validation.report import Point, Row, Stored, Study, draw_points, order_row
 
 LOW, HIGH = math.exp(-8), math.exp(8)
 NUMBERS_AT_ONCE = 2**23  # of the states of one numeric truth
@@ -63,13 +64,19 @@ class Method(NamedTuple):
     order: float
     evaluations: int
 
+    @property
+    def look(self) -> Look:
+        """Colour, marker and line."""
+        kinds = {"scalar": "path-average-reference", "components": "path-average-components"}
+        return look_of(kinds.get(self.kind, self.scheme))
+
 
 CASES = (
-    Case(1.0, 0.3, 2, 1.0, (4, 8, 16, 32, 64, 128, 256), 32, 4096),
-    Case(1.5, 0.1, 2, 0.5, (4, 8, 16, 32, 64, 128, 256), None, 2048),
+    Case(1.0, 0.3, 2, 2.0, (4, 8, 16, 32, 64, 128, 256), 32, 4096),
+    Case(1.5, 0.1, 2, 10.0, (4, 8, 16, 32, 64, 128, 256), None, 2048),
     Case(1.0, 0.3, 4, 4.0, (4, 8, 16, 32, 64, 128, 256), 32, 4096),
-    Case(1.0, 0.3, 64, 0.3, (4, 8, 16, 32, 64, 128), 32, 2048),
-    Case(1.0, 0.3, 3072, 0.02, (4, 8, 16, 32, 64), 16, 1024),
+    Case(1.0, 0.3, 64, 0.6, (4, 8, 16, 32, 64, 128), 32, 2048),
+    Case(1.0, 0.3, 3072, 0.04, (4, 8, 16, 32, 64), 16, 1024),
 )
 ALL_STEPS = sorted({steps for case in CASES for steps in case.steps})
 METHODS = (
@@ -164,25 +171,49 @@ def ratio_interval(ours: Tensor, theirs: Tensor) -> tuple[float, float, float]:
     return (ours.square().mean() / theirs.square().mean()).sqrt().item(), low, high
 
 
-def run(samples: int, report: Callable[[Row], None]) -> Figure:
-    """Errors of all methods in all cases against the number of evaluations."""
-    figure = Figure(figsize=(13, 8), layout="constrained")
-    *axes, beside = figure.subplots(2, 3).flat
-    for axis, case in zip(axes, CASES, strict=True):
+def run(samples: int, report: Callable[[Row], None]) -> list[Point]:
+    """Report the rows; return the errors of all methods in all cases against the number of evaluations."""
+    points: list[Point] = []
+    for case in CASES:
         paths = max(10, round(samples * case.share))
         errors = pathwise_errors(case, paths)
         for method, values in errors.items():
             rms = dict(zip(case.steps, values.square().mean(1).sqrt().tolist(), strict=False))
-            axis.plot([method.evaluations * n for n in rms], rms.values(), "o-", ms=3, label=method.label)
             details = {f"rmse_{n}": rms.get(n, math.nan) for n in ALL_STEPS}
             _report_rows(case, method, values, errors[METHODS[1]], details, report)
-        axis.set(xscale="log", yscale="log", title=case.title, xlabel="evaluations of the denoiser")
-        axis.set_ylabel("RMS error per coordinate")
-        axis.grid(alpha=0.3)
+            points += _points(case, method, values)
     for weak in WEAK_CASES:
         report_weak_order(weak, weak.share * samples, report)
+    return points
+
+
+def _points(case: Case, method: Method, errors: Tensor) -> Iterator[Point]:
+    """Root mean squares of the errors, (len(steps) + 1, paths), with intervals that hold for heavy tails, or none."""
+    for steps, values in zip(case.steps, errors, strict=False):
+        low, high = root_mean_square_interval(values) or (math.nan, math.nan)
+        title = f"{case.title}, seeds 0 to {len(values) - 1}"
+        yield Point(title, method.label, method.evaluations * steps, values.square().mean().sqrt().item(), low, high)
+
+
+def draw(rows: Sequence[Stored], points: Sequence[Point]) -> Figure:
+    """Errors of all methods against the number of evaluations, one panel for each case."""
+    figure, axes = panels(2, 3, figsize=(14, 8.2))
+    *shown, beside = axes.flat
+    for axis, title in zip(shown, dict.fromkeys(point.panel for point in points), strict=False):
+        own = [point for point in points if point.panel == title]
+        draw_points(axis, own, {method.label: method.look for method in METHODS})
+        log_axes(
+            axis,
+            [point.x for point in own],
+            xlabel="evaluations of the denoiser",
+            ylabel="pathwise RMSE per coordinate",
+            title=title,
+        )
     beside.axis("off")
-    beside.legend(*axes[2].get_legend_handles_labels(), loc="center left")
+    for rank, method in enumerate(METHODS):
+        draw_line(beside, [], [], method.look, rank=rank, label=method.label)
+    beside.plot([], [], "o", ms=13, mfc="none", mec="0.6", label="fewer than 20 effective seeds: no interval")
+    legend_beside(beside, bbox_to_anchor=(0.0, 0.5), title="bars: 95 % intervals")
     return figure
 
 
@@ -239,6 +270,7 @@ STUDY = Study(
     "reverse_diffusion",
     "strong and weak orders of the schemes for reverse diffusions.",
     run,
+    draw,
     quick=1000,
     full=20_000,
 )

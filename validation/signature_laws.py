@@ -2,22 +2,27 @@
 
 Each row is a family of exact expectations compared with averages over independent samples, as z-scores with a
 Bonferroni threshold; all rows together raise a false alarm with a probability of at most 1e-3.
+
+The z-scores of a family depend on one another: the 715 statistics of the 21 Gaussian words are functions of six
+normals. Their spread is therefore that of a few independent numbers: over 60 seeds the mean square of the 715 varied
+from 0.3 to 2.9, with mean 1.04. The slope of a normal plot of all z-scores is chance, and so the figure shows the
+largest of each family beside its threshold.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from matplotlib.figure import Figure
-from scipy import stats
 
 from sdesig.brownian import BrownianPath
+from sdesig.evaluation import panels
 from sdesig.sampling import SNRClock
 from sdesig.signature import JOINT_METHODS, gaussian_word_covariance, levy_area, sample_partial_signature
 from sdesig.testing import LawReport, check_brownian_step, check_gaussian, check_moments
-from validation.report import Row, Study, law_row
+from validation.report import Point, Row, Stored, Study, law_row
 
 DEPTH = 6
 RATE = 5e-5  # for each of at most 20 rows
@@ -118,18 +123,35 @@ def check_weak_area(method: str, samples: int, generator: torch.Generator) -> La
     return check_moments(torch.stack(columns, 1), expected, names=list(statistics), false_alarm_rate=RATE)
 
 
-def run(samples: int, report: Callable[[Row], None]) -> Figure:
-    """Report the rows; return a normal plot of all z-scores."""
-    scores = []
+def run(samples: int, report: Callable[[Row], None]) -> list[Point]:
+    """Report the rows, which have all that the figure shows."""
     for what, law in laws(samples):
         report(law_row(what, law))
-        scores.append(law.z_scores)
-    z = torch.cat(scores).sort().values
-    figure = Figure(figsize=(6, 3.5), layout="constrained")
-    axis = figure.subplots()
-    axis.plot(stats.norm.ppf((torch.arange(len(z)) + 0.5) / len(z)), z, ".", ms=3)
-    axis.axline((0, 0), slope=1, color="C1", lw=1)
-    axis.set(xlabel="normal quantiles", ylabel="z-scores", title=f"{len(z)} statistics of sampled signatures")
+    return []
+
+
+def draw(rows: Sequence[Stored], points: Sequence[Point]) -> Figure:
+    """The largest z-score of every family beside its threshold."""
+    figure, axis = panels(figsize=(10, 0.34 * len(rows) + 1.6))
+    places = range(len(rows))
+    scores = [float(row["measured"]) for row in rows]
+    thresholds = [(float(row["ci_high"]) - float(row["ci_low"])) / 2 for row in rows]
+    axis.barh(
+        places,
+        [2 * t for t in thresholds],
+        left=[-t for t in thresholds],
+        color="0.9",
+        label=f"within the threshold (false-alarm rate {RATE:g} a family)",
+    )
+    axis.plot(scores, places, "o", color="#0072B2", label="the largest z-score of the family")
+    axis.axvline(0, color="0.5", lw=1)
+    names = [f"{row['case']} ({row['theory'].split(' statistics')[0].split()[-1]} statistics)" for row in rows]
+    axis.set_yticks(places, names, fontsize="small")
+    samples = rows[0]["theory"].partition("of n = ")[2].partition(";")[0]
+    reach = 1.1 * max(thresholds)
+    axis.set(xlabel="z-score", xlim=(-reach, reach), ylim=(len(rows) - 0.4, -0.6))
+    axis.set_title(f"laws of sampled signatures, {samples} samples", fontsize="medium")
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower right", ncols=2)
     return figure
 
 
@@ -137,6 +159,7 @@ STUDY = Study(
     "signature_laws",
     f"Gaussian words to depth {DEPTH}, steps of paths, Levy areas: their joint law; false alarms below 1e-3.",
     run,
+    draw,
     quick=40_000,
     full=400_000,
 )

@@ -26,12 +26,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from sdesig.brownian import BrownianPath
 from sdesig.convergence import NestedPath, OrderEstimate, fit_strong, rounding
+from sdesig.evaluation import legend_below, log_axes, looks_of, panels
 from sdesig.sampling import ReverseScheme
 from sdesig.sde import SDE
 from sdesig.sde.problems import (
@@ -52,7 +52,7 @@ from sdesig.sde.problems import (
 )
 from sdesig.signature import PartialSignature
 from sdesig.solvers import SCHEMES, SRI2, Euler, Milstein, Scheme, TorchsdeMethod, scheme_named, solve, strong_orders
-from validation.report import Row, Study, order_row
+from validation.report import Point, Row, Stored, Study, draw_points, order_row
 
 NUMBERS_AT_ONCE = 2**21  # of the finest steps of one chunk of paths
 EXACT = 1e-12
@@ -265,18 +265,19 @@ def exact_row(what: str, case: Case, errors: Tensor) -> Row:
     )
 
 
-def run(samples: int, report: Callable[[Row], None]) -> Figure:
+def run(samples: int, report: Callable[[Row], None]) -> list[Point]:
     """Report the rows; return the errors of some schemes on one or two problems for each noise structure."""
-    figure = Figure(figsize=(13, 8), layout="constrained")
-    axes = dict(zip(PANELS, figure.subplots(2, 3).flat, strict=True))
+    points: list[Point] = []
     for case in CASES:
         every = {name: scheme() for name, scheme in (WITHOUT_AREAS | NOT_SCHEMES).items()}
         structure, schemes = admitted(case.problem, general_schemes(case.problem) | every)
-        errors, floors = pathwise_errors(case, schemes, max(20, round(samples * case.share)))
+        paths = max(20, round(samples * case.share))
+        errors, floors = pathwise_errors(case, schemes, paths)
         estimates = measure(case, structure, schemes, errors, floors, report)
-        if case.name in axes:
-            draw(axes[case.name], f"{case.name} ({structure} noise) at t = {case.t1:g}", estimates)
-    return figure
+        if case.name in PANELS:
+            title = f"{case.name} ({structure} noise), t = {case.t1:g}\nseeds 0 to {paths - 1}"
+            points += points_of(title, estimates)
+    return points
 
 
 def measure(
@@ -305,30 +306,41 @@ def measure(
     return estimates
 
 
-def draw(axis: Axes, title: str, estimates: Mapping[str, OrderEstimate]) -> None:
-    """Errors and fitted lines of the schemes in `LINES`, each always in the same colour."""
+def points_of(panel: str, estimates: Mapping[str, OrderEstimate]) -> Iterator[Point]:
+    """Errors of the schemes in `LINES`, with the orders."""
     for name in LINES:
-        if name not in estimates:
-            continue
-        estimate, colour = estimates[name], f"C{LINES.index(name)}"
-        label = f"{name}: {estimate.order:.2f} ± {estimate.half_width:.2f}"
-        axis.plot(estimate.steps, [estimate.constant * n**-estimate.order for n in estimate.steps], color=colour, lw=1)
-        axis.plot(estimate.steps, estimate.errors, "o", color=colour, ms=4, label=label)
-    axis.set(xscale="log", yscale="log", title=title, xlabel="steps")
-    axis.set_ylabel(f"{estimate.kind} error")
-    ticks = sorted({n for estimate in estimates.values() for n in estimate.steps})
-    axis.set_xticks(ticks, [str(n) for n in ticks])
-    axis.xaxis.minorticks_off()
-    low, high = axis.get_ylim()
-    axis.set_ylim(low * (low / high) ** 0.5, high)  # room for the legend
-    axis.legend(fontsize=8, loc="lower left")
-    axis.grid(alpha=0.3)
+        if name in estimates:
+            estimate = estimates[name]
+            note = f"{estimate.order:.2f} ± {estimate.half_width:.2f}"
+            for steps, error, spread in zip(estimate.steps, estimate.errors, estimate.standard_errors, strict=True):
+                yield Point(panel, name, steps, error, error - 1.96 * spread, error + 1.96 * spread, note)
+
+
+def draw(rows: Sequence[Stored], points: Sequence[Point]) -> Figure:
+    """Errors of some schemes against the number of steps, one panel for each problem."""
+    return order_figure(points, 3, "strong error (RMS at t)")
+
+
+def order_figure(points: Sequence[Point], columns: int, ylabel: str) -> Figure:
+    """Errors of the schemes in `LINES` against steps, one panel for each problem; orders in the legends."""
+    titles = list(dict.fromkeys(point.panel for point in points))
+    lines = math.ceil(len(titles) / columns)
+    figure, axes = panels(lines, columns, figsize=(4.4 * columns, 4.9 * lines), squeeze=False)
+    for axis in axes.flat[len(titles) :]:
+        axis.axis("off")
+    for axis, title in zip(axes.flat, titles, strict=False):
+        own = [point for point in points if point.panel == title]
+        draw_points(axis, own, looks_of(LINES))
+        log_axes(axis, [point.x for point in own], xlabel="steps", ylabel=ylabel, title=title)
+        legend_below(axis)
+    return figure
 
 
 STUDY = Study(
     "strong_orders",
     "strong orders of general schemes on all toy problems.",
     run,
+    draw,
     quick=4000,
     full=40_000,
 )

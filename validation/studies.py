@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from validation import coverage, levy_area, reverse_diffusion, signature_laws, strong_orders, weak_orders
-from validation.report import run_study, write_summary
+from validation.report import draw_study, run_study, write_summary
 
 STUDIES = {
     study.name: study
@@ -29,6 +29,19 @@ def check_names(names: Sequence[str]) -> None:
     for name in names:
         if name not in STUDIES:
             raise ValueError(f"study must be one of {', '.join(map(repr, STUDIES))}; got {name!r}")
+
+
+def draw_studies(names: Sequence[str] = (), *, out: Path = RESULTS) -> None:
+    """Draw the figures of studies (default: all that have a CSV in `out`) from their CSV files.
+
+    Raises:
+        ValueError: a name that is not in `STUDIES`.
+        FileNotFoundError: a study that is named has no CSV in `out`.
+    """
+    check_names(names)
+    for name in names or [name for name in STUDIES if (out / f"{name}.csv").exists()]:
+        draw_study(STUDIES[name], out)
+        print(f"written: {out / name}.png")
 
 
 def run_studies(names: Sequence[str] = (), *, full: bool = False, out: Path = RESULTS) -> bool:

@@ -18,7 +18,7 @@ solution (order 0; where the solution is exact).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -39,16 +39,17 @@ from sdesig.sde.problems import (
     TanhDiffusion,
 )
 from sdesig.solvers import Euler, PlatenWeak2, Scheme, strong_orders
-from validation.report import Row, Study, order_row
+from validation.report import Point, Row, Stored, Study, order_row
 from validation.strong_orders import (
     WithoutAreas,
     admitted,
-    draw,
     end,
     exact_end,
     general_schemes,
     nested_paths,
     order_details,
+    order_figure,
+    points_of,
 )
 
 FUNCTIONALS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -143,7 +144,7 @@ def weak_errors(case: Case, schemes: Mapping[str, Scheme], paths: int) -> tuple[
     return {name: torch.cat(parts, 1) for name, parts in errors.items()}, rounding(torch.cat(values), case.steps)
 
 
-def run(samples: int, report: Callable[[Row], None]) -> Figure:
+def run(samples: int, report: Callable[[Row], None]) -> list[Point]:
     """Report the rows; return the errors of some schemes, one panel for each problem."""
     panels: dict[tuple[str, str, float], dict[str, OrderEstimate]] = {}
     for case in CASES:
@@ -161,14 +162,16 @@ def run(samples: int, report: Callable[[Row], None]) -> Figure:
             report(order_row(what, estimate, schemes[name].weak_order, details))
             if name in BELOW_TWO:
                 report(order_row(what, estimate, 2.0, details, control=True))
-    figure = Figure(figsize=(16, 8), layout="constrained")
-    axes = iter(figure.subplots(2, 4).flat)
+    points: list[Point] = []
     for (problem, functional, t1), estimates in panels.items():
         if len(estimates) > 2:  # not those of one or two schemes at a time of their own
-            draw(next(axes), f"{problem}\nE of {functional} at t = {t1:g}", estimates)
-    for axis in axes:
-        axis.axis("off")
-    return figure
+            points += points_of(f"{problem}\nE of {functional} at t = {t1:g}", estimates)
+    return points
+
+
+def draw(rows: Sequence[Stored], points: Sequence[Point]) -> Figure:
+    """Errors of some schemes against the number of steps, one panel for each problem."""
+    return order_figure(points, 4, "weak error")
 
 
 def schemes_of(case: Case) -> tuple[str, dict[str, Scheme]]:
@@ -185,6 +188,7 @@ STUDY = Study(
     "weak_orders",
     "weak orders of general schemes on toy problems.",
     run,
+    draw,
     quick=100_000,
     full=1_000_000,
 )

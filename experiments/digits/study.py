@@ -12,10 +12,17 @@ from experiments.digits.setting import RUNS, distilled
 from sdesig.digits import load_grid, load_teacher, path_space
 from sdesig.evaluation import (
     Comparison,
+    Row,
     Sampler,
     SampleStore,
+    draw_line,
     generator_sampler,
+    legend_below,
+    log_axes,
+    look_of,
+    looks_of,
     markdown_table,
+    panels,
     replacing,
     root_mean_square,
     save_figure,
@@ -49,6 +56,11 @@ VARIANTS = (
     ("grid", "chosen, trained", "short"),
 )
 """Question, variant, and the run of `RUNS` or the key of the training-free sampler that answers it."""
+SAMPLERS = {"short": "depth-4", "short-depth-1": "depth-1", "short-depth-2": "depth-2", "short-plain": "plain"}
+"""The samplers as which runs are drawn; other runs have looks of their own."""
+CLOCK_NAMES = {"none": "SNR", "scalar": "scalar reference", "pca": "reference per principal component"}
+CLOCK_LOOKS = tuple(look_of(name) for name in ("euler", "path-average", "depth-2", "path-average-grid"))
+"""Of the clocks."""
 REMARK = """No student is trained on the expansion in log-SNR: it knows less of a step than that of the reference per
 principal component at depths 1 and 2, and at depth 4 as much, within the errors.
 """
@@ -90,8 +102,8 @@ def study(runs: Path, seeds: int, groups: int, out: Path) -> None:
     write_json(out / "study.json", {"rows": lines, "floors": table})
     with replacing(out / "study.md") as file:
         file.write_text(text)
-    save_figure(study_figure(found), out / "study.png")
-    save_figure(floor_figure(floors), out / "floors.png")
+    save_figure(study_figure(lines, seeds), out / "study.png")
+    save_figure(floor_figure(table), out / "floors.png")
     print(text)
 
 
@@ -112,35 +124,57 @@ def _errors(comparison: Comparison, sampler: Sampler, seeds: int) -> dict[int, t
     return {steps: root_mean_square(values) for steps, values in errors.items() if values is not None}
 
 
-def floor_figure(floors: dict[str, list[Floor]]) -> Figure:
-    """Floors against steps, one panel per depth, one line per clock and grid."""
-    figure = Figure(figsize=(11, 3.8), layout="constrained")
-    for axis, depth in zip(figure.subplots(1, len(DEPTHS), sharey=True), DEPTHS, strict=True):
-        for name, values in floors.items():
-            line = [(floor.steps, floor.rmse, 1.96 * floor.standard_error) for floor in values if floor.depth == depth]
-            steps, rmse, errors = zip(*line, strict=True)
-            axis.errorbar(steps, rmse, yerr=errors, fmt="o--" if "even" in name else "o-", ms=4, capsize=2, label=name)
-        axis.set(xscale="log", yscale="log", title=f"depth {depth}", xlabel="steps")
-        axis.set_xticks(STEPS, [str(n) for n in STEPS])
-        axis.minorticks_off()
-        axis.grid(alpha=0.3)
-    axis.legend(fontsize="x-small")
+def floor_figure(lines: Sequence[Row]) -> Figure:
+    """Floors against steps, one panel per depth, one line per clock and grid, from the lines of study.json."""
+    figure, axes = panels(1, len(DEPTHS), figsize=(13, 4.6), sharey=True)
+    kinds = list(dict.fromkeys(line["clock"].rpartition(", ")[0] for line in lines))
+    looks = dict(zip(kinds, CLOCK_LOOKS, strict=True))
+    for axis, depth in zip(axes, DEPTHS, strict=True):
+        own = [line for line in lines if line["depth"] == depth]
+        for line in own:
+            kind, _, grid = line["clock"].rpartition(", ")
+            options = {"ls": "--", "mfc": "none"} if "even" in grid else {"ls": "-"}
+            rmse, bars = _read(line, "floor")
+            draw_line(
+                axis,
+                STEPS,
+                rmse,
+                looks[kind],
+                bars=bars,
+                rank=4,
+                label=f"{CLOCK_NAMES.get(kind, kind)}, {grid}",
+                **options,
+            )
+    for axis, depth in zip(axes, DEPTHS, strict=True):
+        log_axes(axis, STEPS, xlabel="steps", title=f"floor of depth {depth}")
+    axes[0].set_ylabel("RMS floor per pixel")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, title="clock and grid; bars are 95 % intervals")
     return figure
 
 
-def study_figure(found: dict[tuple[str, str], dict[int, tuple[float, float]]]) -> Figure:
-    """One panel per question, one line per variant: root mean squares and standard errors by steps."""
-    figure = Figure(figsize=(15, 3.6), layout="constrained")
-    questions = list(dict.fromkeys(question for question, _ in found))
-    for axis, question in zip(figure.subplots(1, len(questions), sharey=True), questions, strict=True):
-        for (asked, variant), errors in found.items():
-            if asked == question:
-                rmse, spread = zip(*errors.values(), strict=True)
-                bars = [1.96 * error for error in spread]
-                axis.errorbar([*errors], rmse, yerr=bars, fmt="o-", ms=4, capsize=2, label=variant)
-        axis.set(xscale="log", yscale="log", title=question, xlabel="steps")
-        axis.set_xticks(STEPS, [str(n) for n in STEPS])
-        axis.minorticks_off()
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize="x-small", loc="lower left")
+def study_figure(lines: Sequence[Row], seeds: int | None = None) -> Figure:
+    """One panel per question, one line per variant, from the rows of study.json."""
+    questions = list(dict.fromkeys(line["question"] for line in lines))
+    figure, axes = panels(2, 3, figsize=(13, 9.6), sharey=True)
+    for axis, question in zip(axes.flat, questions, strict=True):
+        own = [line for line in lines if line["question"] == question]
+        runs = {variant: SAMPLERS.get(run, run) for asked, variant, run in VARIANTS if asked == question}
+        looks = looks_of(runs.values())
+        for rank, line in enumerate(own):
+            rmse, bars = _read(line, "rmse")
+            draw_line(axis, STEPS, rmse, looks[runs[line["variant"]]], bars=bars, rank=rank, label=line["variant"])
+    for axis, question in zip(axes.flat, questions, strict=True):
+        log_axes(axis, STEPS, xlabel="steps", ylabel="pathwise RMSE per pixel", title=f"question: {question}")
+        legend_below(axis)
+    shown = "" if seeds is None else f", seeds 0 to {seeds - 1}"
+    figure.suptitle(
+        f"students of 8x8 digits trained for 200 iterations{shown}; bars are 95 % intervals", fontsize="medium"
+    )
     return figure
+
+
+def _read(line: Row, key: str) -> tuple[list[float], list[float]]:
+    """Values by number of steps and the lengths of their 95 % bars, of a line of study.json."""
+    pairs = [line[f"{key}_{n}"].split(" +- ") for n in STEPS]
+    return [float(value) for value, _ in pairs], [1.96 * float(error) for _, error in pairs]

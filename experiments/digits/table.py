@@ -99,7 +99,7 @@ def full_table(runs: Path, seeds: int, frechet_seeds: int, groups: int, out: Pat
         },
     )
     write_text(out)
-    save_figure(error_figure(rows, floors, most_steps=100), out / "errors.png")
+    save_figure(error_figure(rows, floors), out / "errors.png")
     save_figure(steps_figure(found.store), out / "steps.png")
 
 
@@ -180,4 +180,8 @@ def steps_figure(store: SampleStore, columns: int = 16) -> Figure:
         for label, key in (("2M", TWO), ("depth 4", "depth-4"))
         for steps in STEPS
     ]
-    return image_figure([*lines, ("converged path", store.converged[:columns].reshape(-1, 8, 8))])
+    return image_figure(
+        [*lines, ("converged path", store.converged[:columns].reshape(-1, 8, 8))],
+        title="the same seeds in different numbers of steps; columns are seeds",
+        columns=store.seeds[:columns],
+    )

@@ -13,7 +13,7 @@ import torch
 from matplotlib.figure import Figure
 
 from experiments.targets import measured
-from experiments.toy_mixture.setting import DENOISER, DEPTHS, SDE, SPACE, STEPS, TEACHER, distilled
+from experiments.toy_mixture.setting import DENOISER, DEPTHS, ITERATIONS, SDE, SPACE, STEPS, TEACHER, distilled
 from sdesig.evaluation import (
     CONVERGED,
     INTERVALS,
@@ -22,7 +22,10 @@ from sdesig.evaluation import (
     error_figure,
     evaluate,
     generator_sampler,
+    legend_below,
+    look_of,
     markdown_table,
+    panels,
     replacing,
     save_figure,
     training_free,
@@ -55,10 +58,10 @@ not measured, and +- is one standard error of normal theory.
 """
 
 
-def trajectories(students: Sequence[SigDEG], rows: int = 5) -> Figure:
+def trajectories(students: Sequence[SigDEG], iterations: int | None = None, rows: int = 5) -> Figure:
     """x = y/tau shrunk to unit scale along 8 steps of every student, over the fine path of the same seeds."""
-    figure = Figure(figsize=(4.2 * len(students), 4.4), layout="constrained")
-    for axis, student in zip(figure.subplots(1, len(students), squeeze=False)[0], students, strict=True):
+    figure, axes = panels(1, len(students), figsize=(4.4 * len(students), 5), squeeze=False, sharex=True, sharey=True)
+    for axis, student in zip(axes[0], students, strict=True):
         path = student.space.paths(rows)
         lines = []
         for scheme, sde, steps in (("path_average", SDE, 256), (student.cell, student.sde, 8)):
@@ -68,11 +71,30 @@ def trajectories(students: Sequence[SigDEG], rows: int = 5) -> Figure:
             scale = [SDE.noisy_data(u, t) * (t / (t + 1)).sqrt().to(u) for u, t in zip(states, times, strict=True)]
             lines.append(torch.stack(scale))
         fine, coarse = lines
-        axis.plot(*fine.permute(2, 0, 1), color="0.7", lw=0.5)
-        axis.plot(*coarse.permute(2, 0, 1), "o-", ms=3, lw=1, color="C0")
-        axis.plot(*fine[-1].T, "x", ms=5, color="C1")
-        axis.plot(*coarse[-1].T, "o", ms=3.5, color="C3")
-        axis.set(title=f"depth {student.depth}, 8 steps", aspect="equal", xticks=[], yticks=[])
+        look = look_of(f"depth-{student.depth}")
+        drawn = (
+            (fine.unbind(1), {"color": "0.75", "lw": 0.5}, "converged path"),
+            (coarse.unbind(1), {"marker": "o", "ms": 3.5, "lw": 1, "color": look.colour}, "Sig-DEG, 8 steps"),
+            (
+                fine[-1:].unbind(1),
+                {"marker": "x", "ms": 9, "mew": 2, "ls": "", "color": "k"},
+                "end of the converged path",
+            ),
+            (
+                coarse[-1:].unbind(1),
+                {"marker": "s", "ms": 8, "mfc": "none", "mew": 2, "ls": "", "color": look.colour},
+                "end of Sig-DEG",
+            ),
+        )
+        for paths, style, label in drawn:
+            for k, line in enumerate(paths):
+                axis.plot(*line.T, **style, label="" if k else label)
+        trained = iterations or ITERATIONS[student.depth]
+        axis.set_title(f"depth {student.depth}, trained for {trained} iterations", fontsize="medium")
+        axis.set(aspect="equal", xlabel="$x_1 / \\sqrt{1 + 1/\\mathrm{SNR}}$")
+        legend_below(axis, drop=0.18)
+    axes[0, 0].set_ylabel("$x_2 / \\sqrt{1 + 1/\\mathrm{SNR}}$")
+    figure.suptitle(f"Mixture(1.5, 0.1): the same seeds, 0 to {rows - 1}, from noise to data", fontsize="medium")
     return figure
 
 
@@ -107,8 +129,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         del row["seconds_per_1000"]  # measured beside other work
     write_json(options.out / "report.json", {"rows": rows, "floors": [vars(floor) for floor in floors]})
     write_text(rows, options.seeds, options.groups, options.out)
-    for name, figure in (("errors.png", error_figure(rows, floors)), ("paths.png", trajectories(students))):
-        save_figure(figure, options.out / name)
+    save_figure(error_figure(rows, floors), options.out / "errors.png")
+    save_figure(trajectories(students, options.iterations), options.out / "paths.png")
     print(markdown_table(rows, COLUMNS))
 
 

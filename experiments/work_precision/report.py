@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from experiments.work_precision.curves import Curve, Problem, work_to_reach
 from experiments.work_precision.evaluations import BASELINE, RATIOS, TARGET, WHY_NOT, Need
-from sdesig.evaluation import replacing
+from sdesig.evaluation import draw_line, legend_beside, log_axes, looks_of, panels, replacing, save_figure
 
 COLUMNS = ("package", "scheme", "path", "steps", "rmse", "standard_error", "seconds")
-COLOURS = {"sdesig": "tab:blue", "torchsde": "tab:orange", "diffrax": "tab:green"}
-MARKERS = "osD^v<>PX*"
+STYLES = {"sdesig": "-", "torchsde": "--", "diffrax": ":"}
 
 
 def write(problem: Problem, curves: Sequence[Curve], needs: Sequence[Need], setting: str, directory: Path) -> None:
@@ -24,28 +23,47 @@ def write(problem: Problem, curves: Sequence[Curve], needs: Sequence[Need], sett
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         writer.writerows(_rows(curves))
-    with replacing(directory / f"{problem.name}.png") as path:
-        figure(problem, curves).savefig(path, format="png", dpi=130)
+    draw(problem.name, problem.targets, directory)
     with replacing(directory / f"{problem.name}.md") as path:
         path.write_text(markdown(problem, curves, needs, setting), encoding="utf-8")
 
 
-def figure(problem: Problem, curves: Sequence[Curve]) -> Figure:
-    """Error against steps, and against seconds, on the first kind of path of each package."""
-    drawn = Figure(figsize=(12, 5), layout="constrained")
-    left, right = drawn.subplots(1, 2, sharey=True)
-    for curve, marker in zip(curves, (MARKERS * len(curves))[: len(curves)], strict=True):
-        path, seconds = next(iter(curve.seconds.items()))
-        style = {"color": COLOURS[curve.package], "marker": marker, "linewidth": 1.0, "markersize": 4.0}
-        left.loglog(curve.steps, curve.rmse, label=curve.label, **style)
-        right.loglog(seconds, curve.rmse[: len(seconds)], label=f"{curve.label} ({path})", **style)
-    left.set(xlabel="steps", ylabel="pathwise RMSE per coordinate")
-    right.set(xlabel="seconds of a whole solve")
-    right.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    for axes in (left, right):
-        axes.grid(True, which="major", alpha=0.3)
-        for target in problem.targets:
-            axes.axhline(target, color="grey", linewidth=0.5, linestyle=":")
+def draw(name: str, targets: Sequence[float], directory: Path) -> None:
+    """Write <name>.png, from <name>.csv."""
+    with (directory / f"{name}.csv").open(newline="", encoding="utf-8") as file:
+        save_figure(figure(name, list(csv.DictReader(file)), targets), directory / f"{name}.png", dpi=120)
+
+
+def figure(name: str, rows: Sequence[Mapping[str, str]], targets: Sequence[float]) -> Figure:
+    """Error against steps, and against seconds, on the first kind of path of each package, from the rows of the CSV.
+
+    A scheme has its colour and marker in every package; the line is the package's.
+    """
+    drawn, (left, right) = panels(1, 2, figsize=(14, 6), sharey=True)
+    lines: dict[tuple[str, str], list[Mapping[str, str]]] = {}
+    for row in rows:
+        lines.setdefault((row["package"], row["scheme"]), []).append(row)
+    looks = looks_of(scheme for _, scheme in lines)
+    ticks = {int(row["steps"]) for row in rows}
+    for (package, scheme), own in lines.items():
+        first = [row for row in own if row["path"] == own[0]["path"]]
+        options = {"ls": STYLES[package], "mfc": looks[scheme].colour if package == "sdesig" else "none"}
+        timed = [row for row in first if row["seconds"]]
+        label = f"{package} {scheme} ({own[0]['path']})"
+        for axis, key, points in ((left, "steps", first), (right, "seconds", timed)):
+            rmse = [float(row["rmse"]) for row in points]
+            bars = [1.96 * float(row["standard_error"]) for row in points]
+            x = [(1e3 if key == "seconds" else 1) * float(row[key]) for row in points]
+            draw_line(axis, x, rmse, looks[scheme], bars=bars, rank=4, label=label, **options)
+    log_axes(left, ticks, xlabel="steps", ylabel="pathwise RMSE per coordinate")
+    log_axes(right, None, xlabel="milliseconds of a whole solve, path included (one core)")
+    for axis in (left, right):
+        for k, target in enumerate(targets):
+            axis.axhline(
+                target, color="0.5", lw=0.8, ls=(0, (1, 3)), label="" if k else "errors of the table", zorder=1
+            )
+    legend_beside(right)
+    drawn.suptitle(f"{name.replace('_', ' ')}: bars are 95 % intervals over the paths", fontsize="medium")
     return drawn
 
 

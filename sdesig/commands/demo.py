@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import tyro
 from torch import Tensor
-from tqdm import tqdm
 
 from sdesig._files import check_output, replacing, write_json
+from sdesig._progress import progress_bar
 from sdesig._random import seeded
 from sdesig.digits import load_digits, load_features, load_student, load_teacher, path_space
 from sdesig.evaluation import (
@@ -104,7 +104,7 @@ class Demo:
                 teacher_options=TeacherOptions(steps=128),
             )
             for depth in (1, 2, 4)
-            for steps in tqdm(STEPS, desc=f"floors of depth {depth}", leave=False)
+            for steps in progress_bar(STEPS, name=f"floors of depth {depth}", unit="floor", leave=False)
         ]
         print(f"All samplers on the same {size.seeds} seeds and Brownian paths.", flush=True)
         found = evaluate(
@@ -173,7 +173,9 @@ def methods_figure(store: SampleStore, steps: int = 8, columns: int = 16) -> Fig
     for sampler, n in store.pairs:
         if n == steps:
             lines.append((sampler.label, _images(store.samples(sampler.key, n)[:columns])))
-    return image_figure(lines, title=f"the same seeds in {steps} steps")
+    return image_figure(
+        lines, title=f"the same seeds in {steps} steps; columns are seeds", columns=store.seeds[:columns]
+    )
 
 
 def steps_figure(student: SigDEG, store: SampleStore, columns: int = 16) -> Figure:
@@ -181,7 +183,9 @@ def steps_figure(student: SigDEG, store: SampleStore, columns: int = 16) -> Figu
     lines = [(f"2M, {steps} steps", _images(store.samples(TWO, steps)[:columns])) for steps in STEPS]
     for steps in (*STEPS, 100):
         lines.append((f"Sig-DEG, {steps} steps", _images(student.sample(columns, steps).values)))
-    return image_figure(lines, title="the same seeds in different numbers of steps")
+    return image_figure(
+        lines, title="the same seeds in different numbers of steps; columns are seeds", columns=range(columns)
+    )
 
 
 def _images(samples: Tensor) -> Tensor:

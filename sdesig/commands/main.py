@@ -14,13 +14,14 @@ import argparse
 import ast
 import inspect
 import io
+import logging
 import os
 import signal
 import sys
 import textwrap
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext, redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, make_dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -95,12 +96,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Interrupted, it says what is kept, if anything is: exit status 130, or 143 by SIGTERM.
     """
     others = os.environ.get("RANK", "0") != "0"  # of several processes the first one speaks
-    with redirect_stdout(io.StringIO()) if others else nullcontext():
+    with redirect_stdout(io.StringIO()) if others else _shown_log():
         failure = _run(sys.argv[1:] if arguments is None else list(arguments))
     if failure is not None:
         status, message = failure
         print(f"sdesig: {message}", file=sys.stderr)
         sys.exit(status)
+
+
+@contextmanager
+def _shown_log() -> Iterator[None]:
+    """Within the block, show on standard error what the package logs."""
+    log, handler = logging.getLogger("sdesig"), logging.StreamHandler()
+    before = log.level
+    log.setLevel(logging.INFO)
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before)
 
 
 def _run(arguments: list[str]) -> tuple[int, str] | None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torchsde
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sdesig._files import check_output
 from sdesig.brownian import BrownianPath
-from sdesig.evaluation import pathwise_errors, save_figure, share_apart, spread_of
+from sdesig.evaluation import panels, pathwise_errors, save_figure, share_apart, spread_of
 from sdesig.sampling import CanonicalDenoiser, CanonicalSDE, GaussianReference
 from sdesig.sde import VP, Mixture
 from sdesig.signature import PartialSignature, sample_partial_signature
@@ -50,14 +50,6 @@ class Tour:
             print(f"{text}\n  -> {self.out / name}\n", flush=True)
 
 
-def panels(*shape: int, figsize: tuple[float, float], **options: Any) -> tuple[Figure, Any]:
-    """A figure and its axes."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=figsize, layout="constrained")
-    return figure, figure.subplots(*shape, **options)
-
-
 def conditional_mean(step: PartialSignature, positions: Tensor) -> Tensor:
     """E[W_u - W_s | the coefficients of a step] at positions (u - s)/h, shape (positions, *shape)."""
     nodes, weights = gauss_legendre(step.depth)
@@ -75,19 +67,25 @@ def what_a_step_knows(seed: int) -> tuple[Figure, str]:
     figure, axes = panels(1, 3, figsize=(13, 3.6), sharey=True)
     lines = [f"A Brownian path, and what partial signatures on {steps} steps know of it (rms over {rows} seeds):"]
     for axis, depth in zip(axes, (1, 2, 4), strict=True):
-        axis.plot(fine, value[:, 0], color="0.7", lw=0.8, label="the path of one seed")
+        axis.plot(fine, value[:, 0], color="0.7", lw=0.8, label=f"the path of seed {seed}")
         squares = []
         for k in range(steps):
             start = value[k * points]
             mean = start + conditional_mean(coarse[k].truncate(depth), x)
             squares.append((value[k * points : (k + 1) * points + 1] - mean).square().mean())
             axis.plot(
-                (k + x) / steps, mean[:, 0], color="C0", lw=2, label="its mean given the steps" if k == 0 else None
+                (k + x) / steps,
+                mean[:, 0],
+                color="C0",
+                lw=2,
+                label="its mean given the steps' signatures" if k == 0 else None,
             )
-            axis.plot(k / steps, start[0], "o", color="C1", ms=4)
-        axis.set(title=f"depth {depth}", xlabel="t")
+            axis.plot(k / steps, start[0], "o", color="C1", ms=4, label="ends of steps" if k == 0 else None)
+        axis.set(title=f"depth {depth}", xlabel="time t")
         lines.append(f"  depth {depth}: unknown inside a step {torch.stack(squares).mean().sqrt():.4f}")
-    axes[0].legend(loc="best", fontsize="small")
+    axes[0].set_ylabel("$W_t$")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    figure.suptitle(f"what partial signatures on {steps} steps know of a Brownian path (seed {seed})")
     return figure, "\n".join(lines)
 
 
@@ -102,9 +100,13 @@ def levy_areas(seed: int) -> tuple[Figure, str]:
     figure, (left, right) = panels(1, 2, figsize=(11, 4))
     left.fill(*line.T, color="C0", alpha=0.25, lw=0)
     left.plot(*line.T, color="C0", lw=0.7)
-    left.plot(*line[[0, -1]].T, "o--", color="C1", ms=5, lw=1, label="chord")
-    left.set(title=f"signed area between path and chord: {area:+.3f}", xlabel="$W^1$", ylabel="$W^2$", aspect="equal")
-    left.legend()
+    left.plot(*line[[0, -1]].T, "o--", color="C1", ms=5, lw=1)
+    left.set(
+        title=f"seed {seed}: signed area between path and chord (dashed) {area:+.3f}",
+        xlabel="$W^1$",
+        ylabel="$W^2$",
+        aspect="equal",
+    )
 
     value = sample_partial_signature(
         (100_000, 2), 1.0, 3, area="legendre", generator=torch.Generator().manual_seed(seed), dtype=torch.float64
@@ -115,8 +117,9 @@ def levy_areas(seed: int) -> tuple[Figure, str]:
     right.hist(areas.numpy(), bins=120, range=(-2.5, 2.5), density=True, color="C0", alpha=0.5, label="sampled")
     right.plot(a, 1 / torch.cosh(math.pi * a), color="C1", label=r"exact, $1/\cosh(\pi a)$")
     right.plot(a, torch.exp(-2 * a**2) * math.sqrt(2 / math.pi), "k:", label="Gaussian of the same variance")
-    right.set(title="Levy area of a unit step", xlabel="A", yscale="log", ylim=(1e-4, 2))
-    right.legend()
+    right.set(title="Levy area of a unit step, 100000 samples", xlabel="$A_{01}$", ylabel="density", yscale="log")
+    right.set_ylim(1e-4, 2)
+    right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3)
     text = (
         "Levy areas of 100000 unit steps, drawn jointly with W, H and K (sampled / exact):\n"
         f"  variance {areas.var():.4f} / 0.25, kurtosis {(areas**4).mean() / areas.var() ** 2:.3f} / 5, "
@@ -149,9 +152,14 @@ def one_seed_at_every_step_count(seed: int) -> tuple[Figure, str]:
             if steps < counts[-1]:
                 apart = share_apart(pathwise_errors(points, reference), spread_of(reference)) or 0.0
                 distances.append(f"{_rms(points - reference):.3f} ({apart:.1%} apart) at {steps}")
-        line[0].set_ylabel("coloured by the end point\nof the seed in the last panel")
+        line[0].set_ylabel("$x_2$")
         other = _rms(sampler(others, counts[-1]) - reference)
         lines.append(f"  {name}: {', '.join(distances)} steps (other seeds: {other:.3f})")
+    for axis in axes[-1]:
+        axis.set_xlabel("$x_1$")
+    figure.suptitle(
+        f"seeds {seed} to {seed + rows - 1}: colours are the angle at which the seed ends in the last panel of the row"
+    )
     return figure, "\n".join(lines)
 
 

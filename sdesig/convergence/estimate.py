@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from sdesig._checks import check_real
+from sdesig._figures import log_axes, look_of
 from sdesig._intervals import NORMAL
 
 if TYPE_CHECKING:
@@ -125,24 +126,35 @@ class OrderEstimate:
             values[name] = tuple(value) if isinstance(value, list) else value
         return cls(**values)
 
-    def plot(self, axis: Axes | None = None) -> Axes:
-        """Draw errors with 95 % error bars (masked ones hollow) and the line, log-log; returns the axis."""
+    def plot(self, axis: Axes | None = None, *, name: str = "") -> Axes:
+        """Draw errors with 95 % error bars (masked ones hollow) and the line, log-log; returns the axis.
+
+        Args:
+            axis: where; default: a new one of pyplot.
+            name: of the scheme, to stand in the legend; one that the package knows has its colour and marker.
+        """
         import matplotlib.pyplot as plt
 
         if axis is None:
-            axis = plt.subplots()[1]
-        (line,) = axis.plot(self.steps, [self.constant * n**-self.order for n in self.steps], label=str(self))
+            axis = plt.subplots(layout="constrained")[1]
+        look = look_of(name) if name else None
+        label = f"{name}: {self}" if name else str(self)
+        fitted = [self.constant * n**-self.order for n in self.steps]
+        (line,) = axis.plot(
+            self.steps, fitted, look.line if look else "-", color=look.colour if look else None, label=label
+        )
         for used in (True, False):
             shown = [k for k, flag in enumerate(self.used) if flag == used and self.errors[k] > 0]
             axis.errorbar(
                 [self.steps[k] for k in shown],
                 [self.errors[k] for k in shown],
                 yerr=[NORMAL * self.standard_errors[k] for k in shown],
-                fmt="o",
+                fmt=look.marker if look else "o",
                 color=line.get_color(),
                 markerfacecolor=None if used else "none",
                 capsize=2,
             )
-        axis.set(xscale="log", yscale="log", xlabel="steps", ylabel=f"{self.kind} error")
+        ticks = {*self.steps, *(n for n in axis.get_xticks() if axis.lines[0] is not line)}
+        log_axes(axis, ticks, xlabel="steps", ylabel=f"{self.kind} error")
         axis.legend()
         return axis

@@ -40,10 +40,16 @@ __all__ = [
 ]
 
 FOLDER = Path(__file__).parent
+"""Folder of the shipped files."""
 EVENT = (64,)
+<<<<<<< HEAD
 PIPELINE = FOLDER / "pipeline"
 """Folder of the pipeline of `load_pipeline`: a teacher for `sdesig distill --teacher`, too."""
+=======
+"""Shape of a sample."""
+>>>>>>> main
 REFERENCE = "reference.safetensors"
+"""File of the reference per principal component, in `FOLDER`."""
 SNR = (1 / 20**2, 1 / 0.05**2)
 """Noise of standard deviation 20 at the start; .05 is left at the end, less than half a grey level of the data."""
 

@@ -1,7 +1,18 @@
 """Samplers side by side, on the same seeds and the same Brownian paths: errors, distances, seconds, reports."""
 
+from sdesig._figures import (
+    Look,
+    draw_line,
+    legend_below,
+    legend_beside,
+    log_axes,
+    look_of,
+    looks_of,
+    panels,
+    save_figure,
+)
 from sdesig._files import file_digest, read_json, replacing, write_json
-from sdesig._intervals import paired_ratio, root_mean_square
+from sdesig._intervals import paired_ratio, root_mean_square, root_mean_square_interval
 from sdesig.evaluation.comparison import CONVERGED, Comparison
 from sdesig.evaluation.evaluation import FEWEST, Evaluation, evaluate
 from sdesig.evaluation.features import (
@@ -31,7 +42,6 @@ from sdesig.evaluation.report import (
     image_figure,
     markdown_table,
     report_text,
-    save_figure,
     table_cell,
 )
 from sdesig.evaluation.sample_store import SampleStore
@@ -49,11 +59,13 @@ __all__ = [
     "FeatureExtractor",
     "FeatureStatistics",
     "ImageSet",
+    "Look",
     "Measured",
     "PerceptualDistance",
     "Row",
     "SampleStore",
     "Sampler",
+    "draw_line",
     "error_figure",
     "evaluate",
     "extract",
@@ -63,10 +75,16 @@ __all__ = [
     "generator_sampler",
     "image_figure",
     "kernel_distance",
+    "legend_below",
+    "legend_beside",
     "load_extractor",
     "load_perceptual",
+    "log_axes",
+    "look_of",
+    "looks_of",
     "markdown_table",
     "paired_ratio",
+    "panels",
     "pathwise_errors",
     "precision_recall",
     "read_json",
@@ -74,6 +92,7 @@ __all__ = [
     "replacing",
     "report_text",
     "root_mean_square",
+    "root_mean_square_interval",
     "save_figure",
     "share_apart",
     "spread_of",

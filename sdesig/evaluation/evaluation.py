@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from sdesig import _processes as processes
 from sdesig._checks import check_floating, check_instance, check_integer
+from sdesig._figures import save_figure
 from sdesig._files import read_json, replacing, write_json
 from sdesig._philox import check_seeds
+from sdesig._progress import progress_bar
 from sdesig.evaluation.comparison import CONVERGED, Comparison
 from sdesig.evaluation.features import (
     COORDINATES,
@@ -25,7 +26,7 @@ from sdesig.evaluation.features import (
 )
 from sdesig.evaluation.metrics import Measured, measure_pairs, measure_samples
 from sdesig.evaluation.pixels import ImageSet, pixel_digest, to_floats
-from sdesig.evaluation.report import Row, error_figure, image_figure, report_row, report_text, save_figure
+from sdesig.evaluation.report import Row, error_figure, image_figure, report_row, report_text
 from sdesig.evaluation.sample_store import SampleStore
 from sdesig.evaluation.samplers import Sampler
 from sdesig.sampling.information_floor import Floor, information_floor
@@ -124,8 +125,7 @@ def evaluate(
         references = {extractor: reference_statistics(data, extractor, cache=cache) for extractor in extractors}
     truth = pixel_digest(store.samples(CONVERGED, comparison.truth_steps)) if perceptual else ""
     rows = []
-    hidden = not progress or processes.rank() > 0
-    for sampler, steps in tqdm(store.pairs, desc="comparing", unit="row", disable=hidden):
+    for sampler, steps in progress_bar(store.pairs, name="comparing", unit="row", shown=progress):
         measured = _measure(store, sampler, steps, references, perceptual, truth, ema)
         rows.append(report_row(store, sampler.key, steps, floors=known, measured=measured, extractors=extractors))
     found = Evaluation(rows, known, store)
@@ -173,10 +173,14 @@ def _write(found: Evaluation, data: Tensor | ImageSet | None, out: Path) -> None
     if any(row["pathwise_rmse"] for row in rows):
         save_figure(error_figure(rows, found.floors), out / "errors.png")
     if isinstance(data, ImageSet):
+        seeds = list(found.store.seeds[:SHOWN])
         for steps in sorted({row["steps"] for row in rows[1:]}):
             shown = [(s, n) for s, n in found.store.pairs if n == steps or s.key == CONVERGED]
             lines = [(s.label, to_floats(found.store.samples(s.key, n)[:SHOWN])) for s, n in shown]
-            save_figure(image_figure(lines, title=f"{steps} steps"), out / f"images-{steps}.png")
+            save_figure(
+                image_figure(lines, title=f"{steps} steps; columns are seeds", columns=seeds),
+                out / f"images-{steps}.png",
+            )
 
 
 def _floors(comparison: Comparison, samplers: Sequence[Sampler], groups: int, file: Path | None) -> Iterator[Floor]:

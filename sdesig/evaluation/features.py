@@ -18,12 +18,12 @@ from types import ModuleType
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from sdesig import _processes as processes
 from sdesig._checks import check_floating, check_integer
 from sdesig._evaluating import evaluating
 from sdesig._files import FileError, file_digest, read_tensors, reading, write_tensors
+from sdesig._progress import progress_bar
 from sdesig._random import generator_for
 from sdesig._records import Record, cached
 from sdesig.evaluation.frechet import FeatureStatistics, FeatureSums
@@ -320,9 +320,8 @@ def _of_images(images: ImageSet, extractor: FeatureExtractor, kept: int, batch: 
     own: dict[int, FeatureSums] = {}
     chosen: dict[int, Tensor] = {}
     parts = images.pixels.split(batch)
-    hidden = None if processes.rank() == 0 else True  # None: shown on a terminal
     mine = processes.share(len(parts))
-    for k in tqdm(mine, desc=f"features {extractor.name}", unit="batch", leave=False, disable=hidden):
+    for k in progress_bar(mine, name=f"features {extractor.name}", unit="batch", leave=False):
         features = extractor(parts[k])
         own.setdefault(processes.rank(), FeatureSums(features.shape[1])).update(features)
         chosen[k] = features.cpu()[is_kept[k]]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from sdesig._files import replacing
+from sdesig._figures import Look, draw_line, legend_beside, log_axes, looks_of, panels
 from sdesig._intervals import root_mean_square, root_mean_square_interval
 from sdesig.evaluation.features import FeatureExtractor
 from sdesig.evaluation.metrics import Measured
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Row = dict[str, Any]
+"""One sampler at one number of steps: what was measured, by the keys of report.json."""
 INTERVALS = (
     "Pathwise RMSE: with an interval of 95 % that holds for heavy tails, (?) where fewer than 20 seeds carry most of "
     "it. Seeds apart: the share that ends farther from its converged path than half the standard deviation of the "
@@ -186,35 +187,65 @@ def table_cell(row: Row, key: str, digits: int = 4) -> str:
     return f"{value:.{decimals}f} +- {error:.{decimals}f}"
 
 
-def error_figure(rows: Sequence[Row], floors: Sequence[Floor] = (), *, most_steps: int | None = None) -> Figure:
-    """Pathwise error against evaluations with 95 % intervals, one line per sampler, the floors dashed."""
-    from matplotlib.figure import Figure
+def error_figure(
+    rows: Sequence[Row], floors: Sequence[Floor] = (), *, most_steps: int | None = None, title: str = ""
+) -> Figure:
+    """Pathwise error against evaluations with 95 % intervals, one line per sampler, the floors dotted.
 
-    figure = Figure(figsize=(8, 5.2), layout="constrained")
-    axis = figure.subplots()
-    colours: dict[int, str] = {}
-    shown = [row for row in rows if most_steps is None or row["nfe"] <= most_steps]
-    for key in dict.fromkeys(row["key"] for row in rows):
-        own = [row for row in shown if row["key"] == key and row["pathwise_rmse"]]
-        if own:
-            nfe, values, *bars = zip(*((row["nfe"], row["pathwise_rmse"], *_bars(row)) for row in own), strict=True)
-            line = axis.errorbar(nfe, values, yerr=bars, fmt="o-", ms=4, capsize=2, label=own[0]["method"])
-            if own[0]["depth"] is not None:
-                colours[own[0]["depth"]] = line[0].get_color()  # of the last: plain cells come first
+    Evaluations that only one of several samplers has, beyond those of the others, would leave most of the figure
+    empty: their errors stand in the legend instead.
+
+    Args:
+        rows: of a comparison (see `report_row`).
+        floors: of some depths, drawn in the colours of their generators.
+        most_steps: the most evaluations that are shown; default: all but those.
+        title: of the figure; default: its seeds, and what its bars are.
+    """
+    lines: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["pathwise_rmse"]:
+            lines.setdefault(row["key"], []).append(row)
+    if most_steps is None:
+        reaches = sorted(max(row["nfe"] for row in own) for own in lines.values())
+        most = max([*(reaches[-2:-1] or reaches), *(floor.steps for floor in floors)], default=0)
+    else:
+        most = most_steps
+    figure, axis = panels(figsize=(9, 5.2))
+    looks = _looks(lines)
+    for rank, (key, own) in enumerate(lines.items()):
+        shown = [row for row in own if row["nfe"] <= most]
+        beyond = [f"{row['pathwise_rmse']:.3f} in {row['nfe']}" for row in own if row["nfe"] > most]
+        label = own[0]["method"] + (f"\n({', '.join(beyond)})" if beyond else "")
+        nfe, values, *bars = zip(*((row["nfe"], row["pathwise_rmse"], *_bars(row)) for row in shown), strict=True)
+        draw_line(axis, nfe, values, looks[key], bars=bars, rank=rank, label=label)
+    colours = {own[0]["depth"]: looks[key].colour for key, own in lines.items()}  # of the last: plain cells come first
     for depth in dict.fromkeys(floor.depth for floor in floors):
         of_depth = sorted((floor.steps, floor.rmse) for floor in floors if floor.depth == depth)
         axis.plot(
-            *zip(*of_depth, strict=True), "--", lw=1.2, color=colours.get(depth, "0.5"), label=f"floor of depth {depth}"
+            *zip(*of_depth, strict=True), ":", lw=1.6, color=colours.get(depth, "0.5"), label=f"floor of depth {depth}"
         )
-    axis.set(xscale="log", yscale="log", xlabel="evaluations of the network", ylabel="pathwise RMSE per coordinate")
-    ticks = sorted({row["nfe"] for row in shown})
-    axis.set_xticks(ticks, [str(tick) for tick in ticks])
-    axis.minorticks_off()
-    axis.grid(alpha=0.3)
-    legend = axis.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1.0, 0.5))
-    for text in legend.get_texts():  # a label is no formula, whatever dollars are in it
-        text.set_parse_math(False)
+    shown_nfe = [row["nfe"] for own in lines.values() for row in own if row["nfe"] <= most]
+    seeds = f"{rows[0]['n']} seeds, " if rows and "n" in rows[0] else ""
+    log_axes(
+        axis,
+        shown_nfe,
+        xlabel="evaluations of the network per sample",
+        ylabel="pathwise RMSE per coordinate",
+        title=title or f"distance to the converged path of the seed: {seeds}bars are 95 % intervals",
+    )
+    legend_beside(axis)
     return figure
+
+
+def _looks(lines: Mapping[str, Sequence[Row]]) -> dict[str, Look]:
+    """Of every key; generators, whose keys are the user's, look as their depth or as plain ones do, if that is free."""
+    names: dict[str, str] = {}
+    for key, own in lines.items():
+        depth, method = own[0]["depth"], own[0]["method"]
+        name = key if depth is None else "plain" if "plain" in method else f"depth-{depth}"
+        names[key] = key if name in names.values() else name
+    looks = looks_of(names.values())
+    return {key: looks[name] for key, name in names.items()}
 
 
 def _bars(row: Row) -> tuple[float, float]:
@@ -224,31 +255,30 @@ def _bars(row: Row) -> tuple[float, float]:
     return (half, half) if low is None or high is None else (value - low, high - value)
 
 
-def image_figure(lines: Sequence[tuple[str, Tensor]], *, title: str = "") -> Figure:
+def image_figure(lines: Sequence[tuple[str, Tensor]], *, title: str = "", columns: Sequence[object] = ()) -> Figure:
     """A grid of images: one named line per entry, one column per image.
 
     Args:
         lines: a name and images, (n, size, size) or (n, 1 or 3, size, size) in [-1, 1].
         title: of the figure.
+        columns: names of the columns, such as seeds, over the first line.
     """
-    from matplotlib.figure import Figure
-
-    columns = len(lines[0][1])
-    figure = Figure(figsize=(3.2 + 0.52 * columns, 0.4 + 0.54 * len(lines)), layout="constrained")
-    for axis, (name, images) in zip(figure.subplots(len(lines), 1, squeeze=False)[:, 0], lines, strict=True):
+    count = len(lines[0][1])
+    figure, axes = panels(len(lines), 1, figsize=(3.2 + 0.52 * count, 0.4 + 0.54 * len(lines)), squeeze=False)
+    for axis, (name, images) in zip(axes[:, 0], lines, strict=True):
         shown = (images if images.ndim == 4 else images[:, None]).float().clamp(-1, 1).cpu()
+        width = shown.shape[-1] + 1
         strip = torch.nn.functional.pad(shown, (0, 1), value=1.0).permute(2, 0, 3, 1).flatten(1, 2)
         values = strip[..., 0] if strip.shape[-1] == 1 else (strip + 1) / 2
         axis.imshow(values.numpy(), cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
         axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize="x-small", parse_math=False)
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
+    if columns:
+        first = axes[0, 0]
+        places = [width * (k + 0.5) - 1 for k in range(len(columns))]
+        first.set_xticks(places, [str(column) for column in columns], fontsize="x-small")
+        first.tick_params(axis="x", top=True, labeltop=True, bottom=False, labelbottom=False, length=0)
     if title:
         figure.suptitle(title, fontsize="medium")
     return figure
-
-
-def save_figure(figure: Figure, path: Path, *, dpi: int = 110) -> None:
-    """Write a PNG file, whole or not at all, as large as what is drawn."""
-    with replacing(path) as file:
-        figure.savefig(file, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.1)

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from tqdm import tqdm
 
 from sdesig import _processes as processes
 from sdesig._evaluating import evaluating
 from sdesig._files import naming_a_full_disk, read_json, read_tensors, write_json, write_tensors
 from sdesig._interrupts import keeping
 from sdesig._philox import check_seeds
+from sdesig._progress import progress_bar
 from sdesig._records import forget_options, record_options
 from sdesig.evaluation.comparison import CONVERGED, Comparison
 from sdesig.evaluation.features import FeatureExtractor, PerceptualDistance, extract
@@ -104,15 +104,14 @@ class SampleStore:
             FloatingPointError, ValueError: samples that are not finite.
             OSError: a full disk; complete files stay valid.
         """
-        mine, hidden = self._mine, not progress or processes.rank() > 0
         kept = f"all blocks of {self.comparison.batch} seeds that were drawn are kept in {self.folder}"
         with (
             nullcontext() if self.folder is None else keeping(kept),
-            tqdm(total=len(self.seeds), unit="seed", disable=hidden) as bar,
+            progress_bar(name="samples", unit="seed", total=len(self.seeds), shown=progress) as bar,
         ):
-            for k in mine:
+            for k in self._mine:
                 self._make(k)
-                bar.update(sum(map(len, self._blocks[k : k + mine.step])))
+                bar.update(sum(map(len, self._blocks[k : k + self._mine.step])))
         processes.barrier()
 
     def samples(self, key: str, steps: int) -> Tensor:

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from sdesig._checks import check_instance, check_integer, check_real
 from sdesig._files import read_tensors, write_tensors
 from sdesig._interrupts import keeping
+from sdesig._progress import progress_bar
 from sdesig._random import generator_for
 from sdesig._records import without_names
 from sdesig.sampling.canonical import CanonicalSDE, SNRDenoiser, check_snr_denoiser
@@ -105,7 +105,7 @@ def choose_grid(
         truth = truth.to(start)
         rounding = NEGLIGIBLE * truth.square().mean().sqrt().item()
         done = len(shares)
-        for k in tqdm(range(done, cells), "grid", cells, initial=done, unit="cell", disable=not progress):
+        for k in progress_bar(range(done, cells), name="grid", unit="cell", initial=done, shown=progress):
             first, last = k * fine_per_cell, (k + 1) * fine_per_cell
             left = [*range(first + 1), *range(last, len(times))]
             before = [fine[:first]] if k > 0 else []

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from sdesig import _processes as processes
 from sdesig._checks import check_integer
 from sdesig._files import read_tensors, write_tensors
 from sdesig._interrupts import Interrupted, keeping, stop_requests
+from sdesig._progress import progress_bar
 from sdesig._random import generator_for
 from sdesig._records import forget_options, record_options
 from sdesig.sampling.canonical import SNRDenoiser, check_snr_denoiser
@@ -80,10 +80,9 @@ class PathCache:
         processes.on_main(lambda: forget_options(folder / "options.json", "paths-*.safetensors", key="cells"))
         record_options(folder / "options.json", description)
         missing = [k for k in processes.share(self.shards) if not self._file(k).exists()]
-        hidden = not progress or not missing or processes.rank() > 0
         kept = f"all paths that were drawn are kept in {folder}: the same command goes on from there"
         with keeping(kept), stop_requests() as requests:
-            for k in tqdm(missing, desc="teacher paths", unit="shard", disable=hidden):
+            for k in progress_bar(missing, name="teacher paths", unit="shard", shown=progress):
                 generator = generator_for("teacher paths", seed, k, device=space.device)
                 with requests.at_once():
                     drawn = draw_paths(teacher, space, options, self.rows, generator=generator)

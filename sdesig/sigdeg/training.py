@@ -20,12 +20,12 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from sdesig import _processes as processes
 from sdesig._checks import check_choice, check_integer, check_real
 from sdesig._files import read_tensors, reading, replacing, write_tensors
 from sdesig._interrupts import Interrupted, StopRequests, keeping, stop_requests
+from sdesig._progress import progress_bar
 from sdesig._random import generator_for, seed_for, seeded
 from sdesig._records import forget_options, record_options
 from sdesig.sigdeg.buffers import Buffers, copy_buffers
@@ -195,8 +195,8 @@ def train(
             state.save(out / CHECKPOINT, done)
         saved, saved_at = done, time.monotonic()
 
-    hidden = not progress or processes.rank() > 0
-    bar = tqdm(range(first, options.iterations), initial=first, total=options.iterations, disable=hidden)
+    left = range(first, options.iterations)
+    bar = progress_bar(left, name="training", unit="iteration", initial=first, shown=progress)
     with keeping(kept), in_precision(options.precision, module), stop_requests() as requests:
         for iteration in bar:
             for group in optimizer.param_groups:

@@ -21,6 +21,7 @@ from torch import Tensor
 from sdesig._checks import NOISE_STRUCTURES, check_choice, check_integer, check_real, check_step
 
 Word = tuple[int, ...]
+"""Letters of an iterated integral, the innermost first: 0 is time, 1, 2, ... are the noises."""
 
 
 def check_word(name: str, word: object) -> Word:

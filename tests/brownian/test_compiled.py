@@ -1,6 +1,7 @@
 """The compiled drawing of paths beside processes, threads, interrupts, transforms, and unusual clocks."""
 
 import json
+import logging
 import multiprocessing
 import os
 import subprocess
@@ -140,12 +141,13 @@ def test_without_a_folder_for_what_is_compiled():
     assert compiled._compiled(names["double"])(3) == 6
 
 
-def test_one_line_says_that_it_is_compiled(capsys):
+def test_one_line_says_that_it_is_compiled(caplog):
     """And none that something else is."""
     announcement = compiled._Announcement()
+    caplog.set_level(logging.INFO, "sdesig")
     for dispatcher in (njit(large), compiled._descend, compiled._normals):
         announcement.on_start(Event("numba:compile", EventStatus.START, {"dispatcher": dispatcher}))
-    (line,) = capsys.readouterr().err.splitlines()
+    (line,) = caplog.messages
     assert line.startswith("sdesig compiles the drawing of its paths")
 
 

@@ -22,7 +22,10 @@ def text_of(name: str) -> str:
 
 
 def run_notebook(name: str, monkeypatch: Any, folder: Path) -> dict[str, Any]:
-    """Run the code cells of a notebook in `folder`, in one namespace, without a display; returns the namespace."""
+    """Run the code cells of a notebook in `folder`, in one namespace, without a display; returns the namespace.
+
+    `printed` in it is all that the cells printed.
+    """
     sources = ["".join(cell["source"]) for cell in read_notebook(name)["cells"] if cell["cell_type"] == "code"]
     return _run(name, sources, monkeypatch, folder)
 
@@ -58,6 +61,7 @@ def _run(
 
     plt.switch_backend("agg")
     namespace: dict[str, Any] = {"__name__": "__main__", "display": print}
+    said = ""
     try:
         for k, source in enumerate(sources):
             file = f"<{name}, code {k}>"
@@ -67,6 +71,7 @@ def _run(
                 exec(compile(source, file, "exec"), namespace)
             if shown and shown[k] is not None:
                 assert printed.getvalue() == shown[k], file
+            said += printed.getvalue()
     finally:
         plt.close("all")
-    return namespace
+    return namespace | {"printed": said}

@@ -1,6 +1,7 @@
 """All samplers on one Brownian path: pathwise errors, DDIM by hand, and one path in the clocks of two references."""
 
 import math
+import sys
 from dataclasses import replace
 from itertools import pairwise
 
@@ -415,7 +416,8 @@ def test_the_share_of_seeds_that_end_apart():
     assert share_apart(errors[:1], spread_of(modes[:1])) is None
 
 
-def test_progress_counts_the_seeds(capsys):
+def test_progress_counts_the_seeds(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     SampleStore(comparison(batch=4), [euler(2)], range(10)).make()
     assert "10/10" in capsys.readouterr().err
 

@@ -234,12 +234,12 @@ def test_the_error_figure_has_a_line_per_method_and_floor():
         "Deep",
     ]
     assert [container.get_label() for container in axis.containers] == ["Euler", "Deep"]
-    dashed = [line for line in axis.lines if line.get_linestyle() == "--"]
-    assert [line.get_xydata().tolist() for line in dashed] == [
+    dotted = [line for line in axis.lines if line.get_linestyle() == ":"]
+    assert [line.get_xydata().tolist() for line in dotted] == [
         [[4, pytest.approx(0.4)], [8, pytest.approx(0.8)]],
         [[4, pytest.approx(0.8)], [8, pytest.approx(1.6)]],
     ]
-    assert dashed[1].get_color() == axis.containers[1].lines[0].get_color()
+    assert dotted[1].get_color() == axis.containers[1].lines[0].get_color()
     assert axis.get_xscale() == axis.get_yscale() == "log"
     assert axis.get_xticks().tolist() == [4, 8]
 

@@ -2,6 +2,7 @@
 
 import importlib
 import math
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -126,9 +127,10 @@ def test_it_is_a_function_of_the_seed():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_progress_counts_the_cells(capsys):
+def test_progress_counts_the_cells(capsys, monkeypatch):
     choose_grid(TEACHER, SPACE, **SMALL)
     assert not capsys.readouterr().err
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     choose_grid(TEACHER, SPACE, **SMALL | {"progress": True})
     assert "4/4" in capsys.readouterr().err
 

@@ -47,6 +47,7 @@ PROBLEMS: tuple[type[Problem], ...] = (
     HeisenbergGroup,
     Heston,
 )
+"""All of them."""
 
 __all__ = [
     "PROBLEMS",

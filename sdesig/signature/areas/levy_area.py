@@ -21,6 +21,7 @@ from sdesig.signature.areas.truncation import MAX_TERMS, NORMS, STRONG_METHODS, 
 from sdesig.signature.areas.weak_area import davie_area, foster_area, four_moment_area
 
 JOINT_METHODS = ("legendre", "davie", "foster", "four_moment")
+"""Methods whose areas are right jointly with the coefficients that they are given."""
 _BLOCK = 4096  # normals of a counter's cell
 _MANY = 1000  # so many numbers of an increment take longer than the seeding of another generator
 

@@ -8,6 +8,7 @@ from sdesig._checks import check_choice, check_integer, check_real
 from sdesig.signature.areas._draws import pair_count
 
 STRONG_METHODS = ("fourier", "milstein", "wiktorsson", "mronroe", "legendre", "exact2d")
+"""Methods that converge to the area as their terms grow."""
 NORMS = ("max_l2", "frobenius_l2")
 
 MULTIPLICATIONS_PER_NORMAL = 40.0
