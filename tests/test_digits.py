@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
-from diffusers.utils import disable_progress_bar, enable_progress_bar
+from diffusers.utils.logging import disable_progress_bar, enable_progress_bar
 
 from experiments.digits.classifier import train_classifier
 from experiments.digits.pipeline import train_pipeline

@@ -42,12 +42,9 @@ __all__ = [
 FOLDER = Path(__file__).parent
 """Folder of the shipped files."""
 EVENT = (64,)
-<<<<<<< HEAD
+"""Shape of a sample."""
 PIPELINE = FOLDER / "pipeline"
 """Folder of the pipeline of `load_pipeline`: a teacher for `sdesig distill --teacher`, too."""
-=======
-"""Shape of a sample."""
->>>>>>> main
 REFERENCE = "reference.safetensors"
 """File of the reference per principal component, in `FOLDER`."""
 SNR = (1 / 20**2, 1 / 0.05**2)
