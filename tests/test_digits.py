@@ -214,7 +214,7 @@ def test_the_pipeline_is_a_teacher(quiet):
 
 
 def test_training_a_pipeline(digits):
-    """Thirty iterations, of which the moving average has seen little: nearer to the noise than zero is, whose error is 1."""
+    """Thirty iterations, of which the average has seen little: nearer to the noise than zero is, whose error is 1."""
     torch.manual_seed(0)
     pipeline = train_pipeline(30)
     noise, t = torch.randn(256, 1, 8, 8), torch.full((256,), 500)

@@ -13,7 +13,10 @@ BATCH = 128
 
 
 def train_pipeline(iterations: int) -> DDPMPipeline:
-    """A UNet that predicts the noise of the digits, (1, 8, 8), on the table of betas of Ho et al. 2020; from torch's global generator."""
+    """A UNet that predicts the noise of the digits, (1, 8, 8), on the betas of Ho et al. 2020.
+
+    Its weights, batches and noise are from torch's global generator.
+    """
     unet = UNet2DModel(
         sample_size=8,
         in_channels=1,
