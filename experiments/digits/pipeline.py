@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from sdesig.digits import PIPELINE, load_digits
+from sdesig.images import import_diffusers
 
 BATCH = 128
 
 
-def train_pipeline(iterations: int) -> DDPMPipeline:
+def train_pipeline(iterations: int) -> Any:
     """A UNet that predicts the noise of the digits, (1, 8, 8), on the betas of Ho et al. 2020.
 
     Its weights, batches and noise are from torch's global generator.
     """
-    unet = UNet2DModel(
+    diffusers = import_diffusers()
+    unet = diffusers.UNet2DModel(
         sample_size=8,
         in_channels=1,
         out_channels=1,
@@ -28,7 +31,7 @@ def train_pipeline(iterations: int) -> DDPMPipeline:
         norm_num_groups=8,
         add_attention=False,
     )
-    images, scheduler = load_digits()[0].reshape(-1, 1, 8, 8), DDPMScheduler()
+    images, scheduler = load_digits()[0].reshape(-1, 1, 8, 8), diffusers.DDPMScheduler()
     optimizer = torch.optim.AdamW(unet.parameters(), weight_decay=0.0)
     rate = OneCycleLR(optimizer, 3e-3, iterations)
     average = AveragedModel(unet, multi_avg_fn=get_ema_multi_avg_fn(0.998))
@@ -41,7 +44,7 @@ def train_pipeline(iterations: int) -> DDPMPipeline:
         optimizer.step()
         rate.step()
         average.update_parameters(unet)
-    return DDPMPipeline(average.module.eval(), scheduler)
+    return diffusers.DDPMPipeline(average.module.eval(), scheduler)
 
 
 def main() -> None:
