@@ -1,0 +1,59 @@
+"""The page and the notebook on a denoiser of one's own run, and claim no more than the values that they compute."""
+
+import re
+
+import pytest
+import torch
+from notebooks import DOCS, run_page
+from torch import nn
+
+from sdesig import CanonicalDenoiser
+from sdesig.evaluation import paired_ratio
+from sdesig.sde import EpsilonDenoiser, TabulatedVP
+
+PAGE = "start/denoiser.md"
+
+
+def printed_blocks(page: str) -> list[str]:
+    """What a page says that its blocks print: indented lines after "It prints"."""
+    found = re.findall(r"^It prints\n\n((?:    .*\n)+)", (DOCS / page).read_text(), re.M)
+    return [re.sub("^    ", "", block, flags=re.M) for block in found]
+
+
+def numbers(text: str) -> list[float]:
+    return [float(number) for number in re.findall(r"\d+\.\d+", text)]
+
+
+def test_start_page(monkeypatch, tmp_path):
+    """It prints what it shows, to a few last digits, and Sig-DEG beats the untrained scheme at equal evaluations."""
+    names = run_page(PAGE, monkeypatch, tmp_path)
+    said = names["printed"]
+    replay, verdict = printed_blocks(PAGE)
+    lines = said.splitlines()
+    start = next(k for k, line in enumerate(lines) if line.startswith("8 and 64"))
+    for shown, printed in zip((replay + verdict).splitlines(), lines[start : start + 5], strict=True):
+        assert re.sub(r"\d+\.\d+", "", shown) == re.sub(r"\d+\.\d+", "", printed)
+        assert numbers(printed) == pytest.approx(numbers(shown), abs=0.06)
+    assert lines[start + 5] == "True"
+    y, snr = torch.randn(5, 2, generator=torch.Generator().manual_seed(0)), torch.tensor(2.0)
+    assert torch.allclose(names["own"](y, snr), names["denoiser"](y, snr), atol=1e-4)  # one density, two schedules
+    assert names["snr_range"] == pytest.approx((1 / 2500, 1e4))
+    ratios = {
+        (other.key, steps): paired_ratio(names["store"].errors("sig-deg", 8), names["store"].errors(other.key, steps))
+        for other in (names["untrained"], names["peer"])
+        for steps in (8, 16)
+    }
+    assert ratios["path-average-reference", 8][2] < 1
+    assert ratios["sde-dpm++2m", 8][2] < 1
+    assert ratios["path-average-reference", 16][1] > 1  # as the page says: take more steps if you can
+
+
+def test_start_page_on_networks_with_lookup_tables():
+    """They take rounded indices, as the page says, at all SNRs of the table."""
+    text = (DOCS / PAGE).read_text()
+    assert "`lambda x, t: network(x, t.round().long())`" in text
+    table = nn.Embedding(1000, 2)
+    diffusion = TabulatedVP((1 - torch.linspace(1e-4, 0.02, 1000)).cumprod(0))
+    denoiser = CanonicalDenoiser(EpsilonDenoiser(lambda x, t: x + table(t.round().long()), diffusion), diffusion)
+    for snr in diffusion.snr_range:
+        assert denoiser(torch.zeros(3, 2), torch.tensor(snr)).isfinite().all()
