@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from diffusers.utils.logging import disable_progress_bar, enable_progress_bar
 
 from experiments.digits.classifier import train_classifier
 from experiments.digits.pipeline import train_pipeline
@@ -185,7 +186,14 @@ def test_training_a_classifier(digits):
 # --- pipeline --------------------------------------------------------------------------------------------------------
 
 
-def test_the_pipeline_draws_digits():
+@pytest.fixture
+def quiet():
+    disable_progress_bar()
+    yield
+    enable_progress_bar()
+
+
+def test_the_pipeline_draws_digits(quiet):
     """The classifier is as sure of them as of the data, but for one in ten: of what is no digit it is rarely sure."""
     pipeline = load_pipeline()
     pipeline.set_progress_bar_config(disable=True)
@@ -199,7 +207,7 @@ def test_the_pipeline_draws_digits():
     assert torch.bincount(labels, minlength=10).min() >= 5
 
 
-def test_the_pipeline_is_a_teacher():
+def test_the_pipeline_is_a_teacher(quiet):
     teacher = load_diffusers_teacher(PIPELINE)
     assert teacher.event == (1, 8, 8)
     assert sum(p.numel() for p in teacher.parameters()) < 120_000
