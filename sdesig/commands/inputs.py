@@ -163,8 +163,10 @@ def load_model(name: str, device: torch.device | str = "cpu") -> SigDEG:
 
 
 def _model_folder(name: str) -> Path:
-    shipped = {f"{DIGITS}/{folder.name}": folder for folder in sorted((digits.FOLDER / "students").iterdir())}
-    folder = shipped.get(name, Path(name))
+    shipped = {f"{DIGITS}/{student}": student for student in digits.STUDENTS}
+    if name in shipped:
+        return digits.student_folder(shipped[name])
+    folder = Path(name)
     if not folder.is_dir():
         raise FileNotFoundError(f"model must be a folder with a generator or one of {', '.join(shipped)}; got {name!r}")
     return folder

@@ -27,6 +27,7 @@ __all__ = [
     "PIPELINE",
     "REFERENCE",
     "SNR",
+    "STUDENTS",
     "DigitClassifier",
     "load_classifier",
     "load_digits",
@@ -37,16 +38,20 @@ __all__ = [
     "load_teacher",
     "path_space",
     "reference",
+    "student_folder",
 ]
 
 FOLDER = Path(__file__).parent
 """Folder of the shipped files."""
+REPOSITORY = "https://github.com/sdesig/sdesig"
 EVENT = (64,)
 """Shape of a sample."""
 PIPELINE = FOLDER / "pipeline"
 """Folder of the pipeline of `load_pipeline`: a teacher for `sdesig distill --teacher`, too."""
 REFERENCE = "reference.safetensors"
 """File of the reference per principal component, in `FOLDER`."""
+STUDENTS = ("depth-1", "depth-2", "plain")
+"""Generators that were distilled from the teacher. A wheel has none of them, for they are four times its size."""
 SNR = (1 / 20**2, 1 / 0.05**2)
 """Noise of standard deviation 20 at the start; .05 is left at the end, less than half a grey level of the data."""
 
@@ -109,5 +114,23 @@ def load_pipeline() -> Any:
 
 
 def load_student(name: str) -> SigDEG:
-    """A generator that was distilled from the teacher: "plain", "depth-1" or "depth-2"."""
-    return SigDEG.load(FOLDER / "students" / name)
+    """One of `STUDENTS`; raises like `student_folder`."""
+    return SigDEG.load(student_folder(name))
+
+
+def student_folder(name: str) -> Path:
+    """The folder of one of `STUDENTS`.
+
+    Raises:
+        ValueError: another name.
+        FileNotFoundError: the package was installed from a wheel.
+    """
+    if name not in STUDENTS:
+        raise ValueError(f"name must be one of {', '.join(STUDENTS)}; got {name!r}")
+    folder = FOLDER / "students" / name
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"digits/{name} is not in a wheel: pip install -e a checkout of {REPOSITORY}, or make a generator by "
+            "`sdesig distill`"
+        )
+    return folder

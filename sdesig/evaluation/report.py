@@ -214,6 +214,8 @@ def error_figure(
     looks = _looks(lines)
     for rank, (key, own) in enumerate(lines.items()):
         shown = [row for row in own if row["nfe"] <= most]
+        if not shown:
+            continue
         beyond = [f"{row['pathwise_rmse']:.3f} in {row['nfe']}" for row in own if row["nfe"] > most]
         label = own[0]["method"] + (f"\n({', '.join(beyond)})" if beyond else "")
         nfe, values, *bars = zip(*((row["nfe"], row["pathwise_rmse"], *_bars(row)) for row in shown), strict=True)
