@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -9,7 +10,6 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from sdesig.digits import PIPELINE, load_digits
-from sdesig.images import import_diffusers
 
 BATCH = 128
 
@@ -19,7 +19,7 @@ def train_pipeline(iterations: int) -> Any:
 
     Its weights, batches and noise are from torch's global generator.
     """
-    diffusers = import_diffusers()
+    diffusers: Any = import_module("diffusers")
     unet = diffusers.UNet2DModel(
         sample_size=8,
         in_channels=1,

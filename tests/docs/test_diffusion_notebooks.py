@@ -7,6 +7,7 @@ import torch
 from notebooks import check_committed, run_notebook, run_page, text_of
 
 from sdesig.evaluation import paired_ratio
+from sdesig.images import SigDEGPipeline
 
 NAMES = ("5_path_average_in_diffusers", "6_distil_a_diffusers_model")
 
@@ -37,8 +38,9 @@ def test_path_average_in_diffusers(monkeypatch, tmp_path):
     assert (names["alone"][0] - names["together"][3]).abs().max() < 1e-4
     assert torch.equal(names["one"], names["two"])
     median = {key: distance.median() for key, distance in names["distances"].items()}
-    for n in (5, 10, 20, 40, 80):  # as the text says: the flow settles first, 2M with noise never
-        assert median["DPM-Solver++(2M)", n] < median["path-average", n] < median["SDE-DPM-Solver++(2M)", n]
+    for n in (5, 10, 20, 40, 80):  # as the text says: the flow is nearest up to 20 steps, path-average from 40 on
+        assert (median["DPM-Solver++(2M)", n] < median["path-average", n]) == (n <= 20)
+        assert median["path-average", n] < 0.5 * median["SDE-DPM-Solver++(2M)", n]
     assert median["path-average", 80] < 0.2 * median["path-average", 5]
     assert median["SDE-DPM-Solver++(2M)", 80] > 0.8 * median["SDE-DPM-Solver++(2M)", 5]
 
@@ -55,4 +57,4 @@ def test_distil_a_diffusers_model(monkeypatch, tmp_path):
         generator.sample(seeds=[7], steps=8).values[0], names["few"].values[7], rtol=0, atol=1e-4
     )
     assert names["distance"].median() < 0.2
-    assert names["pipeline"].config["_class_name"] == "SigDEGPipeline"
+    assert isinstance(names["pipeline"], SigDEGPipeline)
