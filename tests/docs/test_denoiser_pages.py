@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from notebooks import DOCS, run_page
+from notebooks import DOCS, check_committed, run_notebook, run_page, text_of
 from torch import nn
 
 from sdesig import CanonicalDenoiser
@@ -12,6 +12,7 @@ from sdesig.evaluation import paired_ratio
 from sdesig.sde import EpsilonDenoiser, TabulatedVP
 
 PAGE = "start/denoiser.md"
+NOTEBOOK = "4_distil_a_denoiser"
 
 
 def printed_blocks(page: str) -> list[str]:
@@ -57,3 +58,29 @@ def test_start_page_on_networks_with_lookup_tables():
     denoiser = CanonicalDenoiser(EpsilonDenoiser(lambda x, t: x + table(t.round().long()), diffusion), diffusion)
     for snr in diffusion.snr_range:
         assert denoiser(torch.zeros(3, 2), torch.tensor(snr)).isfinite().all()
+
+
+def test_notebook_is_committed_without_outputs():
+    check_committed(NOTEBOOK)
+    text = text_of(NOTEBOOK)
+    assert f"/blob/main/docs/examples/{NOTEBOOK}.ipynb)" in text
+    assert re.search(r"about \d+ seconds on one core", text)
+
+
+def test_notebook(monkeypatch, tmp_path):
+    """Both networks learned their data, both generators gain where the text says so, and one seed follows one path."""
+    names = run_notebook(NOTEBOOK, monkeypatch, tmp_path)
+    text = re.sub(r"\s+", " ", text_of(NOTEBOOK))
+    claims = re.findall(r"In 8 steps (?:the generator|it) ends (\S+) times as far", text)
+    assert len(claims) == 2
+    for kind, claim in zip(("moons", "series"), claims, strict=True):
+        ratios, generator, data = names[f"{kind}_ratios"], names[f"{kind}_generator"], names[kind]
+        for peer in ("path-average-reference", "sde-dpm++2m"):
+            assert ratios[peer, 8][2] < 1
+        value, low, high = ratios["path-average-reference", 8]
+        assert abs(value - float(claim)) < high - low
+        few, many = (generator.sample(seeds=1000, steps=steps).values for steps in (8, 64))
+        apart = (few - many.roll(1, 0)).square().mean().sqrt()
+        assert (few - many).square().mean().sqrt() < 0.3 * apart
+        assert (many.mean(0) - data.mean(0)).abs().max() < 0.15 * data.std()
+        assert (many.var(0).mean() / data.var(0).mean() - 1).abs() < 0.15
