@@ -68,7 +68,7 @@ def test_notebook_is_committed_without_outputs():
 
 
 def test_notebook(monkeypatch, tmp_path):
-    """Both networks learned their data, both generators gain where the text says so, and one seed follows one path."""
+    """Both networks learned mean and variance, both generators gain where the text says, a seed follows one path."""
     names = run_notebook(NOTEBOOK, monkeypatch, tmp_path)
     text = re.sub(r"\s+", " ", text_of(NOTEBOOK))
     claims = re.findall(r"In 8 steps (?:the generator|it) ends (\S+) times as far", text)
