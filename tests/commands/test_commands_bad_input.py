@@ -15,7 +15,7 @@ from sdesig.commands.main import COMMANDS, FILE_ONLY, RENAMED, options_of, parse
 from sdesig.sigdeg import Samples
 
 HUGE = str(10**30)
-README = Path(__file__).parents[2] / "README.md"
+COMMAND_LINE = Path(__file__).parents[2] / "docs/command_line.md"
 
 
 def small(command, problem, out):
@@ -190,10 +190,9 @@ def test_torchrun_claims_no_option_but_n():
     assert under_torchrun("sample", "--count", "1") == ["sample", "--count", "1"]
 
 
-def test_readme_commands_run_as_written_under_torchrun():
-    """Every one of the README is what torchrun and the command's own parser take; dots stand for more options."""
-    text = " ".join(README.read_text().split())
-    lines = re.findall(r"torchrun (--[^`]* -m sdesig [^`]*)", text)
+def test_documented_commands_run_as_written_under_torchrun():
+    """Every one of the command line's page is what torchrun and the command's own parser take."""
+    lines = re.findall(r"^torchrun (--.* -m sdesig .*)$", COMMAND_LINE.read_text(), re.M)
     assert lines
     for line in lines:
         words = [word for word in shlex.split(line) if word != "..."]
