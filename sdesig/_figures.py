@@ -64,6 +64,7 @@ LOOKS = {
     "midpoint": Look("#999933", "d"),
     "euler_heun": Look("#AA4499", "+"),
     "slow_rk": Look("#887700", "H"),
+    "reversible_heun": Look("#DDCC77", ">"),
     # algorithms for Levy areas
     "area fourier": Look("#777777", "v"),
     "area milstein": Look("#D55E00", "o"),
@@ -74,7 +75,6 @@ LOOKS = {
     "area foster": Look("#332288", "x", ""),
     "area four_moment": Look("#000000", "^", ""),
     "area exact2d": Look("#777777", "", ":"),
-    "reversible_heun": Look("#DDCC77", ">"),
 }
 """Looks by key of a sampler or name of a scheme."""
 
@@ -214,9 +214,7 @@ def _plain_numbers(axis: Axis, limits: tuple[float, float]) -> None:
 
 def legend_beside(axis: Axes, **options: Any) -> None:
     """A legend on the right of an axis, over no data. A label is no formula, whatever dollars are in it."""
-    _plain_text(
-        axis.legend(**({"fontsize": "small", "loc": "center left", "bbox_to_anchor": (1.0, 0.5)} | options)),
-    )
+    _plain_text(axis.legend(**({"fontsize": "small", "loc": "center left", "bbox_to_anchor": (1.0, 0.5)} | options)))
 
 
 def legend_below(axis: Axes, *, columns: int = 2, drop: float = 0.16) -> None:

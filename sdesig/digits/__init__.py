@@ -108,7 +108,7 @@ def load_pipeline() -> Any:
     Raises:
         ImportError: diffusers is missing.
     """
-    from sdesig.images import import_diffusers
+    from sdesig.images.diffusers_unet import import_diffusers
 
     return import_diffusers().DDPMPipeline.from_pretrained(PIPELINE)
 

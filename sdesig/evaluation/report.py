@@ -269,7 +269,6 @@ def image_figure(lines: Sequence[tuple[str, Tensor]], *, title: str = "", column
     figure, axes = panels(len(lines), 1, figsize=(3.2 + 0.52 * count, 0.4 + 0.54 * len(lines)), squeeze=False)
     for axis, (name, images) in zip(axes[:, 0], lines, strict=True):
         shown = (images if images.ndim == 4 else images[:, None]).float().clamp(-1, 1).cpu()
-        width = shown.shape[-1] + 1
         strip = torch.nn.functional.pad(shown, (0, 1), value=1.0).permute(2, 0, 3, 1).flatten(1, 2)
         values = strip[..., 0] if strip.shape[-1] == 1 else (strip + 1) / 2
         axis.imshow(values.numpy(), cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
@@ -277,7 +276,7 @@ def image_figure(lines: Sequence[tuple[str, Tensor]], *, title: str = "", column
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
     if columns:
-        first = axes[0, 0]
+        first, width = axes[0, 0], lines[0][1].shape[-1] + 1
         places = [width * (k + 0.5) - 1 for k in range(len(columns))]
         first.set_xticks(places, [str(column) for column in columns], fontsize="x-small")
         first.tick_params(axis="x", top=True, labeltop=True, bottom=False, labelbottom=False, length=0)

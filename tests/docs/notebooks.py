@@ -27,16 +27,18 @@ def run_notebook(name: str, monkeypatch: Any, folder: Path) -> dict[str, Any]:
     `printed` in it is all that the cells printed.
     """
     sources = ["".join(cell["source"]) for cell in read_notebook(name)["cells"] if cell["cell_type"] == "code"]
-    return _run(name, sources, monkeypatch, folder)
+    return run(name, [(source, None) for source in sources], monkeypatch, folder)
+
+
+def blocks_of(page: str) -> list[tuple[str, str | None]]:
+    """The python blocks of docs/PAGE, each with the block of text right after it: what it prints, exactly."""
+    found = re.findall(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", (DOCS / page).read_text(), re.M | re.S)
+    return [(code, shown or None) for code, shown in found]
 
 
 def run_page(page: str, monkeypatch: Any, folder: Path) -> dict[str, Any]:
-    """Run the python blocks of docs/PAGE in `folder`, in one namespace; returns the namespace.
-
-    A block of text right after a python block is what that block prints, exactly.
-    """
-    found = re.findall(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", (DOCS / page).read_text(), re.M | re.S)
-    return _run(page, [code for code, _ in found], monkeypatch, folder, [shown or None for _, shown in found])
+    """Run the blocks of docs/PAGE in `folder`, in one namespace; returns the namespace."""
+    return run(page, blocks_of(page), monkeypatch, folder)
 
 
 def check_committed(name: str) -> None:
@@ -52,9 +54,8 @@ def check_committed(name: str) -> None:
     assert len({cell["id"] for cell in notebook["cells"]}) == len(notebook["cells"])
 
 
-def _run(
-    name: str, sources: list[str], monkeypatch: Any, folder: Path, shown: list[str | None] | None = None
-) -> dict[str, Any]:
+def run(name: str, blocks: list[tuple[str, str | None]], monkeypatch: Any, folder: Path) -> dict[str, Any]:
+    """Run code in `folder`, in one namespace, without a display, and compare what it prints where that is given."""
     monkeypatch.chdir(folder)
     monkeypatch.setenv("MPLBACKEND", "agg")
     import matplotlib.pyplot as plt
@@ -63,14 +64,14 @@ def _run(
     namespace: dict[str, Any] = {"__name__": "__main__", "display": print}
     said = ""
     try:
-        for k, source in enumerate(sources):
+        for k, (source, shown) in enumerate(blocks):
             file = f"<{name}, code {k}>"
             linecache.cache[file] = (len(source), None, source.splitlines(True), file)  # tracebacks show the line
             printed = io.StringIO()
             with contextlib.redirect_stdout(printed):
                 exec(compile(source, file, "exec"), namespace)
-            if shown and shown[k] is not None:
-                assert printed.getvalue() == shown[k], file
+            if shown is not None:
+                assert printed.getvalue() == shown, file
             said += printed.getvalue()
     finally:
         plt.close("all")

@@ -1,29 +1,10 @@
 """The page and the notebooks on models of diffusers run, and their text claims no more than what they compute."""
 
-import re
-
-import pytest
 import torch
-from notebooks import check_committed, run_notebook, run_page, text_of
+from notebooks import run_notebook, run_page
 
 from sdesig.evaluation import paired_ratio
 from sdesig.images import SigDEGPipeline
-
-NAMES = ("5_path_average_in_diffusers", "6_distil_a_diffusers_model")
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_committed_without_outputs(name):
-    check_committed(name)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_says_how_long_it_takes_and_where_to_go(name):
-    text = text_of(name)
-    assert text.startswith("# ")
-    assert f"/blob/main/docs/examples/{name}.ipynb)" in text
-    assert re.search(r"about \d+ seconds on one core", text)
-    assert "## Next" in text
 
 
 def test_start_page_prints_what_it_shows(monkeypatch, tmp_path):

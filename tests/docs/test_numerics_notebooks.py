@@ -3,26 +3,9 @@
 import re
 from statistics import NormalDist
 
-import pytest
-from notebooks import check_committed, run_notebook, run_page, text_of
+from notebooks import run_notebook, run_page
 
 from sdesig.solvers import SCHEMES
-
-NAMES = ("1_orders", "2_property_tests", "3_your_own_scheme")
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_committed_without_outputs(name):
-    check_committed(name)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_says_how_long_it_takes_and_where_to_go(name):
-    text = text_of(name)
-    assert text.startswith("# ")
-    assert f"/blob/main/docs/examples/{name}.ipynb)" in text
-    assert re.search(r"about \d+ seconds on one core", text)
-    assert "## Next" in text
 
 
 def test_start_page_prints_what_it_shows(monkeypatch, tmp_path):

@@ -114,9 +114,3 @@ def test_links_lead_somewhere(text):
         assert not anchor or anchor in [re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles]
     for path in re.findall(r"https://github\.com/sdesig/sdesig/blob/main/([\w./-]+)", file.read_text()):
         assert (ROOT / path).exists(), path
-
-
-def test_links_of_the_readme_to_the_repository_lead_somewhere():
-    found = re.findall(r"https://github\.com/sdesig/sdesig/blob/main/([\w./-]+)", (ROOT / "README.md").read_text())
-    assert len(found) > 5
-    assert [path for path in found if not (ROOT / path).exists()] == []
