@@ -32,20 +32,21 @@ def test_start_page(monkeypatch, tmp_path):
     replay, verdict = printed_blocks(PAGE)
     lines = said.splitlines()
     start = next(k for k, line in enumerate(lines) if line.startswith("8 and 64"))
-    for shown, printed in zip((replay + verdict).splitlines(), lines[start : start + 5], strict=True):
+    for shown, printed in zip((replay + verdict).splitlines(), lines[start : start + 6], strict=True):
         assert re.sub(r"\d+\.\d+", "", shown) == re.sub(r"\d+\.\d+", "", printed)
         assert numbers(printed) == pytest.approx(numbers(shown), abs=0.06)
-    assert lines[start + 5] == "True"
+    assert lines[start + 6] == "True"
     y, snr = torch.randn(5, 2, generator=torch.Generator().manual_seed(0)), torch.tensor(2.0)
     assert torch.allclose(names["own"](y, snr), names["denoiser"](y, snr), atol=1e-4)  # one density, two schedules
     assert names["snr_range"] == pytest.approx((1 / 2500, 1e4))
     ratios = {
         (other.key, steps): paired_ratio(names["store"].errors("sig-deg", 8), names["store"].errors(other.key, steps))
-        for other in (names["untrained"], names["peer"])
+        for other in (names["untrained"], names["peer"], names["on_grid"])
         for steps in (8, 16)
     }
     assert ratios["path-average-reference", 8][2] < 1
     assert ratios["sde-dpm++2m", 8][2] < 1
+    assert ratios["path-average-grid", 8][1] > 1  # as the page says: choose the grid first
     assert ratios["path-average-reference", 16][1] > 1  # as the page says: take more steps if you can
 
 
