@@ -150,8 +150,8 @@ def distill(
 ) -> SigDEG:
     """Train a student on a teacher's paths, and save it to out/student. A run that was stopped goes on.
 
-    The loss is the logarithm of a mean square error of one number of steps. These errors differ by a factor of ten from
-    one doubling of the steps to the next; their logarithms weigh alike.
+    The loss is the logarithm of a mean square error of one number of steps. These errors fall four- to eightfold when
+    the steps are doubled; their logarithms weigh alike.
 
     The teacher is in evaluation mode meanwhile, and so is the copy of it in a `StudentDenoiser`: targets have no
     dropout, and what is learned is added to the teacher as it is used. All else that is trained is in training mode.

@@ -64,5 +64,5 @@ def test_your_own_scheme(monkeypatch, tmp_path):
     studies = {name: study.errors for name, (study, _) in names["studies"].items()}
     # in 16 steps it asks 80 times; ShARK and SRA1 ask 64 times in 32 steps, Euler's scheme in 64
     for peer in ("shark", "torchsde:srk"):
-        assert 7 < studies["platen_additive"][1] / studies[peer][2] < 14
+        assert studies["platen_additive"][1] * 1.25**1.5 > 10 * studies[peer][2]  # at equal evaluations
     assert studies["platen_additive"][0] > studies["euler"][2]
