@@ -72,7 +72,7 @@ def shorten(patch):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(diffusers, tmp_path_factory):
     """Folder of a whole run, and its arguments."""
     folder = tmp_path_factory.mktemp("mnist")
     pixels = np.random.default_rng(0).integers(0, 256, (40, 28, 28), dtype=np.uint8)
