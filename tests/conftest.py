@@ -14,6 +14,12 @@ hypothesis.settings.register_profile("sdesig", deadline=None, derandomize=True, 
 hypothesis.settings.load_profile("sdesig")
 
 
+@pytest.fixture(scope="session")
+def diffusers():
+    """The package, of the extra `images`; without it the test is skipped."""
+    return pytest.importorskip("diffusers")
+
+
 @pytest.fixture
 def compiled_batches(monkeypatch):
     """torch.compile replaced by what only records the batch of every call."""

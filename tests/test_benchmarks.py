@@ -126,7 +126,9 @@ def test_the_peak_of_a_tensor_that_is_gone():
 
 
 @pytest.mark.parametrize("name", memory.WORK)
-def test_what_takes_memory_runs(name):
+def test_what_takes_memory_runs(name, request):
+    if name != "sample":
+        request.getfixturevalue("diffusers")
     assert memory.WORK[name](True)().isfinite().all()
 
 
@@ -160,7 +162,9 @@ def test_a_missing_peer_names_the_extra():
     ],
     ids=lambda c: c.__module__,
 )
-def test_topics_without_optional_peers_run(cases):
+def test_topics_without_optional_peers_run(cases, request):
+    if cases is scheduler.cases:
+        request.getfixturevalue("diffusers")
     results = [case.measure() for case in cases(quick=True)]
     assert results
     for result in results:

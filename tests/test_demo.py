@@ -6,6 +6,7 @@ import io
 import json
 import math
 from dataclasses import replace
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -30,10 +31,11 @@ TRAINING_FREE = (
     *("SDE-DPM-Solver++(2M)", "path-average", "path-average, reference"),
     "path-average, reference, chosen grid",
 )
-FLOWS = (DDIM, "DPM-Solver++(2M)", "UniPC")
+HAS_UNIPC = bool(find_spec("diffusers"))
+FLOWS = (DDIM, "DPM-Solver++(2M)", *["UniPC"] * HAS_UNIPC)
 SAMPLERS = (
     *("euler", "ddim", "sde-dpm++2m", "path-average", "path-average-reference", "path-average-grid"),
-    *("dpm-solver++2m", "unipc", "plain", "depth-1", "depth-2", "depth-4"),
+    *("dpm-solver++2m", *["unipc"] * HAS_UNIPC, "plain", "depth-1", "depth-2", "depth-4"),
 )
 METHODS = (EULER, DDIM, *TRAINING_FREE, *FLOWS[1:], "plain Sig-DEG, depth 2 (shipped)", *FLOORED)
 

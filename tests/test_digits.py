@@ -5,8 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler
-from diffusers.utils.logging import disable_progress_bar, enable_progress_bar
 
 from experiments.digits.classifier import train_classifier
 from experiments.digits.pipeline import train_pipeline
@@ -187,17 +185,17 @@ def test_training_a_classifier(digits):
 
 
 @pytest.fixture
-def quiet():
-    disable_progress_bar()
+def quiet(diffusers):
+    diffusers.utils.logging.disable_progress_bar()
     yield
-    enable_progress_bar()
+    diffusers.utils.logging.enable_progress_bar()
 
 
-def test_the_pipeline_draws_digits(quiet):
+def test_the_pipeline_draws_digits(diffusers, quiet):
     """The classifier is as sure of them as of the data, but for one in ten: of what is no digit it is rarely sure."""
     pipeline = load_pipeline()
     pipeline.set_progress_bar_config(disable=True)
-    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    pipeline.scheduler = diffusers.DDIMScheduler.from_config(pipeline.scheduler.config)
     drawn = pipeline(200, torch.Generator().manual_seed(0), num_inference_steps=50, output_type="np").images
     images = 2 * torch.from_numpy(drawn).reshape(200, 64) - 1
     with torch.no_grad():
@@ -213,6 +211,7 @@ def test_the_pipeline_is_a_teacher(quiet):
     assert sum(p.numel() for p in teacher.parameters()) < 120_000
 
 
+@pytest.mark.usefixtures("diffusers")
 def test_training_a_pipeline(digits):
     """Thirty iterations, of which the average has seen little: nearer to the noise than zero is, whose error is 1."""
     torch.manual_seed(0)

@@ -49,8 +49,10 @@ def test_a_configuration_for_images_is_the_run_of_its_name(name, run):
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_the_configuration_of_a_teacher_of_images(name):
+def test_the_configuration_of_a_teacher_of_images(name, request):
     study, command = IMAGES[name], command_of(Teacher, EXPERIMENTS / name / "configs" / "teacher.json")
+    if command.network == "unet2d":
+        request.getfixturevalue("diffusers")
     assert command.training == study.teacher
     made = command.make_network((study.channels, study.size, study.size))
     assert NETWORKS.config(made) == NETWORKS.config(study.network())

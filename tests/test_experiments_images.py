@@ -72,7 +72,7 @@ def shorten(patch):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(diffusers, tmp_path_factory):
     """Folder of a whole run, and its arguments."""
     folder = tmp_path_factory.mktemp("mnist")
     pixels = np.random.default_rng(0).integers(0, 256, (40, 28, 28), dtype=np.uint8)
@@ -169,14 +169,17 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("name, scale, study", OTHERS.values(), ids=OTHERS)
-def test_networks_fit_the_images(name, scale, study):
+def test_networks_fit_the_images(name, scale, study, request):
     """And their resumable state, four times the weights, is what was planned."""
+    if scale == "gpu":
+        request.getfixturevalue("diffusers")
     network = study.network()
     assert network.event == (study.channels, study.size, study.size)
     assert sum(p.numel() for p in network.parameters()) < (6e6 if scale == "gpu" else 1.1e6)
 
 
 @pytest.mark.parametrize("name, scale, study", [OTHERS["cifar10-gpu"], OTHERS["celeba64-cpu"]])
+@pytest.mark.usefixtures("diffusers")
 def test_other_studies(name, scale, study, tmp_path, monkeypatch):
     shorten(monkeypatch)
     monkeypatch.chdir(tmp_path)

@@ -4,6 +4,9 @@ import json
 import math
 
 import pytest
+
+pytest.importorskip("diffusers")
+
 import torch
 from diffusers import DDPMScheduler
 

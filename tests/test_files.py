@@ -1,8 +1,10 @@
 """Files are whole or not there; what killed processes left is removed, what others write is not."""
 
+import contextlib
 import json
 import os
-import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -18,37 +20,37 @@ def temporaries(folder):
     return [file for file in folder.iterdir() if file.name.startswith(".")]
 
 
+WRITER = """
+import sys
+from pathlib import Path
+from sdesig._files import replacing
+with replacing(Path(sys.argv[1])) as temporary:
+    temporary.write_text("half")
+    print("begun", flush=True)
+    sys.stdin.readline()
+"""
+
+
 @pytest.fixture
 def other_process():
-    """A process that writes a file in three parts: it begins, and goes on or is killed when it is told to."""
-    ends = []
+    """A process that writes a file in two parts: it begins, and ends or is killed when it is told to."""
+    with contextlib.ExitStack() as started:
 
-    def start(file):
-        (told, tell), (seen, show) = os.pipe(), os.pipe()
-        child = os.fork()
-        if not child:
-            try:
-                with replacing(file) as temporary:
-                    temporary.write_text("half")
-                    os.write(show, b"1")
-                    os.read(told, 1)
-                os._exit(0)
-            finally:
-                os._exit(1)
-        assert os.read(seen, 1) == b"1"
-        ends.extend([told, tell, seen, show])
-        return child, lambda: os.write(tell, b"1")
+        def start(file):
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+            child = started.enter_context(subprocess.Popen([sys.executable, "-c", WRITER, str(file)], **pipes))
+            started.callback(child.kill)
+            assert child.stdout.readline() == b"begun\n"
+            return child
 
-    yield start
-    for end in ends:
-        os.close(end)
+        yield start
 
 
 def test_what_killed_processes_left_is_removed_by_the_next_write(tmp_path, other_process):
     file = tmp_path / "state.json"
-    child, _ = other_process(file)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    child = other_process(file)
+    child.kill()
+    child.wait()
     assert len(temporaries(tmp_path)) == 1
     write_json(tmp_path / "another.json", {})
     assert len(temporaries(tmp_path)) == 1
@@ -59,11 +61,11 @@ def test_what_killed_processes_left_is_removed_by_the_next_write(tmp_path, other
 
 def test_what_another_process_writes_stays(tmp_path, other_process):
     file = tmp_path / "state.json"
-    child, go_on = other_process(file)
+    child = other_process(file)
     write_json(file, {})
     assert len(temporaries(tmp_path)) == 1
-    go_on()
-    assert os.waitpid(child, 0)[1] == 0
+    child.communicate(b"\n")
+    assert child.returncode == 0
     assert file.read_text() == "half"
     assert not temporaries(tmp_path)
 

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments.benchmarks.comparison import Peak
-from experiments.benchmarks.scheduler import TABLE, pipeline_run, two_m
-from sdesig.images import PathAverageScheduler
+from experiments.benchmarks.scheduler import path_average, pipeline_run, two_m
 from sdesig.sampling import GaussianReference, PathSpace
 from sdesig.sigdeg import Network, NetworkDenoiser, SigDEG
 
@@ -90,7 +89,7 @@ def _sample(tiny: bool) -> Callable[[], Tensor]:
 
 
 WORK: dict[str, Callable[[bool], Callable[[], Tensor]]] = {
-    "scheduler": partial(_scheduler, lambda: PathAverageScheduler(**TABLE)),
+    "scheduler": partial(_scheduler, path_average),
     "two_m": partial(_scheduler, two_m),
     "sample": _sample,
 }

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from experiments.benchmarks.comparison import compare, seconds
-from experiments.benchmarks.scheduler import SHAPES, TABLE, pipeline_run, two_m
+from experiments.benchmarks.scheduler import SHAPES, path_average, pipeline_run, two_m
 from experiments.benchmarks.scheduler import STEPS as SCHEDULER_STEPS
 from experiments.cifar10.setting import GPU
 from experiments.gpu.running import Line, Partial, Setting, Skipped, line
@@ -28,7 +28,7 @@ from experiments.image_costs.__main__ import Setting as NetworkSetting
 from experiments.image_study.study import Study
 from sdesig import digits
 from sdesig.brownian import BrownianPath
-from sdesig.images import DiffusersUNet, PathAverageScheduler
+from sdesig.images import DiffusersUNet
 from sdesig.sampling import (
     CanonicalSDE,
     DPMSolver1,
@@ -120,7 +120,7 @@ def scheduler(setting: Setting) -> list[Line]:
         for steps in (4,) if setting.tiny else SCHEDULER_STEPS:
             ours, peer = (
                 setting.synchronized(pipeline_run(made, shape, steps, setting.device))
-                for made in (PathAverageScheduler(**TABLE), two_m())
+                for made in (path_average(), two_m())
             )
             timing = compare(ours, peer, 2 if setting.tiny else 5)
             what = f"time over DPM-Solver++(2M) SDE's, {steps} steps of latents {'x'.join(map(str, shape))}"

@@ -28,6 +28,7 @@ from sdesig.evaluation import (
     load_perceptual,
     training_free,
 )
+from sdesig.images.diffusers_unet import import_diffusers
 from sdesig.images.peers import PEERS, peers
 from sdesig.sampling import PathSpace
 from sdesig.sigdeg import SigDEG
@@ -93,6 +94,8 @@ class Evaluate:
         recorded = {"teacher": teacher.identity, **decoder}
         batch = max(1, min(250, BATCH_NUMBERS // math.prod(teacher.denoiser.event)))
         batch = batch if self.batch is None else check_integer("batch", self.batch, 1)
+        if PEERS.keys() & set(self.samplers):
+            import_diffusers()  # or its error, which names the extra, would come after the converged paths
         with naming_memory(batch=batch):
             space, reference = self._space(models, teacher, source, device)
             comparison = Comparison(teacher.denoiser, space, batch=batch)

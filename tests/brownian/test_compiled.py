@@ -95,7 +95,7 @@ def draw_and_send(connection) -> None:
 
 
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*fork")  # of Python, and of jax where it is loaded
 def test_forked_processes_draw_with_threads_of_their_own():
     threads = torch.get_num_threads()
     torch.set_num_threads(2)

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import NamedTuple
 
-import diffusers
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -43,6 +43,7 @@ def make_pictures(folder, n=24, channels=1, size=8):
 
 def make_diffusers_model(folder, *, channels=1, **changes):
     """A tiny UNet with random weights and a DDPM scheduler, in the layout of a pipeline."""
+    diffusers = pytest.importorskip("diffusers")
     torch.manual_seed(0)
     unet = diffusers.UNet2DModel(
         **{
@@ -64,6 +65,7 @@ def make_diffusers_model(folder, *, channels=1, **changes):
 
 def make_latent_model(folder):
     """A tiny latent model: images (3, 16, 16), latents (4, 8, 8)."""
+    diffusers = pytest.importorskip("diffusers")
     torch.manual_seed(0)
     block = {"block_out_channels": (8, 8), "norm_num_groups": 4, "layers_per_block": 1}
     kinds = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}

@@ -211,12 +211,15 @@ def test_distill_refuses(given, message, pictures, tmp_path, fails):
     assert not (tmp_path / "run" / "student").exists()
 
 
-def test_what_needs_data_or_the_teachers_range(pictures, tmp_path, fails):
+def test_what_needs_data(pictures, tmp_path, fails):
     command = ["distill", "--teacher", pictures.teacher, *STUDENT, "--out", tmp_path / "run"]
     assert "data must be given for pairs 'both'" in fails(*command, "--pairs", "both")
     assert "reference_samples must be >= 2; got 1" in fails(*command, "--reference-samples", "1")
+
+
+def test_what_needs_the_teachers_range_and_files(tmp_path, fails):
     folder = make_diffusers_model(tmp_path / "model")
-    command[2] = folder
+    command = ["distill", "--teacher", folder, *STUDENT, "--out", tmp_path / "run"]
     own = "{:g} to {:g}".format(*load_teacher(str(folder)).denoiser.snr)
     assert f"snr must lie in the teacher's range, {own}; got (1e-06, 100.0)" in fails(*command, "--snr", "1e-6", "100")
     assert "got (0.01, 20000.0)" in fails(*command, "--snr", "0.01", "20000")

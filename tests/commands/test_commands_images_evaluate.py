@@ -1,6 +1,7 @@
 """`sdesig evaluate`: its report is the library's, and what it refuses."""
 
 import json
+import sys
 from functools import partial
 
 import pytest
@@ -19,6 +20,7 @@ from sdesig.sigdeg import NetworkDenoiser, SigDEG, UNet
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning")
 SMALL = ["--steps", "2", "4", "--teacher-steps", "8", "--n", "20"]
+EULER = ["--samplers", "euler"]
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +74,7 @@ def test_the_folder_of_a_training_is_refused(pictures, tmp_path, fails):
     assert message == f"out must not have another kind of run: {tmp_path} has one; give another folder"
 
 
+@pytest.mark.usefixtures("diffusers")
 def test_generators_and_other_samplers(pictures, models, perceptual, tmp_path, options, capsys):
     command = ["evaluate", *models, *pictures.flags, *SMALL, "--perceptual", perceptual]
     main([*command, "--first-seed", "3", "--floor-groups", "3", "--out", str(tmp_path / "run"), "--batch", "16"])
@@ -109,6 +112,7 @@ def test_generators_and_other_samplers(pictures, models, perceptual, tmp_path, o
         assert (tmp_path / "run" / name).exists()
 
 
+@pytest.mark.usefixtures("diffusers")
 def test_unipc_is_the_peer_from_the_same_start(pictures, models, tmp_path):
     command = ["evaluate", models[0], *pictures.flags, "--samplers", "unipc", *SMALL[:3]]
     main([*command, "--n", "20", "--teacher-steps", "0", "--out", str(tmp_path)])
@@ -150,7 +154,7 @@ def test_what_is_there_is_not_drawn_again(pictures, models, tmp_path, monkeypatc
     other = NetworkDenoiser.load(pictures.teacher)
     other.network.zero_last()
     other.save(tmp_path / "other")
-    assert "has a run with other options (teacher.sha256: " in fails(*command, "--teacher", tmp_path / "other")
+    assert "has a run with other options (teacher.sha256: " in fails(*command, *EULER, "--teacher", tmp_path / "other")
 
 
 def test_a_latent_model(tmp_path, short):
@@ -191,9 +195,20 @@ def test_config(pictures, models, tmp_path, options):
     ],
 )
 def test_refusals(given, message, pictures, models, tmp_path, fails):
-    command = ["evaluate", *models, *pictures.flags, *SMALL, "--out", tmp_path]
+    command = ["evaluate", *models, *pictures.flags, *SMALL, *EULER, "--out", tmp_path]
+    if "--samplers" in given:
+        command = ["evaluate", *models, *pictures.flags, *SMALL, "--out", tmp_path]
     assert message in fails(*command, *given)
     assert not (tmp_path / "report.json").exists()
+
+
+def test_without_the_extra_it_is_named_before_any_work(pictures, models, tmp_path, fails, monkeypatch):
+    """UniPC, of diffusers, is one of the samplers for images."""
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    monkeypatch.setattr(UNet, "compute", None)
+    message = fails("evaluate", *models, *pictures.flags, *SMALL, "--out", tmp_path)
+    assert "diffusers: pip install 'sdesig[images]'" in message
+    assert not list(tmp_path.iterdir())
 
 
 def test_data_must_be_given(pictures, models, tmp_path, fails):
@@ -206,5 +221,5 @@ def test_out_of_memory_names_the_batch(pictures, models, tmp_path, fails, monkey
         raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(UNet, "compute", full)
-    command = ["evaluate", *models, *pictures.flags, *SMALL, "--out", tmp_path]
+    command = ["evaluate", *models, *pictures.flags, *SMALL, *EULER, "--out", tmp_path]
     assert fails(*command) == "out of memory with batch 250: choose less (CUDA out of memory.)"

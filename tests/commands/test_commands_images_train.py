@@ -58,6 +58,7 @@ def test_train_teacher_is_the_library_call(tmp_path, pictures, capsys, options):
     assert shown.endswith(f"-> {tmp_path / 'a' / 'teacher'}\n")
 
 
+@pytest.mark.usefixtures("diffusers")
 def test_the_network_of_diffusers(tmp_path, pictures, options):
     train(pictures, tmp_path, "--network", "unet2d", "--widths", "8", "16", "--attention", "1", "--layers", "1")
     network = NetworkDenoiser.load(tmp_path / "teacher").network

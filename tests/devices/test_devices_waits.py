@@ -13,9 +13,9 @@ from test_devices_distillation import DATA, distilled, space_on, student_on, tea
 from test_devices_solvers import reverse, solved
 from torch import Generator, manual_seed, randn, tensor, zeros
 
+from sdesig import images
 from sdesig._checks import check_step, unread
 from sdesig.brownian import BrownianPath, UniformClock
-from sdesig.images import PathAverageScheduler
 from sdesig.sampling import GaussianReference, SNRClock, TeacherOptions, choose_grid, information_floor
 from sdesig.sde import VP
 from sdesig.sde.problems import DoubleWell, GeometricBrownianMotion, LinearSDE, OrnsteinUhlenbeck
@@ -140,6 +140,7 @@ def test_a_step_of_a_generator(per_unit, cell, kind):
 
 @pytest.mark.parametrize("eta", [0.5, 1.0])
 @pytest.mark.parametrize("kind", [None, "coordinates", "dct"])
+@pytest.mark.usefixtures("diffusers")
 def test_a_step_of_the_scheduler(per_unit, tmp_path, kind, eta):
     """Its timesteps are known by their places."""
     file = None
@@ -148,7 +149,7 @@ def test_a_step_of_the_scheduler(per_unit, tmp_path, kind, eta):
         GaussianReference.fit(0.5 * randn(30, 1, 8, 8, generator=Generator().manual_seed(0)), kind).save(file)
 
     def compute(steps):
-        scheduler = PathAverageScheduler(eta=eta, reference_file=file)
+        scheduler = images.PathAverageScheduler(eta=eta, reference_file=file)
         scheduler.set_timesteps(steps, device="virt")
         x, generator = zeros(2, 1, 8, 8, device="virt"), Generator("cpu").manual_seed(0)
         for t in scheduler.timesteps:
@@ -159,11 +160,12 @@ def test_a_step_of_the_scheduler(per_unit, tmp_path, kind, eta):
     assert whole <= 12
 
 
+@pytest.mark.usefixtures("diffusers")
 def test_a_timestep_from_elsewhere(per_unit):
     """A copy of it is read."""
 
     def compute(steps):
-        scheduler = PathAverageScheduler(eta=0.0)
+        scheduler = images.PathAverageScheduler(eta=0.0)
         scheduler.set_timesteps(steps, device="virt")
         x = zeros(2, 1, 8, 8, device="virt")
         for t in scheduler.timesteps:

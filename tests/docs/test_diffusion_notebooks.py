@@ -1,5 +1,9 @@
 """The page and the notebooks on models of diffusers run, and their text claims no more than what they compute."""
 
+import pytest
+
+pytest.importorskip("diffusers")
+
 import torch
 from notebooks import run_notebook, run_page
 

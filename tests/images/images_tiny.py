@@ -2,7 +2,7 @@
 
 import json
 
-import diffusers
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -41,8 +41,9 @@ def seeded(module, seed=0, scale=0.2):
 
 
 def tiny_unet(seed=0, **changes):
+    unet2d = pytest.importorskip("diffusers").UNet2DModel
     torch.manual_seed(seed)
-    return seeded(diffusers.UNet2DModel(**{**TINY, **changes}), seed)
+    return seeded(unet2d(**{**TINY, **changes}), seed)
 
 
 def save_pipeline(folder, unet, scheduler):

@@ -1,14 +1,18 @@
 """DDPM++ and NCSN++ by score-SDE's algorithm, of diffusers' blocks: an independent reference for `SongUNet`."""
 
+import contextlib
 import math
 
+import pytest
 import torch
-from diffusers.models.attention_processor import Attention
-from diffusers.models.downsampling import FirDownsample2D
-from diffusers.models.embeddings import GaussianFourierProjection, get_timestep_embedding
-from diffusers.models.resnet import ResnetBlock2D
 from images_tiny import seeded
 from torch import nn
+
+with contextlib.suppress(ModuleNotFoundError):  # then `Reference` skips its test
+    from diffusers.models.attention_processor import Attention
+    from diffusers.models.downsampling import FirDownsample2D
+    from diffusers.models.embeddings import GaussianFourierProjection, get_timestep_embedding
+    from diffusers.models.resnet import ResnetBlock2D
 
 CONFIG = {"channels": 2, "size": 16, "width": 8, "multipliers": (1, 2), "blocks": 2, "attention": (8,)}
 KINDS = {
@@ -35,6 +39,11 @@ RESNET = {
 }
 """diffusers' names of the parts of a block, score-SDE's and EDM's."""
 ATTENTION = {"to_q": "NIN_0", "to_k": "NIN_1", "to_v": "NIN_2", "to_out.0": "NIN_3"}
+
+
+def config_of(*, embedding="positional", encoder="standard", classes=0):
+    """The arguments of `SongUNet` for a `Reference`."""
+    return {**CONFIG, "embedding": embedding, "encoder": encoder, **({"classes": classes} if classes else {})}
 
 
 def resnet(inputs, outputs, encoder, **where):
@@ -70,6 +79,7 @@ class Reference(nn.Module):
 
     def __init__(self, *, embedding="positional", encoder="standard", classes=0, seed=0):
         super().__init__()
+        pytest.importorskip("diffusers")
         torch.manual_seed(seed)
         self.embedding, self.encoder, self.classes = embedding, encoder, classes
         width = 8 if embedding == "positional" else 16
@@ -119,8 +129,7 @@ class Reference(nn.Module):
         return next(modules)(h)
 
     def config(self):
-        classes = {"classes": self.classes} if self.classes else {}
-        return {**CONFIG, "embedding": self.embedding, "encoder": self.encoder, **classes}
+        return config_of(embedding=self.embedding, encoder=self.encoder, classes=self.classes)
 
     def score_sde(self):
         """Weights by score-SDE's names."""

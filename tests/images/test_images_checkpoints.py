@@ -8,7 +8,7 @@ import pytest
 import torch
 from images_tiny import change_weights, normal, path_average_samples
 from safetensors.torch import load_file, save_file
-from song_reference import KINDS, Reference
+from song_reference import KINDS, Reference, config_of
 
 from sdesig.commands.inputs import load_teacher
 from sdesig.images import checkpoints
@@ -337,7 +337,7 @@ def test_unsupported_models_of_score_sde_are_named(tmp_path):
     "call, error, match",
     [
         (
-            lambda folder: load_edm(folder / "no", config=Reference().config()),
+            lambda folder: load_edm(folder / "no", config=config_of()),
             FileNotFoundError,
             "no does not exist",
         ),
@@ -348,23 +348,23 @@ def test_unsupported_models_of_score_sde_are_named(tmp_path):
         ),
         (lambda folder: load_edm(folder / "no", config={"size": 32}), TypeError, "channels"),
         (
-            lambda folder: load_score_sde(folder / "no", config=Reference().config(), sde="edm"),
+            lambda folder: load_score_sde(folder / "no", config=config_of(), sde="edm"),
             ValueError,
             "sde must be one of 'vp', 'subvp', 've'; got 'edm'",
         ),
         (
-            lambda folder: load_score_sde(folder / "no", config=Reference().config(), sde="ve"),
+            lambda folder: load_score_sde(folder / "no", config=config_of(), sde="ve"),
             ValueError,
             "embedding must be 'fourier' for sde 've'; got 'positional'",
         ),
         (
-            lambda folder: ScoreSDEDenoiser(SongUNet(**Reference(embedding="fourier").config()), "vp"),
+            lambda folder: ScoreSDEDenoiser(SongUNet(**config_of(embedding="fourier")), "vp"),
             ValueError,
             "embedding must be 'positional' for sde 'vp'; got 'fourier'",
         ),
         (lambda folder: ScoreSDEDenoiser(UNet(1, 8), "vp"), TypeError, "network must be a SongUNet"),
         (
-            lambda folder: ScoreSDEDenoiser(SongUNet(**Reference().config()), "vp", sigma_data=0.0),
+            lambda folder: ScoreSDEDenoiser(SongUNet(**config_of()), "vp", sigma_data=0.0),
             ValueError,
             "sigma_data must be a finite number > 0",
         ),

@@ -1,6 +1,5 @@
 """The autoencoder of a latent diffusion: as diffusers' pipelines scale it, and a student's samples become images."""
 
-import diffusers
 import pytest
 import torch
 from images_tiny import change_json, change_weights, normal, save_pipeline, seeded, tiny_unet
@@ -20,6 +19,7 @@ SIZES = {
 
 
 def gaussian(**changes):
+    diffusers = pytest.importorskip("diffusers")
     torch.manual_seed(0)
     return seeded(
         diffusers.AutoencoderKL(**{**SIZES, "latent_channels": 4, "scaling_factor": 0.3, **changes}), scale=0.1
@@ -27,6 +27,7 @@ def gaussian(**changes):
 
 
 def quantized(**changes):
+    diffusers = pytest.importorskip("diffusers")
     torch.manual_seed(0)
     options = {"latent_channels": 4, "num_vq_embeddings": 20, "vq_embed_dim": 3, "scaling_factor": 0.6}
     return seeded(diffusers.VQModel(**SIZES, **{**options, **changes}), scale=0.1)
@@ -80,7 +81,7 @@ def test_draws_have_the_encoders_law(tmp_path):
     assert torch.equal(again, draws)
 
 
-def test_a_latent_diffusion_is_distilled_in_its_latent_space(tmp_path):
+def test_a_latent_diffusion_is_distilled_in_its_latent_space(diffusers, tmp_path):
     """Teacher and autoencoder from one folder: data become latents, a student's samples images."""
     folder = save_pipeline(tmp_path, tiny_unet(in_channels=4, out_channels=4), diffusers.DDIMScheduler())
     saved(folder, gaussian())

@@ -3,7 +3,6 @@
 import math
 from itertools import pairwise
 
-import diffusers
 import numpy as np
 import pytest
 import torch
@@ -46,6 +45,7 @@ def error(found, expected):
     return (found - expected).square().mean().sqrt().item()
 
 
+@pytest.mark.usefixtures("diffusers")
 def test_the_flow_of_a_gaussian_is_known():
     """The oracle of this file: each principal component contracts by sqrt((c + 1/tau_1)/(c + 1/tau_0))."""
     y = start()
@@ -61,6 +61,7 @@ def test_the_flow_of_a_gaussian_is_known():
 
 @every_peer
 @pytest.mark.parametrize("law", [GAUSSIAN, MIXTURE], ids=["Gaussian", "mixture"])
+@pytest.mark.usefixtures("diffusers")
 def test_they_converge_to_the_probability_flow_with_order_two(scheduler, law):
     """At least: order 3 has a first step, UniPC also a last one, of lower order."""
     y = start()
@@ -74,6 +75,7 @@ def test_they_converge_to_the_probability_flow_with_order_two(scheduler, law):
         assert 1.6 < math.log2(coarse / fine) < 4
 
 
+@pytest.mark.usefixtures("diffusers")
 def test_one_step_is_ddim():
     """z_1 = D + sqrt(tau_0/tau_1) (z_0 - D): noise that is predicted once and then kept."""
     y = start()
@@ -84,6 +86,7 @@ def test_one_step_is_ddim():
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.usefixtures("diffusers")
 def test_dpm_solver_is_ours():
     """The same scheme twice; to the float32 in which diffusers computes it."""
     flow = SNRDenoiser(lambda y, snr: MIXTURE.denoise_y(y * snr**0.5, snr), 0.0)
@@ -104,6 +107,7 @@ def test_dpm_solver_is_ours():
 
 @every_peer
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 16, 40])
+@pytest.mark.usefixtures("diffusers")
 def test_the_teacher_is_asked_once_per_step(scheduler, steps):
     """At SNRs even in log-SNR from the first on, and never at the last."""
     asked = []
@@ -117,7 +121,7 @@ def test_the_teacher_is_asked_once_per_step(scheduler, steps):
 
 
 @every_peer
-def test_image_teachers(scheduler, tmp_path):
+def test_image_teachers(diffusers, scheduler, tmp_path):
     """In float32, each row by itself; a D that is constant is reached up to the noise that is left."""
     teacher = load_teacher(save_pipeline(tmp_path, tiny_unet(), diffusers.DDPMScheduler()))
     y, snr = 0.1 * normal(3, 1, 8, 8), (0.01, 900.0)
@@ -147,6 +151,7 @@ def test_refusals(changes, error, match):
         peer_samples(SNRDenoiser(MIXTURE.denoise_y), arguments.pop("y"), arguments.pop("steps"), **arguments)
 
 
+@pytest.mark.usefixtures("diffusers")
 def test_the_teacher_is_in_evaluation_mode_while_it_is_asked():
     exact, dropout = MIXTURE.denoiser(EDM()), torch.nn.Dropout(0.5)
     dropping = CanonicalDenoiser(lambda x, sigma: dropout(exact(x, sigma)), EDM())
@@ -155,6 +160,7 @@ def test_the_teacher_is_in_evaluation_mode_while_it_is_asked():
     assert dropout.training
 
 
+@pytest.mark.usefixtures("diffusers")
 def test_samplers_of_a_comparison():
     """By key, from the start where all others begin."""
     teacher, space = SNRDenoiser(MIXTURE.denoise_y), PathSpace((2,), SNR, GaussianReference(0.0, 1.0), depth=4)

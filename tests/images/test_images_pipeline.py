@@ -6,9 +6,12 @@ import shutil
 from dataclasses import asdict
 from types import SimpleNamespace
 
+import pytest
+
+pytest.importorskip("diffusers")
+
 import diffusers
 import numpy as np
-import pytest
 import torch
 import yaml
 from images_tiny import change_json, seeded, tiny_unet

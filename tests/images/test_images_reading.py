@@ -4,8 +4,11 @@ import copy
 import json
 import warnings
 
-import diffusers
 import pytest
+
+pytest.importorskip("diffusers")
+
+import diffusers
 import torch
 from images_tiny import change_json, save_pipeline, tiny_unet
 from test_images_latent import gaussian

@@ -7,9 +7,12 @@ import pickle
 import sys
 from itertools import pairwise
 
+import pytest
+
+pytest.importorskip("diffusers")
+
 import diffusers
 import numpy as np
-import pytest
 import torch
 from images_tiny import TINY, normal, tiny_unet
 from images_tiny import seeded as seeded_weights

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from images_tiny import check_widened, normal, seeded
-from song_reference import CONFIG, KINDS, Reference
+from song_reference import CONFIG, KINDS, Reference, config_of
 
 from sdesig.images.song_unet import SongUNet
 from sdesig.sigdeg.networks import NETWORKS, make_network
@@ -14,8 +14,10 @@ every_kind = pytest.mark.parametrize("changes", KINDS.values(), ids=KINDS.keys()
 
 
 def of(label=None, reference=None, **changes):
-    """With the weights of the reference."""
-    reference = reference or Reference(**changes)
+    """With the weights of a reference; without one of the configuration that is changed so, with random ones."""
+    if reference is None:
+        torch.manual_seed(0)
+        return seeded(SongUNet(**config_of(**changes), label=label))
     network = SongUNet(**reference.config(), label=label)
     network.load_state_dict(reference.edm())
     return network.eval()
@@ -175,7 +177,7 @@ def test_labels_are_the_models():
 
 
 def test_a_student_of_one_class_starts_as_its_teacher():
-    network = of(3, Reference(classes=5))
+    network = of(3, classes=5)
     copy = network.widened(2, 3).eval()
     assert torch.equal(copy(*inputs()), network(*inputs()[:2]))
     again = make_network(json.loads(json.dumps(NETWORKS.config(copy)))).eval()

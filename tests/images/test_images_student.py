@@ -1,6 +1,5 @@
 """Students of image teachers: what a step of theirs keeps in memory, and changes of low rank of a teacher's weights."""
 
-import diffusers
 import pytest
 import torch
 from images_tiny import TINY, normal, path_average_samples, seeded, tiny_unet
@@ -16,6 +15,7 @@ SNR = (0.02, 200.0)
 
 
 def diffusers_denoiser(unet):
+    diffusers = pytest.importorskip("diffusers")
     return DiffusersDenoiser(DiffusersUNet(unet), {**diffusers.DDPMScheduler().config, "_class_name": "DDPMScheduler"})
 
 

@@ -5,9 +5,12 @@ import math
 import subprocess
 import sys
 
+import pytest
+
+pytest.importorskip("diffusers")
+
 import diffusers
 import huggingface_hub
-import pytest
 import torch
 from images_tiny import SKIPS, change_json, change_weights, normal, path_average_samples, save_pipeline, tiny_unet
 from shaken_students import shaken

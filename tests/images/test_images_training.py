@@ -2,7 +2,6 @@
 
 import warnings
 
-import diffusers
 import pytest
 import torch
 
@@ -151,7 +150,7 @@ def test_our_network():
     assert (network.event, network.widths, network.patch) == (EVENT, (8, 16), 2)
 
 
-def test_diffusers_network_is_the_model_of_its_configuration():
+def test_diffusers_network_is_the_model_of_its_configuration(diffusers):
     torch.manual_seed(0)
     network = image_network("unet2d", (3, 8, 8), widths=(8, 16), attention=(1,), layers=1)
     assert isinstance(network, DiffusersUNet)
@@ -171,6 +170,7 @@ def test_diffusers_network_is_the_model_of_its_configuration():
         torch.testing.assert_close(network(x, noise), model(x, noise).sample)
 
 
+@pytest.mark.usefixtures("diffusers")
 def test_a_teacher_with_the_diffusers_network(tmp_path):
     network = image_network("unet2d", EVENT, widths=(8,), layers=1)
     made = teach(tmp_path, pictures(), network=network)
@@ -196,13 +196,18 @@ def test_a_teacher_with_the_diffusers_network(tmp_path):
         ({"kind": "unet2d", "widths": ()}, r"widths must be one or more multiples of 8; got \(\)"),
         ({"kind": "unet2d", "attention": (1,)}, r"attention must be in \[0, 0\]; got 1"),
         ({"kind": "unet2d", "layers": 0}, "layers must be >= 1; got 0"),
-        ({"kind": "unet2d", "event": (1, 9, 9), "widths": (8, 8)}, "sample_size must be one number"),
     ],
 )
 def test_networks_that_are_refused(arguments, match):
     arguments = {"kind": "unet", "event": EVENT, "widths": (8,)} | arguments
     with pytest.raises(ValueError, match=match):
         image_network(arguments.pop("kind"), arguments.pop("event"), **arguments)
+
+
+@pytest.mark.usefixtures("diffusers")
+def test_sizes_that_cannot_be_halved_are_refused():
+    with pytest.raises(ValueError, match="sample_size must be one number"):
+        image_network("unet2d", (1, 9, 9), widths=(8, 8))
 
 
 # --- torch.compile ---------------------------------------------------------------------------------------------------
