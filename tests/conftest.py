@@ -13,6 +13,22 @@ unavailable()  # registers the device: torch's autograd has threads for the devi
 hypothesis.settings.register_profile("sdesig", deadline=None, derandomize=True, max_examples=50, print_blob=True)
 hypothesis.settings.load_profile("sdesig")
 
+SHARED = {
+    "test_levy_area.py",
+    "test_commands_processes.py",
+    "test_demo.py",
+    "test_experiments_gpu.py",
+    "test_experiments_images.py",
+    "test_experiments_students.py",
+    "test_validation.py",
+}
+"""Files whose tests share what takes many seconds to make."""
+
+
+def pytest_collection_modifyitems(items):
+    """These first: workers take long runs of tests at the beginning, and each makes what the tests of its run share."""
+    items.sort(key=lambda item: item.path.name not in SHARED)
+
 
 @pytest.fixture(scope="session")
 def diffusers():

@@ -123,7 +123,8 @@ def digits_run(tmp_path_factory, small):
         patch.setattr("sdesig._intervals.RESAMPLES", 50)
         patch.setattr(digits_table, "Comparison", functools.partial(Comparison, truth_steps=64))
         digits.main([*arguments, "--seeds", "70", "--frechet-seeds", "50", "--part", "table"])
-        patch.setattr(digits_study, "Comparison", functools.partial(Comparison, truth_steps=64))
+        patch.setattr(digits_study, "Comparison", coarse)
+        patch.setattr(digits_floors, "TeacherOptions", lambda steps: TeacherOptions(steps=16, cells=16))
         digits.main([*arguments, "--study-seeds", "8", "--part", "study"])
     return folder
 

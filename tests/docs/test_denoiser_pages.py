@@ -89,10 +89,12 @@ def test_notebook(monkeypatch, tmp_path):
     assert len(claims) == 2
     for kind, claim in zip(("moons", "series"), claims, strict=True):
         ratios, generator, data = names[f"{kind}_ratios"], names[f"{kind}_generator"], names[kind]
-        for peer in ("path-average-reference", "sde-dpm++2m"):
+        for peer in ("path-average-grid", "path-average-reference", "sde-dpm++2m"):
             assert ratios[peer, 8][2] < 1
-        value, low, high = ratios["path-average-reference", 8]
+        value, low, high = ratios["path-average-grid", 8]
         assert abs(value - float(claim)) < high - low
+        store = names[f"{kind}_store"]
+        assert paired_ratio(store.errors("Sig-DEG", 8), store.errors("path-average-grid", 16))[1] > 1
         few, many = (generator.sample(seeds=1000, steps=steps).values for steps in (8, 64))
         apart = (few - many.roll(1, 0)).square().mean().sqrt()
         assert (few - many).square().mean().sqrt() < 0.3 * apart

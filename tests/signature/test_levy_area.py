@@ -475,12 +475,17 @@ def simulated():
     """
     count, dim, pieces, source = 150_000, 3, 2**9, seeded(90)
     first, second = torch.triu_indices(dim, dim, 1)
-    w = torch.zeros(count, dim, dtype=torch.float64)
+
+    def drawn():
+        """N(0, 1), (dim, count). In float32 six times as fast; sums are in float64."""
+        return torch.randn(dim, count, generator=source).double()
+
+    w = torch.zeros(dim, count, dtype=torch.float64)
     time_integral, weighted_integral = torch.zeros_like(w), torch.zeros_like(w)
-    entries = torch.randn(count, 3, generator=source, dtype=torch.float64) / (2 * math.sqrt(pieces))
+    entries = drawn() / (2 * math.sqrt(pieces))
     for n in range(pieces):
-        dw = torch.randn(count, dim, generator=source, dtype=torch.float64) / math.sqrt(pieces)
-        entries += (w[:, first] * dw[:, second] - w[:, second] * dw[:, first]) / 2
+        dw = drawn() / math.sqrt(pieces)
+        entries += (w[first] * dw[second] - w[second] * dw[first]) / 2
         middle = w + dw / 2
         time_integral += middle / pieces
         weighted_integral += middle * ((0.5 - (n + 0.5) / pieces) / pieces)
@@ -488,8 +493,8 @@ def simulated():
     h_area = time_integral - w / 2
     k_area = weighted_integral + w / 12  # int t (1/2 - t) dt = -1/12
     area = torch.zeros(count, dim, dim, dtype=torch.float64)
-    area[:, first, second], area[:, second, first] = entries, -entries
-    return torch.stack([w, -math.sqrt(12) * h_area, math.sqrt(720) * k_area]), area
+    area[:, first, second], area[:, second, first] = entries.mT, -entries.mT
+    return torch.stack([w, -math.sqrt(12) * h_area, math.sqrt(720) * k_area]).mT.contiguous(), area
 
 
 def mismatches(moments, reference):
