@@ -172,7 +172,7 @@ def test_hypothesis_is_optional():
         "    print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "sdesig.testing.strategies needs hypothesis: pip install 'sdesig[dev]'\n"
+    assert done.stdout == "sdesig.testing.strategies needs hypothesis: pip install hypothesis\n"
 
 
 # --- properties of what is drawn ---

@@ -30,6 +30,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import tyro
 
 from sdesig import __version__
+from sdesig._checks import install_command
 from sdesig._files import FileError, read_json, reason
 from sdesig.commands.cache import Cache
 from sdesig.commands.demo import Demo
@@ -144,7 +145,7 @@ def _message(error: Exception) -> str:
     """One line."""
     if isinstance(error, ImportError) and error.name is not None:
         if error.name.partition(".")[0] in IMAGE_PACKAGES:
-            return f"{error.name} is not installed: pip install 'sdesig[images]'"
+            return f"{error.name} is not installed: {install_command('images')}"
         return f"{reason(error)}; {TRACEBACK}=1 shows where"
     if isinstance(error, EXPECTED):
         return reason(error)

@@ -156,8 +156,9 @@ def _to_fit(used: Tensor, errors: Tensor, steps: Sequence[int], floors: Tensor) 
     """Rows (1, -log N) of the used errors, and these errors; raise ValueError if they are fewer than two."""
     if used.sum() < 2:
         raise ValueError(
-            f"fewer than two errors are above the floor, on one side of a change of sign: errors {errors.tolist()} at "
-            f"steps {tuple(steps)}, floors {floors.tolist()}; take fewer steps, more paths or a better truth"
+            f"fewer than two errors can be fitted: they must be above the floor, and weak errors also on one side of a "
+            f"change of sign; got errors {errors.tolist()} at steps {tuple(steps)}, floors {floors.tolist()}. Take "
+            f"fewer steps, more paths, or a better truth: more steps, or a truth_scheme of higher order"
         )
     x = -torch.tensor(steps).to(errors).log()[used]
     return torch.stack([torch.ones_like(x), x], 1), errors[used]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sdesig._checks import readable
+from sdesig._checks import install_command, readable
 from sdesig.images.diffusers_config import known_arguments
 from sdesig.images.labels import check_label, labels_of
 from sdesig.sigdeg.networks import FEATURES, NETWORKS, FourierFeatures, Network, zeros
@@ -21,7 +21,7 @@ def import_diffusers() -> Any:
     try:
         import diffusers
     except ImportError as error:
-        raise ImportError(f"image models need diffusers: pip install 'sdesig[images]' ({error})") from error
+        raise ImportError(f"image models need diffusers: {install_command('images')} ({error})") from error
     return diffusers
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 
+from sdesig._checks import install_command
 from sdesig.evaluation import Measured, Row, markdown_table
 from sdesig.sigdeg import SigDEG
 
@@ -67,7 +68,8 @@ def _text(generator: SigDEG, results: Sequence[Row], name: str, latent: bool, li
         "path on each of them. The seed of an image is the seed of its path: a seed gives the same image in every "
         f"batch, and follows one path at any number of steps, up to {generator.space.cells}. How near that brings "
         "the images is the pathwise error.\n",
-        "```python\nfrom sdesig.images import SigDEGPipeline  # pip install 'sdesig[images]'\n\n"
+        f"Install: `{install_command('images')}`\n\n"
+        "```python\nfrom sdesig.images import SigDEGPipeline\n\n"
         f'pipe = SigDEGPipeline.from_pretrained("{name}")\n'
         "images = pipe(seeds=range(4), num_inference_steps=10).images\n```\n",
         f"- Cell: {generator.kind}, partial signatures of depth {generator.depth}; {parameters:,} parameters; one "

@@ -33,6 +33,7 @@ class Scheme(ABC):
         sde_type: "ito" or "stratonovich", the calculus of the f and g that it is given.
         strong_order: strong order by noise structure (see `sdesig.sde.SDE`); the keys are the structures it admits.
         weak_order: the least weak order over these structures.
+        word_order: the strong order whose Ito-Taylor words `words` returns; a scheme that needs others overrides that.
     """
 
     sde_type: str

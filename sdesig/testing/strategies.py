@@ -13,7 +13,7 @@ import torch
 try:
     from hypothesis import strategies as st
 except ImportError as error:
-    raise ImportError("sdesig.testing.strategies needs hypothesis: pip install 'sdesig[dev]'") from error
+    raise ImportError("sdesig.testing.strategies needs hypothesis: pip install hypothesis") from error
 
 from sdesig._checks import NOISE_STRUCTURES, check_choice, check_dtype, check_integer, check_real, check_shape
 from sdesig.brownian import BrownianPath

@@ -207,7 +207,7 @@ def test_without_the_extra_it_is_named_before_any_work(pictures, models, tmp_pat
     monkeypatch.setitem(sys.modules, "diffusers", None)
     monkeypatch.setattr(UNet, "compute", None)
     message = fails("evaluate", *models, *pictures.flags, *SMALL, "--out", tmp_path)
-    assert "diffusers: pip install 'sdesig[images]'" in message
+    assert "diffusers: pip install 'sdesig[images] @ git+" in message
     assert not list(tmp_path.iterdir())
 
 

@@ -197,7 +197,7 @@ def test_without_the_extra_it_is_named(package, tmp_path, pictures, fails, monke
     monkeypatch.delitem(sys.modules, "sdesig.images.image_data", raising=False)
     command = ["teacher", "--data", pictures.data, "--out", tmp_path, *TINY]
     message = fails(*command, "--network", "unet2d")
-    assert "pip install 'sdesig[images]'" in message
+    assert "pip install 'sdesig[images] @ git+" in message
     assert package in message
 
 

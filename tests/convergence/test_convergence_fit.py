@@ -158,7 +158,7 @@ def test_plot_shows_masked_errors_hollow():
 
 def test_refusals():
     good = pathwise(1.0, generator(10))
-    with pytest.raises(ValueError, match=r"fewer than two errors are above the floor.*floors \[4.0, 4.0"):
+    with pytest.raises(ValueError, match=r"fewer than two errors can be fitted.*floors \[4.0, 4.0"):
         fit_strong(good, STEPS, floors=0.5)
     with pytest.raises(ValueError, match="fewer than two errors"):
         fit_weak(correlated(100, generator(11)), STEPS)

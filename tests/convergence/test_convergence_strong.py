@@ -62,7 +62,7 @@ def test_step_counts_near_a_numeric_truth_are_masked():
     estimate = order(SinhDiffusion(0.4), "milstein", steps=(4, 8, 16, 32, 64), truth=256)
     assert estimate.used == (True, True, True, False, False)
     assert len(set(estimate.floors)) == 1
-    with pytest.raises(ValueError, match="fewer than two errors are above the floor"):
+    with pytest.raises(ValueError, match="fewer than two errors can be fitted"):
         order(SinhDiffusion(0.4), "milstein", steps=(64, 128), truth=256)
 
 

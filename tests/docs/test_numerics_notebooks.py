@@ -5,6 +5,7 @@ from statistics import NormalDist
 
 from notebooks import run_notebook, run_page
 
+from sdesig import strong_order
 from sdesig.solvers import SCHEMES
 
 
@@ -59,6 +60,15 @@ def test_your_own_scheme(monkeypatch, tmp_path):
     assert names["platen"].supports(1.5)
     assert names["without"].supports(1.0)
     assert names["without"].refutes(1.5)
+
+    class Varying(names["Oscillators"]):
+        """With noise that changes in time: additive too, as the scheme declares."""
+
+        def g(self, t, y):
+            return super().g(t, y) * (1 + 0.8 * (3 * t).sin())
+
+    options = names["options"] | {"paths": 500}
+    assert strong_order(Varying(), names["start"], scheme=names["PlatenAdditive"](), **options).supports(1.5)
     assert "needs additive noise; the SDE's is general" in names["printed"]
     assert "so a path of depth >= 2; this one has depth 1" in names["printed"]
     studies = {name: study.errors for name, (study, _) in names["studies"].items()}
