@@ -42,9 +42,11 @@ bench: $(PEERS)
 	$(BIN)/python -m experiments.benchmarks
 	$(BIN)/python -m experiments.work_precision
 
-# the site, in site/; it executes the notebooks, which takes some minutes
+# the site, in site/; it executes the notebooks, which takes some minutes. What an earlier build distilled must go, since
+# `distill` returns at once from a folder that is complete. The variable silences mkdocs-material's word on mkdocs 2
 docs: $(DOCS)
-	$(BIN)/mkdocs build
+	rm -rf docs/examples/runs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 # in the environment whose python runs: its torch must be built for CUDA. GPU="--data cifar10_train.tar.xz" and the like
 gpu:

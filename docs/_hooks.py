@@ -5,6 +5,8 @@
   copied, and anything else is a link to the repository.
 - Links in notebooks lead to the pages of the site.
 - A name of the API in backticks, `BrownianPath`, is a link to it, if it has a capital letter or an underscore.
+- A picture of a page is a link to its file, where it is large enough to read.
+- What a notebook's kernel said of itself (its standard error) is left out.
 - A line `<!-- help: teacher -->` becomes the help of `sdesig teacher`.
 """
 
@@ -16,6 +18,7 @@ import posixpath
 import re
 import subprocess
 import sys
+import unicodedata
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,14 +34,30 @@ PICTURES = (".png", ".svg")
 
 _LINK = re.compile(r"(?<=\]\()(?!\w+:|#|/)([^)\s#]+)(?=[)\s#])")
 _HELP = re.compile(r"^<!-- help: (\w*) -->$", re.MULTILINE)
-_FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
-_DOLLARS = re.compile(r"(?<![\\$])(\${1,2})(?=[^\s$])([^$]+?)(?<=[^\s\\])\1(?!\d)")
-_CODE = re.compile(r"(<(pre|code|script|style|svg|math)\b.*?</\2>|<[^>]*>)", re.DOTALL)
+_FORMULA = re.compile(r'(\(?)<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\2>([^\s<]*)', re.DOTALL)
+_DOLLARS = re.compile(r"(\(?)(?<![\\$])(\${1,2})(?=[^\s$])([^$]+?)(?<=[^\s\\])\2(?!\d)([^\s$]*)")
+_LETTER = re.compile(r'<mi mathvariant="(double-struck|script)">([A-Z])</mi>')
+# the code that the button of a cell copies is the text of a hidden div
+_CODE = re.compile(
+    r"(<(pre|code|script|style|svg|math)\b.*?</\2>|<div\b[^>]*\bclipboard-copy-txt\b[^>]*>[^<]*|<[^>]*>)", re.DOTALL
+)
 _SCRIPT = re.compile(r"<script\b[^>]*>(?:(?!</script>).)*</script>", re.DOTALL)
 _NAMED = re.compile(
     r"(<(a|h\d|pre|summary)\b.*?</\2>|<td>\s*<code>\w*</code>\s*</td>)|<code>(\w*[A-Z_]\w*)</code>", re.DOTALL
 )
-_FOREIGN = re.compile(r"<img\b[^>]*>")
+_PICTURE = re.compile(r"<img\b[^>]*>")
+_LOCAL_PICTURE = re.compile(r'(<a\b.*?</a>)|<img\b[^>]* src="(?!\w+:|/)([^"]+)"[^>]*>', re.DOTALL)
+_HEADING = re.compile(r"<h\d\b[^>]*>(.*?)</h\d>", re.DOTALL)
+_NO_ALTERNATIVE = 'alt="No description has been provided for this image"'
+_STANDARD_ERROR = re.compile(
+    r'<div class="jp-OutputArea-child">\s*<div [^>]*data-mime-type="application/vnd.jupyter.stderr"[^>]*>\s*'
+    r"<pre>.*?</pre>\s*</div>\s*</div>\s*",
+    re.DOTALL,
+)
+_NO_OUTPUT = re.compile(
+    r'<div class="jp-Cell-outputWrapper">\s*<div class="[^"]*jp-OutputCollapser[^"]*">\s*</div>\s*'
+    r'<div class="jp-OutputArea jp-Cell-outputArea">\s*</div>\s*</div>\s*'
+)
 _HREF = re.compile(r'(?<= href=")(?!\w+:|#|/)([^"#]+\.(?:md|ipynb))(?=["#])')
 
 
@@ -74,8 +93,9 @@ def on_page_content(html: str, page: Any, files: Any, **_: Any) -> str:
     if page.file.src_uri.endswith(".ipynb"):
         html = _notebook(html, page, files)
     else:
-        html = _NAMED.sub(lambda match: match[1] or _named(match[3], page, files), html)
-    return _FORMULA.sub(lambda match: _mathml(match[2], match[1] == "div", page), html)
+        html = _NAMED.sub(lambda match: _named(match, page, files), html)
+        html = _LOCAL_PICTURE.sub(lambda match: match[1] or f'<a href="{match[2]}">{match[0]}</a>', html)
+    return _FORMULA.sub(lambda match: _mathml(match[1], match[3], match[4], match[2] == "div", page), html)
 
 
 def on_post_page(output: str, **_: Any) -> str:
@@ -93,11 +113,16 @@ def _places() -> dict[str, tuple[str, str]]:
     }
 
 
-def _named(name: str, page: Any, files: Any) -> str:
-    if name not in _places():
-        return f"<code>{name}</code>"
+def _named(match: re.Match[str], page: Any, files: Any) -> str:
+    """A name with its link. Names of parameters, the first column of tables of the API, have none."""
+    if match[1] and (match[2] or page.file.src_uri.startswith("api/")):
+        return match[1]
+    name = re.sub(r"<[^>]*>|\s", "", match[0])
+    if name not in _places() or not re.search("[A-Z_]", name):
+        return match[0]
     uri, anchor = _places()[name]
-    return f'<a href="{files.get_file_from_path(uri).url_relative_to(page.file)}#{anchor}"><code>{name}</code></a>'
+    url = f"{files.get_file_from_path(uri).url_relative_to(page.file)}#{anchor}"
+    return match[0].replace("<code>", f'<a href="{url}"><code>').replace("</code>", "</code></a>")
 
 
 def _help(command: str) -> str:
@@ -111,15 +136,29 @@ def _help(command: str) -> str:
     return f'??? note "`sdesig {" ".join(arguments)}`"\n\n    ```text\n{text}\n    ```'
 
 
-def _mathml(latex: str, block: bool, page: Any) -> str:
+def _mathml(before: str, latex: str, behind: str, block: bool, page: Any) -> str:
+    """A formula, on one line with the bracket before it and the punctuation behind it."""
     try:
-        return convert(html.unescape(latex), display="block" if block else "inline")
+        formula = convert(html.unescape(latex), display="block" if block else "inline")
     except Exception as error:
         raise PluginError(f"{page.file.src_uri}: no formula: {latex!r}: {error!r}") from error
+    formula = _LETTER.sub(lambda match: f"<mi>{_letter(match[1], match[2])}</mi>", formula)
+    return f'<span class="formula">{before}{formula}{behind}</span>' if before + behind else formula
+
+
+def _letter(style: str, letter: str) -> str:
+    """The character of a letter in a style, which browsers do not take from the attribute of MathML."""
+    try:
+        return unicodedata.lookup(f"mathematical {style} capital {letter}")
+    except KeyError:  # it has an older name
+        return unicodedata.lookup(f"{style} capital {letter}")
 
 
 def _notebook(text: str, page: Any, files: Any) -> str:
-    """Formulas and links of a notebook, which mkdocs does not look at, without the scripts of MathJax and Mermaid."""
+    """Formulas, links and pictures of a notebook, which mkdocs does not look at.
+
+    Left out are the scripts of MathJax and Mermaid, and what the kernel said of itself.
+    """
 
     def link(match: re.Match[str]) -> str:
         uri = posixpath.normpath(posixpath.join(posixpath.dirname(page.file.src_uri), match[1]))
@@ -128,18 +167,26 @@ def _notebook(text: str, page: Any, files: Any) -> str:
             raise PluginError(f"{page.file.src_uri}: no page for the link {match[1]!r}")
         return file.url_relative_to(page.file)
 
+    def formula(match: re.Match[str]) -> str:
+        return _mathml(match[1], match[3], match[4], match[2] == "$$", page)
+
     def script(match: re.Match[str]) -> str:
         return "" if re.search("mathjax|mermaid", match[0], re.IGNORECASE) else match[0]
 
     def picture(match: re.Match[str]) -> str:
         foreign = re.search(r'src="https?:', match[0])
         alternative = re.search(r'alt="([^"]*)"', match[0])
-        return match[0] if foreign is None or alternative is None else alternative[1]
+        if foreign and alternative:
+            return alternative[1]  # of a badge: its words do, and ask no other host
+        headings = _HEADING.findall(text, 0, match.start()) if _NO_ALTERNATIVE in match[0] else []
+        title = re.sub(r"<a\b.*?</a>|<[^>]*>", "", headings[-1]).strip().replace('"', "&quot;") if headings else ""
+        return match[0].replace(_NO_ALTERNATIVE, f'alt="Figure: {title}"') if title else match[0]
 
-    text = _FOREIGN.sub(picture, text)  # a badge: its words do, and ask no other host
+    text = _NO_OUTPUT.sub("", _STANDARD_ERROR.sub("", text))
+    text = _PICTURE.sub(picture, text)
     text = _SCRIPT.sub(script, text).replace('<script src=""></script>', "")
     parts = _CODE.split(_HREF.sub(link, text))
     # split by two groups: text, a tag or an element as it is, the element's name
     for index in range(0, len(parts), 3):
-        parts[index] = _DOLLARS.sub(lambda match: _mathml(match[2], match[1] == "$$", page), parts[index])
+        parts[index] = _DOLLARS.sub(formula, parts[index])
     return "".join(part for index, part in enumerate(parts) if index % 3 != 2 and part is not None)

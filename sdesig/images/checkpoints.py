@@ -110,7 +110,7 @@ def load_edm(file: str | Path, *, config: Mapping[str, Any], sigma_data: float =
     Not supported: edm-imagenet-*, which is another network, and baseline-*, with other preconditioning.
 
     Args:
-        file: safetensors, see the module for how to write it.
+        file: safetensors; `sdesig.images.checkpoints` shows how to write it.
         config: arguments of `SongUNet`. The label of augmentation is zero, as in EDM's evaluation, and its weights are
             left out.
         sigma_data: constant of the preconditioning.

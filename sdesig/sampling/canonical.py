@@ -138,7 +138,7 @@ class CanonicalSDE(SDE):
     """du = Q db + dM in the time tau, the SNR: the reverse diffusion of a denoiser, which samples its data.
 
     b = v^((1 + eta^2)/2) is the drift clock and <M> = v^(eta^2) the noise clock, v = tau/(1 + c tau), and Q comes from
-    the denoiser; see above and `sdesig.sampling.gaussian_reference`. The states are u, (batch, *event), in the
+    the denoiser, as `sdesig.sampling.gaussian_reference` says. The states are u, (batch, *event), in the
     coordinates of the reference's basis. Without a reference u is y itself, and at eta = 1 then dy = D dtau + dB.
 
     Schemes for reverse diffusions (`ReverseScheme`) run on a path of M, which has this SDE's `clock`. All

@@ -1,4 +1,4 @@
-"""The Gaussian reference: its clocks, and its variables of the canonical reverse SDE, which `canonical` explains.
+"""The Gaussian reference: its clocks, and its variables of the canonical reverse SDE, `CanonicalSDE`.
 
 A Gaussian reference N(mu, c) for the data turns dy = D da + dM into the same equation with v = tau/(1 + c tau) for the
 SNR and Q for D. With y and D centred by a mu and mu,
@@ -73,9 +73,10 @@ def _outer(times: Tensor, c: Tensor) -> Tensor:
 class SNRClock:
     """The clock of reverse diffusions, whose time is the signal-to-noise ratio; the master grid is uniform in log t.
 
-    With a Gaussian reference of variance c the path is that of the martingale M of du = Q dv + dM (see the module),
-    <M> = v = t/(1 + c t): times remain SNRs, and h = v(t) - v(s) = (t - s)/((1 + c s)(1 + c t)), free of cancellation.
-    c = 0 is the canonical form dy = D dt + dB. A stochasticity eta other than 1 has <M> = v^power with power = eta^2.
+    With a Gaussian reference of variance c the path is that of the martingale M of du = Q dv + dM, the reverse SDE in
+    the variables of `sdesig.sampling.gaussian_reference`, and <M> = v = t/(1 + c t): times remain SNRs, and
+    h = v(t) - v(s) = (t - s)/((1 + c s)(1 + c t)), free of cancellation. c = 0 is the canonical form dy = D dt + dB. A
+    stochasticity eta other than 1 has <M> = v^power with power = eta^2.
 
     Args:
         variance: c >= 0, a float or a tensor broadcastable to one value (one variance per coordinate).

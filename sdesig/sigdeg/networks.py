@@ -87,7 +87,14 @@ class Network(nn.Module):
     def forward(
         self, x: Tensor, noise: Tensor, conditions: Tensor | None = None, extra: Tensor | None = None
     ) -> Tensor:
-        """(batch, *event), like x; see the module for the inputs.
+        """F(x, noise, conditions, extra), with the shape and dtype of x.
+
+        Args:
+            x: (batch, *event).
+            noise: the noise level c_noise of EDM, (batch,).
+            conditions: numbers that describe the step of a student, (conditions,) or (batch, conditions); none of a
+                teacher.
+            extra: tensors that describe the Brownian path on it, (batch, extra, *event); none of a teacher.
 
         Raises:
             ValueError: inputs of other shapes than this network was made for.
