@@ -22,7 +22,12 @@ MODULES = ("sdesig.sde.problems", "sdesig.testing.strategies")
 EXPLAINED = {"sdesig.images.checkpoints", "sdesig.sampling.gaussian_reference"}
 """Modules whose docstrings are on the pages of their packages, since docstrings of their names point there."""
 PAGES = {
-    **{path.relative_to(DOCS).as_posix(): path for kind in ("md", "ipynb") for path in sorted(DOCS.rglob(f"*.{kind}"))},
+    **{
+        path.relative_to(DOCS).as_posix(): path
+        for kind in ("md", "ipynb")
+        for path in sorted(DOCS.rglob(f"*.{kind}"))
+        if "examples/runs" not in path.as_posix()  # what the notebooks write when the site is built
+    },
     **TOP,
 }
 _FENCE = re.compile(r"^( *)```.*?^\1``` *$", re.MULTILINE | re.DOTALL)
