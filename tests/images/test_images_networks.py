@@ -218,5 +218,5 @@ def test_sizes_may_be_given_as_a_pair():
 
 def test_without_diffusers_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    with pytest.raises(ImportError, match=r"pip install 'sdesig\[images\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'sdesig\[images\] @ git\+https"):
         DiffusersUNet(TINY)
