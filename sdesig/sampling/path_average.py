@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from sdesig._checks import check_real
 from sdesig._devices import beside, plus
 from sdesig.brownian import BrownianPath
 from sdesig.sampling.canonical import CanonicalSDE, ReverseScheme
@@ -41,11 +42,30 @@ class PathAverage(ReverseScheme):
     has the same orders; eta = 0 is the midpoint rule. (u_n/b_n would do for u_n/b(tau*), but grows without bound with
     the step.) The average over the drift clock is not a combination of finitely many Legendre coefficients of M; its
     conditional mean given those of the path stands for it, which neglects a variance of relative order h^2 at depth 2.
+
+    With a correction kappa the step goes on along the change of Q,
+
+        u_{n+1} = u_n + db [Q_n + kappa (1 - tau_n/tau_{n+1})^2 (Q_n - Q_{n-1})] + dM.
+
+    At eta = 1 Q is a martingale, so the mean of the step stays, and some of the variance comes back that is lost as
+    Q_{n-1} in u* lags behind. The gate vanishes with the step: orders stay, without it the strong order is 1.
+
+    Args:
+        correction: kappa >= 0.
+
+    Raises:
+        TypeError, ValueError: not a number, or below 0.
     """
 
     strong_order = strong_orders(1.5, ("additive",))
     weak_order = 2.0
     word_order = 1.5
+
+    def __init__(self, correction: float = 0.0) -> None:
+        self.correction = check_real("correction", correction, minimum=0.0)
+
+    def __repr__(self) -> str:
+        return f"PathAverage(correction={self.correction:g})" if self.correction else "PathAverage()"
 
     def check(self, sde: SDELike, y0: Tensor, path: BrownianPath) -> str:
         """The noise structure, checked as for every reverse scheme; raise ValueError also where p is not positive."""
@@ -65,11 +85,15 @@ class PathAverage(ReverseScheme):
     def advance(
         self, sde: CanonicalSDE, start: Tensor, end: Tensor, u: Tensor, memory: Tensor, noise: tuple[Tensor, ...]
     ) -> tuple[Tensor, Tensor]:
-        """u + Q db + dM, with Q at the evaluation point; the memory is the last Q."""
+        """u + Q db + dM, with Q at the evaluation point and corrected; the memory is the last Q."""
         time = evaluation_snr(sde, start, end, evaluation_fraction(sde.eta))
         point = self.evaluation_point(sde, start, time, end, u, memory, noise)
         drift = sde.drift(point, time)
-        return sde.moved(start, end, u, drift, noise[0][0]), drift
+        corrected = drift
+        if self.correction:
+            gate = self.correction * (1 - float(start) / float(end)) ** 2
+            corrected = drift + gate * (drift - memory)
+        return sde.moved(start, end, u, corrected, noise[0][0]), drift
 
     def evaluation_point(
         self,

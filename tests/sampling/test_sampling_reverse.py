@@ -30,7 +30,7 @@ from sdesig.signature import PartialSignature
 from sdesig.solvers import solve
 from sdesig.testing import check_gaussian
 
-SCHEMES = ("dpm_solver_1", "dpm_solver_2m", "path_average")
+SCHEMES = ("dpm_solver_1", "dpm_solver_2m", "path_average", PathAverage(correction=0.3))
 LOW, HIGH = math.exp(-8), math.exp(8)
 every_eta = pytest.mark.parametrize("eta", [0.0, 0.5, 1.0, 1.4])
 

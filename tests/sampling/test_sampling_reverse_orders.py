@@ -98,6 +98,30 @@ def test_orders_for_the_probability_flow(scheme, theory, reference):
     assert estimate.refutes(theory + 0.5), estimate
 
 
+@with_and_without_reference
+@pytest.mark.parametrize(
+    "eta, theory, steps, paths", [(1.0, 1.5, (16, 32, 64), 2000), (0.0, 2.0, (128, 256, 512), 400)]
+)
+def test_the_correction_keeps_the_order(eta, theory, steps, paths, reference):
+    """At eta = 0 its part of the error, of order 3, is gone only in many steps."""
+    estimate = order(PathAverage(correction=0.3), eta=eta, reference=reference, steps=steps, paths=paths)
+    assert estimate.supports(theory), estimate
+
+
+class Ungated(PathAverage):
+    """The correction of kappa = .3 at all lengths of a step."""
+
+    def advance(self, sde, start, end, u, memory, noise):
+        moved, drift = super().advance(sde, start, end, u, memory, noise)
+        return moved + 0.3 * sde.drift_clock.length(start, end) * (drift - memory), drift
+
+
+@with_and_without_reference
+def test_without_its_gate_the_correction_costs_the_order(reference):
+    estimate = order(Ungated(), reference=reference, paths=3000)
+    assert estimate.refutes(1.5), estimate
+
+
 def test_path_average_in_principal_components():
     """Order 1.5 where every coordinate has a clock of its own and they share the time of the evaluation."""
     generator = torch.Generator().manual_seed(0)
