@@ -21,11 +21,6 @@ NOISE_STRUCTURES = ("additive", "scalar", "diagonal", "commutative", "general")
 """Noise structures that schemes may exploit, see `sdesig.sde.SDE`."""
 
 
-def install_command(extra: str) -> str:
-    """What a user types to install an optional extra; from the repository, as there is no release on an index yet."""
-    return f"pip install 'sdesig[{extra}] @ git+https://github.com/sdesig/sdesig'"
-
-
 @contextmanager
 def unread() -> Iterator[None]:
     """Within the block, checks look at no values that are on an accelerator: to read one is to wait for the device.

@@ -30,8 +30,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import tyro
 
 from sdesig import __version__
-from sdesig._checks import install_command
 from sdesig._files import FileError, read_json, reason
+from sdesig._install import install_command
 from sdesig.commands.cache import Cache
 from sdesig.commands.demo import Demo
 from sdesig.commands.distill import Distill

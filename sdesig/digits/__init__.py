@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sdesig._files import file_digest
+from sdesig._install import REPOSITORY
 from sdesig._modules import WEIGHTS
 from sdesig.digits.classifier import DigitClassifier
 from sdesig.evaluation import FeatureExtractor
@@ -43,7 +44,6 @@ __all__ = [
 
 FOLDER = Path(__file__).parent
 """Folder of the shipped files."""
-REPOSITORY = "https://github.com/sdesig/sdesig"
 EVENT = (64,)
 """Shape of a sample."""
 PIPELINE = FOLDER / "pipeline"

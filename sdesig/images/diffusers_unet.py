@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sdesig._checks import install_command, readable
+from sdesig._checks import readable
+from sdesig._install import install_command
 from sdesig.images.diffusers_config import known_arguments
 from sdesig.images.labels import check_label, labels_of
 from sdesig.sigdeg.networks import FEATURES, NETWORKS, FourierFeatures, Network, zeros

@@ -7,7 +7,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 
-from sdesig._checks import install_command
+from sdesig._install import install_command
 from sdesig.evaluation import Measured, Row, markdown_table
 from sdesig.sigdeg import SigDEG
 
