@@ -91,8 +91,7 @@ class PathAverage(ReverseScheme):
         drift = sde.drift(point, time)
         corrected = drift
         if self.correction:
-            gate = self.correction * (1 - float(start) / float(end)) ** 2
-            corrected = drift + gate * (drift - memory)
+            corrected = drift + self.correction * (1 - start / end) ** 2 * (drift - memory)
         return sde.moved(start, end, u, corrected, noise[0][0]), drift
 
     def evaluation_point(
