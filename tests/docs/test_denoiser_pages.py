@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from notebooks import DOCS, run, run_notebook, run_page, text_of
+from notebooks import DOCS, blocks_of, run, run_notebook, run_page, text_of
 from torch import nn
 
 from sdesig import CanonicalDenoiser
@@ -29,8 +29,7 @@ def test_start_page_and_readme(monkeypatch, tmp_path):
     """The README's block and the page distil one generator: the page finds the README's run complete. It prints what it
     shows, to a few last digits, and Sig-DEG beats the untrained scheme on its own grid at equal evaluations."""
     readme = (DOCS.parent / "README.md").read_text()
-    block = re.findall(r"^```python\n(.*?)^```", readme, re.M | re.S)[2]
-    short = run("README.md", [(block, None)], monkeypatch, tmp_path)
+    short = run("README.md", blocks_of("../README.md")[2:], monkeypatch, tmp_path)
     assert short["images"].shape == (100, 2)
     state = tmp_path / "runs/circle/checkpoint.safetensors"
     written = state.stat().st_mtime_ns

@@ -1,30 +1,20 @@
 """The README is short, each of its examples runs alone and does what it says, and all that it points to is there.
 
-The third example is that of the page docs/start/denoiser.md: tests/docs/test_denoiser_pages.py runs both.
+The third example is that of the page docs/start/denoiser.md: test_denoiser_pages.py runs both.
 """
 
-import contextlib
-import io
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
+from notebooks import DOCS, blocks_of, run
 
 import sdesig.solvers
 from sdesig.solvers import SCHEMES
 
-ROOT = Path(__file__).parent.parent
+ROOT = DOCS.parent
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)
-
-
-def run(block: str) -> dict:
-    """The names that a block leaves, and `printed`."""
-    names: dict = {}
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
-        exec(compile(block, "README.md", "exec"), names)
-    return names | {"printed": printed.getvalue()}
+BLOCKS = blocks_of("../README.md")
 
 
 def test_it_is_short():
@@ -32,17 +22,16 @@ def test_it_is_short():
     assert len(BLOCKS) == 3
 
 
-def test_an_order_is_what_it_says():
-    names = run(BLOCKS[0])
+def test_an_order_is_what_it_says(tmp_path, monkeypatch):
+    names = run("README.md", BLOCKS[:1], monkeypatch, tmp_path)
     assert names["printed"].splitlines()[-1] == re.search(r"The last line is `(.*?)`", README)[1]
 
 
 def test_a_pipeline_follows_a_seed(tmp_path, monkeypatch):
     """All steps end at images, and those of 10 and of 40 steps are nearly one."""
-    monkeypatch.chdir(tmp_path)
     pytest.importorskip("diffusers")
-    block = BLOCKS[1].replace("    image =", "    images.append(").replace(".images[0]", ".images[0])")
-    few, many = run("images = []\n" + block)["images"]
+    block = BLOCKS[1][0].replace("    image =", "    images.append(").replace(".images[0]", ".images[0])")
+    few, many = run("README.md", [("images = []\n" + block, None)], monkeypatch, tmp_path)["images"]
     difference = np.sqrt(np.square(np.asarray(few, dtype=float) - np.asarray(many, dtype=float)).mean())
     assert few.size == many.size == (8, 8)
     assert difference < 40  # grey levels; two seeds are about 100 apart
