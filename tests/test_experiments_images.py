@@ -33,7 +33,6 @@ def tiny(study, size):
         teacher=replace(study.teacher, iterations=2),
         batch=4,
         runs={name: shorter(run) for name, run in study.runs.items()},
-        grid_paths=2,
         steps=(10, 100),
         teacher_steps=128,
     )

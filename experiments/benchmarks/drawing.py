@@ -140,7 +140,7 @@ def _sampling(space: PathSpace, rows: int, steps: int) -> Run:
 
     def run() -> Tensor:
         path = space.paths(rows)
-        return solve(sde, space.start(path), space.times(steps), scheme=PathAverage(), path=path, save="last")
+        return solve(sde, space.start(path, steps), space.times(steps), scheme=PathAverage(), path=path, save="last")
 
     return run
 

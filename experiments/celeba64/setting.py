@@ -27,7 +27,6 @@ GPU = replace(
     runs=runs_of(replace(cifar10.SOLVER, evaluations=1024), (2000, 1500, 1000, 600)),
     log_sigma=(-0.8, 1.4),
     block=85,
-    grid_paths=128,
 )
 REMARKS = """A subset of CelebA for non-commercial research, made from crops of 74 x 74. A teacher of 1M parameters on
 patches of 4 x 4 makes grainy faces, and 120 seeds are far too few for a Frechet distance to call a target met: all
@@ -52,7 +51,6 @@ CPU = replace(
     batch=32,
     seeds=120,
     block=20,
-    grid_paths=42,
     remarks=REMARKS,
 )
 STUDIES = {"gpu": GPU, "cpu": CPU}

@@ -60,7 +60,6 @@ CPU = replace(
     runs=runs_of(TWO_CORES, (300, 80, 100, 60)),
     seeds=255,
     block=85,
-    grid_paths=64,
     remarks=REMARKS,
     few=frozenset({"path-average-reference", "depth-1", "depth-2", "ddim"}),
 )

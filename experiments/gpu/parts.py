@@ -275,7 +275,7 @@ def _draw(space: PathSpace, rows: int, steps: int) -> Tensor:
 @torch.no_grad()
 def _sample(scheme: ReverseScheme, teacher: SNRDenoiser, space: PathSpace, rows: int, steps: int) -> Tensor:
     path, sde = space.paths(rows), CanonicalSDE(teacher, reference=space.reference)
-    return solve(sde, space.start(path), space.times(steps), scheme=scheme, path=path, save="last")
+    return solve(sde, space.start(path, steps), space.times(steps), scheme=scheme, path=path, save="last")
 
 
 @torch.no_grad()

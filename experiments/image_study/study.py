@@ -10,7 +10,7 @@ import torch
 
 from sdesig.evaluation import ImageSet, file_digest
 from sdesig.images import load_images
-from sdesig.sampling import LEAST_FOR_IMAGES, GaussianReference, PathSpace, StepGrid, TeacherOptions, choose_grid
+from sdesig.sampling import LAW_FOR_IMAGES, GaussianReference, PathSpace, StepGrid, TeacherOptions, choose_grid
 from sdesig.sigdeg import (
     WEIGHTS,
     DistillOptions,
@@ -75,7 +75,6 @@ class Study:
         teacher: its training, with batches of `batch` images, `log_sigma` as in `train_teacher`, mirrored or not.
         runs: the distillations.
         seeds: samples of every row of the table, a block of `block` at once.
-        grid_paths: over which the errors of single steps are averaged where the grid is chosen.
         compared: training images with whose features those of samples are compared, at most.
         steps, teacher_steps: of the samplers, and of the teacher's own.
         remarks: on what was measured, for the report.
@@ -93,7 +92,6 @@ class Study:
     flip: bool = False
     seeds: int = 2000
     block: int = 250
-    grid_paths: int = 256
     compared: int = 10_000
     steps: tuple[int, ...] = STEPS
     teacher_steps: int = TEACHER_STEPS
@@ -146,8 +144,7 @@ class Study:
                 grid = choose_grid(
                     teacher,
                     space,
-                    paths=self.grid_paths,
-                    least=LEAST_FOR_IMAGES,
+                    law=LAW_FOR_IMAGES,
                     kept=file.with_name("grid-cells.safetensors"),
                     recorded={"teacher": file_digest(weights)},
                 )

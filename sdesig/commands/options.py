@@ -30,7 +30,7 @@ from sdesig.commands.inputs import (
     names_images,
     shows_images,
 )
-from sdesig.sampling import LEAST_FOR_IMAGES, GaussianReference, PathSpace, StepGrid, TeacherOptions, choose_grid
+from sdesig.sampling import LAW_FOR_IMAGES, GaussianReference, PathSpace, StepGrid, TeacherOptions, choose_grid
 from sdesig.sampling.gaussian_reference import REFERENCES
 from sdesig.sampling.teacher_paths import MOST_STEPS, teacher_samples
 from sdesig.sigdeg import DistillOptions
@@ -55,8 +55,6 @@ GRID_CELLS = "grid-cells.safetensors"
 """File in the folder of a run: what was measured to choose its grid."""
 FITTED = 10_000
 """Most images that a reference is fitted to."""
-GRID_PATHS = 256
-GRID_NUMBERS = 2**19
 
 
 class Setting(NamedTuple):
@@ -197,7 +195,7 @@ class SettingFlags(DataFlags):
             "data": None if source is None else source.described,
             "reference": described,
             "snr": space.snr,
-            "grid": space.grid.quantiles,
+            "grid": space.grid.to_json(),
             **decoder,
         }
         of_paths = recorded if _floats(source) else {"teacher": teacher.identity}
@@ -308,8 +306,7 @@ class SettingFlags(DataFlags):
             if not Path(self.grid).is_file():
                 raise FileNotFoundError(f"grid must be 'chosen', 'even' or a JSON file; {self.grid} does not exist")
             return StepGrid.load(self.grid)
-        paths = max(16, min(GRID_PATHS, GRID_NUMBERS // math.prod(space.event)))
-        how: dict[str, Any] = {} if _floats(source) else {"paths": paths, "least": LEAST_FOR_IMAGES}
+        how: dict[str, Any] = {"law": 0.0 if _floats(source) else LAW_FOR_IMAGES}
         recorded = {"teacher": teacher.identity}
         kept = None if folder is None else folder / GRID_CELLS
         return cached(
@@ -317,8 +314,8 @@ class SettingFlags(DataFlags):
             "grid",
             {**recorded, "reference": space.reference.digest, "snr": space.snr, **how},
             make=lambda: choose_grid(teacher.denoiser, space, kept=kept, recorded=recorded, **how),
-            write=lambda stem, grid: {"quantiles": list(grid.quantiles)},
-            read=lambda stem, record: StepGrid(tuple(record["quantiles"])),
+            write=lambda stem, grid: {"grid": grid.to_json()},
+            read=lambda stem, record: StepGrid.from_json(record["grid"]),
         )
 
 

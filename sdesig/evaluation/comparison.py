@@ -150,7 +150,8 @@ class Comparison:
         if sampler.eta != 0.0:
             space = replace(space, reference=sde.reference)
         path, times = space.paths(seeds), space.times(steps)
-        start = sde.start(path.initial_noise(), times[0])
+        noisy = sampler.eta > 0.0
+        start = space.start(path, steps) if noisy else sde.start(path.initial_noise(), space.snr[0])
         run = Run(sampler.scheme, sde, start, times, range(steps + 1), sampler.referenced)
         with evaluating(self.teacher, sampler.scheme):
             for signatures in chunks(path, times):

@@ -191,8 +191,8 @@ def _floors(comparison: Comparison, samplers: Sequence[Sampler], groups: int, fi
         for steps in sampler.steps
         if groups and sampler.depth and sampler.referenced
     }
-    for depth, steps, grid in sorted(wanted, key=lambda key: (key[0], key[1], key[2].quantiles)):
-        key = f"depth {depth}, {steps} steps, {groups} groups, quantiles {list(grid.quantiles)}"
+    for depth, steps, grid in sorted(wanted, key=lambda key: (key[0], key[1], str(key[2].to_json()))):
+        key = f"depth {depth}, {steps} steps, {groups} groups, quantiles {grid.to_json()}"
         known = read_json(file) if file is not None and file.exists() else {}
         if key not in known:
             floor = information_floor(

@@ -182,7 +182,8 @@ class SampleStore:
         sampler = self.samplers[key]
         digest = sampler.digest[:16]
         if sampler.grid != EVEN:
-            digest += "@" + hashlib.sha256(repr(sampler.grid.quantiles).encode()).hexdigest()[:8]
+            numbers = sampler.grid.to_json() if sampler.grid.free else sampler.grid.quantiles
+            digest += "@" + hashlib.sha256(repr(numbers).encode()).hexdigest()[:8]
         return f"{self._names[key]}/{steps}/{digest}"
 
     def _make(self, k: int) -> None:

@@ -9,6 +9,7 @@ from huggingface_hub import ModelCard
 
 from sdesig._install import install_command
 from sdesig.evaluation import Measured, Row, markdown_table
+from sdesig.sampling.path_space import EVEN
 from sdesig.sigdeg import SigDEG
 
 OURS = "<!-- Written by SigDEGPipeline. Without this line the text below is kept as it is. -->"
@@ -59,7 +60,7 @@ def model_card(
 
 def _text(generator: SigDEG, results: Sequence[Row], name: str, latent: bool, licensed: bool) -> str:
     parameters = sum(p.numel() for p in generator.parameters())
-    grid = "even in log-SNR" if len(generator.space.grid.quantiles) == 2 else "chosen for this model"
+    grid = "even in log-SNR" if generator.space.grid == EVEN else "chosen for this model"
     space = "latents, which the autoencoder in vae/ decodes" if latent else "images in [-1, 1]"
     lines = [
         f"# {name}\n",

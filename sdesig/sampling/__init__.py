@@ -17,7 +17,7 @@ from sdesig.sampling.canonical import (
     from_canonical,
     to_canonical,
 )
-from sdesig.sampling.choose_grid import LEAST_FOR_IMAGES, choose_grid
+from sdesig.sampling.choose_grid import LAW_FOR_IMAGES, choose_grid
 from sdesig.sampling.dpm_solver import DPMSolver1, DPMSolver2M
 from sdesig.sampling.gaussian_reference import GaussianReference, SNRClock, drift_clock, noise_clock
 from sdesig.sampling.information_floor import Floor, information_floor
@@ -27,7 +27,7 @@ from sdesig.sampling.teacher_paths import TeacherOptions, TeacherPaths, draw_pat
 from sdesig.solvers import SCHEMES
 
 __all__ = [
-    "LEAST_FOR_IMAGES",
+    "LAW_FOR_IMAGES",
     "CanonicalDenoiser",
     "CanonicalSDE",
     "DPMSolver1",

@@ -37,6 +37,7 @@ class Floor:
         groups: number of groups, each of two paths with the same start and partial signatures.
         steps, depth: number of coarse steps, and depth of the partial signatures.
         quantiles: quantiles of the coarse grid, as in `StepGrid`.
+        begin: position at which the steps begin, after a free step.
     """
 
     rmse: float
@@ -46,6 +47,7 @@ class Floor:
     steps: int
     depth: int
     quantiles: tuple[float, ...] = (0.0, 1.0)
+    begin: float = 0.0
 
     def __repr__(self) -> str:
         return (
@@ -55,7 +57,8 @@ class Floor:
 
     def is_of(self, depth: int | None, steps: int, grid: StepGrid) -> bool:
         """Whether this is the floor of generators of a depth in a number of steps of a grid."""
-        return (self.depth, self.steps, tuple(self.quantiles)) == (depth, steps, tuple(grid.quantiles))
+        own, other = (self.depth, self.steps, tuple(self.quantiles)), (depth, steps, tuple(grid.quantiles))
+        return own == other and math.isclose(self.begin, grid.positions(steps)[0], abs_tol=1e-12)
 
     def ratio(self, errors: Tensor) -> tuple[float, float, float]:
         """The root mean square of errors, (n,), over the floor: ratio, low, high of a 95 % interval.
@@ -91,7 +94,8 @@ def information_floor(
 
     Args:
         teacher: D(y, snr), on the device of the space.
-        space: event, range and grid of the steps; its reference sets the clock of the Legendre expansion.
+        space: event, range and grid of the steps; its reference sets the clock of the Legendre expansion. After a free
+            step the paths begin with the state that it leads to: its own error is in no floor.
         steps: number of coarse steps.
         depth: depth of the partial signatures, >= 1.
         groups: number of pairs of paths.
@@ -150,7 +154,8 @@ def information_floor(
         differences.append((x - y).flatten(1).double().norm(dim=1) / math.sqrt(2 * math.prod(event)))
     errors = torch.cat(differences)
     rmse, standard_error = root_mean_square(errors)
-    return Floor(rmse, standard_error, errors.median().item(), groups, steps, depth, space.grid.quantiles)
+    begin = float(space.grid.positions(steps)[0])
+    return Floor(rmse, standard_error, errors.median().item(), groups, steps, depth, space.grid.quantiles, begin)
 
 
 def _agreeing(value: PartialSignature, given: PartialSignature, matrix: Tensor) -> PartialSignature:

@@ -80,7 +80,7 @@ class Joined:
     nothing waits.
 
     Args:
-        ends: indices of cells at which steps end, from 0 to their number.
+        ends: indices of cells at which steps end, the last their number. One from 0 to the first is a step too.
     """
 
     def __init__(self, ends: Sequence[int]) -> None:
@@ -111,7 +111,7 @@ class Run:
         sde: the SDE that it solves.
         state: u at the first of the times.
         times: SNRs at the ends of the cells of a path, float64.
-        ends: indices of the times at which its steps end, from first to last.
+        ends: indices of the times at which its steps begin and end, up to the last; up to the first goes a free step.
         referenced: whether it takes the path as it is; otherwise the path is reclocked to that of no reference.
     """
 
@@ -120,11 +120,15 @@ class Run:
     ) -> None:
         self.state, self.ends, self.referenced = state, tuple(ends), referenced
         self._scheme, self._sde, self._times = scheme, sde, times[list(ends)]
-        self._memory: Any = scheme.start(sde, times[0], state)
+        self._free = ends[0] > 0
+        self._memory: Any = scheme.start(sde, self._times[0], state)
         self._done = 0
 
     def take(self, signatures: PartialSignature) -> None:
         """Make the next steps; raise FloatingPointError if the state is not finite after them."""
+        if self._free:
+            self._free, free, signatures = False, signatures[0], signatures[1:]
+            self.state = self.state + free.increment if self._sde.eta > 0 else self.state
         with unread():
             for noise in self._scheme.noise_by_step("additive", signatures):
                 start, end = self._times[self._done : self._done + 2]

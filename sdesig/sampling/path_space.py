@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -26,17 +27,29 @@ from sdesig.sampling.gaussian_reference import GaussianReference, SNRClock
 class StepGrid:
     """Times of N steps for every N: the k-th is at the quantile k/N of a density on the clock's positions in [0, 1].
 
+    A free step may come before them: from position 0 to free - fall log N, where that is above 0. It asks no denoiser:
+    the state moves by its noise alone, u += dM, as if the data were the Gaussian reference. The N steps then lie at the
+    quantiles of the density behind it. It suits samplers in the variables of a reference only.
+
     Args:
         quantiles: positions of the quantiles 0, 1/m, ..., 1, increasing from 0 to 1; linear between them. The default,
             (0, 1), is even in the path's clock: in log-SNR.
+        free: where the free step would end with one step behind it, in [0, 1).
+        fall: >= 0. The end falls with N, as it must for the error of the free step to vanish beside the others'. With
+            fall = 1/log(last SNR/first SNR) its SNR is proportional to 1/N.
 
     Raises:
-        ValueError: quantiles that do not increase from 0 to 1.
+        TypeError, ValueError: quantiles that do not increase from 0 to 1, other numbers out of range.
     """
 
     quantiles: tuple[float, ...] = (0.0, 1.0)
+    free: float = 0.0
+    fall: float = 0.0
 
     def __post_init__(self) -> None:
+        if not check_real("free", self.free, minimum=0.0) < 1:
+            raise ValueError(f"free must be in [0, 1); got {self.free}")
+        check_real("fall", self.fall, minimum=0.0)
         values = np.asarray(self.quantiles, dtype=np.float64)
         rising = values.ndim == 1 and len(values) > 1 and bool((np.diff(values) > 0).all())
         if not rising or values[0] != 0.0 or values[-1] != 1.0:
@@ -54,39 +67,63 @@ class StepGrid:
         inner = np.interp(np.linspace(0, 1, knots + 1)[1:-1], mass, np.linspace(0, 1, len(mass)))
         return cls((0.0, *inner.tolist(), 1.0))
 
+    @property
+    def whole(self) -> StepGrid:
+        """The grid of the same density without a free step."""
+        return replace(self, free=0.0, fall=0.0) if self.free else self
+
+    def masses(self, steps: int) -> np.ndarray:
+        """The share of the density that lies before each time of `steps` steps, (steps + 1,): even, up to 1."""
+        begin = max(0.0, self.free - self.fall * math.log(check_integer("steps", steps, 1)))
+        passed = np.interp(begin, self.quantiles, np.linspace(0, 1, len(self.quantiles)))
+        return np.linspace(passed, 1, steps + 1)
+
     def positions(self, steps: int) -> np.ndarray:
-        """Positions in [0, 1] of the times of `steps` steps, (steps + 1,)."""
-        check_integer("steps", steps, 1)
-        knots = np.linspace(0, 1, len(self.quantiles))
-        return np.interp(np.linspace(0, 1, steps + 1), knots, self.quantiles)
+        """Positions in [0, 1] of the times of `steps` steps, (steps + 1,); the first is above 0 after a free step."""
+        return np.interp(self.masses(steps), np.linspace(0, 1, len(self.quantiles)), self.quantiles)
 
     def save(self, file: str | Path) -> None:
-        """Write the quantiles to a JSON file."""
-        write_json(Path(file), {"quantiles": list(self.quantiles)})
+        """Write the grid to a JSON file."""
+        write_json(Path(file), self._numbers())
+
+    def to_json(self) -> list[float] | dict[str, Any]:
+        """A JSON value for `from_json`: the list of the quantiles, or with a free step all numbers by name."""
+        return self._numbers() if self.free else list(self.quantiles)
+
+    def _numbers(self) -> dict[str, Any]:
+        free = {"free": self.free, "fall": self.fall} if self.free else {}
+        return {"quantiles": list(self.quantiles), **free}
 
     @classmethod
     def load(cls, file: str | Path) -> StepGrid:
         """Read a file of `save`.
 
         Raises:
-            FileNotFoundError, ValueError: no such file, or no list of quantiles in it.
+            FileNotFoundError, TypeError, ValueError: no such file, or no grid in it.
         """
         with reading(file):
-            return cls.from_json(read_json(Path(file)).get("quantiles", []))
+            return cls.from_json(read_json(Path(file)))
 
     @classmethod
-    def from_json(cls, quantiles: object) -> StepGrid:
+    def from_json(cls, value: object) -> StepGrid:
         """The grid of a JSON value, which may be anything.
 
         Raises:
-            TypeError, ValueError: a value that is no list of quantiles.
+            TypeError, ValueError: neither a list of quantiles nor an object with one, and the numbers of a free step.
         """
+        numbers = dict(value) if isinstance(value, Mapping) else {"quantiles": value}
+        quantiles = numbers.pop("quantiles", [])
         if not isinstance(quantiles, list):
             raise TypeError(f"quantiles must be a list of numbers; got {quantiles!r}")
-        return cls(tuple(check_real(f"quantiles[{k}]", value) for k, value in enumerate(quantiles)))
+        free, fall = (check_real(name, numbers.pop(name, 0.0)) for name in ("free", "fall"))
+        if numbers:
+            raise ValueError(f"a grid must have quantiles, free and fall alone; it also has {sorted(numbers)}")
+        return cls(tuple(check_real(f"quantiles[{k}]", value) for k, value in enumerate(quantiles)), free, fall)
 
     def __repr__(self) -> str:
-        return "StepGrid()" if len(self.quantiles) == 2 else f"StepGrid({len(self.quantiles)} quantiles)"
+        given = [] if len(self.quantiles) == 2 else [f"{len(self.quantiles)} quantiles"]
+        given += [f"free={self.free:g}, fall={self.fall:g}"] if self.free else []
+        return f"StepGrid({', '.join(given)})"
 
 
 EVEN = StepGrid()
@@ -186,12 +223,20 @@ class PathSpace:
             device=self.device,
         )
 
-    def start(self, path: BrownianPath) -> Tensor:
-        """u at the first SNR, N(0, v), from a path's initial noise: the shape of the path."""
-        return self.reference.start(path.initial_noise(), self.snr[0])
+    def start(self, path: BrownianPath, steps: int | None = None) -> Tensor:
+        """u where the first of `steps` steps begins, the shape of the path: after the free step, if the grid has one.
+
+        Without a number of steps u is that at the first SNR, N(0, v), made of the path's initial noise.
+        """
+        u = self.reference.start(path.initial_noise(), self.snr[0])
+        begin = path.t0 if steps is None else self.times(steps)[0].item()
+        if not begin > path.t0:
+            return u
+        return u + path.partial_signatures(torch.tensor([path.t0, begin], dtype=torch.float64)).increment[0]
 
     def ends(self, steps: int) -> list[int]:
-        """Indices of the master cells at which `steps` steps end, from 0 to `cells`: high up in the tree of the cells.
+        """Indices of the master cells at which `steps` steps end: high up in the tree of the cells. The first is 0, or
+        where a free step ends, the last is `cells`.
 
         Raises:
             TypeError, ValueError: not a number from 1 to `cells`, or so many steps that two of the grid's times
@@ -203,7 +248,8 @@ class PathSpace:
         slacks = self.slack * np.minimum(widths[:-1], widths[1:])
         inner = zip(positions[1:-1].tolist(), slacks.tolist(), strict=True)
         tree = CellTree(cells)
-        ends = [0, *(tree.end_near(position, slack) for position, slack in inner), cells]
+        first = tree.end_near(positions[0], self.slack * min(positions[0], widths[0])) if positions[0] > 0 else 0
+        ends = [first, *(tree.end_near(position, slack) for position, slack in inner), cells]
         if len({*ends}) <= steps:
             raise ValueError(f"steps must be fewer for this grid on a path of {cells} cells; got {steps}")
         return ends
@@ -222,7 +268,7 @@ class PathSpace:
             "reference": self.reference.digest,
             "cells": self.cells,
             "depth": self.depth,
-            "grid": list(self.grid.quantiles),
+            "grid": self.grid.to_json(),
             "slack": self.slack,
         }
 

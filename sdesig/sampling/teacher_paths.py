@@ -81,11 +81,20 @@ class TeacherPaths(NamedTuple):
             f"snr=({low:g}, {high:g}))"
         )
 
-    def coarse(self, steps: int) -> TeacherPaths:
-        """The same paths with cells joined to `steps` steps (Chen, exact), whose lengths differ by one cell at most."""
-        ends = coarse_ends(len(self.times) - 1, steps)
+    def coarse(self, steps: int, grid: StepGrid = EVEN) -> TeacherPaths:
+        """The same paths with cells joined to `steps` steps (Chen, exact), whose lengths differ by one cell at most.
+
+        Args:
+            steps: number of steps.
+            grid: that of the paths. After a free step they begin with the state that it leads to, not the teacher's.
+        """
+        ends = coarse_ends(len(self.times) - 1, steps, grid)
         states = torch.stack([self.states[end] for end in ends])
-        return TeacherPaths(self.times[ends], join_steps(self.signature, ends), states)
+        joined = join_steps(self.signature, ends if ends[0] == 0 else [0, *ends])
+        if ends[0] > 0:
+            states[0] = self.states[0] + joined[0].increment
+            joined = joined[1:]
+        return TeacherPaths(self.times[ends], joined, states)
 
     def rows(self, chosen: Tensor | slice) -> TeacherPaths:
         """The paths of some rows."""
@@ -93,21 +102,24 @@ class TeacherPaths(NamedTuple):
         return TeacherPaths(self.times, signature, self.states[:, chosen])
 
 
-def coarse_ends(cells: int, steps: int) -> list[int]:
-    """Indices of the cells at which `steps` steps end, from 0 to `cells`.
+def coarse_ends(cells: int, steps: int, grid: StepGrid = EVEN) -> list[int]:
+    """Indices of the cells, of equal shares of the grid's density, at which `steps` steps end: up to `cells`.
+
+    The first is 0, or where the grid's free step ends.
 
     Raises:
         ValueError: more steps than cells.
     """
     check_integer("steps", steps, 1, cells)
-    return [round(k * cells / steps) for k in range(steps + 1)]
+    first = min(round(cells * float(grid.masses(steps)[0])), cells - steps)
+    return [first + round(k * (cells - first) / steps) for k in range(steps + 1)]
 
 
 def snr_times(snr: tuple[float, float], grid: StepGrid, steps: int) -> Tensor:
     """SNRs at the ends of `steps` steps of a grid, not rounded to a master grid: float64, (steps + 1,)."""
     positions, (low, high) = grid.positions(steps), snr
     times = low * np.exp(positions * np.log(high / low))
-    times[0], times[-1] = low, high
+    times[-1] = high
     return torch.from_numpy(times)
 
 
@@ -162,7 +174,7 @@ def draw_paths(
         watch: whether to look for states that are not finite, see `run_steps`.
     """
     sde = CanonicalSDE(check_snr_denoiser("teacher", teacher), reference=space.reference)
-    times = snr_times(space.snr, space.grid, options.steps)
+    times = snr_times(space.snr, space.grid.whole, options.steps)
     shape = (rows, *space.event)
     noise = torch.randn(shape, generator=generator, dtype=space.dtype, device=generator.device)
     fine = draw_signature(space.clock, times, shape, max(2, space.depth), generator, space.dtype)

@@ -242,7 +242,7 @@ def distill(
             random = torch.randint(starts, (1,), generator=generator, device=device)
             first, finite = torch.cat([random, drawn.states[-1].isfinite().all()[None]]).tolist()  # one wait
             _check_teacher(finite)
-        coarse = drawn.coarse(steps)
+        coarse = drawn.coarse(steps, student.space.grid)
         error = rollout_loss(student, sde, coarse, first=first, window=options.window, recompute=recompute)
         return _log(error, student), drawn.states.shape[1] * steps
 
@@ -338,7 +338,7 @@ def _check_teacher(finite: bool | int) -> None:
 def coarse_times(student: SigDEG, teacher_options: TeacherOptions, steps: int) -> Tensor:
     """SNRs of `steps` steps on the cells of the teacher's grid, as rollouts have them."""
     space, cells = student.space, teacher_options.cells
-    return snr_times(space.snr, space.grid, cells)[coarse_ends(cells, steps)]
+    return snr_times(space.snr, space.grid.whole, cells)[coarse_ends(cells, steps, space.grid)]
 
 
 def _move(student: SigDEG, recompute: bool, *step: Any) -> tuple[Tensor, Any]:

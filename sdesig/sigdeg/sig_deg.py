@@ -213,7 +213,14 @@ class SigDEG(nn.Module):
             path = space.paths(part.tolist())
             with evaluating(self):
                 last = run_steps(
-                    self.cell, sde, "additive", space.start(path), times, chunks(path, times), callback, save="last"
+                    self.cell,
+                    sde,
+                    "additive",
+                    space.start(path, steps),
+                    times,
+                    chunks(path, times),
+                    callback,
+                    save="last",
                 )
             parts.append(Samples(sde.noisy_data(last, times[-1]), steps, path.identity))
         return Samples.join(parts)
@@ -237,7 +244,7 @@ class SigDEG(nn.Module):
             "snr": list(space.snr),
             "cells": space.cells,
             "path_depth": space.depth,
-            "grid": list(space.grid.quantiles),
+            "grid": space.grid.to_json(),
             "slack": space.slack,
             "mean": list(self.get_buffer("mean").shape),
             "variance": list(self.get_buffer("variance").shape),
