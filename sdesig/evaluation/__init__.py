@@ -45,14 +45,24 @@ from sdesig.evaluation.report import (
     table_cell,
 )
 from sdesig.evaluation.sample_store import SampleStore
-from sdesig.evaluation.samplers import TRAINING_FREE, Sampler, generator_sampler, training_free
+from sdesig.evaluation.samplers import (
+    FEW_STEP,
+    KARRAS,
+    TRAINING_FREE,
+    Sampler,
+    few_step_peers,
+    generator_sampler,
+    training_free,
+)
 
 __all__ = [
     "CONVERGED",
     "COORDINATES",
     "FEWEST",
+    "FEW_STEP",
     "FRECHET",
     "INTERVALS",
+    "KARRAS",
     "TRAINING_FREE",
     "Comparison",
     "Evaluation",
@@ -69,6 +79,7 @@ __all__ = [
     "error_figure",
     "evaluate",
     "extract",
+    "few_step_peers",
     "file_digest",
     "frechet_distance",
     "frechet_ratio",
