@@ -47,11 +47,11 @@ from sdesig.evaluation.report import (
 from sdesig.evaluation.sample_store import SampleStore
 from sdesig.evaluation.samplers import (
     FEW_STEP,
-    KARRAS,
     TRAINING_FREE,
     Sampler,
     few_step_peers,
     generator_sampler,
+    named_after,
     training_free,
 )
 
@@ -62,7 +62,6 @@ __all__ = [
     "FEW_STEP",
     "FRECHET",
     "INTERVALS",
-    "KARRAS",
     "TRAINING_FREE",
     "Comparison",
     "Evaluation",
@@ -94,6 +93,7 @@ __all__ = [
     "look_of",
     "looks_of",
     "markdown_table",
+    "named_after",
     "paired_ratio",
     "panels",
     "pathwise_errors",

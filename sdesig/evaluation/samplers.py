@@ -29,8 +29,8 @@ The demo and `sdesig evaluate` of vectors run all of them.
 """
 FEW_STEP: dict[str, tuple[str, Scheme, float]] = {
     "ddim": ("DDIM", DPMSolver1(), 0.0),
-    "dpm-solver++2m": ("DPM-Solver++(2M)", DPMSolver2M(), 0.0),
-    "dpm-solver++3m": ("DPM-Solver++(3M)", DPMSolver3M(), 0.0),
+    "dpm-solver++2m": ("DPM-Solver++(2M) ODE", DPMSolver2M(), 0.0),
+    "dpm-solver++3m": ("DPM-Solver++(3M) ODE", DPMSolver3M(), 0.0),
     "ipndm-4": ("iPNDM-4", IPNDM4(), 0.0),
     "euler": ("Euler = SDE-DPM-Solver++(1)", DPMSolver1(), 1.0),
     "sde-dpm++2m": ("SDE-DPM-Solver++(2M)", DPMSolver2M(), 1.0),
@@ -40,8 +40,6 @@ FEW_STEP: dict[str, tuple[str, Scheme, float]] = {
 }
 """Label, scheme and eta by key, of the samplers of `few_step_peers`, none of them ours; keys are those of
 `TRAINING_FREE` where both have a row. None is referenced."""
-KARRAS = "-karras"
-"""What a key of `few_step_peers` ends with on the grid of Karras et al."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,8 @@ class Sampler:
             at the first SNR, from which all samplers of a comparison start. Anything else that is random must depend on
             y alone.
         referenced: whether the scheme works in the variables of the Gaussian reference, or in those without one.
-        eta: stochasticity of the scheme, 1 or 0; 0 has another limit than the paths', and so no pathwise error.
+        eta: stochasticity of the scheme, 1 or 0; 0 has another limit than the paths', and so no pathwise error. Nor has
+            a scheme with noise of its own kind (`ReverseScheme.own_noise`).
         depth: of the partial signatures that a generator sees.
         grid: where the steps of the scheme lie.
         evaluations: of the network per step.
@@ -121,22 +120,24 @@ def training_free(space: PathSpace, steps: Sequence[int]) -> dict[str, Sampler]:
 
 
 def few_step_peers(space: PathSpace, steps: Sequence[int]) -> dict[str, Sampler]:
-    """The samplers of `FEW_STEP` by key, on steps even in log-SNR and, with `KARRAS` at the end, on `StepGrid.karras`.
+    """The samplers of `FEW_STEP` by key, on steps even in log-SNR and, as "<key>-karras", on `StepGrid.karras`.
 
     Each has one evaluation a step. Which grid is the better differs between them, so a comparison should have both.
+    `sdesig.images.peers` has more, by diffusers.
 
     Args:
         space: the SNRs of the grid are its own.
         steps: numbers of steps of all of them.
     """
-    grids = {"": EVEN, KARRAS: StepGrid.karras(check_instance("space", space, PathSpace).snr)}
-    return {
-        key + end: Sampler(
-            key + end, label + (", Karras grid" if end else ""), tuple(steps), scheme=scheme, eta=eta, grid=grid
-        )
-        for key, (label, scheme, eta) in FEW_STEP.items()
-        for end, grid in grids.items()
-    }
+    even = [Sampler(key, label, tuple(steps), scheme=scheme, eta=eta) for key, (label, scheme, eta) in FEW_STEP.items()]
+    grid = StepGrid.karras(check_instance("space", space, PathSpace).snr)
+    both = [(sampler, replace(named_after("Karras", sampler), grid=grid)) for sampler in even]
+    return {sampler.key: sampler for pair in both for sampler in pair}
+
+
+def named_after(grid: str, sampler: Sampler) -> Sampler:
+    """The sampler with the name of a grid in its key and label, so that it can stand beside itself on another grid."""
+    return replace(sampler, key=f"{sampler.key}-{grid.lower()}", label=f"{sampler.label}, {grid} grid")
 
 
 def generator_sampler(
