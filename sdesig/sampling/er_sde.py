@@ -30,8 +30,9 @@ class ERSDESolver3(ReverseScheme):
              + [(s' - s)^2/2 + phi(s') int_{s'}^s (q - s)/phi(q) dq] e_n + sqrt(s'^2 - r^2 s^2) xi,
         r = phi(s')/phi(s),    d_n = (D_n - D_{n-1})/(s_n - s_{n-1}),    e_n = 2 (d_n - d_{n-1})/(s_n - s_{n-2}),
 
-    after a first step with D alone and a second without e; the integrals by a sum over 100 points from s' on, as in
-    the authors' `vp_3_order_taylor`. xi ~ N(0, I) is the increment of the path by its standard deviation.
+    after a first step with D alone and a second without e: Taylor's formula at s_n, where d stands for the first
+    derivative and e for the second. The integrals are a sum over 100 points from s' on. All is as in the authors'
+    `vp_3_order_taylor`. xi ~ N(0, I) is the increment of the path by its standard deviation.
 
     Every phi has the marginals of the diffusion, but another process: phi = s^2 is the SDE of eta = 1, phi = s the
     probability flow. So the limit of many steps is the solution of the `CanonicalSDE` for phi = s^2 only. It is run on
