@@ -45,6 +45,14 @@ LOOKS = {
     "dpm-solver++2m": Look("#009E73", ">", "--"),
     "dpmsolver++(2M)": Look("#009E73", ">", "--"),
     "dpmsolver++(3M)": Look("#999933", "d", "--"),
+    "dpm-solver++3m": Look("#999933", "d", "--"),
+    "ipndm-4": Look("#88AA00", "8", "--"),
+    "deis": Look("#66CCAA", "1", "--"),
+    "sa-solver-ode": Look("#004D00", "2", "--"),
+    "sa-solver": Look("#AA4400", "3"),
+    "sde-dpm++3m": Look("#CC8800", "H"),
+    "seeds-2": Look("#DDCC77", "4"),
+    "er-sde-3": Look("#AA4499", "+"),
     # generators
     "plain": Look("#CC79A7", "x"),
     "depth-1": Look("#EE8866", "p"),
@@ -81,6 +89,10 @@ LOOKS = {
 SCHEMES = {
     "dpm_solver_1": "euler",
     "dpm_solver_2m": "sde-dpm++2m",
+    "dpm_solver_3m": "sde-dpm++3m",
+    "seeds_2": "seeds-2",
+    "er_sde_3": "er-sde-3",
+    "ipndm_4": "ipndm-4",
     "path_average": "path-average",
     "path_average, no reference": "path-average",
     "path_average, scalar reference": "path-average-reference",
@@ -106,11 +118,17 @@ SPARE = (
 
 
 def looks_of(names: Iterable[str]) -> dict[str, Look]:
-    """The look of every name: its own, or a spare one that no other of them has (while there are any)."""
+    """The look of every name: its own, or a spare one that no other of them has (while there are any).
+
+    "<key>-karras", a sampler on the grid of Karras et al., looks as the sampler but for the line, which is dotted.
+    """
     found: dict[str, Look] = {}
     for name in names:
         bare = name.removeprefix("torchsde:")
-        own = LOOKS.get(SCHEMES.get(bare, bare))
+        even = bare.removesuffix("-karras")
+        own = LOOKS.get(SCHEMES.get(even, even))
+        if own is not None and even != bare:
+            own = own._replace(line={"-": ":", "--": "-."}[own.line])
         taken = set(found.values())
         free = [look for look in SPARE if look not in taken]
         found.setdefault(name, own if own is not None else (free or SPARE)[0])

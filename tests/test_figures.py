@@ -28,7 +28,7 @@ from sdesig._figures import (
     save_figure,
 )
 from sdesig.convergence import fit_strong
-from sdesig.evaluation import TRAINING_FREE, error_figure, image_figure, read_json
+from sdesig.evaluation import FEW_STEP, TRAINING_FREE, error_figure, image_figure, read_json
 from sdesig.images.peers import PEERS
 from sdesig.solvers import SCHEMES as OURS
 from sdesig.solvers import TorchsdeMethod
@@ -38,7 +38,7 @@ from validation.strong_orders import LINES
 
 ROOT = Path(__file__).parents[1]
 GENERATORS = ("plain", "depth-1", "depth-2", "depth-4")
-DEMO_FLOW = "dpm-solver++2m"  # as the demo calls the peer "dpmsolver++(2M)"
+AGAIN = {"dpm-solver++2m": "dpmsolver++(2M)", "dpm-solver++3m": "dpmsolver++(3M)"}  # ours, and by diffusers
 LIMIT = 150_000
 
 
@@ -78,12 +78,22 @@ def check_legends(figure):
 
 def test_every_sampler_has_a_look_that_no_other_has():
     """In colour; in grey all but those of one family at least by the marker."""
-    names = [*TRAINING_FREE, *PEERS, *GENERATORS]
+    names = [*TRAINING_FREE, *PEERS, *GENERATORS, *(FEW_STEP.keys() - TRAINING_FREE.keys() - {*AGAIN})]
     looks = [LOOKS[name] for name in names]
     assert len(set(looks)) == len(looks)
     assert len({look.marker for look in looks}) == len(looks)
     assert len({look.colour for look in looks}) == len(looks)
-    assert LOOKS[DEMO_FLOW] == LOOKS["dpmsolver++(2M)"]
+    assert all(LOOKS[key] == LOOKS[same] for key, same in AGAIN.items())
+
+
+def test_a_sampler_on_the_grid_of_karras_differs_in_its_line():
+    names = [key + end for key in [*FEW_STEP, *PEERS] for end in ("", "-karras")]
+    found = looks_of(names)
+    for key in [*FEW_STEP, *PEERS]:
+        one, other = found[key], found[f"{key}-karras"]
+        assert one[:2] == other[:2]
+        assert one.line != other.line
+    assert not {*found.values()} & {*SPARE}
 
 
 def test_every_scheme_has_a_look():

@@ -45,12 +45,21 @@ from sdesig.evaluation.report import (
     table_cell,
 )
 from sdesig.evaluation.sample_store import SampleStore
-from sdesig.evaluation.samplers import TRAINING_FREE, Sampler, generator_sampler, training_free
+from sdesig.evaluation.samplers import (
+    FEW_STEP,
+    TRAINING_FREE,
+    Sampler,
+    few_step_peers,
+    generator_sampler,
+    named_after,
+    training_free,
+)
 
 __all__ = [
     "CONVERGED",
     "COORDINATES",
     "FEWEST",
+    "FEW_STEP",
     "FRECHET",
     "INTERVALS",
     "TRAINING_FREE",
@@ -69,6 +78,7 @@ __all__ = [
     "error_figure",
     "evaluate",
     "extract",
+    "few_step_peers",
     "file_digest",
     "frechet_distance",
     "frechet_ratio",
@@ -83,6 +93,7 @@ __all__ = [
     "look_of",
     "looks_of",
     "markdown_table",
+    "named_after",
     "paired_ratio",
     "panels",
     "pathwise_errors",

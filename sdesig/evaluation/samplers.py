@@ -8,7 +8,8 @@ from dataclasses import KW_ONLY, dataclass, replace
 from torch import Tensor
 
 from sdesig._checks import check_choice, check_instance, check_integer
-from sdesig.sampling import DPMSolver1, DPMSolver2M, PathAverage
+from sdesig.sampling import IPNDM4, SEEDS2, DPMSolver1, DPMSolver2M, DPMSolver3M, ERSDESolver3, PathAverage
+from sdesig.sampling.canonical import ReverseScheme
 from sdesig.sampling.path_space import EVEN, PathSpace, StepGrid
 from sdesig.sigdeg.sig_deg import SigDEG
 from sdesig.solvers import Scheme
@@ -26,6 +27,19 @@ TRAINING_FREE: dict[str, tuple[str, Scheme, bool, float]] = {
 
 The demo and `sdesig evaluate` of vectors run all of them.
 """
+FEW_STEP: dict[str, tuple[str, Scheme, float]] = {
+    "ddim": ("DDIM", DPMSolver1(), 0.0),
+    "dpm-solver++2m": ("DPM-Solver++(2M) ODE", DPMSolver2M(), 0.0),
+    "dpm-solver++3m": ("DPM-Solver++(3M) ODE", DPMSolver3M(), 0.0),
+    "ipndm-4": ("iPNDM-4", IPNDM4(), 0.0),
+    "euler": ("Euler = SDE-DPM-Solver++(1)", DPMSolver1(), 1.0),
+    "sde-dpm++2m": ("SDE-DPM-Solver++(2M)", DPMSolver2M(), 1.0),
+    "sde-dpm++3m": ("SDE-DPM-Solver++(3M)", DPMSolver3M(), 1.0),
+    "seeds-2": ("SEEDS-2", SEEDS2(), 1.0),
+    "er-sde-3": ("ER-SDE-Solver-3", ERSDESolver3(), 1.0),
+}
+"""Label, scheme and eta by key, of the samplers of `few_step_peers`, none of them ours; keys are those of
+`TRAINING_FREE` where both have a row. None is referenced."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +55,8 @@ class Sampler:
             at the first SNR, from which all samplers of a comparison start. Anything else that is random must depend on
             y alone.
         referenced: whether the scheme works in the variables of the Gaussian reference, or in those without one.
-        eta: stochasticity of the scheme, 1 or 0; 0 has another limit than the paths', and so no pathwise error.
+        eta: stochasticity of the scheme, 1 or 0; 0 has another limit than the paths', and so no pathwise error. Nor has
+            a scheme with noise of its own kind (`ReverseScheme.own_noise`).
         depth: of the partial signatures that a generator sees.
         grid: where the steps of the scheme lie.
         evaluations: of the network per step.
@@ -84,7 +99,8 @@ class Sampler:
     @property
     def follows(self) -> bool:
         """Whether its limit for many steps is the path of the seed, so that it has pathwise errors."""
-        return self.scheme is not None and self.eta == 1.0
+        own_noise = isinstance(self.scheme, ReverseScheme) and self.scheme.own_noise
+        return self.scheme is not None and self.eta == 1.0 and not own_noise
 
 
 def training_free(space: PathSpace, steps: Sequence[int]) -> dict[str, Sampler]:
@@ -101,6 +117,27 @@ def training_free(space: PathSpace, steps: Sequence[int]) -> dict[str, Sampler]:
     }
     best = made.pop(ON_GRID)
     return made if grid == EVEN else made | {ON_GRID: replace(best, grid=grid)}
+
+
+def few_step_peers(space: PathSpace, steps: Sequence[int]) -> dict[str, Sampler]:
+    """The samplers of `FEW_STEP` by key, on steps even in log-SNR and, as "<key>-karras", on `StepGrid.karras`.
+
+    Each has one evaluation a step. Which grid is the better differs between them, so a comparison should have both.
+    `sdesig.images.peers` has more, by diffusers.
+
+    Args:
+        space: the SNRs of the grid are its own.
+        steps: numbers of steps of all of them.
+    """
+    even = [Sampler(key, label, tuple(steps), scheme=scheme, eta=eta) for key, (label, scheme, eta) in FEW_STEP.items()]
+    grid = StepGrid.karras(check_instance("space", space, PathSpace).snr)
+    both = [(sampler, replace(named_after("Karras", sampler), grid=grid)) for sampler in even]
+    return {sampler.key: sampler for pair in both for sampler in pair}
+
+
+def named_after(grid: str, sampler: Sampler) -> Sampler:
+    """The sampler with the name of a grid in its key and label, so that it can stand beside itself on another grid."""
+    return replace(sampler, key=f"{sampler.key}-{grid.lower()}", label=f"{sampler.label}, {grid} grid")
 
 
 def generator_sampler(

@@ -1,50 +1,87 @@
-"""Deterministic samplers of other packages as peers: diffusers' multistep schedulers, asked for a teacher's flow."""
+"""Samplers of other packages as peers: diffusers' multistep schedulers, asked for a teacher's flow or SDE."""
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from sdesig._checks import check_choice, check_floating, check_integer, check_real
+from sdesig._checks import check_choice, check_floating, check_instance, check_integer, check_real
 from sdesig._evaluating import evaluating
 from sdesig.evaluation import Sampler
 from sdesig.images.diffusers_unet import import_diffusers
 from sdesig.sampling.canonical import SNRDenoiser, check_snr_denoiser
-from sdesig.sampling.path_space import PathSpace
+from sdesig.sampling.path_space import EVEN, PathSpace, StepGrid
 
+
+class Peer(NamedTuple):
+    """A scheduler of diffusers: label, class, and the options in which it is not as diffusers has it."""
+
+    label: str
+    scheduler: str
+    options: dict[str, Any]
+    random: bool = False
+
+
+_SA = {"predictor_order": 3, "corrector_order": 3}
 PEERS = {
-    "unipc": ("UniPC", "UniPCMultistepScheduler", 3),
-    "dpmsolver++(2M)": ("DPM-Solver++(2M)", "DPMSolverMultistepScheduler", 2),
-    "dpmsolver++(3M)": ("DPM-Solver++(3M)", "DPMSolverMultistepScheduler", 3),
+    "unipc": Peer("UniPC", "UniPCMultistepScheduler", {"solver_order": 3, "final_sigmas_type": "sigma_min"}),
+    "dpmsolver++(2M)": Peer(
+        "DPM-Solver++(2M)", "DPMSolverMultistepScheduler", {"solver_order": 2, "final_sigmas_type": "sigma_min"}
+    ),
+    "dpmsolver++(3M)": Peer(
+        "DPM-Solver++(3M)", "DPMSolverMultistepScheduler", {"solver_order": 3, "final_sigmas_type": "sigma_min"}
+    ),
+    "deis": Peer("DEIS", "DEISMultistepScheduler", {"solver_order": 3}),
+    "sa-solver-ode": Peer("SA-Solver, tau = 0", "SASolverScheduler", _SA | {"tau_func": lambda t: 0.0}),
+    "sa-solver": Peer("SA-Solver, tau = 1", "SASolverScheduler", _SA | {"tau_func": lambda t: 1.0}, random=True),
 }
-"""Labels, schedulers and their orders by key; all else is as diffusers has it. The orders are those that diffusers
-recommends for unconditional sampling.
+"""Schedulers by key. The orders are those that diffusers recommends for unconditional sampling.
 
-UniPC: Zhao et al. 2023, arXiv 2302.04867. DPM-Solver++: Lu et al. 2022, arXiv 2211.01095.
+UniPC: Zhao et al. 2023, arXiv 2302.04867. DPM-Solver++: Lu et al. 2022, arXiv 2211.01095. DEIS: Zhang and Chen 2023,
+arXiv 2204.13902. SA-Solver: Xue et al. 2023, arXiv 2309.05019; tau = 0 is the flow, tau = 1 the SDE.
 """
 
 
-def peers(teacher: SNRDenoiser, space: PathSpace, steps: Sequence[int]) -> dict[str, Sampler]:
-    """The schedulers of `PEERS` as samplers of a comparison, by key; see `peer_samples`."""
+def peers(teacher: SNRDenoiser, space: PathSpace, steps: Sequence[int], *, grid: StepGrid = EVEN) -> dict[str, Sampler]:
+    """The schedulers of `PEERS` as samplers of a comparison, by key; see `peer_samples`.
+
+    `sdesig.evaluation.named_after` gives those on another grid keys and labels of their own.
+    """
+    check_instance("grid", grid, StepGrid)
     return {
-        key: Sampler(key, label, tuple(steps), draw=partial(peer_samples, teacher, snr=space.snr, scheduler=key))
-        for key, (label, *_) in PEERS.items()
+        key: Sampler(
+            key,
+            peer.label,
+            tuple(steps),
+            draw=partial(peer_samples, teacher, snr=space.snr, scheduler=key, grid=grid),
+            grid=grid,
+        )
+        for key, peer in PEERS.items()
     }
 
 
 @torch.no_grad()
 def peer_samples(
-    teacher: SNRDenoiser, y: Tensor, steps: int, *, snr: tuple[float, float], scheduler: str = "unipc"
+    teacher: SNRDenoiser,
+    y: Tensor,
+    steps: int,
+    *,
+    snr: tuple[float, float],
+    scheduler: str = "unipc",
+    grid: StepGrid = EVEN,
 ) -> Tensor:
     """x = y/tau at the last SNR, (n, *event), by a scheduler of diffusers; like all samples here it is not denoised.
 
-    The probability flow is solved on SNRs that are even in log-SNR, as the training-free samplers of a `Comparison`
-    are. The teacher is asked once per step, at the start of the step: `steps` evaluations, none at the last SNR. There
-    is no noise, and so no pathwise error.
+    The probability flow is solved, or by "sa-solver" the SDE. The teacher is asked once per step, at the start of the
+    step: `steps` evaluations, none at the last SNR. The noise of "sa-solver" is not that of a path, so there is no
+    pathwise error; each row draws its own from a seed that is a digest of its y. So samples are functions of y, and do
+    not depend on the batch; the last bit of y changes the noise.
 
     Args:
         teacher: D(y, snr).
@@ -53,6 +90,7 @@ def peer_samples(
         steps: number of steps, >= 1.
         snr: first and last SNR, 0 < first < last.
         scheduler: one of `PEERS`. DPM-Solver++ works in float32, whatever the dtype of y.
+        grid: where the steps lie in log-SNR; even by default, as those of the training-free samplers of a `Comparison`.
 
     Raises:
         ImportError: diffusers is missing.
@@ -62,21 +100,28 @@ def peer_samples(
     check_floating("y", y)
     check_integer("steps", steps, 1)
     check_choice("scheduler", scheduler, tuple(PEERS))
+    check_instance("grid", grid, StepGrid)
     low, high = (check_real(f"snr[{k}]", value, minimum=0.0, strict=True) for k, value in enumerate(snr))
     if low >= high:
         raise ValueError(f"snr must be (first, last) with first < last; got {snr}")
-    _, name, order = PEERS[scheduler]
-    times = torch.linspace(math.log(low), math.log(high), steps + 1, dtype=torch.float64).exp()
-    solver = getattr(import_diffusers(), name)(
-        prediction_type="sample", final_sigmas_type="sigma_min", solver_order=order
-    )
+    peer = PEERS[scheduler]
+    positions = torch.from_numpy(grid.positions(steps))
+    times = torch.lerp(torch.tensor(math.log(low)).double(), torch.tensor(math.log(high)).double(), positions).exp()
+    solver = getattr(import_diffusers(), peer.scheduler)(prediction_type="sample", **peer.options)
     solver.set_timesteps(steps)
     solver.set_begin_index(0)
     solver.sigmas = times.rsqrt()  # sigma/alpha; a scheduler's own choices lie on its table of betas
+    noise = {"generator": [_generator(row) for row in y]} if peer.random else {}
     alpha = (times / (1 + times)).sqrt().tolist()
     x = y * (alpha[0] / times[0].item())
     for k, step in enumerate(solver.timesteps):
         with evaluating(teacher):
             denoised = teacher(x * (times[k].item() / alpha[k]), times[k])
-        x = solver.step(denoised.to(x), step, x, return_dict=False)[0]
+        x = solver.step(denoised.to(x), step, x, return_dict=False, **noise)[0]
     return x / alpha[-1]
+
+
+def _generator(row: Tensor) -> torch.Generator:
+    """Of a seed that is a digest of the row's values."""
+    values = row.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(values).digest()[:8], "big"))

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -230,8 +230,12 @@ class ReverseScheme(Scheme):
 
     Its path has the SDE's own clock; at eta = 0, where there is no M, any path does, and its values do not matter.
     Unless it says otherwise it has strong order 1 and weak order 1.
+
+    Attributes:
+        own_noise: whether its limit for many steps is another process of the same marginals, not the SDE's solution.
     """
 
+    own_noise: ClassVar[bool] = False
     sde_type = "ito"
     strong_order = strong_orders(1.0, ("additive",))
     weak_order = 1.0

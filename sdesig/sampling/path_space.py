@@ -67,6 +67,26 @@ class StepGrid:
         inner = np.interp(np.linspace(0, 1, knots + 1)[1:-1], mass, np.linspace(0, 1, len(mass)))
         return cls((0.0, *inner.tolist(), 1.0))
 
+    @classmethod
+    def karras(cls, snr: tuple[float, float], rho: float = 7.0, knots: int = 240) -> StepGrid:
+        """The grid of Karras et al. 2022 (arXiv 2206.00364, eq. 5): (sigma/alpha)^(1/rho) = snr^(-1/(2 rho)) is even.
+
+        Here the last time is the last SNR, without their last step to sigma = 0. Exact for numbers of steps that divide
+        the knots; for others the quantiles are linear between them, as ever.
+
+        Args:
+            snr: first and last SNR, 0 < first < last: those of the `PathSpace`.
+            rho: above 0; the limit of large ones is even in log-SNR.
+            knots: number of equal steps whose times are quantiles.
+        """
+        low, high = (check_real(f"snr[{k}]", value, minimum=0.0, strict=True) for k, value in enumerate(snr))
+        if low >= high:
+            raise ValueError(f"snr must be (first, last) with first < last; got {snr}")
+        power = -1 / (2 * check_real("rho", rho, minimum=0.0, strict=True))
+        roots = np.linspace(low**power, high**power, check_integer("knots", knots, 1) + 1)[1:-1]
+        inner = np.log(roots / low**power) / (power * np.log(high / low))
+        return cls((0.0, *inner.tolist(), 1.0))
+
     @property
     def whole(self) -> StepGrid:
         """The grid of the same density without a free step."""

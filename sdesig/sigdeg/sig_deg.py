@@ -212,16 +212,8 @@ class SigDEG(nn.Module):
         for part in chosen.split(batch):
             path = space.paths(part.tolist())
             with evaluating(self):
-                last = run_steps(
-                    self.cell,
-                    sde,
-                    "additive",
-                    space.start(path, steps),
-                    times,
-                    chunks(path, times),
-                    callback,
-                    save="last",
-                )
+                u, signatures = space.start(path, steps), chunks(path, times)
+                last = run_steps(self.cell, sde, "additive", u, times, signatures, callback, save="last")
             parts.append(Samples(sde.noisy_data(last, times[-1]), steps, path.identity))
         return Samples.join(parts)
 

@@ -13,9 +13,13 @@
 | "shark" | ShARK | both | additive | 3/2 | 2 | W, H |
 | "dpm_solver_1" | DPMSolver1 | - | `CanonicalSDE` | 1 | 1 | W |
 | "dpm_solver_2m" | DPMSolver2M | - | `CanonicalSDE` | 1 | 1 | W |
+| "dpm_solver_3m" | DPMSolver3M | - | `CanonicalSDE` | 1 | 1 | W |
+| "seeds_2" | SEEDS2 | - | `CanonicalSDE` | 1 | 1 | W |
+| "er_sde_3" | ERSDESolver3 | - | `CanonicalSDE` | 1, to a limit of its own | 1 | W |
+| "ipndm_4" | IPNDM4 | - | `CanonicalSDE`, eta = 0 | - (order 2) | - | - |
 | "path_average" | PathAverage | - | `CanonicalSDE` | 3/2 | 2 | W, H |
 
-The last three are in `sdesig.sampling`, which adds them to `SCHEMES`. "torchsde:<method>" runs a method of torchsde:
+The last seven are in `sdesig.sampling`, which adds them to `SCHEMES`. "torchsde:<method>" runs a method of torchsde:
 all but "adjoint_reversible_heun". `solve_adaptive` chooses the steps of "shark" itself.
 """
 

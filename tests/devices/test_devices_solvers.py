@@ -50,7 +50,8 @@ PROBLEMS = [
     StochasticLorenz,
     TanhDiffusion,
 ]
-REVERSE = ["dpm_solver_1", "dpm_solver_2m", "path_average"]
+REVERSE = ["dpm_solver_1", "dpm_solver_2m", "dpm_solver_3m", "seeds_2", "path_average"]
+AT_ONE_ETA = {"ipndm_4": 0.0, "er_sde_3": 1.0}
 KINDS = ["none", "scalar", "coordinates", "pca", "dct"]
 
 
@@ -173,7 +174,7 @@ def pairs():
         seen = set()
         for problem in PROBLEMS:
             structure = problem().noise_structure
-            if scheme in REVERSE or (structure in seen and scheme != "euler"):
+            if scheme in (*REVERSE, *AT_ONE_ETA) or (structure in seen and scheme != "euler"):
                 continue
             try:
                 solved("cpu", problem, scheme)
@@ -188,7 +189,7 @@ PAIRS = list(pairs())
 
 def test_every_scheme_is_here():
     found = {pair.values[1].removeprefix("torchsde:") for pair in PAIRS}
-    assert found == {*SCHEMES, *STRONG_ORDERS} - {*REVERSE}
+    assert found == {*SCHEMES, *STRONG_ORDERS} - {*REVERSE, *AT_ONE_ETA}
 
 
 @pytest.mark.parametrize("problem, scheme", PAIRS)
@@ -270,6 +271,12 @@ def reverse(device, scheme, kind, eta, event=(2,), dtype=F64, steps=3):
 def test_a_scheme_for_reverse_diffusions(agrees, scheme, kind, eta):
     event = (2, 3) if kind == "dct" else (2,)
     agrees(lambda device: reverse(device, scheme, kind, eta, event))
+
+
+@pytest.mark.parametrize("scheme, eta", AT_ONE_ETA.items())
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_scheme_for_one_stochasticity(agrees, scheme, eta, kind):
+    agrees(lambda device: reverse(device, scheme, kind, eta, (2, 3) if kind == "dct" else (2,)))
 
 
 @pytest.mark.parametrize("scheme", ["euler", "shark", "sra1", "taylor15", "torchsde:srk"])

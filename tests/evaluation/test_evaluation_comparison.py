@@ -13,10 +13,12 @@ from sdesig.brownian import BrownianPath
 from sdesig.convergence import fit_strong
 from sdesig.evaluation import (
     CONVERGED,
+    FEW_STEP,
     TRAINING_FREE,
     Comparison,
     Sampler,
     SampleStore,
+    few_step_peers,
     generator_sampler,
     pathwise_errors,
     root_mean_square,
@@ -184,6 +186,35 @@ def test_the_best_scheme_is_also_on_the_grid_of_the_space():
     grids = {key: sampler.grid for key, sampler in training_free(space(grid=skewed), (4,)).items()}
     assert grids.pop("path-average-grid") == skewed
     assert set(grids.values()) == {EVEN}
+
+
+def test_few_step_peers_are_on_both_grids_and_stand_beside_the_others():
+    """Those that follow the path of a seed are the stochastic ones, but for one with noise of its own."""
+    made = few_step_peers(space(), (4,))
+    assert [*made] == [key + end for key in FEW_STEP for end in ("", "-karras")]
+    assert all(key == sampler.key for key, sampler in made.items())
+    karras = StepGrid.karras((LOW, HIGH))
+    assert all(sampler.grid == (karras if key.endswith("-karras") else EVEN) for key, sampler in made.items())
+    follow = {key for key in FEW_STEP if made[key].follows}
+    assert follow == {"euler", "sde-dpm++2m", "sde-dpm++3m", "seeds-2"}
+    assert {key for key in FEW_STEP if made[f"{key}-karras"].follows} == follow
+    comparison().check([*(training_free(space(), (4,)) | made).values()])
+    for key in FEW_STEP.keys() & TRAINING_FREE.keys():
+        assert replace(training_free(space(), (4,))[key], scheme=made[key].scheme) == made[key]
+
+
+def test_few_step_peers_approach_the_path_or_a_limit_of_their_own():
+    """In 64 steps of 128, twice as near as in 16 for those that follow; the rest moves by less than before."""
+    samplers = [*few_step_peers(space(), (16, 32, 64)).values()]
+    store = followed(comparison(), samplers, range(50))
+    for sampler in samplers:
+        key = sampler.key
+        if sampler.follows:
+            assert rmse(store, key, 64)[0] < 0.5 * rmse(store, key, 16)[0]
+        else:
+            assert store.errors(key, 64) is None
+            first, last = (store.samples(key, n) - store.samples(key, m) for n, m in ((16, 32), (32, 64)))
+            assert last.square().mean() < first.square().mean()
 
 
 @pytest.mark.parametrize("batch", [7, 20])

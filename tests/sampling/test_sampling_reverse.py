@@ -30,9 +30,12 @@ from sdesig.signature import PartialSignature
 from sdesig.solvers import solve
 from sdesig.testing import check_gaussian
 
-SCHEMES = ("dpm_solver_1", "dpm_solver_2m", "path_average", PathAverage(correction=0.3))
+SCHEMES = ("dpm_solver_1", "dpm_solver_2m", "dpm_solver_3m", "seeds_2", "path_average", PathAverage(correction=0.3))
+EVERY_ETA = (0.0, 0.5, 1.0, 1.4)
+AT_ONE_ETA = {"ipndm_4": 0.0, "er_sde_3": 1.0}
+"""Schemes that one stochasticity is for."""
 LOW, HIGH = math.exp(-8), math.exp(8)
-every_eta = pytest.mark.parametrize("eta", [0.0, 0.5, 1.0, 1.4])
+every_eta = pytest.mark.parametrize("eta", EVERY_ETA)
 
 
 def tensor(values):
@@ -80,9 +83,8 @@ GAUSSIANS = {
 }
 
 
-@every_eta
 @pytest.mark.parametrize("law", GAUSSIANS.values(), ids=GAUSSIANS.keys())
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme, eta", [*((scheme, eta) for scheme in SCHEMES for eta in EVERY_ETA), ("ipndm_4", 0.0)])
 def test_gaussian_data_are_exact_at_any_number_of_steps(scheme, law, eta):
     """The law at the last SNR is N(mean, covariance + I/tau); the path of one seed is the same at any step count."""
     reference = GaussianReference(law.mean, law.variance, law.basis)
@@ -246,7 +248,7 @@ def test_evaluation_point():
         assert (3 * mean.step_length(start, time) / mean.step_length(start, end)).item() == pytest.approx(1, rel=1e-10)
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", [*SCHEMES, *AT_ONE_ETA])
 def test_one_evaluation_a_step(scheme):
     calls = []
 
@@ -254,14 +256,16 @@ def test_one_evaluation_a_step(scheme):
         calls.append(snr)
         return LAW.denoise_y(y, snr)
 
-    sde = CanonicalSDE(SNRDenoiser(denoise))
+    eta = AT_ONE_ETA.get(scheme, 1.0)
+    sde = CanonicalSDE(SNRDenoiser(denoise, eta), eta=eta)
     solution(sde, make_path(sde, (3, 1)), 8, scheme)
     assert len(calls) == 8
     assert all(time.ndim == 0 and time.dtype == torch.float64 for time in calls)
 
 
-@pytest.mark.parametrize("eta", [0.5, 1.0])
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize(
+    "scheme, eta", [*((scheme, eta) for scheme in SCHEMES for eta in (0.5, 1.0)), *AT_ONE_ETA.items()]
+)
 def test_a_rotated_basis_rotates_the_solution(scheme, eta):
     """Data and reference turned by B, path values as before: x turns by B."""
     basis = orthogonal(2, 5)
@@ -279,9 +283,10 @@ def test_a_rotated_basis_rotates_the_solution(scheme, eta):
         torch.testing.assert_close(rotated, plain @ basis.mT, rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("variance", [None, 0.6, [0.2, 1.5]], ids=["none", "scalar", "per coordinate"])
-@every_eta
+@pytest.mark.parametrize(
+    "scheme, eta", [*((scheme, eta) for scheme in SCHEMES for eta in EVERY_ETA), *AT_ONE_ETA.items()]
+)
 def test_single_precision(scheme, variance, eta):
     """log-SNR -8..8, 64 steps: the path of a seed is the same in both precisions, the data agree to 1e-4."""
     found = []

@@ -16,7 +16,15 @@ import torchsde
 
 from sdesig import BrownianPath, solve, strong_order
 from sdesig.convergence import fit_strong
-from sdesig.sampling import CanonicalSDE, GaussianReference, PathAverage, SNRClock, SNRDenoiser, from_canonical
+from sdesig.sampling import (
+    CanonicalSDE,
+    ERSDESolver3,
+    GaussianReference,
+    PathAverage,
+    SNRClock,
+    SNRDenoiser,
+    from_canonical,
+)
 from sdesig.sde import EDM, VP, Mixture
 
 F64 = torch.float64
@@ -32,8 +40,18 @@ def reverse_sde(law, eta, reference):
     return CanonicalSDE(denoiser, eta=eta, reference=reference)
 
 
-def order(scheme, *, law=CIRCLE, eta=1.0, reference=None, steps=(16, 32, 64), paths=1000):
-    """Order against path-average on 8 times the finest level's steps."""
+def order(
+    scheme,
+    *,
+    law=CIRCLE,
+    eta=1.0,
+    reference=None,
+    steps=(16, 32, 64),
+    paths=1000,
+    finer=8,
+    truth_scheme="path_average",
+):
+    """Order against path-average, unless told otherwise, on 8 times the finest level's steps."""
     sde = reverse_sde(law, eta, reference)
     estimate = strong_order(
         sde,
@@ -43,8 +61,8 @@ def order(scheme, *, law=CIRCLE, eta=1.0, reference=None, steps=(16, 32, 64), pa
         t1=HIGH,
         steps=steps,
         paths=paths,
-        truth=8 * steps[-1],
-        truth_scheme="path_average",
+        truth=finer * steps[-1],
+        truth_scheme=truth_scheme,
         clock=sde.clock if eta > 0 else SNRClock(),
         row_shape=(law.dim,),
     )
@@ -53,9 +71,10 @@ def order(scheme, *, law=CIRCLE, eta=1.0, reference=None, steps=(16, 32, 64), pa
 
 
 @with_and_without_reference
-@pytest.mark.parametrize("scheme", ["dpm_solver_1", "dpm_solver_2m"])
-def test_dpm_solver_has_order_one(scheme, reference):
-    estimate = order(scheme, reference=reference, paths=2000)
+@pytest.mark.parametrize("scheme", ["dpm_solver_1", "dpm_solver_2m", "dpm_solver_3m", "seeds_2"])
+def test_solvers_with_increments_alone_have_order_one(scheme, reference):
+    steps = (64, 128, 256) if scheme == "seeds_2" else (16, 32, 64)  # the steps of one are half as many
+    estimate = order(scheme, reference=reference, steps=steps, paths=2000)
     assert estimate.supports(1.0), estimate
     assert estimate.refutes(1.5), estimate
 
@@ -91,11 +110,36 @@ def test_without_the_area_path_average_has_order_one(reference):
 
 
 @with_and_without_reference
-@pytest.mark.parametrize("scheme, theory", [("dpm_solver_1", 1.0), ("dpm_solver_2m", 2.0), ("path_average", 2.0)])
+@pytest.mark.parametrize(
+    "scheme, theory",
+    [
+        ("dpm_solver_1", 1.0),
+        ("dpm_solver_2m", 2.0),
+        ("dpm_solver_3m", 2.0),
+        ("seeds_2", 2.0),
+        ("ipndm_4", 2.0),
+        ("path_average", 2.0),
+    ],
+)
 def test_orders_for_the_probability_flow(scheme, theory, reference):
-    estimate = order(scheme, eta=0.0, reference=reference, paths=400)
+    """Of DPM-Solver++(3M) a part of order 3 is large in few steps."""
+    fine = {"steps": (64, 128, 256), "finer": 16} if scheme == "dpm_solver_3m" else {}
+    estimate = order(scheme, eta=0.0, reference=reference, paths=400, **fine)
     assert estimate.supports(theory), estimate
     assert estimate.refutes(theory + 0.5), estimate
+
+
+def test_er_sde_has_order_one_to_the_solution_where_its_noise_is_that_of_eta_one():
+    estimate = order(ERSDESolver3(torch.square), paths=2000)
+    assert estimate.supports(1.0), estimate
+    assert estimate.refutes(1.5), estimate
+
+
+def test_er_sde_has_a_limit_of_its_own_otherwise():
+    """Order 1 towards what it does in many steps itself, and no convergence to the solution of the SDE."""
+    own = order(ERSDESolver3(), paths=2000, truth_scheme=None, finer=16)
+    assert own.supports(1.0), own
+    assert order(ERSDESolver3()).refutes(0.5)
 
 
 @with_and_without_reference

@@ -110,6 +110,27 @@ def test_a_doubled_density_halves_the_steps():
     np.testing.assert_allclose(fine, [0, 1 / 4, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 1], atol=1e-12)
 
 
+EXACT = [(steps, rho, 1e-12) for steps in (1, 2, 3, 4, 5, 8, 10, 16) for rho in (1.0, 7.0)]
+"""The steps divide the knots."""
+
+
+@pytest.mark.parametrize("steps, rho, tolerance", [*EXACT, (7, 7.0, 1e-4), (100, 7.0, 1e-4)])
+def test_karras_is_the_published_grid(steps, rho, tolerance):
+    """(sigma_max^(1/rho) + k/N (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho; otherwise linear between the knots."""
+    first, last = LOW**-0.5, HIGH**-0.5
+    sigmas = (first ** (1 / rho) + np.arange(steps + 1) / steps * (last ** (1 / rho) - first ** (1 / rho))) ** rho
+    found = first * (last / first) ** StepGrid.karras((LOW, HIGH), rho).positions(steps)
+    np.testing.assert_allclose(np.log(found), np.log(sigmas), rtol=0, atol=tolerance)
+
+
+def test_karras_of_a_large_rho_is_even_and_its_times_are_those_of_a_space():
+    np.testing.assert_allclose(StepGrid.karras((LOW, HIGH), 1e6).positions(8), np.linspace(0, 1, 9), atol=1e-5)
+    times = space(StepGrid.karras((LOW, HIGH))).times(8)
+    even = (times ** -(1 / 14)).diff()
+    np.testing.assert_allclose(even, even.mean(), rtol=0.1)  # times are on the master grid
+    assert (space(StepGrid()).times(8) ** -(1 / 14)).diff().std() > 5 * even.std()
+
+
 def test_grids_save_and_load(tmp_path):
     for grid in (StepGrid(), StepGrid.from_density(on_cells()), StepGrid((0.0, 0.1, 0.9, 1.0))):
         grid.save(tmp_path / "folder" / "grid.json")
@@ -140,6 +161,10 @@ def load(folder, text):
         (lambda _: StepGrid.from_density([1.0, math.inf]), ValueError, "density must be finite and > 0"),
         (lambda _: StepGrid.from_density([math.nan]), ValueError, "density must be finite and > 0 everywhere"),
         (lambda _: StepGrid.from_density(np.ones((2, 2))), ValueError, r"of shape \(cells,\)"),
+        (lambda _: StepGrid.karras((1.0, 1.0)), ValueError, r"snr must be \(first, last\) with first < last"),
+        (lambda _: StepGrid.karras((0.0, 1.0)), ValueError, r"snr\[0\] must be a finite number > 0"),
+        (lambda _: StepGrid.karras((LOW, HIGH), 0.0), ValueError, "rho must be a finite number > 0"),
+        (lambda _: StepGrid.karras((LOW, HIGH), knots=0), ValueError, "knots must be >= 1; got 0"),
         (lambda _: StepGrid().positions(0), ValueError, "steps must be >= 1; got 0"),
         (lambda _: space(StepGrid(), 8).times(9), ValueError, r"steps must be in \[1, 8\]; got 9"),
         (
