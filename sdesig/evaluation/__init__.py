@@ -31,12 +31,15 @@ from sdesig.evaluation.metrics import (
     pathwise_errors,
     precision_recall,
     share_apart,
+    share_changed,
     spread_of,
 )
 from sdesig.evaluation.pixels import ImageSet, to_floats, to_uint8
 from sdesig.evaluation.report import (
+    CHANGED,
     FRECHET,
     INTERVALS,
+    LAW,
     Row,
     error_figure,
     image_figure,
@@ -48,11 +51,13 @@ from sdesig.evaluation.sample_store import SampleStore
 from sdesig.evaluation.samplers import TRAINING_FREE, Sampler, generator_sampler, training_free
 
 __all__ = [
+    "CHANGED",
     "CONVERGED",
     "COORDINATES",
     "FEWEST",
     "FRECHET",
     "INTERVALS",
+    "LAW",
     "TRAINING_FREE",
     "Comparison",
     "Evaluation",
@@ -95,6 +100,7 @@ __all__ = [
     "root_mean_square_interval",
     "save_figure",
     "share_apart",
+    "share_changed",
     "spread_of",
     "table_cell",
     "to_floats",
