@@ -41,8 +41,8 @@ CHANGED = (
 LAW = (
     "FD, or FID: the Frechet distance of the features of a method's samples to those of the law's. KD, or KID: their "
     "kernel distance, which has no bias and so may be negative. The first row, the converged paths of the other "
-    "methods' seeds, is the noise floor: both sides are of one law. +- is one standard error, over the seeds of both "
-    "sides; all rows share one sample of the law, so that their differences are surer than that."
+    "methods' seeds, is the noise floor: both sides are of one law, and its FD is all bias. +- is one standard error, "
+    "over the seeds of both sides; all rows share one sample of the law, so that their differences are surer than that."
 )
 """What they say of distances to the teacher's own law."""
 

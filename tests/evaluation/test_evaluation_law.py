@@ -102,13 +102,15 @@ def mmd(one, other):
 # --- distances to the law --------------------------------------------------------------------------------------------
 
 
-def test_distances_to_a_law_that_is_known():
-    """n = 20000. The Frechet distance is biased by less than 7/n times the variance 1.25 twice, known from the trace of
-    what is quadratic in the error of mean and deviations; a sum of such squares exceeds 20 times its mean with
-    probability 1e-5. Else |z| < 5, and < 12 for the kernel distance, whose error is from ten parts (Student's law of 9
-    degrees: 8e-7). False-alarm rate in all 3e-5. The control: these distances are far above the noise floor."""
+def test_distances_to_a_law_that_is_known(monkeypatch):
+    """n = 20000. The bias of the Frechet distance is below 2 (k + k (k + 1)/4)/n times the largest variance, 1.25, for
+    k = 2. At the noise floor the distance is a sum of squares of errors, which exceeds 20 times its mean with
+    probability 1e-5 at most. Else |z| < 5, and < 12 for the kernel distance, whose error is from ten parts (Student's
+    law of 9 degrees of freedom: 8e-7). False-alarm rate in all 3e-5. The control: biased samplers fail the floor's
+    bounds."""
     n = 20_000
-    found = evaluated([euler(4, 8)], seeds=range(n), law=range(n, 2 * n))
+    monkeypatch.setattr(SampleStore, "seeds_changed", lambda *_: None)  # n^2 distances, another test's subject
+    found = evaluated([euler(2, 4)], seeds=range(n), law=range(n, 2 * n))
     floor, *rows = found.rows
     bias = 2 * 3.5 * 1.25 / n
     assert floor["key"] == CONVERGED
@@ -116,10 +118,8 @@ def test_distances_to_a_law_that_is_known():
     assert abs(floor["law_kernel_distance"]) < 12 * floor["law_kernel_distance_se"]
     for row in rows:
         expected = frechet(by_euler(row["steps"]), teacher())
-        assert expected > 100 * bias / row["steps"]
         error = row["law_frechet_distance_se"]
-        assert abs(row["law_frechet_distance"] - expected) < 5 * error + 20 * bias
-        assert 5 * error + 20 * bias < expected
+        assert abs(row["law_frechet_distance"] - expected) < 5 * error + 20 * bias < expected
         expected = mmd(by_euler(row["steps"]), teacher())
         assert abs(row["law_kernel_distance"] - expected) < 12 * row["law_kernel_distance_se"] < expected
     assert floor["law_frechet_distance"] < rows[1]["law_frechet_distance"] < rows[0]["law_frechet_distance"]
@@ -197,7 +197,7 @@ def test_rows_are_those_of_the_parts():
 
 
 def test_what_is_not_measured():
-    """Kernel distances of extractors for Frechet distances alone or of few seeds; coordinates twice, or of few seeds."""
+    """Kernel distances of few seeds or by an extractor for Frechet distances alone; coordinates likewise, or twice."""
     quick = replace(LENGTH, frechet_only=True)
     (row, *_) = evaluated([], extractors=[quick], seeds=range(2)).rows
     assert {name for name in row if name.startswith("law_")} == {
@@ -232,8 +232,8 @@ def test_the_report_explains_its_columns(tmp_path):
 
 
 def test_a_stopped_run_goes_on(tmp_path, monkeypatch):
-    """Blocks of 15 seeds; it stops in the last one of the law. Rows are those of a run in memory, and a law that is added
-    later draws nothing else."""
+    """Blocks of 15 seeds; it stops in the last one of the law. Rows are those of a run in memory, and a law that is
+    added later draws nothing else."""
     made, samplers = comparison(batch=15), [euler(2)]
     whole = evaluated(samplers, made=made)
     drawn, follow = [], Comparison.follow
@@ -311,19 +311,19 @@ def test_seeds_changed_by_brute_force(rows, kind, monkeypatch):
     monkeypatch.setattr("sdesig.evaluation.metrics._ROWS", rows)
     generator = torch.Generator().manual_seed(1)
     converged = torch.randn(40, 1, 2, 2, generator=generator)
-    samples = converged + 0.3 * torch.randn(40, 1, 2, 2, generator=generator)
+    samples = converged + 0.8 * torch.randn(40, 1, 2, 2, generator=generator)
     if kind == "pixels":
         converged, samples = ((64 * values + 128).clamp(0, 255).to(torch.uint8) for values in (converged, samples))
     one, other = (values.double().flatten(1).tolist() for values in (samples, converged))
     nearest = [min(range(40), key=lambda j: sum((a - b) ** 2 for a, b in zip(x, other[j], strict=True))) for x in one]
     changed = sum(j != k for k, j in enumerate(nearest))
-    assert 4 < changed < 30
+    assert 4 < changed < 36
     share, error = share_changed(samples, converged)
     assert (share, error) == (changed / 40, pytest.approx(math.sqrt(changed * (40 - changed) / 40**3)))
 
 
 def test_seeds_that_keep_their_image_and_seeds_that_swap_it():
-    """In images that some seeds share no seed changes; what is off by less than half of the distances is none either."""
+    """Seeds of equal images have not changed, nor have those that are off by less than half of all distances."""
     converged = torch.randint(0, 256, (20, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     converged[10:] = converged[:10]
     assert share_changed(converged, converged) == (0.0, 0.0)
