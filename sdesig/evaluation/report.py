@@ -40,7 +40,8 @@ CHANGED = (
 """What they say of the share of seeds that changed."""
 LAW = (
     "FD, or FID: the Frechet distance of the features of a method's samples to those of the law's. KD, or KID: their "
-    "kernel distance, which has no bias and so may be negative. The first row, the converged paths of the other "
+    "kernel distance, a mean over ten parts, without bias: between samples of one law it is as often below zero as "
+    "above, sometimes by three standard errors. The first row, the converged paths of the other "
     "methods' seeds, is the noise floor: both sides are of one law, and its FD is all bias. +- is one standard error, "
     "over the seeds of both sides; all rows share one sample of the law, so that their differences are surer than that."
 )
