@@ -161,8 +161,8 @@ def measure_to_law(
     """Frechet distance and, where n suffices, kernel distance to the teacher's own law, which samples stand for.
 
     Other than in `measure_samples` the standard errors are over the samples of both: a law that is drawn is not exact.
-    At the noise floor, between samples of one law, those of Frechet distances are too large, by 1.7 times at most, and
-    kernel distances are skewed: one in 40 is more than three standard errors below zero.
+    At the noise floor, between samples of one law, those of Frechet distances are up to 1.7 times too large, and
+    kernel distances are skewed: about one in 40 is three standard errors below zero.
 
     Args:
         features, extractor, seeds, ema, quantization: as there.
