@@ -59,8 +59,10 @@ def philox4x32(counter: Sequence[Tensor], key: Sequence[Tensor]) -> tuple[Tensor
     return c0, c1.bitwise_and_(_MASK), c2, c3.bitwise_and_(_MASK)
 
 
-def check_seeds(seeds: Sequence[int] | np.ndarray | Tensor) -> Tensor:
+def check_seeds(seeds: Sequence[int] | np.ndarray | Tensor, name: str = "seeds") -> Tensor:
     """Return seeds, one per row and each in [0, 2^63), as an int64 tensor of shape (rows,) on the CPU.
+
+    Errors call them by the name.
 
     Raises:
         TypeError: not a one-dimensional sequence or tensor of integers.
@@ -71,22 +73,22 @@ def check_seeds(seeds: Sequence[int] | np.ndarray | Tensor) -> Tensor:
     if isinstance(seeds, Tensor):
         if seeds.ndim != 1 or seeds.dtype == torch.bool or seeds.is_floating_point() or seeds.is_complex():
             raise TypeError(
-                f"seeds must be a one-dimensional integer tensor; got {seeds.dtype}, shape {tuple(seeds.shape)}"
+                f"{name} must be a one-dimensional integer tensor; got {seeds.dtype}, shape {tuple(seeds.shape)}"
             )
         values = seeds.tolist()
     elif isinstance(seeds, Sequence) and not isinstance(seeds, str):
         if len(seeds) > MOST_SEEDS:
-            raise ValueError(f"seeds must be {MOST_SEEDS} at most; got {len(seeds)}")
+            raise ValueError(f"{name} must be {MOST_SEEDS} at most; got {len(seeds)}")
         values = list(seeds)
         if any(isinstance(seed, bool) or not isinstance(seed, Integral) for seed in values):
-            raise TypeError(f"seeds must be integers, one per batch row; got {seeds!r}")
+            raise TypeError(f"{name} must be integers, one per batch row; got {seeds!r}")
     else:
-        raise TypeError(f"seeds must be a sequence of integers, one per batch row; got {seeds!r}")
+        raise TypeError(f"{name} must be a sequence of integers, one per batch row; got {seeds!r}")
     if not values:
-        raise ValueError("seeds must not be empty")
+        raise ValueError(f"{name} must not be empty")
     for seed in values:
         if not 0 <= seed < 2**63:
-            raise ValueError(f"seeds must lie in [0, 2^63); got {seed}")
+            raise ValueError(f"{name} must lie in [0, 2^63); got {seed}")
     return torch.tensor([int(seed) for seed in values], dtype=torch.int64)
 
 

@@ -38,6 +38,7 @@ def main(folder: str, studies: Mapping[str, Study], arguments: Sequence[str] | N
     parser.add_argument("--runs", type=Path, help=f"default runs/{name}, or runs/{name}-SCALE")
     parser.add_argument("--out", type=Path, help=f"default experiments/{name}/results, or results-SCALE")
     parser.add_argument("--seeds", type=int, help="samples of every row; more may be added later")
+    parser.add_argument("--law", type=int, default=0, help="seeds after them, for distances to the teacher's own law")
     parser.add_argument("--part", choices=("all", "teacher", *runs, "table", "text"), default="all")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=None)

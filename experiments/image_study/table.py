@@ -76,6 +76,7 @@ def table(
         data,
         folder,
         seeds=range(options.seeds),
+        law=range(options.seeds, options.seeds + options.law) if options.law else None,
         extractors=extractors,
         perceptual=perceptual,
         ema=True,

@@ -63,6 +63,9 @@ class Evaluate:
     """Number of samples. Under torchrun only --count is known."""
     first_seed: int = 0
     """First one of the seeds; the others follow it."""
+    law: int = 0
+    """Number of seeds, after those of the samples, whose converged paths stand for the teacher's own law: for distances
+    to it, and the share of seeds that changed; 0: neither."""
     extractor: tuple[str, ...] = ()
     """Features of images: pixels, inception, or TorchScript files, of uint8 (n, channels, h, w) to (n, k)."""
     perceptual: tuple[str, ...] = ()
@@ -105,7 +108,10 @@ class Evaluate:
                 "models": identities,
                 "reference": reference,
                 "snr": space.snr,
-                **{name: getattr(self, name) for name in ("samplers", "steps", "teacher_steps", "n", "first_seed")},
+                **{
+                    name: getattr(self, name)
+                    for name in ("samplers", "steps", "teacher_steps", "n", "first_seed", "law")
+                },
                 "extractors": {extractor.name: extractor.digest for extractor in extractors},
                 "perceptual": {distance.name: distance.digest for distance in perceptual},
                 "floor_groups": self.floor_groups,
@@ -119,6 +125,7 @@ class Evaluate:
                 source.values if isinstance(source.values, ImageSet) else source.values.to(device),
                 self.out,
                 seeds=range(self.first_seed, self.first_seed + self.n),
+                law=range(self.first_seed + self.n, self.first_seed + self.n + self.law) if self.law else None,
                 extractors=extractors,
                 perceptual=perceptual,
                 floor_groups=self.floor_groups,
@@ -139,7 +146,9 @@ class Evaluate:
             if not self.models:
                 check_integer("steps", count, 1, PathSpace.cells)
         check_integer("n", self.n, FEWEST if self.extractor else 2, MOST_SAMPLES)
-        check_integer("first_seed", self.first_seed, 0, 2**63 - self.n)
+        if check_integer("law", self.law, 0):
+            check_integer("law", self.law, FEWEST if self.extractor else 2, MOST_SAMPLES)
+        check_integer("first_seed", self.first_seed, 0, 2**63 - self.n - self.law)
         if check_integer("floor_groups", self.floor_groups, 0) == 1:
             raise ValueError("floor_groups must be 0 or >= 2; got 1")
         for name in self.samplers:

@@ -31,12 +31,15 @@ from sdesig.evaluation.metrics import (
     pathwise_errors,
     precision_recall,
     share_apart,
+    share_changed,
     spread_of,
 )
 from sdesig.evaluation.pixels import ImageSet, to_floats, to_uint8
 from sdesig.evaluation.report import (
+    CHANGED,
     FRECHET,
     INTERVALS,
+    LAW,
     Row,
     error_figure,
     image_figure,
@@ -56,12 +59,14 @@ from sdesig.evaluation.samplers import (
 )
 
 __all__ = [
+    "CHANGED",
     "CONVERGED",
     "COORDINATES",
     "FEWEST",
     "FEW_STEP",
     "FRECHET",
     "INTERVALS",
+    "LAW",
     "TRAINING_FREE",
     "Comparison",
     "Evaluation",
@@ -106,6 +111,7 @@ __all__ = [
     "root_mean_square_interval",
     "save_figure",
     "share_apart",
+    "share_changed",
     "spread_of",
     "table_cell",
     "to_floats",

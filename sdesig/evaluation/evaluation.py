@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from sdesig.evaluation.pixels import ImageSet, pixel_digest, to_floats
 from sdesig.evaluation.report import Row, error_figure, image_figure, report_row, report_text
 from sdesig.evaluation.sample_store import SampleStore
 from sdesig.evaluation.samplers import Sampler
+from sdesig.evaluation.teacher_law import TeacherLaw, check_law_seeds
 from sdesig.sampling.information_floor import Floor, information_floor
 from sdesig.sampling.teacher_paths import TeacherOptions
 
@@ -46,11 +49,13 @@ class Evaluation:
         rows: a dictionary per sampler and number of steps, see `report_row`; the first is of the converged paths.
         floors: those that rows have.
         store: the samples and the errors per seed, by key and number of steps.
+        law: converged paths of other seeds, the teacher's own law; None where it was not drawn.
     """
 
     rows: list[Row]
     floors: list[Floor]
     store: SampleStore
+    law: SampleStore | None = None
 
 
 @torch.no_grad()
@@ -61,6 +66,7 @@ def evaluate(
     out: str | Path | None = None,
     *,
     seeds: Sequence[int],
+    law: Sequence[int] | None = None,
     extractors: Sequence[FeatureExtractor] = (),
     perceptual: Sequence[PerceptualDistance] = (),
     floors: Sequence[Floor] = (),
@@ -89,6 +95,11 @@ def evaluate(
             the samples too; None to measure pathwise errors alone.
         out: folder; None to write nothing.
         seeds: one per sample, n; a range with step 1 if there is a folder.
+        law: other seeds, as many as `seeds` or more, such as those that follow them; also a range with step 1 if there
+            is a folder. Their converged paths stand for the teacher's own law: rows then have distances to it, by all
+            extractors and of floats by the coordinates, if there are more samples than coordinates, and the share of
+            seeds that changed, see `share_changed`. The first row, of the converged paths of `seeds`, is then the noise
+            floor. None: not measured.
         extractors: of features, see `measure_samples`; of images n >= 20. Default for floats: the coordinates, if there
             are more samples than coordinates.
         perceptual: distances of images to the converged path's image of the same seed, of samplers that follow it.
@@ -107,15 +118,22 @@ def evaluate(
         OSError: a full disk; complete files stay valid.
     """
     check_integer("floor_groups", floor_groups, 0)
-    _check(comparison, data, seeds, extractors, perceptual, decode)
+    _check(comparison, data, seeds, law, extractors, perceptual, decode)
+    by_law = (
+        [] if law is None else _extractors_of_law(comparison, data, seeds, law, extractors, in_folder=out is not None)
+    )
     if isinstance(data, Tensor) and not extractors and min(len(data), len(seeds)) > data[0].numel():
         extractors = [COORDINATES]
     out = None if out is None else Path(out)
     folder = None if out is None else out / "samples"
-    store = SampleStore(
-        comparison, samplers, seeds, folder, images=isinstance(data, ImageSet), decode=decode, recorded=recorded
+    stored = partial(
+        SampleStore, comparison, folder=folder, images=isinstance(data, ImageSet), decode=decode, recorded=recorded
     )
+    store = stored(samplers, seeds)
     store.make(progress=progress)
+    of_teacher = None if law is None else TeacherLaw(stored([], law), by_law)
+    if of_teacher is not None:
+        of_teacher.store.make(progress=progress, name="the teacher's law")
     with processes.main_first():
         file = None if out is None else out / "floors.json"
         known = [*floors, *_floors(comparison, samplers, floor_groups, file)]
@@ -126,9 +144,13 @@ def evaluate(
     truth = pixel_digest(store.samples(CONVERGED, comparison.truth_steps)) if perceptual else ""
     rows = []
     for sampler, steps in progress_bar(store.pairs, name="comparing", unit="row", shown=progress):
-        measured = _measure(store, sampler, steps, references, perceptual, truth, ema)
-        rows.append(report_row(store, sampler.key, steps, floors=known, measured=measured, extractors=extractors))
-    found = Evaluation(rows, known, store)
+        measured = _measure(store, sampler, steps, references, of_teacher, perceptual, truth, ema)
+        rows.append(
+            report_row(
+                store, sampler.key, steps, floors=known, measured=measured, extractors=extractors, law=of_teacher
+            )
+        )
+    found = Evaluation(rows, known, store, None if of_teacher is None else of_teacher.store)
     if out is not None:
         processes.on_main(lambda: _write(found, data, out))
     return found
@@ -138,6 +160,7 @@ def _check(
     comparison: Comparison,
     data: Tensor | ImageSet | None,
     seeds: Sequence[int],
+    law: Sequence[int] | None,
     extractors: Sequence[FeatureExtractor],
     perceptual: Sequence[PerceptualDistance],
     decode: Callable[[Tensor], Tensor] | None,
@@ -157,12 +180,33 @@ def _check(
         raise ValueError(f"data must not be empty; got shape {tuple(data.shape)}")
     elif data is not None and tuple(data.shape[1:]) != comparison.space.event:
         raise ValueError(f"data must have shape (n, *{comparison.space.event}); got {tuple(data.shape)}")
-    if data is None and extractors:
-        raise ValueError("extractors must not be given without data")
+    if data is None and law is None and extractors:
+        raise ValueError("extractors must not be given without data or law")
     for extractor in extractors:
         if extractor.floats == images:
             wanted = "images" if images else "vectors (its `floats`)"
             raise ValueError(f"extractors must take {wanted}, as the data are; {extractor.name} does not")
+
+
+def _extractors_of_law(
+    comparison: Comparison,
+    data: Tensor | ImageSet | None,
+    seeds: Sequence[int],
+    law: Sequence[int],
+    extractors: Sequence[FeatureExtractor],
+    *,
+    in_folder: bool,
+) -> list[FeatureExtractor]:
+    """What samples and law are compared by; raise TypeError or ValueError for seeds of a law that cannot be such."""
+    images, coordinates = isinstance(data, ImageSet), math.prod(comparison.space.event)
+    check_law_seeds(law, seeds, FEWEST if extractors and images else 2, in_folder=in_folder)
+    known = {extractor.digest for extractor in extractors}
+    enough = not images and min(len(seeds), len(law)) > coordinates
+    chosen = [*extractors, *([COORDINATES] if enough and COORDINATES.digest not in known else [])]
+    if not chosen:
+        wanted = "without extractors of images" if images else f"or have, as seeds, more than {coordinates} seeds"
+        raise ValueError(f"law must be None {wanted}; got {len(law)} seeds")
+    return chosen
 
 
 def _write(found: Evaluation, data: Tensor | ImageSet | None, out: Path) -> None:
@@ -214,6 +258,7 @@ def _measure(
     sampler: Sampler,
     steps: int,
     references: Mapping[FeatureExtractor, ReferenceStatistics],
+    law: TeacherLaw | None,
     perceptual: Sequence[PerceptualDistance],
     truth: str,
     ema: bool | None,
@@ -224,6 +269,8 @@ def _measure(
     for extractor, reference in references.items():
         features = store.features(extractor, sampler.key, steps)
         found += measure_samples(features, extractor, reference, seeds=seeds, ema=own, quantization=store.quantization)
+    if law is not None:
+        found += law.measure(store, sampler.key, steps, ema=own)
     if store.errors(sampler.key, steps) is not None:
         for distance in perceptual:
             values = store.distances(distance, sampler.key, steps)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +14,10 @@ from torch import Tensor
 from sdesig._figures import Look, draw_line, legend_beside, log_axes, looks_of, panels
 from sdesig._intervals import root_mean_square, root_mean_square_interval
 from sdesig.evaluation.features import FeatureExtractor
-from sdesig.evaluation.metrics import Measured
+from sdesig.evaluation.metrics import TO_THE_LAW, Measured
 from sdesig.evaluation.pixels import ImageSet, pixel_digest
 from sdesig.evaluation.sample_store import SampleStore
+from sdesig.evaluation.teacher_law import TeacherLaw
 from sdesig.sampling.information_floor import Floor
 
 if TYPE_CHECKING:
@@ -32,6 +33,19 @@ INTERVALS = (
 """What tables say of these columns."""
 FRECHET = "+- is one standard error, over the seeds; the bias, which falls like 1/n, is not in it."
 """What they say of Frechet distances."""
+CHANGED = (
+    "Seeds changed: the share whose sample is nearer to the converged one of another of these seeds than to its own, "
+    "+- one standard error; unlike seeds apart it has no threshold, and it grows with the number of seeds."
+)
+"""What they say of the share of seeds that changed."""
+LAW = (
+    "FD, or FID: the Frechet distance of the features of a method's samples to those of the law's. KD, or KID: their "
+    "kernel distance, a mean over ten parts, without bias: between samples of one law it is as often below zero as "
+    "above, sometimes by three standard errors. The first row, the converged paths of the other "
+    "methods' seeds, is the noise floor: both sides are of one law, and its FD is all bias. +- is one standard error, "
+    "over the seeds of both sides; all rows share one sample of the law, so that their differences are surer than that."
+)
+"""What they say of distances to the teacher's own law."""
 
 
 def report_row(
@@ -42,12 +56,16 @@ def report_row(
     floors: Sequence[Floor] = (),
     measured: Sequence[Measured] = (),
     extractors: Sequence[FeatureExtractor] = (),
+    law: TeacherLaw | None = None,
 ) -> Row:
     """The row of a sampler at a number of steps.
 
     It has key, method (the label), depth, steps, nfe, pathwise_rmse, its standard error _se and 95 % interval, _low to
     _high (None where too few seeds carry it), pathwise_median, seeds_apart (see `share_apart`), floor,
     seconds_per_1000, n, digest, the Frechet distances with standard errors _se, and "measured", a list of `Measured`.
+
+    With a law it also has seeds_changed (see `share_changed`), law_seeds (the first and the last), law_n, law_digest
+    and, with standard errors _se, law_frechet_distance and law_kernel_distance, named on as Frechet distances are.
 
     Args:
         store: the samples.
@@ -56,6 +74,7 @@ def report_row(
         measured: what was measured of the samples.
         extractors: by whose features; Frechet distances are the columns "frechet_distance" (of the first one) and
             "frechet_distance_<name>" (of the others).
+        law: the teacher's own, of distances to which are among `measured`.
 
     Returns:
         A row whose missing values are None: JSON-serializable.
@@ -81,20 +100,41 @@ def report_row(
         "seconds_per_1000": store.seconds_per_1000(key, steps),
         "n": len(store.seeds),
         "digest": sampler.digest,
-        **dict(_frechet_columns(measured, extractors)),
+        **dict(_columns("frechet_distance", lambda by: by.frechet_name, measured, extractors)),
+        **({} if law is None else _law_columns(store, key, steps, measured, law)),
         "measured": [asdict(number) for number in measured],
     }
 
 
-def _frechet_columns(
-    measured: Sequence[Measured], extractors: Sequence[FeatureExtractor]
+def _columns(
+    name: str,
+    metric: Callable[[FeatureExtractor], str],
+    measured: Sequence[Measured],
+    extractors: Sequence[FeatureExtractor],
 ) -> Iterator[tuple[str, float | None]]:
+    """One metric by all extractors that it was measured by, with standard errors."""
     found = {(number.extractor_digest, number.metric): number for number in measured}
     for k, extractor in enumerate(extractors):
-        column = "frechet_distance" if k == 0 else f"frechet_distance_{extractor.name}"
-        number = found[extractor.digest, extractor.frechet_name]
-        yield column, number.value
-        yield f"{column}_se", number.standard_error
+        column, number = (
+            name if k == 0 else f"{name}_{extractor.name}",
+            found.get((extractor.digest, metric(extractor))),
+        )
+        if number is not None:
+            yield column, number.value
+            yield f"{column}_se", number.standard_error
+
+
+def _law_columns(store: SampleStore, key: str, steps: int, measured: Sequence[Measured], law: TeacherLaw) -> Row:
+    changed, error = store.seeds_changed(key, steps) or (None, None)
+    return {
+        "seeds_changed": changed,
+        "seeds_changed_se": error,
+        "law_seeds": law.seeds,
+        "law_n": law.n,
+        "law_digest": law.digest,
+        **dict(_columns("law_frechet_distance", lambda by: by.frechet_name + TO_THE_LAW, measured, law.extractors)),
+        **dict(_columns("law_kernel_distance", lambda by: by.kernel_name + TO_THE_LAW, measured, law.extractors)),
+    }
 
 
 def report_text(rows: Sequence[Row], data: ImageSet | Tensor | None) -> str:
@@ -104,23 +144,35 @@ def report_text(rows: Sequence[Row], data: ImageSet | Tensor | None) -> str:
     """
     flat = [{**row, **_by_metric(row["measured"])} for row in rows]
     metrics: dict[tuple[str, str], dict[str, None]] = {}
+    to_law: dict[str, str] = {}
     for row in rows:
         for number in row["measured"]:
-            metrics.setdefault((number["extractor"], number["extractor_digest"]), {})[number["metric"]] = None
+            if number["metric"].endswith(TO_THE_LAW):
+                to_law[number["metric"]] = number["metric"]
+            else:
+                metrics.setdefault((number["extractor"], number["extractor_digest"]), {})[number["metric"]] = None
     columns = {"method": "method", "steps": "steps", "nfe": "evaluations", "pathwise_rmse": "pathwise RMSE"}
-    columns |= {"seeds_apart": "seeds apart"}
+    columns |= {"seeds_apart": "seeds apart"} | ({"seeds_changed": "seeds changed"} if to_law else {})
     columns |= {"floor": "floor"} if any(row["floor"] is not None for row in rows) else {}
     columns |= {name: name for name in (next(iter(names)) for names in metrics.values())}
     columns |= {"seconds_per_1000": "seconds per 1000"}
     images = isinstance(data, ImageSet)
+    legend = " ".join([INTERVALS, *([CHANGED] if to_law else []), FRECHET])
     lines = [
         f"{rows[0]['n']} seeds, all methods on the same paths{'; images of 256 levels' if images else ''}. Errors per "
         f"coordinate{', in [-1, 1], and perceptual distances' if images else ''} are to the converged path of the same "
         "seed, the first row; evaluations are those of the network per "
-        f"{'image' if images else 'sample'}. {INTERVALS} {FRECHET} Seconds are of one timing, on a CPU processor "
+        f"{'image' if images else 'sample'}. {legend} Seconds are of one timing, on a CPU processor "
         f"seconds.{_described(data)}\n",
         markdown_table(flat, columns),
     ]
+    if to_law:
+        first, last = rows[0]["law_seeds"]
+        lines += [
+            f"The teacher's own law: {rows[0]['law_n']} converged paths of other seeds, {first} to {last}, "
+            f"sha256 {rows[0]['law_digest'][:12]}. {LAW}\n",
+            markdown_table(flat, {"method": "method", "steps": "steps", **to_law}),
+        ]
     for (name, digest), names in metrics.items():
         if len(names) > 1:  # of features; a perceptual distance is one number, which is in the first table
             lines += [
@@ -176,8 +228,9 @@ def table_cell(row: Row, key: str, digits: int = 4) -> str:
             return f"{value:.{digits}f} +- {row['pathwise_rmse_se']:.{digits}f}"
         low, high = row["pathwise_rmse_low"], row["pathwise_rmse_high"]
         return f"{value:.{digits}f} " + ("(?)" if low is None else f"({low:.{digits}f} - {high:.{digits}f})")
-    if key == "seeds_apart":
-        return f"{100 * value:.1f} %"
+    if key in ("seeds_apart", "seeds_changed"):
+        error = row.get(f"{key}_se")
+        return f"{100 * value:.1f} {'' if error is None else f'+- {100 * error:.1f} '}%"
     if not isinstance(value, float):
         return str(value)
     error = row.get(f"{key}_se")

@@ -23,7 +23,7 @@ from sdesig._progress import progress_bar
 from sdesig._records import forget_options, record_options
 from sdesig.evaluation.comparison import CONVERGED, Comparison
 from sdesig.evaluation.features import FeatureExtractor, PerceptualDistance, extract
-from sdesig.evaluation.metrics import pair_distances, pathwise_errors, share_apart, spread_of
+from sdesig.evaluation.metrics import pair_distances, pathwise_errors, share_apart, share_changed, spread_of
 from sdesig.evaluation.pixels import to_uint8
 from sdesig.evaluation.samplers import Sampler
 from sdesig.sampling.path_space import EVEN
@@ -97,8 +97,12 @@ class SampleStore:
         return [(sampler, steps) for sampler in self.samplers.values() for steps in sampler.steps]
 
     @torch.no_grad()
-    def make(self, *, progress: bool = True) -> None:
+    def make(self, *, progress: bool = True, name: str = "samples") -> None:
         """Draw what is missing. In a folder processes share the blocks; in memory each draws all of them.
+
+        Args:
+            progress: whether to show a progress bar.
+            name: of the bar.
 
         Raises:
             FloatingPointError, ValueError: samples that are not finite.
@@ -107,7 +111,7 @@ class SampleStore:
         kept = f"all blocks of {self.comparison.batch} seeds that were drawn are kept in {self.folder}"
         with (
             nullcontext() if self.folder is None else keeping(kept),
-            progress_bar(name="samples", unit="seed", total=len(self.seeds), shown=progress) as bar,
+            progress_bar(name=name, unit="seed", total=len(self.seeds), shown=progress) as bar,
         ):
             for k in self._mine:
                 self._make(k)
@@ -128,6 +132,15 @@ class SampleStore:
     def seeds_apart(self, key: str, steps: int) -> float | None:
         """Share of the seeds that end apart from their converged paths: see `share_apart`."""
         return share_apart(self.errors(key, steps), self._spread)
+
+    def seeds_changed(self, key: str, steps: int) -> tuple[float, float] | None:
+        """Share of the seeds whose sample is nearer to the converged path of another seed, with its standard error.
+
+        None for samplers that have no pathwise errors; of images by their pixels: see `share_changed`.
+        """
+        if not self._has_errors(self.samplers[key]):
+            return None
+        return share_changed(self.samples(key, steps), self.samples(CONVERGED, self.comparison.truth_steps))
 
     @property
     def quantization(self) -> str:

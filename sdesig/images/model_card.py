@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub import ModelCard
 
 from sdesig._install import install_command
-from sdesig.evaluation import Measured, Row, markdown_table
+from sdesig.evaluation import CHANGED, Measured, Row, markdown_table
 from sdesig.sampling.path_space import EVEN
 from sdesig.sigdeg import SigDEG
 
@@ -90,15 +90,17 @@ def _text(generator: SigDEG, results: Sequence[Row], name: str, latent: bool, li
 def _measurements(results: Sequence[Row], space: str) -> Iterator[str]:
     """Lines with the table of results, and with what its numbers depend on."""
     flat = [{**row, **{number.metric: _value(number) for number in _measured(row)}} for row in results]
-    optional = {"seeds_apart": "seeds apart", "floor": "floor"}
+    optional = {"seeds_apart": "seeds apart", "seeds_changed": "seeds changed", "floor": "floor"}
     columns = {"method": "method", "steps": "steps", "nfe": "evaluations", "pathwise_rmse": "pathwise RMSE"}
     columns |= {key: title for key, title in optional.items() if any(row.get(key) is not None for row in flat)}
     columns |= {number.metric: number.metric for row in results for number in _measured(row)}
+    law = "To the law: to the teacher's own, which converged paths of other seeds stand for. "
+    law = f"{CHANGED} {law}" if "seeds_changed" in columns else ""
     yield markdown_table(flat, {**columns, "seconds_per_1000": "seconds per 1000", "n": "samples"})
     yield (
         f"Pathwise RMSE: per coordinate of {space}, to the converged path of the same seed, with an interval of 95 % "
         "or +- one standard error. Seeds apart: the share farther from it than half the standard deviation of the "
-        "samples. Floor: what no method can know that sees the path only through these partial signatures. "
+        f"samples. {law}Floor: what no method can know that sees the path only through these partial signatures. "
         "Evaluations: of the network per image. Seconds: of the machine that measured them. Numbers for other samples, "
         "features or data are not comparable.\n"
     )

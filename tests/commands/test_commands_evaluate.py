@@ -6,7 +6,7 @@ import pytest
 from command_lines import main
 
 from sdesig.commands.inputs import load_data, load_teacher
-from sdesig.evaluation import Comparison, generator_sampler
+from sdesig.evaluation import Comparison, FeatureStatistics, frechet_distance, generator_sampler, training_free
 from sdesig.evaluation.metrics import pathwise_errors
 from sdesig.sampling import GaussianReference, PathSpace, TeacherOptions, information_floor
 from sdesig.sigdeg import SigDEG
@@ -58,6 +58,23 @@ def test_evaluate_generators_and_training_free_samplers(tmp_path, problem, capsy
     assert text.split("\n\n")[1] in capsys.readouterr().out
 
 
+def test_evaluate_against_the_teachers_own_law(tmp_path, problem, options):
+    """Of the seeds that follow: the rows are those of the library."""
+    command = ["evaluate", *problem.flags, "--samplers", "euler", "--steps", "4", "--snr", "0.01", "100"]
+    main([*command, "--reference", "scalar", "--n", "25", "--law", "20", "--first-seed", "5", "--out", str(tmp_path)])
+    (row,) = rows_of(tmp_path)
+    assert (row["law_seeds"], row["law_n"], options(tmp_path)["law"]) == ([30, 49], 20, 20)
+    teacher, (data, _) = load_teacher(str(problem.teacher)).denoiser, load_data(str(problem.data))
+    comparison = Comparison(teacher, PathSpace((2,), (0.01, 100.0), GaussianReference.fit(data, "scalar"), depth=4))
+    law = comparison.follow([(comparison.truth, comparison.truth_steps)], range(30, 50))
+    samples = comparison.follow([(training_free(comparison.space, (4,))["euler"], 4)], range(5, 30))["euler", 4]
+    (converged,) = law.values()
+    wanted = frechet_distance(samples, FeatureStatistics.of(converged), converged)
+    assert row["law_frechet_distance"] == pytest.approx(wanted.value, rel=1e-4)
+    assert row["law_frechet_distance_se"] == pytest.approx(wanted.standard_error, rel=1e-4)
+    assert "20 converged paths of other seeds, 30 to 49" in (tmp_path / "report.md").read_text()
+
+
 def test_evaluate_without_generators_or_enough_samples(tmp_path, problem, options):
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"n": 2, "steps": [3], "reference": "none", "snr": [0.1, 10]}))
@@ -88,6 +105,9 @@ def test_evaluate_only_generators(tmp_path, problem, fails):
     [
         (["--n", "1"], "n must be in [2, 10000000]; got 1"),
         (["--first-seed", "-1"], "first_seed must be in [0, 9223372036854773808]; got -1"),
+        (["--law", "-1"], "law must be >= 0; got -1"),
+        (["--law", "1"], "law must be in [2, 10000000]; got 1"),
+        (["--law", "2"], "law must be None or have, as seeds, more than 2 seeds; got 2"),
         (["--floor-groups", "-1"], "floor_groups must be >= 0; got -1"),
         (["--samplers"], "models must name a generator without samplers"),
         (["--samplers", "heun"], "samplers must be one of 'euler', 'ddim'"),

@@ -330,6 +330,20 @@ def test_the_card_has_the_measured_numbers(generator, tmp_path):
         {**shared, "number": "kernel (pixels)", "moving average": "-", "of": "converged"},
         {**shared, "number": "Frechet (pixels)", "moving average": "yes", "of": "Sig-DEG"},
     ]
+    assert "law" not in text
+
+
+def test_the_card_has_distances_to_the_teachers_own_law(generator, tmp_path):
+    first, second = results()
+    first |= {"seeds_changed": None, "seeds_changed_se": None}
+    second |= {"seeds_changed": 0.125, "seeds_changed_se": 0.015}
+    second["measured"].append(measured("FD-pixels to the law", 0.25, True, 0.05))
+    quiet(generator, results=[first, second]).save_pretrained(tmp_path / "mine")
+    text = (tmp_path / "mine" / "README.md").read_text()
+    _, row = table(text, "method")
+    assert (row["seeds changed"], row["FD-pixels to the law"]) == ("12.5 +- 1.5 %", "0.25 +- 0.05")
+    assert "Seeds changed: the share" in text
+    assert "To the law: to the teacher's own, which converged paths of other seeds stand for. Floor:" in text
 
 
 def test_the_cards_code_runs(generator, tmp_path, monkeypatch):

@@ -120,10 +120,10 @@ def test_gaussian_data_stay_exact(steps):
 
 
 def errors_of(grid, numbers):
-    comparison = Comparison(TEACHER, replace(SPACE, grid=grid), truth_steps=1024, batch=1000)
+    comparison = Comparison(TEACHER, replace(SPACE, grid=grid), truth_steps=1024, batch=3000)
     sampler = Sampler("ours", "ours", numbers, scheme=PathAverage(), referenced=True, grid=grid)
     pairs = [(sampler, steps) for steps in numbers]
-    samples = comparison.follow([*pairs, (comparison.truth, 1024)], range(1000))
+    samples = comparison.follow([*pairs, (comparison.truth, 1024)], range(3000))
     truth = samples[comparison.truth.key, 1024]
     return torch.stack([(samples["ours", steps] - truth).norm(dim=1) for steps in numbers])
 
