@@ -221,6 +221,8 @@ def _chosen(measured: _Measured, space: PathSpace, law: float, even: bool) -> St
     n, cells = measured.paths.item(), len(measured.steps)
     least = NEGLIGIBLE * math.sqrt(measured.square.item() / n)
     errors = np.maximum(least, (measured.steps / n).sqrt().numpy())
+    if not errors.max() > least:
+        return EVEN
     kappa = errors * cells**STRONG_LOCAL
     density = np.ones(cells)
     if not even:
