@@ -26,6 +26,7 @@ from sdesig.evaluation.features import FeatureExtractor, PerceptualDistance, ext
 from sdesig.evaluation.metrics import pair_distances, pathwise_errors, share_apart, share_changed, spread_of
 from sdesig.evaluation.pixels import to_uint8
 from sdesig.evaluation.samplers import Sampler
+from sdesig.sampling.path_average import PathAverage
 from sdesig.sampling.path_space import EVEN
 
 OPTIONS = "options.json"
@@ -194,6 +195,8 @@ class SampleStore:
         """What the samples depend on beside the seeds and the folder's options."""
         sampler = self.samplers[key]
         digest = sampler.digest[:16]
+        if isinstance(sampler.scheme, PathAverage):
+            digest += repr(sampler.scheme)
         if sampler.grid != EVEN:
             numbers = sampler.grid.to_json() if sampler.grid.free else sampler.grid.quantiles
             digest += "@" + hashlib.sha256(repr(numbers).encode()).hexdigest()[:8]

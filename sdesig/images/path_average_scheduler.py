@@ -26,7 +26,7 @@ from sdesig.sampling.path_space import in_todays_words
 from sdesig.sde import TabulatedVP
 
 _IGNORED = {"eta", "use_clipped_model_output"}
-_SCHEME = PathAverage()
+_SCHEME = PathAverage(correction=0.0)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -17,6 +17,8 @@ from sdesig.signature.legendre import gauss_legendre, orthonormal_legendre
 from sdesig.signature.partial_signature import PartialSignature
 from sdesig.solvers.base import strong_orders
 
+CORRECTION = 0.2
+"""Default of kappa: see experiments/few_steps."""
 _NODES = 64
 
 
@@ -61,11 +63,11 @@ class PathAverage(ReverseScheme):
     weak_order = 2.0
     word_order = 1.5
 
-    def __init__(self, correction: float = 0.0) -> None:
+    def __init__(self, correction: float = CORRECTION) -> None:
         self.correction = check_real("correction", correction, minimum=0.0)
 
     def __repr__(self) -> str:
-        return f"PathAverage(correction={self.correction:g})" if self.correction else "PathAverage()"
+        return f"PathAverage(correction={self.correction:g})"
 
     def check(self, sde: SDELike, y0: Tensor, path: BrownianPath) -> str:
         """The noise structure, checked as for every reverse scheme; raise ValueError also where p is not positive."""

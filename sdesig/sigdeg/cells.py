@@ -19,7 +19,7 @@ from sdesig._devices import like, per_row, to_device
 from sdesig._evaluating import evaluating
 from sdesig.brownian import BrownianPath
 from sdesig.sampling.canonical import CanonicalSDE, ReverseScheme, SNRDenoiser, check_snr_denoiser
-from sdesig.sampling.path_average import evaluation_snr
+from sdesig.sampling.path_average import CORRECTION, PathAverage, evaluation_snr
 from sdesig.sde.base import SDELike
 from sdesig.sigdeg.network_denoiser import ModelDenoiser
 from sdesig.sigdeg.networks import Network, zeros
@@ -117,19 +117,23 @@ class StepCoefficients(nn.Module):
 
         u* = u_n + m [v(tau*) - v_n] Q_{n-1} + sqrt(h) sum_k w_k xi_k,    u_{n+1} = u_n + h (a Q_n + b Q_{n-1}) + dM
 
-    with tau* where a fraction p of the step has passed. At the start p = 1/3, m = a = 1, b = 0 and
-    w = (1/2, -1/sqrt(12), 0, ...); what is learned is multiplied by the `gate`.
+    with tau* where a fraction p of the step has passed. At the start p = 1/3, m = 1, a = 1 + kappa g, b = -kappa g and
+    w = (1/2, -1/sqrt(12), 0, ...), with the `gate` g; what is learned is multiplied by it.
 
     Args:
         depth: number of weights w_k.
+        correction: kappa of the path-average scheme.
     """
 
     solver: Tensor
+    corrected: Tensor
 
-    def __init__(self, depth: int, width: int = 32) -> None:
+    def __init__(self, depth: int, correction: float = CORRECTION, width: int = 32) -> None:
         super().__init__()
         weights = [1 / 2, -math.sqrt(1 / 12), *[0.0] * depth][:depth]
+        kappa = self.correction = PathAverage(correction).correction
         self.register_buffer("solver", torch.tensor([1.0, 1.0, 0.0, *weights]), persistent=False)
+        self.register_buffer("corrected", torch.tensor([0.0, kappa, -kappa, *[0.0] * depth]), persistent=False)
         self.network = nn.Sequential(
             nn.Linear(CONDITIONS, width),
             nn.SiLU(),
@@ -140,8 +144,9 @@ class StepCoefficients(nn.Module):
 
     def forward(self, conditions: Tensor) -> tuple[Tensor, Tensor]:
         """p, in (0, 2/3), float64, and (m, a, b, w_0, ..., w_{depth-1}), for the conditions of one step."""
-        change = SPEED * gate(conditions) * self.network(conditions.to(self.solver))
-        return (1 + 0.99 * torch.tanh(change[0].double())) / 3, self.solver + change[1:]
+        share = gate(conditions)
+        change = SPEED * share * self.network(conditions.to(self.solver))
+        return (1 + 0.99 * torch.tanh(change[0].double())) / 3, self.solver + share * self.corrected + change[1:]
 
 
 class SolverCell(Cell):
@@ -155,11 +160,12 @@ class SolverCell(Cell):
 
     Args:
         denoiser, depth, sigma_data: see `Cell`.
+        correction: kappa of `PathAverage`, which it starts as.
     """
 
-    def __init__(self, denoiser: Student, depth: int, sigma_data: float) -> None:
+    def __init__(self, denoiser: Student, depth: int, sigma_data: float, correction: float = CORRECTION) -> None:
         super().__init__(denoiser, depth, sigma_data)
-        self.coefficients = StepCoefficients(depth)
+        self.coefficients = StepCoefficients(depth, correction)
 
     def start(self, sde: SDELike, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Q_{-1} = 0 and D_{-1} - mu = 0."""

@@ -26,10 +26,10 @@ from sdesig.solvers.driver import Callback, chunks, run_steps
 
 CELLS = {"solver": SolverCell, "plain": PlainCell}
 CONFIG_KEYS = {
-    *("type", "cell", "corrects_a_denoiser", "network", "denoiser", "rank", "depth", "sigma_data"),
+    *("type", "cell", "corrects_a_denoiser", "network", "denoiser", "rank", "depth", "sigma_data", "correction"),
     *("event", "snr", "cells", "path_depth", "grid", "slack", "mean", "variance", "basis"),
 }
-OLDER_LACK = {"denoiser", "rank"}
+OLDER_LACK = {"denoiser", "rank", "correction"}
 """Keys that files of older versions lack."""
 
 
@@ -232,6 +232,7 @@ class SigDEG(nn.Module):
             "rank": denoiser.rank if student else None,
             "depth": self.depth,
             "sigma_data": self.cell.sigma_data,
+            "correction": self.cell.coefficients.correction if isinstance(self.cell, SolverCell) else None,
             "event": list(space.event),
             "snr": list(space.snr),
             "cells": space.cells,
@@ -289,7 +290,8 @@ class SigDEG(nn.Module):
                 described = config.get("denoiser", {"kind": "edm", "sigma_data": sigma_data})  # older ones have none
                 wide = make_denoiser(network, described)
                 student = StudentDenoiser(wide, depth + 1, config.get("rank")) if kind == "solver" else wide
-            made = cls(CELLS[kind](student, depth, sigma_data), space)
+            own = {"correction": config.get("correction", 0.0)} if kind == "solver" else {}
+            made = cls(CELLS[kind](student, depth, sigma_data, **own), space)
         load_state(folder, made, tensors)
         return made.to(device).eval()
 
