@@ -46,6 +46,7 @@ from sdesig.evaluation.report import (
 )
 from sdesig.evaluation.sample_store import SampleStore
 from sdesig.evaluation.samplers import TRAINING_FREE, Sampler, generator_sampler, training_free
+from sdesig.evaluation.verdict import VERDICT_EVALUATIONS, VERDICT_STEPS, Verdict, affordable, verdict
 
 __all__ = [
     "CONVERGED",
@@ -54,6 +55,8 @@ __all__ = [
     "FRECHET",
     "INTERVALS",
     "TRAINING_FREE",
+    "VERDICT_EVALUATIONS",
+    "VERDICT_STEPS",
     "Comparison",
     "Evaluation",
     "FeatureExtractor",
@@ -65,6 +68,8 @@ __all__ = [
     "Row",
     "SampleStore",
     "Sampler",
+    "Verdict",
+    "affordable",
     "draw_line",
     "error_figure",
     "evaluate",
@@ -100,5 +105,6 @@ __all__ = [
     "to_floats",
     "to_uint8",
     "training_free",
+    "verdict",
     "write_json",
 ]

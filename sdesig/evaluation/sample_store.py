@@ -97,8 +97,12 @@ class SampleStore:
         return [(sampler, steps) for sampler in self.samplers.values() for steps in sampler.steps]
 
     @torch.no_grad()
-    def make(self, *, progress: bool = True) -> None:
+    def make(self, *, progress: bool = True, name: str = "samples") -> None:
         """Draw what is missing. In a folder processes share the blocks; in memory each draws all of them.
+
+        Args:
+            progress: whether to show a progress bar.
+            name: of the work, for the bar.
 
         Raises:
             FloatingPointError, ValueError: samples that are not finite.
@@ -107,7 +111,7 @@ class SampleStore:
         kept = f"all blocks of {self.comparison.batch} seeds that were drawn are kept in {self.folder}"
         with (
             nullcontext() if self.folder is None else keeping(kept),
-            progress_bar(name="samples", unit="seed", total=len(self.seeds), shown=progress) as bar,
+            progress_bar(name=name, unit="seed", total=len(self.seeds), shown=progress) as bar,
         ):
             for k in self._mine:
                 self._make(k)
