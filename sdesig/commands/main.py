@@ -190,8 +190,7 @@ class Option:
         shown: dict[str, Any] = {"help": self.text}
         if self.name not in given and self.late:
             of_images = f", of images {_words(self.of_images)}" if self.of_images != self.default else ""
-            preset = "; a preset sets it" if self.preset else ""
-            shown["help_behavior_hint"] = f"(default: {_words(self.default)}{of_images}{preset})"
+            shown["help_behavior_hint"] = f"(default: {_words(self.default)}{of_images})"
             hint, default = hint | None, None
         elif default in (None, ()):
             shown["help_behavior_hint"] = ""
