@@ -175,7 +175,7 @@ def verdict(
         )
         stores[-1].make(progress=progress, name=f"verdict, {name}")
     converged, store = stores[0].converged, stores[1]
-    name, distance = _distances(len(seeds), space.reference, space.event)
+    name, distance = _distances(len(seeds), space.reference.to("cpu"), space.event)
     laws = _Laws(store, converged, distance)
     rows = [_row(store, sampler, count, laws) for sampler, count in store.pairs]
     rows = [rows[0], *sorted(rows[1:], key=lambda row: chosen.index(row["steps"]))]
@@ -242,15 +242,15 @@ class _Laws:
     """
 
     def __init__(self, store: SampleStore, converged: Tensor, distance: Distance) -> None:
-        n = len(converged)
-        group, groups = torch.arange(n, device=converged.device) % GROUPS, min(GROUPS, n)
-        kept = [group >= 0, *(group != k for k in range(groups))]  # the first is all
+        converged = converged.cpu()
+        group = torch.arange(len(converged)) % GROUPS
+        kept = [group >= 0, *(group != k for k in range(min(GROUPS, len(group))))]  # the first is all
         self._found = {
             (sampler.key, steps): torch.tensor(
                 [distance(samples[rows], converged[rows]) for rows in kept], dtype=torch.float64
             )
             for sampler, steps in store.pairs
-            for samples in [store.samples(sampler.key, steps)]
+            for samples in [store.samples(sampler.key, steps).cpu()]
         }
 
     def of(self, key: str, steps: int) -> float:
