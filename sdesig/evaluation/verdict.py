@@ -293,24 +293,29 @@ def _row(store: SampleStore, sampler: Sampler, steps: int, laws: _Laws) -> Row:
 def _sentence(store: SampleStore, rows: Sequence[Row], counts: Sequence[int], laws: _Laws) -> str:
     """By how much the student beats the untrained scheme and the best other, on the path and in distribution.
 
-    On the path it does where the 95 % interval of the paired ratio is below 1, in distribution where the difference is
-    beyond 2.1 standard errors, the quantile of Student's law for 20 groups.
+    On the path it does where the 95 % interval of the paired ratio is below 1, and enough seeds carry both errors for
+    intervals of their own; in distribution where the difference is beyond 2.1 standard errors, the quantile of
+    Student's law for 20 groups.
     """
-    path, beyond, law = (dict[bool, list[str]]({True: [], False: []}) for _ in range(3))
+    path, beyond, law = (dict[str, list[str]](beats=[], open=[], worse=[]) for _ in range(3))
     for steps in counts:
-        others = [row for row in rows if row["steps"] == steps and row["key"] != STUDENT]
+        others = [row for row in rows if row["steps"] == steps]
+        own = others.pop([row["key"] for row in others].index(STUDENT))
         following = [row for row in others if row["pathwise_rmse"] is not None]
         best = min(following, key=lambda row: row["pathwise_rmse"])
         pairs = [(following[0], path), *([] if best is following[0] else [(best, beyond)])]
         for row, found in pairs:
             ratio, low, high = _ratio(store, steps, row["key"])
+            few = None in (row["pathwise_rmse_low"], own["pathwise_rmse_low"])
             of = "its" if row["key"] == UNTRAINED else f"{row['method']}'s"
-            found[high < 1].append(f"{steps} steps ({ratio:.2f} of {of} error, {low:.2f} - {high:.2f})")
+            sure = "too few seeds to tell" if few else f"{low:.2f} - {high:.2f}"
+            outcome = "beats" if high < 1 and not few else "worse" if low > 1 and not few else "open"
+            found[outcome].append(f"{steps} steps ({ratio:.2f} of {of} error, {sure})")
         best = min(others, key=lambda row: row["distance"])
         apart, error = laws.apart((STUDENT, steps), (best["key"], steps))
         named = "the untrained scheme" if best["key"] == UNTRAINED else best["method"]
         told = f"{steps} steps ({laws.of(STUDENT, steps):.3g}; {named} {best['distance']:.3g})"
-        law[apart < -STUDENTS * error].append(told)
+        law["beats" if apart < -STUDENTS * error else "worse" if apart > STUDENTS * error else "open"].append(told)
     whom = "the untrained scheme" if any(beyond.values()) else "the untrained scheme, which is the best other,"
     clauses = [_beats(path, whom), *([_beats(beyond, "the best other")] if any(beyond.values()) else [])]
     return f"On the path the student {', and '.join(clauses)}; in distribution it {_beats(law, 'the best other')}."
@@ -323,12 +328,17 @@ def _ratio(store: SampleStore, steps: int, key: str) -> tuple[float, float, floa
     return paired_ratio(errors, others)
 
 
-def _beats(found: Mapping[bool, Sequence[str]], whom: str) -> str:
+def _beats(found: Mapping[str, Sequence[str]], whom: str) -> str:
     """Whether it beats others, and where."""
-    won, lost = (" and ".join(filter(None, [", ".join(found[k][:-1]), *found[k][-1:]])) for k in (True, False))
-    if not lost:
-        return f"beats {whom} in {won}"
-    return f"beats {whom} in {won}, but not in {lost}" if won else f"does not beat {whom} in {lost}"
+    verbs = {"beats": f"beats {whom}", "open": f"does not clearly beat {whom}", "worse": f"is behind {whom}"}
+    short = {"open": "not clearly", "worse": "is behind"}
+    text = ""
+    for outcome, steps in found.items():
+        if steps:
+            told = " and ".join(filter(None, [", ".join(steps[:-1]), steps[-1]]))
+            joint = ", but " if text.startswith("beats") and " but " not in text else ", and "
+            text = f"{text}{joint}{short[outcome]} in {told}" if text else f"{verbs[outcome]} in {told}"
+    return text
 
 
 def _digest(student: SigDEG) -> str:

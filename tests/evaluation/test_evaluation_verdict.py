@@ -22,7 +22,7 @@ from sdesig.evaluation import (
     training_free,
     verdict,
 )
-from sdesig.evaluation.verdict import FIRST_SEED, FULL, MARGINAL, STUDENT, UNTRAINED, _Laws, _sentence
+from sdesig.evaluation.verdict import FIRST_SEED, FULL, MARGINAL, STUDENT, UNTRAINED, _beats, _Laws, _sentence
 from sdesig.sampling import (
     DPMSolver1,
     GaussianReference,
@@ -105,7 +105,7 @@ def test_an_untrained_student_is_the_untrained_scheme():
     found = judged(make(), steps=(4,))
     rows = rows_of(found)
     assert rows[STUDENT, 4]["pathwise_rmse"] == pytest.approx(rows[UNTRAINED, 4]["pathwise_rmse"], rel=1e-3)
-    assert "does not beat the untrained scheme" in found.sentence or "1.00" in found.sentence
+    assert "does not clearly beat the untrained scheme, which is the best other, in 4 steps (1.00" in found.sentence
 
 
 def test_a_plain_cell_is_beside_eulers_scheme_and_path_average():
@@ -118,7 +118,8 @@ def test_a_plain_cell_is_beside_eulers_scheme_and_path_average():
     rows = rows_of(found)
     assert rows[UNTRAINED, 4]["pathwise_rmse"] == pytest.approx(root_mean_square(errors)[0], rel=1e-5)
     assert rows["path-average-reference", 4]["pathwise_rmse"] < rows[UNTRAINED, 4]["pathwise_rmse"]
-    assert "does not beat the best other in 4 steps" in found.sentence
+    assert "and does not clearly beat the best other in 4 steps" in found.sentence
+    assert "of path-average, reference's error" in found.sentence
 
 
 def test_images_have_the_distance_of_marginals():
@@ -190,7 +191,7 @@ def test_two_per_cent_of_a_training(training, most):
 # --- what it says --------------------------------------------------------------------------------------------------
 
 
-def store_of(errors, distances, excess_se):
+def store_of(errors, distances, excess_se, known=True):
     """What `_sentence` reads: errors and distances by key, in 4 steps."""
     labels = {UNTRAINED: "untrained: path-average", STUDENT: "student", "2m": "2M", "unipc": "UniPC"}
     rows = [
@@ -199,6 +200,7 @@ def store_of(errors, distances, excess_se):
             "method": labels[key],
             "steps": 4,
             "pathwise_rmse": None if key not in errors else errors[key].square().mean().sqrt().item(),
+            "pathwise_rmse_low": 0.1 if known else None,
             "distance": distances[key],
         }
         for key in distances
@@ -225,9 +227,28 @@ def test_a_student_that_beats_none():
     given = {UNTRAINED: errors, STUDENT: 2 * errors, "2m": errors / 2}
     said = _sentence(*store_of(given, {UNTRAINED: 0.19, STUDENT: 0.18, "2m": 0.4}, 0.01))
     assert said == (
-        "On the path the student does not beat the untrained scheme in 4 steps (2.00 of its error, 2.00 - 2.00), and "
-        "does not beat the best other in 4 steps (4.00 of 2M's error, 4.00 - 4.00); in distribution it does not beat "
+        "On the path the student is behind the untrained scheme in 4 steps (2.00 of its error, 2.00 - 2.00), and is "
+        "behind the best other in 4 steps (4.00 of 2M's error, 4.00 - 4.00); in distribution it does not clearly beat "
         "the best other in 4 steps (0.18; the untrained scheme 0.19)."
+    )
+
+
+def test_a_student_of_whom_too_few_seeds_tell():
+    errors = torch.rand(200, generator=torch.Generator().manual_seed(0)) + 0.5
+    given = {UNTRAINED: errors, STUDENT: errors / 2}
+    said = _sentence(*store_of(given, {UNTRAINED: 0.1, STUDENT: 0.2}, 0.01, known=False))
+    assert said == (
+        "On the path the student does not clearly beat the untrained scheme, which is the best other, in 4 steps (0.50 "
+        "of its error, too few seeds to tell); in distribution it is behind the best other in 4 steps (0.2; the "
+        "untrained scheme 0.1)."
+    )
+
+
+def test_numbers_of_steps_with_different_outcomes():
+    found = {"beats": ["4 steps (a)", "8 steps (b)"], "open": ["16 steps (c)"], "worse": ["20 steps (d)"]}
+    assert (
+        _beats(found, "it")
+        == "beats it in 4 steps (a) and 8 steps (b), but not clearly in 16 steps (c), and is behind in 20 steps (d)"
     )
 
 
