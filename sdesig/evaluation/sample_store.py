@@ -102,7 +102,7 @@ class SampleStore:
 
         Args:
             progress: whether to show a progress bar.
-            name: of the work, for the bar.
+            name: of the bar.
 
         Raises:
             FloatingPointError, ValueError: samples that are not finite.
