@@ -6,7 +6,8 @@ An error is one line; SDESIG_TRACEBACK=1 shows where it comes from. `--version` 
 
 # A command is a frozen dataclass with a `run`. Its fields, and those of the groups of fields in it, are its options:
 # flags in two groups, the usual and the rare ones, or entries of a file, --config. Their docstrings are the help texts.
-# Its `FOR_IMAGES` are the defaults that are others where data or teacher are images.
+# Its `FOR_IMAGES` are the defaults that are others where data or teacher are images; its `PRESET` are the options that
+# presets set, of which its field `given` has those that a user has given.
 
 from __future__ import annotations
 
@@ -20,9 +21,9 @@ import signal
 import sys
 import textwrap
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass, make_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, make_dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -38,6 +39,7 @@ from sdesig.commands.distill import Distill
 from sdesig.commands.evaluate import Evaluate
 from sdesig.commands.floor import Floor
 from sdesig.commands.inputs import shows_images
+from sdesig.commands.presets import Given
 from sdesig.commands.sample import Sample
 from sdesig.commands.teacher import Teacher
 from sdesig.commands.tour import Tour
@@ -67,7 +69,7 @@ RARE = frozenset(
     (
         *("size", "channels", "image_cache", "decoder", "network", "flip", "precision", "parts", "batch", "perceptual"),
         *("teacher_scheme", "teacher_steps", "teacher_cache", "paths", "window", "recompute", "only_coefficients"),
-        *("rank", "cell", "floor_groups", "first_seed"),
+        *("rank", "cell", "floor_groups", "first_seed", "verdict_seeds"),
     )
 )
 """Options in the second group of a command's flags."""
@@ -161,6 +163,7 @@ class Option:
         kind: its type; `hint` has tyro's markers too.
         default: MISSING if it must be given; `of_images` is that for images.
         text: what it is.
+        preset: whether presets set it.
     """
 
     name: str
@@ -169,6 +172,12 @@ class Option:
     default: Any
     of_images: Any
     text: str
+    preset: bool = False
+
+    @property
+    def late(self) -> bool:
+        """Whether its default is known only when all flags are."""
+        return self.preset or self.of_images != self.default
 
     @property
     def positional(self) -> bool:
@@ -179,8 +188,9 @@ class Option:
         """The field of a dataclass for tyro; its default is what a file gives, if it does."""
         hint, default = self.hint, given.get(self.name, self.default)
         shown: dict[str, Any] = {"help": self.text}
-        if self.name not in given and self.of_images != self.default:
-            shown["help_behavior_hint"] = f"(default: {_words(self.default)}, of images {_words(self.of_images)})"
+        if self.name not in given and self.late:
+            of_images = f", of images {_words(self.of_images)}" if self.of_images != self.default else ""
+            shown["help_behavior_hint"] = f"(default: {_words(self.default)}{of_images})"
             hint, default = hint | None, None
         elif default in (None, ()):
             shown["help_behavior_hint"] = ""
@@ -190,18 +200,20 @@ class Option:
         return (self.name, annotated) if default is MISSING else (self.name, annotated, field(default=default))
 
 
-def options_of(kind: type, given: Any = None, of_images: Mapping[str, Any] | None = None) -> Iterator[Option]:
+def options_of(
+    kind: type, given: Any = None, of_images: Mapping[str, Any] | None = None, preset: Collection[str] = ()
+) -> Iterator[Option]:
     """The options of a command, or of a group of which one is given."""
     markers, kinds, texts = get_type_hints(kind, include_extras=True), get_type_hints(kind), _documented(kind)
-    others = getattr(kind, "FOR_IMAGES", of_images or {})
+    others, preset = getattr(kind, "FOR_IMAGES", of_images or {}), getattr(kind, "PRESET", preset)
     for part in fields(kind):
         default = part.default if part.default_factory is MISSING else part.default_factory()
         default = default if given is None else getattr(given, part.name)
         if not is_dataclass(kinds[part.name]):
             name, hint = part.name, markers[part.name]
-            yield Option(name, kinds[name], hint, default, others.get(name, default), texts[name])
+            yield Option(name, kinds[name], hint, default, others.get(name, default), texts[name], name in preset)
         elif not _fixed(markers[part.name]):
-            yield from options_of(kinds[part.name], default, others)
+            yield from options_of(kinds[part.name], default, others, preset)
 
 
 def parse(kind: type, arguments: Sequence[str], prog: str = "sdesig") -> Any:
@@ -225,10 +237,14 @@ def parse(kind: type, arguments: Sequence[str], prog: str = "sdesig") -> Any:
     given = _read(options, arguments, prog)
     parsed: Any = tyro.cli(flags_of(kind, given), args=list(arguments), prog=prog)
     found = {**given, **vars(parsed), **(vars(parsed.rare) if hasattr(parsed, "rare") else {})}
-    unset = [name for name, option in options.items() if option.of_images != option.default and found.get(name) is None]
-    images = bool(unset) and shows_images(found.get("teacher", "digits"), found["data"])
+    unset = [name for name, option in options.items() if option.late and found.get(name) is None]
+    others = any(options[name].of_images != options[name].default for name in unset)
+    images = others and shows_images(found.get("teacher", "digits"), found["data"])
     defaults = {name: option.of_images if images else option.default for name, option in options.items()}
-    return _made(kind, {**defaults, **{name: value for name, value in found.items() if name not in unset}})
+    made = _made(kind, {**defaults, **{name: value for name, value in found.items() if name not in unset}})
+    if not hasattr(kind, "PRESET"):
+        return made
+    return replace(made, given=Given(frozenset(kind.PRESET) - {*unset}))
 
 
 def flags_of(kind: type, given: Mapping[str, Any] | None = None) -> type:

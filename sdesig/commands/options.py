@@ -161,11 +161,12 @@ class SettingFlags(DataFlags):
         return load_autoencoder(self.decoder, device=device), {"decoder": identity}
 
     @processes.main_first()
-    def load(self, device: torch.device, folder: Path | None = None, *, depth: int = 4) -> Setting:
-        """Teacher and data on a device, and their space; see `around`."""
-        return self.around(
-            load_teacher(self.teacher, device, self.label), self.source(self.teacher), device, folder, depth=depth
-        )
+    def load(
+        self, device: torch.device, folder: Path | None = None, *, depth: int = 4, teacher: LoadedTeacher | None = None
+    ) -> Setting:
+        """Teacher, unless it is loaded already, and data on a device, and their space; see `around`."""
+        teacher = teacher or load_teacher(self.teacher, device, self.label)
+        return self.around(teacher, self.source(self.teacher), device, folder, depth=depth)
 
     def around(
         self,

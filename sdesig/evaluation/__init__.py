@@ -57,6 +57,7 @@ from sdesig.evaluation.samplers import (
     named_after,
     training_free,
 )
+from sdesig.evaluation.verdict import VERDICT_EVALUATIONS, VERDICT_STEPS, Verdict, affordable, verdict
 
 __all__ = [
     "CHANGED",
@@ -68,6 +69,8 @@ __all__ = [
     "INTERVALS",
     "LAW",
     "TRAINING_FREE",
+    "VERDICT_EVALUATIONS",
+    "VERDICT_STEPS",
     "Comparison",
     "Evaluation",
     "FeatureExtractor",
@@ -79,6 +82,8 @@ __all__ = [
     "Row",
     "SampleStore",
     "Sampler",
+    "Verdict",
+    "affordable",
     "draw_line",
     "error_figure",
     "evaluate",
@@ -117,5 +122,6 @@ __all__ = [
     "to_floats",
     "to_uint8",
     "training_free",
+    "verdict",
     "write_json",
 ]

@@ -8,6 +8,7 @@
 | what is known of the data beforehand | `GaussianReference` |
 | what a seed means, and where steps lie | `PathSpace`; `StepGrid`, `choose_grid` |
 | fine solutions, and what coarse steps can know of them | `draw_paths`, `teacher_samples`; `information_floor` |
+| how far two laws are apart | `marginal_distance` |
 """
 
 from sdesig.sampling.canonical import (
@@ -24,6 +25,7 @@ from sdesig.sampling.er_sde import ERSDESolver3
 from sdesig.sampling.gaussian_reference import GaussianReference, SNRClock, drift_clock, noise_clock
 from sdesig.sampling.information_floor import Floor, information_floor
 from sdesig.sampling.ipndm import IPNDM4
+from sdesig.sampling.marginal_distance import marginal_distance
 from sdesig.sampling.path_average import PathAverage
 from sdesig.sampling.path_space import PathSpace, StepGrid
 from sdesig.sampling.seeds import SEEDS2
@@ -55,6 +57,7 @@ __all__ = [
     "drift_clock",
     "from_canonical",
     "information_floor",
+    "marginal_distance",
     "noise_clock",
     "teacher_samples",
     "to_canonical",

@@ -102,6 +102,12 @@ class Cell(nn.Module, ReverseScheme):
             generator: draws a point of the path within that step, given u.
         """
 
+    @abstractmethod
+    def untrained(
+        self, sde: CanonicalSDE, start: Tensor, end: Tensor, u: Tensor, memory: Any, noise: tuple[Tensor, ...]
+    ) -> tuple[Tensor, Any]:
+        """The step of `advance` before any training, with the SDE's own denoiser, the teacher, for the student."""
+
     def _extra(self, sde: CanonicalSDE, values: Tensor, estimate: Tensor) -> Tensor:
         """The extra inputs of a student, (batch, depth + 1, *event), in the coordinates of the data.
 
@@ -197,6 +203,21 @@ class SolverCell(Cell):
         moved = sde.moved(start, end, u, now * found + again * drift, root * coefficients[0])
         return moved, (found, denoised - sde.reference.mean.to(u))
 
+    def untrained(
+        self, sde: CanonicalSDE, start: Tensor, end: Tensor, u: Tensor, memory: Any, noise: tuple[Tensor, ...]
+    ) -> tuple[Tensor, Any]:
+        """The path-average step, as far as this depth has it; the memory as in `advance`."""
+        root, coefficients = noise
+        drift, _ = memory
+        time = evaluation_snr(sde, start, end, 1 / 3)
+        weights = self.coefficients.solver[3:].to(u)
+        point = u + like(sde.drift_clock.length(start, time), u) * drift
+        point = point + root * torch.tensordot(weights, coefficients, 1)
+        y = sde.reference.from_reference(point, time)
+        denoised = sde.denoiser(y, time).to(u)
+        found = sde.reference.drift(denoised, y, time)
+        return sde.moved(start, end, u, found, root * coefficients[0]), (found, denoised - sde.reference.mean.to(u))
+
     def memory_at(
         self, sde: CanonicalSDE, before: Tensor, start: Tensor, u: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
@@ -232,6 +253,16 @@ class PlainCell(Cell):
         y = sde.reference.from_reference(u, start)
         extra = self._extra(sde, coefficients, memory)
         denoised = check_denoised(self.denoiser(y, start, like(step_conditions(start, end), u), extra), y).to(u)
+        moved = sde.moved(start, end, u, sde.reference.drift(denoised, y, start), root * coefficients[0])
+        return moved, denoised - sde.reference.mean.to(u)
+
+    def untrained(
+        self, sde: CanonicalSDE, start: Tensor, end: Tensor, u: Tensor, memory: Any, noise: tuple[Tensor, ...]
+    ) -> tuple[Tensor, Any]:
+        """Euler's step, u + h Q_n + dM; the memory as in `advance`."""
+        root, coefficients = noise
+        y = sde.reference.from_reference(u, start)
+        denoised = sde.denoiser(y, start).to(u)
         moved = sde.moved(start, end, u, sde.reference.drift(denoised, y, start), root * coefficients[0])
         return moved, denoised - sde.reference.mean.to(u)
 

@@ -23,7 +23,7 @@ from sdesig.sigdeg.cells import SolverCell
 from sdesig.sigdeg.networks import in_precision
 from sdesig.sigdeg.path_cache import PathCache
 from sdesig.sigdeg.sig_deg import SigDEG
-from sdesig.sigdeg.training import MOST, TrainingOptions, begin, part_numbers, train
+from sdesig.sigdeg.training import MOST, Part, TrainingOptions, begin, part_numbers, train
 from sdesig.sigdeg.training_data import Data, check_data, draw_rows, on_device
 from sdesig.solvers.driver import all_finite
 
@@ -32,6 +32,10 @@ ROUNDING = 1e-12
 
 LOCAL_STEPS = 8
 """Steps of a grid, drawn at random, that a local iteration trains."""
+
+COMPARED = {"local": 20, "rollout": 50}
+"""Iterations, of each kind of pairs, from one comparison with the untrained scheme to the next: its one evaluation per
+step is a fifth of a local iteration at most, a third of one with paths from disk, and so a hundredth of the run."""
 
 AHEAD = 64
 """Iterations, or parts of iterations, whose choices are read from the device together."""
@@ -151,7 +155,9 @@ def distill(
     """Train a student on a teacher's paths, and save it to out/student. A run that was stopped goes on.
 
     The loss is the logarithm of a mean square error of one number of steps. These errors fall four- to eightfold when
-    the steps are doubled; their logarithms weigh alike.
+    the steps are doubled; their logarithms weigh alike. So the progress and stats.jsonl also have the root mean square
+    error as a share of the untrained scheme's on the same pairs, "error_share". It is measured in every twentieth
+    iteration, or every fiftieth of rollouts, which takes a hundredth of the time.
 
     The teacher is in evaluation mode meanwhile, and so is the copy of it in a `StudentDenoiser`: targets have no
     dropout, and what is learned is added to the teacher as it is used. All else that is trained is in training mode.
@@ -223,14 +229,21 @@ def distill(
 
     ahead = _Ahead(options, device, choose)
 
-    def loss(iteration: int, generator: torch.Generator) -> tuple[Tensor, int]:
+    def loss(iteration: int, generator: torch.Generator) -> Part:
         generator, steps, chosen = ahead.of(iteration, generator)
         fine, recompute = options.teacher_options, options.recompute
         if iteration < local_iterations:
             assert samples is not None
             rows = options.evaluations // min(steps, LOCAL_STEPS)
-            error = local_loss(student, sde, samples, steps, rows, fine, generator, chosen=chosen, recompute=recompute)
-            return _log(error, student), options.evaluations
+            untrained: list[Tensor] | None = [] if _compared(iteration, "local") else None
+            error = local_loss(
+                *(student, sde, samples, steps, rows, fine, generator),
+                chosen=chosen,
+                recompute=recompute,
+                untrained=untrained,
+            )
+            found = _log(error, student), options.evaluations
+            return (*found, _log(torch.stack(untrained).mean(), student)) if untrained else found
         rows = max(2, options.evaluations // steps)
         if paths is None:
             drawn = draw_paths(teacher, student.space, fine, rows, generator=generator, watch=False)
@@ -244,7 +257,11 @@ def distill(
             _check_teacher(finite)
         coarse = drawn.coarse(steps, student.space.grid)
         error = rollout_loss(student, sde, coarse, first=first, window=options.window, recompute=recompute)
-        return _log(error, student), drawn.states.shape[1] * steps
+        found = _log(error, student), drawn.states.shape[1] * steps
+        if not _compared(iteration, "rollout"):
+            return found
+        others = rollout_loss(student, sde, coarse, first=first, window=options.window, untrained=True)
+        return *found, _log(others, student)
 
     student.train()
     with in_precision(options.training.precision, teacher), evaluating(teacher):
@@ -261,6 +278,7 @@ def rollout_loss(
     first: int = 0,
     window: int = 0,
     recompute: bool = False,
+    untrained: bool = False,
 ) -> Tensor:
     """Mean square of x - x_teacher over coarse times, x = y/tau, of the student unrolled along the paths.
 
@@ -270,6 +288,7 @@ def rollout_loss(
         first: number of steps at the beginning that are run without gradients and not compared.
         window: number of steps after them that are compared; 0: all.
         recompute: see `DistillOptions`.
+        untrained: whether it is that of the untrained scheme, `Cell.untrained`, without gradients.
     """
     u, memory = paths.states[0], student.cell.start(sde, paths.times[0], paths.states[0])
     errors = []
@@ -279,8 +298,9 @@ def rollout_loss(
     for k, (target, noise, (start, end)) in enumerate(moves):
         if k >= last:
             break
-        with torch.set_grad_enabled(k >= first):
-            u, memory = _move(student, recompute, sde, start, end, u, memory, noise)
+        with torch.set_grad_enabled(k >= first and not untrained):
+            step = sde, start, end, u, memory, noise
+            u, memory = student.cell.untrained(*step) if untrained else _move(student, recompute, *step)
         if k >= first:
             errors.append(_error(sde, u, target, end))
     return torch.stack(errors).mean()
@@ -297,6 +317,7 @@ def local_loss(
     *,
     chosen: Sequence[int] | None = None,
     recompute: bool = False,
+    untrained: list[Tensor] | None = None,
 ) -> Tensor:
     """Mean square of x - x_teacher after single steps that start on the exact marginal of data.
 
@@ -306,6 +327,7 @@ def local_loss(
         teacher_options: scheme and fine steps of the targets.
         chosen: numbers of the steps, by default drawn: `LOCAL_STEPS` of them at most.
         recompute: see `DistillOptions`.
+        untrained: gets the mean squares of the untrained scheme, `Cell.untrained`, in the same steps.
     """
     times = coarse_times(student, teacher_options, steps)
     per_step = max(1, teacher_options.steps // steps)
@@ -325,9 +347,18 @@ def local_loss(
         (noise,) = student.cell.noise_by_step("additive", paths.signature)
         moved, _ = _move(student, recompute, sde, start, end, u, memory, noise)
         errors.append(_error(sde, moved, paths.states[1], end))
+        if untrained is not None:
+            with torch.no_grad():
+                moved, _ = student.cell.untrained(sde, start, end, u, memory, noise)
+            untrained.append(_error(sde, moved, paths.states[1], end))
         ends.append(paths.states[1])
     _check_teacher(all_finite(torch.stack(ends)))
     return torch.stack(errors).mean()
+
+
+def _compared(iteration: int, pairs: str) -> bool:
+    """Whether an iteration is compared with the untrained scheme, by its number alone: a run may be resumed."""
+    return (iteration + 1) % COMPARED[pairs] == 0
 
 
 def _check_teacher(finite: bool | int) -> None:

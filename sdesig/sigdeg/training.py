@@ -39,7 +39,10 @@ MOST = 2**30
 """Largest number of iterations, of parts of an iteration, or of rows in a batch."""
 LARGEST_RATE = 1e3
 """AdamW moves every weight by about the learning rate, whatever the gradient."""
-Loss = Callable[[int, torch.Generator], tuple[Tensor, int]]
+Part = tuple[Tensor, int] | tuple[Tensor, int, Tensor]
+Loss = Callable[[int, torch.Generator], Part]
+COMPARISONS = 10
+"""Comparisons whose mean is shown."""
 
 
 @dataclass(frozen=True)
@@ -156,11 +159,13 @@ def train(
     Args:
         module: trained in place.
         loss: (iteration, generator) -> (loss, number of samples in it), of one part. It must depend on nothing else
-            that changes, but for torch's global generators, which are seeded too.
+            that changes, but for torch's global generators, which are seeded too. Where the loss is the logarithm of a
+            mean square, a third value may be that of what it is compared with, in the iterations that have one.
         out: folder for options.json, stats.jsonl and the checkpoint; if it has a checkpoint, training goes on from it.
         options: see `TrainingOptions`.
         recorded: further options, JSON-serializable, which must be the same when a run goes on.
-        progress: whether to show a progress bar with the loss, samples per second and the time left.
+        progress: whether to show a progress bar with the loss, the share exp((loss - third value)/2) of errors in the
+            last ten comparisons, samples per second and the time left.
 
     Returns:
         The moving average, a copy of the module: averaged are the parameters that are trained. Buffers, such as the
@@ -185,6 +190,7 @@ def train(
         _forget_later_stats(out / STATS, first)
     buffers = Buffers(module)
     samples, shown, started = 0, 0.0, time.perf_counter()
+    compared, share = 0, 0.0
     saved, saved_at = first, time.monotonic()
     kept = f"all iterations that were completed are kept in {out}: the same command goes on from there"
 
@@ -205,7 +211,8 @@ def train(
                 with requests.at_once():
                     value, count, stopping = _gradients(parameters, buffers, loss, iteration, options, requests)
                 norm = nn.utils.clip_grad_norm_(parameters, options.clip)
-                now, length = torch.stack([value, norm.to(value)]).cpu().tolist()  # one wait for the device
+                numbers = torch.cat([value, norm.to(value)[None]]).cpu().tolist()  # one wait for the device
+                now, *other, length = numbers
                 if not (math.isfinite(now) and math.isfinite(length)):
                     raise FloatingPointError(
                         f"loss {now} with a gradient of norm {length} at iteration {iteration}; the last checkpoint in "
@@ -222,10 +229,14 @@ def train(
             state.follow(min(options.ema, (1 + iteration) / (10 + iteration)))
             samples += count * processes.world_size()
             shown += (now - shown) / min(100, iteration - first + 1)
+            if other and math.isfinite(other[0]):
+                compared += 1
+                share += ((now - other[0]) / 2 - share) / min(COMPARISONS, compared)
             done = iteration + 1
             if done % options.checkpoint_every == 0 or done == options.iterations:
                 seconds = time.perf_counter() - started
                 line = {"iteration": done, "loss": shown, "seconds": seconds, "samples_per_second": samples / seconds}
+                line |= {"error_share": math.exp(share)} if compared else {}
                 if processes.rank() == 0:
                     with (out / STATS).open("a") as file:
                         file.write(json.dumps(line) + "\n")
@@ -239,7 +250,8 @@ def train(
                 raise Interrupted(kept, requests.number or signal.SIGTERM)
             if done % 10 == 0:
                 speed = samples / (time.perf_counter() - started)
-                bar.set_postfix_str(f"loss {shown:.4g}, {speed:.0f} samples/s", False)
+                words = [f"loss {shown:.4g}", *([f"error {math.exp(share):.2f} of the untrained"] if compared else [])]
+                bar.set_postfix_str(", ".join([*words, f"{speed:.0f} samples/s"]), False)
     copy_buffers(average, module)
     return average
 
@@ -281,7 +293,8 @@ def _gradients(
 ) -> tuple[Tensor, int, bool]:
     """Leave the mean gradient of all parts in the parameters, and the mean of their changes in the buffers.
 
-    Returns: the loss, this process's number of samples, and whether one of several processes was asked to stop.
+    Returns: the loss and what it is compared with, (1,) or (2,), this process's number of samples, and whether one of
+    several processes was asked to stop.
     """
     device = parameters[0].device
     for parameter in parameters:
@@ -290,9 +303,10 @@ def _gradients(
     for own in part_numbers(options):
         generator = generator_for("training", options.seed, iteration, *own, device=device)
         with seeded(seed_for("global", options.seed, iteration, *own), device):
-            of_part, samples_of_part = loss(iteration, generator)
+            of_part, samples_of_part, *other = loss(iteration, generator)
             (of_part / options.parts).backward()
-        value, count = value + of_part.detach() / options.parts, count + samples_of_part
+        value = value + torch.stack([of_part.detach(), *other]) / options.parts
+        count += samples_of_part
         if options.parts > 1:
             buffers.add(options.parts)
     told = [*buffers.added(), requests.number is not None]
@@ -312,10 +326,10 @@ def _reduce_gradients(parameters: list[nn.Parameter], value: Tensor, told: Seque
     there = [p.grad is not None for p in parameters]
     flags = torch.tensor([*there, *told], dtype=torch.float32, device=value.device)
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-    together = torch.cat([flags, value[None], *(gradient.flatten() for gradient in gradients)])
+    together = torch.cat([flags, value.flatten(), *(gradient.flatten() for gradient in gradients)])
     processes.all_reduce(together)
-    flags, total, rest = together.split([len(flags), 1, sum(p.numel() for p in parameters)])
-    value.copy_(total[0])
+    flags, total, rest = together.split([len(flags), value.numel(), sum(p.numel() for p in parameters)])
+    value.copy_(total.view_as(value))
     sums = rest.split([p.numel() for p in parameters])
     any_has = [number > 0 for number in flags.tolist()]
     for p, has_one, gradient in zip(parameters, any_has, sums, strict=False):

@@ -96,6 +96,29 @@ def test_the_untrained_solver_cell_is_path_average(name, kind, depth):
         torch.testing.assert_close(student.sample(30, steps).values, expected, rtol=1e-5, atol=1e-5)
 
 
+@every_reference
+@pytest.mark.parametrize("cell, depth", [("solver", 1), ("solver", 2), ("solver", 4), ("plain", 2)])
+def test_the_untrained_step_is_that_of_an_untrained_cell_with_the_teacher(kind, cell, depth):
+    """Also of a cell that is trained; a plain cell's network is a copy of the teacher's."""
+    teacher = mlp_teacher()
+    space = space_of(teacher, REFERENCES[kind])
+    student, trained = (SigDEG.from_teacher(teacher, space, depth=depth, cell=cell) for _ in range(2))
+    shaken(trained)
+    sde, path = CanonicalSDE(teacher, reference=space.reference), space.paths(20)
+    times = path.grid(3)
+    u, signatures = space.start(path), path.partial_signatures(times)
+    memory = student.cell.start(sde, times[0], u)
+    with torch.no_grad():
+        for k, noise in enumerate(student.cell.noise_by_step("additive", signatures)):
+            step = sde, times[k], times[k + 1], u, memory, noise
+            wanted, now = student.cell.advance(*step)
+            found, other = trained.cell.untrained(*step)
+            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(other, now, rtol=1e-4, atol=1e-4)
+            assert (trained.cell.advance(*step)[0] - wanted).abs().max() > 1e-3
+            u, memory = wanted, now
+
+
 class IncrementAlone(PathAverage):
     """The average of the path replaced by its mean given the increment, W/2."""
 

@@ -339,6 +339,68 @@ def test_a_distillation_that_was_stopped_goes_on_bit_exactly(tmp_path):
         assert torch.equal(first, second), name
 
 
+def shares(out):
+    """The share of the untrained scheme's error by iteration."""
+    found = map(json.loads, (out / "stats.jsonl").read_text().splitlines())
+    return {line["iteration"]: line.get("error_share") for line in found}
+
+
+@every_cell
+@pytest.mark.parametrize("pairs", ["local", "rollout"])
+def test_the_share_is_of_the_untrained_errors_on_the_same_pairs(cell, pairs, tmp_path, monkeypatch):
+    """In the first iteration a solver cell is the untrained scheme; later both cells are nearer than that."""
+    monkeypatch.setattr("sdesig.sigdeg.distillation.COMPARED", {"local": 1, "rollout": 1})
+    monkeypatch.setattr("sdesig.sigdeg.training.COMPARISONS", 10)
+    student = make(cell)
+    before = held_out(student)
+    trained = train_on(student, tmp_path, pairs=pairs, checkpoint_every=1)
+    found = shares(tmp_path)
+    if cell == "solver":
+        assert found[1] == pytest.approx(1.0, abs=1e-3)
+    assert found[60] < (0.9 if cell == "solver" else 1.0)  # a plain cell starts far behind
+    if cell == "solver" and pairs == "rollout":  # the same errors, on other paths
+        assert found[60] == pytest.approx(held_out(trained) / before, rel=0.5)
+
+
+@pytest.mark.parametrize("pairs", ["local", "rollout"])
+def test_comparisons_change_nothing_in_a_training(pairs, tmp_path, monkeypatch):
+    found = []
+    for name, every in (("none", 1000), ("all", 1)):
+        monkeypatch.setattr("sdesig.sigdeg.distillation.COMPARED", {"local": every, "rollout": every})
+        found.append(train_on(make(), tmp_path / name, pairs=pairs, iterations=5))
+    assert shares(tmp_path / "none") == {5: None}
+    for (name, first), second in zip(found[0].state_dict().items(), found[1].state_dict().values(), strict=True):
+        assert torch.equal(first, second), name
+
+
+@pytest.mark.parametrize("pairs", ["local", "rollout"])
+def test_a_run_that_goes_on_compares_like_one_that_never_stopped(pairs, tmp_path, monkeypatch):
+    """With the scheme, not with the student that it goes on with; and it says nothing before it knows again."""
+    monkeypatch.setattr("sdesig.sigdeg.distillation.COMPARED", {"local": 3, "rollout": 3})
+    monkeypatch.setattr("sdesig.sigdeg.training.COMPARISONS", 1)
+    advance, calls = torch.optim.AdamW.step, []
+
+    def stopping(*arguments):
+        calls.append(None)
+        if len(calls) == 38:
+            raise KeyboardInterrupt
+        return advance(*arguments)
+
+    changes = {"pairs": pairs, "checkpoint_every": 1, "iterations": 40}
+    train_on(make(), tmp_path / "once", **changes)
+    with monkeypatch.context() as patch:
+        patch.setattr("sdesig.sigdeg.training.CHECKPOINT_SECONDS", 0.0)
+        patch.setattr(torch.optim.AdamW, "step", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            train_on(make(), tmp_path / "twice", **changes)
+    train_on(make(), tmp_path / "twice", **changes)
+    one, two = shares(tmp_path / "once"), shares(tmp_path / "twice")
+    assert [k for k in one if one[k] is None] == [1, 2]
+    assert [k for k in two if two[k] is None] == [1, 2, 38]
+    assert {**two, 38: one[38]} == one
+    assert one[39] < 0.95
+
+
 @pytest.mark.parametrize("teacher", [SNRDenoiser(LAW.denoise_y), network_teacher()], ids=["exact", "network"])
 def test_the_coefficients_alone_can_be_trained(teacher, tmp_path):
     student = make(teacher=teacher)
@@ -460,7 +522,8 @@ def test_numbers_of_steps_are_drawn_between_the_bounds(tmp_path, monkeypatch):
     kept = rollout_loss
 
     def recording(student, sde, paths, **options):
-        seen.append((len(paths.times) - 1, paths.states.shape[1]))
+        if not options.get("untrained"):
+            seen.append((len(paths.times) - 1, paths.states.shape[1]))
         return kept(student, sde, paths, **options)
 
     monkeypatch.setattr(sys.modules["sdesig.sigdeg.distillation"], "rollout_loss", recording)

@@ -2,12 +2,14 @@
 
 import json
 import math
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -473,6 +475,59 @@ def test_stats_tell_loss_and_speed(whole):
     assert found[-1]["loss"] < found[0]["loss"]
 
 
+def beside(loss, first=4, every=5):
+    """The loss as a logarithm, in some iterations beside that of three times its error, which is four in all later."""
+
+    def compared(iteration, generator):
+        value, n = loss(iteration, generator)
+        if (iteration + 1) % every:
+            return value.log(), n
+        return value.log(), n, value.detach().log() + 2 * math.log(3 if iteration == first else 4)
+
+    return compared
+
+
+def test_stats_tell_the_share_of_what_the_loss_is_compared_with(tmp_path):
+    """A mean over the comparisons: a third, and then quarters."""
+    run(tmp_path, wrap=lambda loss: beside(loss), checkpoint_every=1, iterations=20)
+    found = lines(tmp_path)
+    assert all("error_share" not in line for line in found[:4])
+    wanted = [math.exp(-(math.log(3) + k * math.log(4)) / (k + 1)) for k in range(4)]
+    assert [line["error_share"] for line in found[4:]] == pytest.approx(
+        [wanted[k] for k in (*[0] * 5, *[1] * 5, *[2] * 5, 3)]
+    )
+
+
+def test_the_share_of_a_resumed_run_is_of_its_own_comparisons(tmp_path):
+    wrap = partial(beside, first=4)
+    with pytest.raises(ZeroDivisionError):
+        run(tmp_path, wrap=lambda loss: lambda k, generator: 1 / 0 if k == 12 else wrap(loss)(k, generator))
+    run(tmp_path, wrap=wrap)
+    assert [line["error_share"] for line in lines(tmp_path)[2:]] == pytest.approx([1 / 4] * 4)
+
+
+def test_what_a_loss_is_compared_with_changes_nothing(tmp_path):
+    run(tmp_path / "one", wrap=lambda loss: beside(loss))
+    run(tmp_path / "other", wrap=lambda loss: beside(loss, every=1000))
+    assert_same(tensors(tmp_path / "one"), tensors(tmp_path / "other"))
+
+
+def test_the_bar_tells_the_share(tmp_path, monkeypatch):
+    said = []
+
+    class Bar(list):
+        def set_postfix_str(self, text, _):
+            said.append(text)
+
+    monkeypatch.setattr("sdesig.sigdeg.training.progress_bar", lambda parts, **_: Bar(parts))
+    run(tmp_path, wrap=lambda loss: beside(loss, first=14, every=15))
+    assert [re.sub(r"[\d.-]+(?= samples)|(?<=loss )[\d.-]+", "x", text) for text in said] == [
+        "loss x, x samples/s",
+        "loss x, error 0.33 of the untrained, x samples/s",
+        "loss x, error 0.29 of the untrained, x samples/s",
+    ]
+
+
 def test_bfloat16_is_for_the_products_alone(tmp_path):
     """Autocast is on inside our networks alone; weights, gradients and the moving average stay in single precision."""
     outside, inside = [], []
@@ -760,6 +815,16 @@ def test_parts_that_processes_do_not_divide(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="parts must be a multiple of the number of processes, 2; got 3"):
         run(tmp_path, parts=3)
     assert not tmp_path.exists() or not list(tmp_path.iterdir())
+
+
+def test_losses_of_processes_are_added_up_with_what_they_are_compared_with(monkeypatch):
+    weight = nn.Parameter(torch.ones(2))
+    weight.grad = torch.ones(2)
+    monkeypatch.setattr("sdesig._processes.all_reduce", lambda tensor: tensor.add_(torch.tensor([1.0, 0, 7, 9, 3, 4])))
+    value = torch.tensor([1.0, 2.0])
+    assert _reduce_gradients([weight], value, [False]) == [False]
+    assert value.tolist() == [8.0, 11.0]
+    assert weight.grad.tolist() == [4.0, 5.0]
 
 
 def test_gradients_of_processes_are_added_up(monkeypatch):
