@@ -86,7 +86,7 @@ def test_networks_are_counted_by_their_parameters():
         (to_stratonovich(GeometricBrownianMotion()), "ConvertedSDE(GeometricBrownianMotion(), 'stratonovich')"),
         (expected_signature(2, 1.0, 3), "TensorSeries(batch (), letters 0 to 2, depth 3, torch.float64 on cpu)"),
         (LAW, "Mixture(8 components, dim 2)"),
-        (PathAverage(), "PathAverage()"),
+        (PathAverage(), "PathAverage(correction=0.2)"),
         (Heun(), "Heun()"),
         (Comparison(SNRDenoiser(LAW.denoise_y), SPACE), "Comparison(teacher=SNRDenoiser("),
     ],

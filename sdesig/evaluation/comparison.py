@@ -54,7 +54,8 @@ class Comparison:
     @property
     def truth(self) -> Sampler:
         """The sampler that gives the converged paths."""
-        return Sampler(CONVERGED, "converged path", (self.truth_steps,), scheme=PathAverage(), referenced=True)
+        scheme = PathAverage(correction=0.0)
+        return Sampler(CONVERGED, "converged path", (self.truth_steps,), scheme=scheme, referenced=True)
 
     def check(self, samplers: Sequence[Sampler]) -> None:
         """Raise ValueError for two samplers of one key or label, more steps than the cells or a sampler's grid allow.

@@ -195,8 +195,8 @@ class SampleStore:
         """What the samples depend on beside the seeds and the folder's options."""
         sampler = self.samplers[key]
         digest = sampler.digest[:16]
-        if isinstance(sampler.scheme, PathAverage):
-            digest += repr(sampler.scheme)
+        if isinstance(sampler.scheme, PathAverage) and sampler.scheme.correction:
+            digest += f"+{sampler.scheme.correction:g}"
         if sampler.grid != EVEN:
             numbers = sampler.grid.to_json() if sampler.grid.free else sampler.grid.quantiles
             digest += "@" + hashlib.sha256(repr(numbers).encode()).hexdigest()[:8]

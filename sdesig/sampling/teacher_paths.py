@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -24,8 +25,8 @@ from sdesig.signature.partial_signature import PartialSignature, join_steps
 from sdesig.solvers.base import Scheme
 from sdesig.solvers.driver import Save, run_steps
 
-TEACHER_SCHEMES: dict[str, type[Scheme]] = {
-    "path_average": PathAverage,
+TEACHER_SCHEMES: dict[str, Callable[[], Scheme]] = {
+    "path_average": partial(PathAverage, correction=0.0),
     "euler": DPMSolver1,
     "dpm_solver_2m": DPMSolver2M,
 }

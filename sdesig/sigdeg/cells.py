@@ -150,9 +150,12 @@ class StepCoefficients(nn.Module):
 
     def forward(self, conditions: Tensor) -> tuple[Tensor, Tensor]:
         """p, in (0, 2/3), float64, and (m, a, b, w_0, ..., w_{depth-1}), for the conditions of one step."""
-        share = gate(conditions)
-        change = SPEED * share * self.network(conditions.to(self.solver))
-        return (1 + 0.99 * torch.tanh(change[0].double())) / 3, self.solver + share * self.corrected + change[1:]
+        change = SPEED * gate(conditions) * self.network(conditions.to(self.solver))
+        return (1 + 0.99 * torch.tanh(change[0].double())) / 3, self.untrained(conditions) + change[1:]
+
+    def untrained(self, conditions: Tensor) -> Tensor:
+        """(m, a, b, w_0, ..., w_{depth-1}) at the start, where p = 1/3."""
+        return self.solver + gate(conditions) * self.corrected
 
 
 class SolverCell(Cell):
@@ -184,8 +187,8 @@ class SolverCell(Cell):
         # An example, untrained, with one coordinate, c = mu = 0, sigma_data = 1: from SNR 1 to 4, so h = 3, from u = 1
         # with the memory (0.5, 0.5) and xi = (1, 0). Then tau* = 1 + 3/3 = 2, y* = u* = 1 + 0.5 (2 - 1) + sqrt(3)/2 =
         # 2.366. The student is shown y*, tau*, the conditions (0, log 4)/8, and extra inputs sqrt(3/(2 (1 + 2))) xi =
-        # (0.707, 0) and 0.5. If it answers D = 0.8, then Q = 0.8, the next state is 1 + 3 Q + sqrt(3) = 5.132, and the
-        # memory (0.8, 0.8).
+        # (0.707, 0) and 0.5. If it answers D = 0.8, then Q = 0.8. With kappa = 0.2 and the gate (1 - 1/4)^2 the next
+        # state is 1 + 3 [Q + 0.1125 (Q - 0.5)] + sqrt(3) = 5.233, and the memory is (0.8, 0.8).
         root, coefficients = noise
         drift, estimate = memory
         conditions = to_device(step_conditions(start, end), u.device)
@@ -210,13 +213,14 @@ class SolverCell(Cell):
         root, coefficients = noise
         drift, _ = memory
         time = evaluation_snr(sde, start, end, 1 / 3)
-        weights = self.coefficients.solver[3:].to(u)
+        _, now, again, *weights = self.coefficients.untrained(to_device(step_conditions(start, end), u.device)).to(u)
         point = u + like(sde.drift_clock.length(start, time), u) * drift
-        point = point + root * torch.tensordot(weights, coefficients, 1)
+        point = point + root * torch.tensordot(torch.stack(weights), coefficients, 1)
         y = sde.reference.from_reference(point, time)
         denoised = sde.denoiser(y, time).to(u)
         found = sde.reference.drift(denoised, y, time)
-        return sde.moved(start, end, u, found, root * coefficients[0]), (found, denoised - sde.reference.mean.to(u))
+        moved = sde.moved(start, end, u, now * found + again * drift, root * coefficients[0])
+        return moved, (found, denoised - sde.reference.mean.to(u))
 
     def memory_at(
         self, sde: CanonicalSDE, before: Tensor, start: Tensor, u: Tensor, generator: torch.Generator

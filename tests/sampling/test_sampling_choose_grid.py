@@ -232,6 +232,6 @@ def test_another_choice_is_made_anew(tmp_path, change):
 
 
 def test_what_is_kept_says_of_which_teacher(tmp_path):
-    with pytest.raises(ValueError, match="recorded must say which teacher it is, .* kept; got None"):
+    with pytest.raises(ValueError, match=r"recorded must say which teacher it is, .* kept; got None"):
         choose_grid(TEACHER, SPACE, **SMALL, kept=tmp_path / "cells.safetensors")
     assert not any(tmp_path.iterdir())

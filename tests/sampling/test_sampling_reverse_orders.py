@@ -122,8 +122,8 @@ def test_without_the_area_path_average_has_order_one(reference):
     ],
 )
 def test_orders_for_the_probability_flow(scheme, theory, reference):
-    """Of DPM-Solver++(3M) a part of order 3 is large in few steps."""
-    fine = {"steps": (64, 128, 256), "finer": 16} if scheme == "dpm_solver_3m" else {}
+    """Of DPM-Solver++(3M) a part of order 3 is large in few steps, and of path-average's correction one of order 3."""
+    fine = {"steps": (64, 128, 256), "finer": 16} if scheme in ("dpm_solver_3m", "path_average") else {}
     estimate = order(scheme, eta=0.0, reference=reference, paths=400, **fine)
     assert estimate.supports(theory), estimate
     assert estimate.refutes(theory + 0.5), estimate
