@@ -14,7 +14,7 @@ from sdesig.sampling.path_space import EVEN, PathSpace, StepGrid
 from sdesig.sigdeg.sig_deg import SigDEG
 from sdesig.solvers import Scheme
 
-ON_GRID = "path-average-grid"
+ON_GRID, FLOW = "path-average-grid", "path-average-flow"
 TRAINING_FREE: dict[str, tuple[str, Scheme, bool, float]] = {
     "euler": ("Euler = SDE-DPM-Solver++(1)", DPMSolver1(), False, 1.0),
     "ddim": ("DDIM", DPMSolver1(), False, 0.0),
@@ -22,6 +22,7 @@ TRAINING_FREE: dict[str, tuple[str, Scheme, bool, float]] = {
     "path-average": ("path-average", PathAverage(), False, 1.0),
     "path-average-reference": ("path-average, reference", PathAverage(), True, 1.0),
     ON_GRID: ("path-average, reference, chosen grid", PathAverage(), True, 1.0),
+    FLOW: ("path-average, reference, probability flow", PathAverage(), True, 0.0),
 }
 """Label, scheme, whether it is referenced, and eta by key, of the samplers of `training_free`.
 
@@ -107,7 +108,8 @@ def training_free(space: PathSpace, steps: Sequence[int]) -> dict[str, Sampler]:
     """Samplers with one evaluation a step that need no training, by key.
 
     Args:
-        space: its grid is that of "path-average-grid", which there is unless the grid is even; the others' are even.
+        space: its grid is that of "path-average-grid", which there is unless the grid is even, and of
+            "path-average-flow"; the others' are even.
         steps: numbers of steps of all of them; `dataclasses.replace` changes those of one.
     """
     grid = check_instance("space", space, PathSpace).grid
@@ -115,8 +117,11 @@ def training_free(space: PathSpace, steps: Sequence[int]) -> dict[str, Sampler]:
         key: Sampler(key, label, tuple(steps), scheme=scheme, referenced=referenced, eta=eta)
         for key, (label, scheme, referenced, eta) in TRAINING_FREE.items()
     }
-    best = made.pop(ON_GRID)
-    return made if grid == EVEN else made | {ON_GRID: replace(best, grid=grid)}
+    for key in (ON_GRID, FLOW):
+        made[key] = replace(made[key], grid=grid)
+    if grid == EVEN:
+        del made[ON_GRID]
+    return made
 
 
 def few_step_peers(space: PathSpace, steps: Sequence[int]) -> dict[str, Sampler]:

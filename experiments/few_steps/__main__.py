@@ -1,0 +1,208 @@
+"""`python -m experiments.few_steps`: samplers without training at 4 to 40 evaluations, ours beside others.
+
+Of each problem the same seeds are drawn by all samplers, each of the others' on even steps and on Karras' grid. A run
+that was stopped goes on; --problem does one of them. Results go to experiments/few_steps/results. Needs the extra for
+images, for the schedulers of diffusers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+
+from experiments.few_steps.setting import (
+    BEFORE,
+    EVEN,
+    MMD,
+    OURS,
+    PROBLEMS,
+    STEPS,
+    Problem,
+    grids_of,
+    samplers_of,
+)
+from experiments.targets import TITLES, Line, line
+from sdesig.evaluation import (
+    CONVERGED,
+    Comparison,
+    Row,
+    SampleStore,
+    evaluate,
+    legend_below,
+    look_of,
+    markdown_table,
+    paired_ratio,
+    panels,
+    replacing,
+    save_figure,
+    write_json,
+)
+
+RESULTS = Path(__file__).parent / "results"
+KEPT = (
+    *("key", "method", "steps", "pathwise_rmse", "pathwise_rmse_se", "seeds_changed", "seeds_changed_se"),
+    *("distance", "distance_se", "frechet_distance", "frechet_distance_se", "seconds_per_1000", "n"),
+)
+"""Columns of the results. "distance" is that to the teacher's own law."""
+SHOWN = (4, 5, 8, 10)
+TARGET_STEPS = (5, 10, 40)
+TARGETS = {"digits": 0.8, "mixture-1.5-0.1": 0.75}
+"""Of the pathwise error on even steps over what it was, in 5 and 10; in 40 it is 1 for all."""
+
+
+def run(name: str, problem: Problem, folder: Path) -> None:
+    """Measure a problem, and write its rows, targets and grids to a JSON file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    grids = grids_of(problem, folder)
+    comparison = Comparison(problem.teacher, problem.space, batch=1000)
+    law = range(problem.seeds, 2 * problem.seeds)
+    extractors = [] if problem.extractor is None else [problem.extractor]
+    found = evaluate(
+        comparison,
+        samplers_of(problem, grids),
+        problem.data,
+        folder / "table",
+        seeds=range(problem.seeds),
+        extractors=extractors,
+        law=law,
+    )
+    assert found.law is not None
+    kernel = None if extractors else MMD(found.law.samples(CONVERGED, comparison.truth_steps))
+    for row in found.rows:
+        if kernel is None:
+            row["distance"], row["distance_se"] = row["law_frechet_distance"], row["law_frechet_distance_se"]
+        else:
+            row["distance"], row["distance_se"] = kernel(found.store.samples(row["key"], row["steps"]))
+    rows = [{key: row.get(key) for key in KEPT} for row in found.rows]
+    result = {
+        "title": problem.title,
+        "distance": "MMD^2" if problem.extractor is None else "Frechet distance of the classifier's features",
+        "rows": rows,
+        "targets": targets(name, found.store),
+        "grids": {key: grid.to_json() for key, grid in grids.items()},
+    }
+    write_json(RESULTS / f"{name}.json", result)
+
+
+def targets(name: str, store: SampleStore) -> list[Line]:
+    """What was aimed at of the pathwise error."""
+    lines = []
+    for steps in TARGET_STEPS:
+        limit = 1.0 if steps == 40 else TARGETS.get(name, 1.0)
+        before, now = store.errors(BEFORE, steps), store.errors(EVEN, steps)
+        assert before is not None
+        assert now is not None
+        lines.append(
+            line(
+                f"{name}, even steps, {steps}: RMSE over that before <= {limit:g}",
+                paired_ratio(now, before),
+                limit + 0.03,
+            )
+        )
+    return lines
+
+
+def best_of_grids(rows: Sequence[Row], column: str) -> dict[tuple[str, int], Row]:
+    """Of every sampler and number of steps the row of the better grid, by the sampler's key without a grid."""
+    best: dict[tuple[str, int], Row] = {}
+    for row in rows:
+        key = row["key"].removesuffix("-karras"), row["steps"]
+        if row[column] is not None and (key not in best or row[column] < best[key][column]):
+            best[key] = row
+    return best
+
+
+def write_text(results: dict[str, dict[str, object]]) -> None:
+    """report.md, of all problems that were measured."""
+    text = "# Few steps without training\n\nWritten by `python -m experiments.few_steps`. "
+    text += (
+        "At equal evaluations, none at the last SNR. Every sampler of others is on the better, at each number and in "
+        "each table, of two grids, even in log-SNR and Karras'; ours have one grid, as named. +- is one standard error "
+        "over the seeds. Seconds per 1000 samples in the JSON files are of the processor.\n"
+    )
+    for result in results.values():
+        rows = [row for row in result["rows"] if row["key"] != CONVERGED]  # type: ignore[attr-defined]
+        floor = next(row for row in result["rows"] if row["key"] == CONVERGED)  # type: ignore[attr-defined]
+        scale, digits = (1e4, 1) if result["distance"] == "MMD^2" else (1.0, 2)
+        unit = " x 10^4" if scale > 1 else ""
+        text += f"\n## {result['title']}\n\n{floor['n']} seeds. Pathwise RMSE:\n\n"
+        text += _table(rows, "pathwise_rmse", 1.0, 4)
+        text += f"\n{result['distance']}{unit} to the teacher's own law; converged paths have "
+        text += f"{scale * floor['distance']:.{digits}f} +- {scale * floor['distance_se']:.{digits}f}:\n\n"
+        text += _table(rows, "distance", scale, digits)
+        text += f"\n{markdown_table(result['targets'], TITLES)}\n"  # type: ignore[arg-type]
+    text += "\n![distance and path](few_steps.png)\n"
+    with replacing(RESULTS / "report.md") as file:
+        file.write_text(text)
+
+
+def _table(rows: Sequence[Row], column: str, scale: float, digits: int) -> str:
+    best = best_of_grids(rows, column)
+    lines = []
+    for key in dict.fromkeys(key for key, _ in best):
+        found = {steps: best[key, steps] for steps in SHOWN}
+        plain = found[SHOWN[0]]["method"].removesuffix(", Karras grid")
+        cells = {
+            str(steps): f"{scale * row[column]:.{digits}f} +- {scale * row[column + '_se']:.{digits}f}"
+            + (" (K)" if row["key"].endswith("-karras") else "")
+            for steps, row in found.items()
+        }
+        lines.append({"method": plain, **cells})
+    lines.sort(key=lambda row: float(row["8"].split()[0]))
+    return markdown_table(lines, {"method": "method", **{str(n): f"{n}" for n in SHOWN}})
+
+
+def figure(results: dict[str, dict[str, object]]) -> Figure:
+    """Path and distance against the evaluations, of ours and the best of others."""
+    drawn, axes = panels(2, len(results), figsize=(4.2 * len(results), 7), squeeze=False, sharex=True)
+    for k, result in enumerate(results.values()):
+        rows = [row for row in result["rows"] if row["key"] != CONVERGED]  # type: ignore[attr-defined]
+        floor = next(row for row in result["rows"] if row["key"] == CONVERGED)  # type: ignore[attr-defined]
+        for axis, column in zip(axes[:, k], ("pathwise_rmse", "distance"), strict=True):
+            best = best_of_grids(rows, column)
+            for key in dict.fromkeys(key for key, _ in best):
+                values = [best[key, steps][column] for steps in STEPS]
+                look = look_of(key)
+                ours = key in OURS
+                axis.plot(
+                    STEPS,
+                    values,
+                    label=best[key, STEPS[0]]["method"].removesuffix(", Karras grid"),
+                    color=look.colour if ours else "0.7",
+                    lw=2 if ours else 0.8,
+                    marker="o" if ours else None,
+                    ms=3,
+                )
+            if column == "distance":
+                axis.axhline(floor["distance"], color="k", lw=0.5)
+            axis.set(xscale="log", yscale="log" if column == "pathwise_rmse" else "symlog")
+        axes[0, k].set_title(str(result["title"]))
+        axes[1, k].set_xlabel("evaluations")
+    axes[0, 0].set_ylabel("pathwise RMSE")
+    axes[1, 0].set_ylabel("distance to the teacher's law")
+    legend_below(axes[1, 0])
+    return drawn
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.few_steps", description=__doc__)
+    parser.add_argument("--problem", choices=list(PROBLEMS), help="default all of them, and the report")
+    parser.add_argument("--runs", type=Path, default=Path("runs/few_steps"))
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    for name in PROBLEMS if options.problem is None else [options.problem]:
+        run(name, PROBLEMS[name](), options.runs / name)
+    files = [RESULTS / f"{name}.json" for name in PROBLEMS]
+    results = {file.stem: json.loads(file.read_text()) for file in files if file.exists()}
+    write_text(results)
+    save_figure(figure(results), RESULTS / "few_steps.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""experiments/few_steps: its distance against closed forms, and a small run of it all."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from experiments.few_steps import __main__ as program
+from experiments.few_steps import setting
+from experiments.few_steps.setting import MMD, anisotropic, of_mixture
+from sdesig.sde import Mixture
+
+
+def gaussians(n, shift, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, 2, generator=generator, dtype=torch.float64) + torch.tensor([shift, 0.0])
+
+
+def closed_form(shift, bandwidths):
+    """E k(x, x') + E k(y, y') - 2 E k(x, y) of N(0, I) and N((shift, 0), I): x - y is N(., 2 I)."""
+    values = []
+    for h in bandwidths:
+        peak = h**2 / (h**2 + 2)
+        values.append(2 * peak * (1 - math.exp(-(shift**2) / (2 * (h**2 + 2)))))
+    return sum(values) / len(values)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.5])
+def test_the_distance_has_its_value_and_its_error(shift):
+    """The mean of 40 estimates lies within 5 standard errors: a false alarm in 10^6 runs."""
+    found = []
+    for k in range(40):
+        kernel = MMD(gaussians(300, shift, 2 * k))
+        kernel._bandwidths = [0.3, 0.7, 1.4]  # fixed, where they are estimated otherwise
+        kernel._own = kernel._mean_without_diagonal(kernel._law)
+        found.append(kernel(gaussians(300, 0.0, 2 * k + 1)))
+    values, errors = torch.tensor(found).T
+    wanted = closed_form(shift, (0.3, 0.7, 1.4))
+    assert abs(values.mean() - wanted) < 5 * values.std() / math.sqrt(40)
+    if shift:
+        assert 0.6 < errors.mean() / values.std() < 1.6
+
+
+def test_the_anisotropic_mixture_is_what_it_says():
+    law = anisotropic()
+    assert law.dim == 64
+    spread = law.covariance().diagonal().sqrt()
+    assert spread[0] / spread[-1] > 10
+
+
+def test_a_small_run_of_all(tmp_path, monkeypatch):
+    small = {"tiny": lambda: of_mixture("a mixture", Mixture.circle(1.0, 0.3, modes=3, dtype=torch.float32), 40)}
+    monkeypatch.setattr(program, "PROBLEMS", small)
+    monkeypatch.setattr(program, "RESULTS", tmp_path)
+    monkeypatch.setattr(setting, "choose_grid", lambda *_, even=False, law=0.0: setting.StepGrid(free=0.2 + law / 10))
+    monkeypatch.setattr(program.Comparison, "seconds_per_1000", lambda *_: 1.0)
+    program.main(["--runs", str(tmp_path / "runs")])
+    result = json.loads((tmp_path / "tiny.json").read_text())
+    keys = {row["key"] for row in result["rows"]}
+    assert {*setting.OURS, "unipc", "unipc-karras", "ipndm-4", "sa-solver", "sde-dpm++2m-karras"} <= keys
+    assert len(result["targets"]) == 3
+    text = (tmp_path / "report.md").read_text()
+    assert "| UniPC" in text
+    assert "a mixture" in text
+    assert (tmp_path / "few_steps.png").stat().st_size > 10_000
