@@ -23,6 +23,8 @@ KEYS = {
     *("key", "method", "depth", "steps", "nfe", "pathwise_rmse", "pathwise_rmse_se", "pathwise_rmse_low"),
     *("pathwise_rmse_high", "pathwise_median", "seeds_apart", "floor", "seconds_per_1000", "n", "digest"),
     *("frechet_distance", "frechet_distance_se", "frechet_distance_pixels", "frechet_distance_pixels_se"),
+    *("law_frechet_distance", "law_frechet_distance_se", "law_frechet_distance_pixels"),
+    *("law_frechet_distance_pixels_se", "law_seeds", "law_n", "law_digest", "seeds_changed", "seeds_changed_se"),
 }
 FILES = ("report.json", "report.md", "errors.png", "methods.png", "steps.png")
 EULER, DDIM = "Euler = SDE-DPM-Solver++(1)", "DDIM"
@@ -32,10 +34,14 @@ TRAINING_FREE = (
     "path-average, reference, chosen grid",
 )
 HAS_UNIPC = bool(find_spec("diffusers"))
-FLOWS = (DDIM, "DPM-Solver++(2M)", *["UniPC"] * HAS_UNIPC)
+FLOWS = (
+    *(DDIM, "path-average, reference, probability flow"),
+    *("DPM-Solver++(2M) ODE", "DPM-Solver++(3M) ODE", "iPNDM-4", *["UniPC"] * HAS_UNIPC),
+)
 SAMPLERS = (
     *("euler", "ddim", "sde-dpm++2m", "path-average", "path-average-reference", "path-average-grid"),
-    *("dpm-solver++2m", *["unipc"] * HAS_UNIPC, "plain", "depth-1", "depth-2", "depth-4"),
+    *("path-average-flow", "dpm-solver++2m", "dpm-solver++3m", "ipndm-4", *["unipc"] * HAS_UNIPC),
+    *("plain", "depth-1", "depth-2", "depth-4"),
 )
 METHODS = (EULER, DDIM, *TRAINING_FREE, *FLOWS[1:], "plain Sig-DEG, depth 2 (shipped)", *FLOORED)
 
@@ -89,7 +95,7 @@ def test_values_are_numbers_or_missing(made):
     for row in made[2]["rows"]:
         assert row["nfe"] == row["steps"]
         assert row["n"] == 70
-        for key in ("frechet_distance", "frechet_distance_pixels"):
+        for key in ("frechet_distance", "frechet_distance_pixels", "law_frechet_distance"):
             assert row[key] > row[f"{key}_se"] > 0
             assert math.isfinite(row[key])
         assert row["seconds_per_1000"] > 0
@@ -151,7 +157,7 @@ def test_the_verdict_is_of_the_rows(made):
     mine, two = found["Sig-DEG, depth 4", 8], found["SDE-DPM-Solver++(2M)", 8]
     assert f"is {mine:.3f} off" in made[1]
     assert f"{mine / two:.2f} times SDE-DPM-Solver++(2M)" in made[1]
-    assert f"{mine / found['path-average, reference', 8]:.2f} times the path-average scheme" in made[1]
+    assert f"{mine / found['path-average, reference, chosen grid', 8]:.2f} times the untrained path-average" in made[1]
 
 
 def test_nothing_else_is_left(made):

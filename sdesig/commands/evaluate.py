@@ -17,24 +17,30 @@ from sdesig._files import check_output, read_json, write_json
 from sdesig.commands.inputs import Identity, LoadedTeacher, Source, load_models, load_teacher
 from sdesig.commands.options import COUNT, MOST_SAMPLES, MachineFlags, SettingFlags, announce, naming_memory
 from sdesig.evaluation import (
+    FEW_STEP,
     FEWEST,
     TRAINING_FREE,
     Comparison,
     ImageSet,
     Sampler,
     evaluate,
+    few_step_peers,
     generator_sampler,
     load_extractor,
     load_perceptual,
+    named_after,
     training_free,
 )
 from sdesig.images.diffusers_unet import import_diffusers
 from sdesig.images.peers import PEERS, peers
-from sdesig.sampling import PathSpace
+from sdesig.sampling import PathSpace, StepGrid
 from sdesig.sigdeg import SigDEG
 
 BATCH_NUMBERS = 2**18
 OF_IMAGES = ("euler", "ddim", "sde-dpm++2m", "path-average-reference", "path-average-grid", "unipc")
+OF_OTHERS = tuple(dict.fromkeys((*FEW_STEP, *PEERS)))
+"""Keys of samplers that may have "-karras" behind them."""
+KEYS = tuple(dict.fromkeys((*TRAINING_FREE, *OF_OTHERS, *(f"{key}-karras" for key in OF_OTHERS))))
 
 
 @dataclass(frozen=True)
@@ -53,8 +59,9 @@ class Evaluate:
     all on the same paths, which they set; where there are none, --reference, --snr and --grid do."""
     setting: SettingFlags = field(default_factory=lambda: SettingFlags(grid="even"))
     samplers: tuple[str, ...] = tuple(TRAINING_FREE)
-    """Other samplers: those that vectors have by default and, deterministic ones of diffusers, unipc, dpmsolver++(2M)
-    and dpmsolver++(3M); none without a value."""
+    """Other samplers: those that vectors have by default, dpm-solver++2m, dpm-solver++3m, ipndm-4, sde-dpm++3m, seeds-2
+    and er-sde-3, and by diffusers unipc, dpmsolver++(2M), dpmsolver++(3M), deis, sa-solver-ode and sa-solver. Those of
+    others are on even steps, and with -karras behind the name on Karras' grid. None without a value."""
     steps: tuple[int, ...] = (4, 8, 16, 32)
     """Numbers of coarse steps."""
     teacher_steps: int = 0
@@ -97,7 +104,7 @@ class Evaluate:
         recorded = {"teacher": teacher.identity, **decoder}
         batch = max(1, min(250, BATCH_NUMBERS // math.prod(teacher.denoiser.event)))
         batch = batch if self.batch is None else check_integer("batch", self.batch, 1)
-        if PEERS.keys() & set(self.samplers):
+        if PEERS.keys() & {name.removesuffix("-karras") for name in self.samplers}:
             import_diffusers()  # or its error, which names the extra, would come after the converged paths
         with naming_memory(batch=batch):
             space, reference = self._space(models, teacher, source, device)
@@ -152,7 +159,7 @@ class Evaluate:
         if check_integer("floor_groups", self.floor_groups, 0) == 1:
             raise ValueError("floor_groups must be 0 or >= 2; got 1")
         for name in self.samplers:
-            check_choice("samplers", name, (*TRAINING_FREE, *PEERS))
+            check_choice("samplers", name, KEYS)
         if not (check_integer("teacher_steps", self.teacher_steps, 0) or self.samplers or self.models):
             raise ValueError("models must name a generator without samplers")
 
@@ -172,7 +179,11 @@ class Evaluate:
     def _samplers(
         self, comparison: Comparison, models: Sequence[SigDEG], identities: Sequence[Identity]
     ) -> Iterator[Sampler]:
-        known = training_free(comparison.space, self.steps) | peers(comparison.teacher, comparison.space, self.steps)
+        space, teacher = comparison.space, comparison.teacher
+        karras = peers(teacher, space, self.steps, grid=StepGrid.karras(space.snr))
+        known = few_step_peers(space, self.steps) | training_free(space, self.steps)
+        known |= peers(teacher, space, self.steps)
+        known |= {f"{key}-karras": named_after("Karras", peer) for key, peer in karras.items()}
         own = (self.teacher_steps,) if self.teacher_steps and self.teacher_steps not in self.steps else ()
         if "euler" in self.samplers or own:
             yield replace(known["euler"], steps=(*self.steps, *own) if "euler" in self.samplers else own)

@@ -36,11 +36,11 @@ def test_evaluate_generators_and_training_free_samplers(tmp_path, problem, capsy
     command = ["evaluate", *models, *problem.flags, "--steps", "2", "4", "--n", "20", "--first-seed", "5"]
     main([*command, "--floor-groups", "10", "--out", str(tmp_path)])
     rows = rows_of(tmp_path)
-    assert len(rows) == 2 * (5 + 2)
+    assert len(rows) == 2 * (6 + 2)
     assert all({*row} >= COLUMNS for row in rows)
     assert {row["method"]: row["depth"] for row in rows if row["depth"]} == dict(zip(models, (2, 1), strict=True))
     assert all((row["floor"] is None) == (row["depth"] is None) for row in rows)
-    assert all((row["pathwise_rmse"] is None) == (row["method"] == "DDIM") for row in rows)
+    assert all((row["pathwise_rmse"] is None) == (row["key"] in ("ddim", "path-average-flow")) for row in rows)
     assert all(row["frechet_distance"] > 0 for row in rows)
     teacher, student = load_teacher(str(problem.teacher)).denoiser, SigDEG.load(models[0])
     comparison = Comparison(teacher, student.space, truth_steps=64)
@@ -56,6 +56,16 @@ def test_evaluate_generators_and_training_free_samplers(tmp_path, problem, capsy
     assert "| path-average, reference " in text
     assert models[1] in text
     assert text.split("\n\n")[1] in capsys.readouterr().out
+
+
+def test_samplers_of_others_on_both_grids(tmp_path, problem, diffusers):
+    """Those by diffusers too, in the order of the command line."""
+    names = ["ipndm-4", "unipc-karras", "sde-dpm++3m-karras", "deis", "euler-karras"]
+    command = ["evaluate", *problem.flags, "--samplers", *names, "--steps", "4", "--snr", "0.01", "100"]
+    main([*command, "--reference", "scalar", "--n", "20", "--out", str(tmp_path)])
+    rows = rows_of(tmp_path)
+    assert [row["key"] for row in rows] == names
+    assert [row["pathwise_rmse"] is not None for row in rows] == [False, False, True, False, True]
 
 
 def test_evaluate_against_the_teachers_own_law(tmp_path, problem, options):
@@ -80,7 +90,7 @@ def test_evaluate_without_generators_or_enough_samples(tmp_path, problem, option
     config.write_text(json.dumps({"n": 2, "steps": [3], "reference": "none", "snr": [0.1, 10]}))
     main(["evaluate", *problem.flags, "--config", str(config), "--out", str(tmp_path / "run")])
     rows = rows_of(tmp_path / "run")
-    assert [row["steps"] for row in rows] == [3] * 5
+    assert [row["steps"] for row in rows] == [3] * 6
     assert all("frechet_distance" not in row and row["floor"] is None for row in rows)
     assert options(tmp_path / "run")["reference"] == "none"
     assert options(tmp_path / "run")["snr"] == [0.1, 10]

@@ -184,7 +184,7 @@ def test_the_best_scheme_is_also_on_the_grid_of_the_space():
     assert [*training_free(space(grid=skewed), (4,))] == [*TRAINING_FREE]
     assert [*training_free(space(), (4,))] == [key for key in TRAINING_FREE if key != "path-average-grid"]
     grids = {key: sampler.grid for key, sampler in training_free(space(grid=skewed), (4,)).items()}
-    assert grids.pop("path-average-grid") == skewed
+    assert grids.pop("path-average-grid") == grids.pop("path-average-flow") == skewed
     assert set(grids.values()) == {EVEN}
 
 
