@@ -42,6 +42,17 @@ def test_the_distance_has_its_value_and_its_error(shift):
         assert 0.6 < errors.mean() / values.std() < 1.6
 
 
+def test_the_difference_is_that_of_the_distances():
+    """It is surer than either where the samples are those of the same seeds, nearly."""
+    kernel, samples = MMD(gaussians(400, 0.5, 0)), gaussians(400, 0.0, 1)
+    others = samples + torch.tensor([0.02, 0.0])
+    value, error = kernel.difference(samples, others)
+    one, other = kernel(samples), kernel(others)
+    assert value == pytest.approx(one[0] - other[0], abs=1e-12)
+    assert error < 0.1 * one[1]
+    assert kernel.difference(samples, samples) == (0.0, 0.0)
+
+
 def test_the_anisotropic_mixture_is_what_it_says():
     law = anisotropic()
     assert law.dim == 64
@@ -59,7 +70,7 @@ def test_a_small_run_of_all(tmp_path, monkeypatch):
     result = json.loads((tmp_path / "tiny.json").read_text())
     keys = {row["key"] for row in result["rows"]}
     assert {*setting.OURS, "unipc", "unipc-karras", "ipndm-4", "sa-solver", "sde-dpm++2m-karras"} <= keys
-    assert len(result["targets"]) == 3
+    assert len(result["targets"]) == 9
     text = (tmp_path / "report.md").read_text()
     assert "| UniPC" in text
     assert "a mixture" in text

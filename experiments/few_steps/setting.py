@@ -124,11 +124,23 @@ class MMD:
 
     def __call__(self, samples: Tensor) -> tuple[float, float]:
         """The estimate for samples (n, d), and its standard error over both sets (delta method)."""
-        own, kernel = self._mean_without_diagonal(samples), self._kernel(samples, self._law)
-        of_samples, of_law = kernel.mean(1), kernel.mean(0)
+        own, of_samples, of_law = self._parts(samples)
         value = own.mean() + self._own.mean() - 2 * of_samples.mean()
         variances = (own - of_samples).var() / len(samples) + (self._own - of_law).var() / len(self._law)
         return value.item(), 2 * variances.sqrt().item()
+
+    def difference(self, samples: Tensor, others: Tensor) -> tuple[float, float]:
+        """The distance of samples less that of others of the same seeds, and its standard error."""
+        parts, of_others = self._parts(samples), self._parts(others)
+        own, of_samples, of_law = (one - other for one, other in zip(parts, of_others, strict=True))
+        value = own.mean() - 2 * of_samples.mean()
+        variances = (own - of_samples).var() / len(samples) + of_law.var() / len(self._law)
+        return value.item(), 2 * variances.sqrt().item()
+
+    def _parts(self, samples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean kernels of every sample with the other ones, of every sample with the law, and of the law with all."""
+        kernel = self._kernel(samples, self._law)
+        return self._mean_without_diagonal(samples), kernel.mean(1), kernel.mean(0)
 
     def _kernel(self, a: Tensor, b: Tensor) -> Tensor:
         squares = torch.cdist(a, b).square()
