@@ -32,6 +32,8 @@ def tiny(study, size):
         network=lambda: UNet(study.channels, size, widths=(8, 8), patch=2),
         teacher=replace(study.teacher, iterations=2),
         batch=4,
+        grid_paths=2,
+        verdict=20 * 400,
         runs={name: shorter(run) for name, run in study.runs.items()},
         steps=(10, 100),
         teacher_steps=128,
@@ -39,7 +41,7 @@ def tiny(study, size):
 
 
 STUDY = tiny(MNIST, 28)
-METHODS = 10
+METHODS = 11
 FEW = 3
 """Of them, that are not asked for 100 steps."""
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from sdesig.evaluation import ImageSet, file_digest
-from sdesig.images import load_images
+from sdesig.evaluation import VERDICT_EVALUATIONS, VERDICT_STEPS, ImageSet, file_digest, verdict
+from sdesig.images import load_images, peers
 from sdesig.sampling import LAW_FOR_IMAGES, GaussianReference, PathSpace, StepGrid, TeacherOptions, choose_grid
 from sdesig.sigdeg import (
     WEIGHTS,
@@ -20,6 +20,7 @@ from sdesig.sigdeg import (
     TrainingOptions,
     distill,
     main_first,
+    on_main,
     train_teacher,
 )
 
@@ -75,6 +76,8 @@ class Study:
         teacher: its training, with batches of `batch` images, `log_sigma` as in `train_teacher`, mirrored or not.
         runs: the distillations.
         seeds: samples of every row of the table, a block of `block` at once.
+        grid_paths: paths on which the grid is chosen.
+        verdict: evaluations of the network for the verdict on every student.
         compared: training images with whose features those of samples are compared, at most.
         steps, teacher_steps: of the samplers, and of the teacher's own.
         remarks: on what was measured, for the report.
@@ -92,6 +95,8 @@ class Study:
     flip: bool = False
     seeds: int = 2000
     block: int = 250
+    grid_paths: int = 192
+    verdict: int = VERDICT_EVALUATIONS
     compared: int = 10_000
     steps: tuple[int, ...] = STEPS
     teacher_steps: int = TEACHER_STEPS
@@ -120,7 +125,17 @@ class Study:
         )
 
     def distilled(self, name: str, teacher: NetworkDenoiser, images: ImageSet, runs: Path) -> SigDEG:
-        """Distil the student of a name, or go on, or read what is done; on the device of the teacher."""
+        """Distil the student of a name, or go on, or read what is done, with its verdict; on the teacher's device."""
+        trained, file = self._distilled(name, teacher, images, runs), runs / name / "verdict.json"
+        if not file.exists():
+            unipc = peers(teacher, trained.space, VERDICT_STEPS)["unipc"]
+            kept = runs / name / "verdict"
+            found = verdict(trained, teacher, samplers=[unipc], evaluations=self.verdict, folder=kept)
+            on_main(lambda: found.save(file))
+            on_main(lambda: print(found.text))
+        return trained
+
+    def _distilled(self, name: str, teacher: NetworkDenoiser, images: ImageSet, runs: Path) -> SigDEG:
         run, student = self.runs[name], runs / name / "student"
         device = next(teacher.parameters()).device
         if student.exists():
@@ -145,6 +160,7 @@ class Study:
                     teacher,
                     space,
                     law=LAW_FOR_IMAGES,
+                    paths=self.grid_paths,
                     kept=file.with_name("grid-cells.safetensors"),
                     recorded={"teacher": file_digest(weights)},
                 )
