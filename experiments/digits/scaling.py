@@ -65,7 +65,7 @@ class Variant:
             times of a sampler; "path": states of the teacher's own paths; "unrolled": the student's own states along
             them, from the start on.
         loss: of the mean squares of the steps of an iteration. "mean": the logarithm of their mean; "default":
-            `local_loss`; "rows": the mean of the logarithms, with the square of the mean root over rows for a mean square.
+            `local_loss`; "rows": the mean of the logarithms, with the square of the mean root over rows for each.
         depth: of the student.
     """
 
@@ -233,8 +233,8 @@ def by_step(setting: Setting, student: SigDEG, rows: int) -> dict[str, Any]:
     for k, step in enumerate(steps, 1):
         u, _ = setting.moved(student, step)
         after.append(setting.errors(u, step.target, step.end).mean().sqrt().item())
-        ends = [to_end(state, k).reshape(u.shape) for state in (u, step.target)]
-        errors = setting.errors(*ends, steps[-1].end)
+        found, wanted = (to_end(state, k).reshape(u.shape) for state in (u, step.target))
+        errors = setting.errors(found, wanted, steps[-1].end)
         at_end.append(errors.mean().sqrt().item())
         worst.append((errors.sort(descending=True)[0][: max(1, rows // 20)].sum() / errors.sum()).item())
     return {

@@ -366,12 +366,14 @@ def local_errors(
 
 
 def local_loss(errors: Tensor, student: SigDEG) -> Tensor:
-    """The mean logarithm of the mean squares of steps, (steps,): each counts by its relative error.
+    """The mean logarithm of the mean squares of steps, (steps,): each step counts by its relative error.
 
-    Early steps err little in x, but later ones enlarge what they err by: the logarithm of the mean would neglect them.
-    Each has a share `SHARED` of the mean in it, so that steps with next to no error count for little.
+    Early steps err little in x, but later ones enlarge what they err by: the logarithm of the mean neglects them. Each
+    has a share `SHARED` of the mean in it, so that steps with next to no error count for little. A plain cell starts
+    far from the teacher, most where steps matter most: there it is the logarithm of the mean.
     """
-    return _log(errors.lerp(errors.mean(), SHARED), student).mean()
+    share = SHARED if isinstance(student.cell, SolverCell) else 1.0
+    return _log(errors.lerp(errors.mean(), share), student).mean()
 
 
 def _compared(iteration: int, pairs: str) -> bool:
