@@ -10,6 +10,7 @@ from matplotlib.image import imread
 
 from experiments.digits import __main__ as digits
 from experiments.digits import floors as digits_floors
+from experiments.digits import scaling as digits_scaling
 from experiments.digits import setting as digits_setting
 from experiments.digits import study as digits_study
 from experiments.digits import table as digits_table
@@ -226,3 +227,17 @@ def test_shipping_copies_the_students(digits_run, tmp_path, monkeypatch):
     digits.main(["--runs", str(digits_run / "runs"), "--part", "ship"])
     assert {folder.name for folder in (tmp_path / "students").iterdir()} == {"plain", "depth-1", "depth-2"}
     assert SigDEG.load(tmp_path / "students" / "plain").kind == "plain"
+
+
+def test_the_study_of_what_stops_students_writes_its_files(tmp_path):
+    variants = (digits_scaling.FORMER, digits_scaling.Variant("unrolled", "mean", depth=2))
+    digits_scaling.scaling(1, 40, tmp_path, variants)
+    report = json.loads((tmp_path / "scaling.json").read_text())
+    names = ["untrained", *(variant.name for variant in variants)]
+    assert [row["variant"] for row in report["rows"]] == list(report["steps"]) == names
+    assert report["rows"][1]["ratio_8"] == [1.0, 1.0, 1.0]
+    for steps in report["steps"].values():
+        after, at_end = steps["after the step"], steps["at the end"]
+        assert len(after) == len(at_end) == digits_scaling.BY_STEP
+        assert after[-1] == pytest.approx(at_end[-1])  # the last step is at the end
+    assert (tmp_path / "scaling.md").read_text().count("\n| ") == 2 + 3 + 3 * 3

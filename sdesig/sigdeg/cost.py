@@ -17,7 +17,7 @@ from sdesig._evaluating import evaluating
 from sdesig._random import generator_for, seeded
 from sdesig.sampling.canonical import CanonicalSDE, SNRDenoiser
 from sdesig.sampling.teacher_paths import draw_paths
-from sdesig.sigdeg.distillation import LOCAL_STEPS, DistillOptions, local_loss, rollout_loss
+from sdesig.sigdeg.distillation import LOCAL_STEPS, DistillOptions, local_errors, local_loss, rollout_loss
 from sdesig.sigdeg.networks import in_precision
 from sdesig.sigdeg.sig_deg import SigDEG
 from sdesig.sigdeg.training_data import Data, on_device
@@ -85,14 +85,15 @@ def time_distillation(
 
     def update(loss: Tensor) -> None:
         optimizer.zero_grad()
-        loss.log().backward()
+        loss.backward()
         optimizer.step()
 
     def local(steps: int) -> None:
         assert samples is not None
         rows = options.evaluations // min(steps, LOCAL_STEPS)
         fine, recompute = options.teacher_options, options.recompute
-        update(local_loss(trained, sde, samples, steps, rows, fine, generator, recompute=recompute))
+        errors = local_errors(trained, sde, samples, steps, rows, fine, generator, recompute=recompute)
+        update(local_loss(errors, trained))
 
     drawing: list[float] = []  # per path
 
@@ -108,7 +109,7 @@ def time_distillation(
         drawing.append(took / rows)
         coarse = paths[0].coarse(steps, student.space.grid)
         found = seconds(
-            lambda: update(rollout_loss(trained, sde, coarse, window=options.window, recompute=options.recompute))
+            lambda: update(rollout_loss(trained, sde, coarse, window=options.window, recompute=options.recompute).log())
         )
         return found if options.paths else found + took
 

@@ -18,7 +18,7 @@ from sdesig._devices import beside
 from sdesig._evaluating import evaluating
 from sdesig._random import generator_for
 from sdesig.sampling.canonical import CanonicalSDE, SNRDenoiser, check_snr_denoiser
-from sdesig.sampling.teacher_paths import TeacherOptions, TeacherPaths, coarse_ends, draw_local, draw_paths, snr_times
+from sdesig.sampling.teacher_paths import TeacherOptions, TeacherPaths, draw_local, draw_paths, snr_times
 from sdesig.sigdeg.cells import SolverCell
 from sdesig.sigdeg.networks import in_precision
 from sdesig.sigdeg.path_cache import PathCache
@@ -29,6 +29,9 @@ from sdesig.solvers.driver import all_finite
 
 ROUNDING = 1e-12
 """Mean squares below this are rounding errors, in units of the variance of the data."""
+
+SHARED = 0.1
+"""Share of the mean over the steps in what counts for the mean square of one of them."""
 
 LOCAL_STEPS = 8
 """Steps of a grid, drawn at random, that a local iteration trains."""
@@ -154,10 +157,11 @@ def distill(
 ) -> SigDEG:
     """Train a student on a teacher's paths, and save it to out/student. A run that was stopped goes on.
 
-    The loss is the logarithm of a mean square error of one number of steps. These errors fall four- to eightfold when
-    the steps are doubled; their logarithms weigh alike. So the progress and stats.jsonl also have the root mean square
-    error as a share of the untrained scheme's on the same pairs, "error_share". It is measured in every twentieth
-    iteration, or every fiftieth of rollouts, which takes a hundredth of the time.
+    The loss is the logarithm of a mean square error of one number of steps; of local pairs it is `local_loss`. These
+    errors fall four- to eightfold when the steps are doubled; their logarithms weigh alike. So the progress and
+    stats.jsonl also have the root mean square error as a share of the untrained scheme's on the same pairs,
+    "error_share". It is measured in every twentieth iteration, or every fiftieth of rollouts, which takes a hundredth
+    of the time.
 
     The teacher is in evaluation mode meanwhile, and so is the copy of it in a `StudentDenoiser`: targets have no
     dropout, and what is learned is added to the teacher as it is used. All else that is trained is in training mode.
@@ -236,14 +240,17 @@ def distill(
             assert samples is not None
             rows = options.evaluations // min(steps, LOCAL_STEPS)
             untrained: list[Tensor] | None = [] if _compared(iteration, "local") else None
-            error = local_loss(
+            errors = local_errors(
                 *(student, sde, samples, steps, rows, fine, generator),
                 chosen=chosen,
                 recompute=recompute,
                 untrained=untrained,
             )
-            found = _log(error, student), options.evaluations
-            return (*found, _log(torch.stack(untrained).mean(), student)) if untrained else found
+            value = local_loss(errors, student)
+            if untrained is None:
+                return value, options.evaluations
+            share = _log(errors.detach().mean(), student) - _log(torch.stack(untrained).mean(), student)
+            return value, options.evaluations, value.detach() - share
         rows = max(2, options.evaluations // steps)
         if paths is None:
             drawn = draw_paths(teacher, student.space, fine, rows, generator=generator, watch=False)
@@ -306,7 +313,7 @@ def rollout_loss(
     return torch.stack(errors).mean()
 
 
-def local_loss(
+def local_errors(
     student: SigDEG,
     sde: CanonicalSDE,
     data: Data,
@@ -319,7 +326,9 @@ def local_loss(
     recompute: bool = False,
     untrained: list[Tensor] | None = None,
 ) -> Tensor:
-    """Mean square of x - x_teacher after single steps that start on the exact marginal of data.
+    """Mean squares, (steps,), of x - x_teacher after single steps that start on the exact marginal of data.
+
+    The steps have the times of a sampler, at which the student is asked later.
 
     Args:
         steps: number of steps of a grid.
@@ -329,7 +338,7 @@ def local_loss(
         recompute: see `DistillOptions`.
         untrained: gets the mean squares of the untrained scheme, `Cell.untrained`, in the same steps.
     """
-    times = coarse_times(student, teacher_options, steps)
+    times = snr_times(student.space.snr, student.space.grid, steps)
     per_step = max(1, teacher_options.steps // steps)
     fine = TeacherOptions(teacher_options.scheme, per_step, per_step)
     errors, ends = [], []
@@ -353,7 +362,18 @@ def local_loss(
             untrained.append(_error(sde, moved, paths.states[1], end))
         ends.append(paths.states[1])
     _check_teacher(all_finite(torch.stack(ends)))
-    return torch.stack(errors).mean()
+    return torch.stack(errors)
+
+
+def local_loss(errors: Tensor, student: SigDEG) -> Tensor:
+    """The mean logarithm of the mean squares of steps, (steps,): each step counts by its relative error.
+
+    Early steps err little in x, but later ones enlarge what they err by: the logarithm of the mean neglects them. Each
+    has a share `SHARED` of the mean in it, so that steps with next to no error count for little. A plain cell starts
+    far from the teacher, most where steps matter most: there it is the logarithm of the mean.
+    """
+    share = SHARED if isinstance(student.cell, SolverCell) else 1.0
+    return _log(errors.lerp(errors.mean(), share), student).mean()
 
 
 def _compared(iteration: int, pairs: str) -> bool:
@@ -366,12 +386,6 @@ def _check_teacher(finite: bool | int) -> None:
         raise FloatingPointError("the states of the teacher's paths are not finite; take more of its steps")
 
 
-def coarse_times(student: SigDEG, teacher_options: TeacherOptions, steps: int) -> Tensor:
-    """SNRs of `steps` steps on the cells of the teacher's grid, as rollouts have them."""
-    space, cells = student.space, teacher_options.cells
-    return snr_times(space.snr, space.grid.whole, cells)[coarse_ends(cells, steps, space.grid)]
-
-
 def _move(student: SigDEG, recompute: bool, *step: Any) -> tuple[Tensor, Any]:
     def advance(*step: Any) -> tuple[Tensor, Any]:
         with unread():  # here, for autograd computes again in another thread
@@ -381,7 +395,7 @@ def _move(student: SigDEG, recompute: bool, *step: Any) -> tuple[Tensor, Any]:
 
 
 def _log(error: Tensor, student: SigDEG) -> Tensor:
-    """The logarithm of an error, constant below rounding: a student that equals its teacher has nothing to learn."""
+    """The logarithm of errors, constant below rounding: a student that equals its teacher has nothing to learn."""
     return error.clamp(min=ROUNDING * student.cell.sigma_data**2).log()
 
 

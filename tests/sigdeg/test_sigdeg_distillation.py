@@ -4,6 +4,7 @@ import json
 import math
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
@@ -21,9 +22,11 @@ from sdesig.sampling import (
     TeacherOptions,
     draw_paths,
 )
+from sdesig.sampling.teacher_paths import snr_times
 from sdesig.sde import EDM, Mixture
 from sdesig.sigdeg import MLP, DistillOptions, NetworkDenoiser, SigDEG, TrainingOptions, UNet, distill
-from sdesig.sigdeg.distillation import coarse_times, local_loss, rollout_loss
+from sdesig.sigdeg.cells import SolverCell
+from sdesig.sigdeg.distillation import local_errors, local_loss, rollout_loss
 from sdesig.solvers.driver import run_steps
 from sdesig.testing import saved_bytes
 
@@ -157,7 +160,7 @@ def test_steps_that_are_computed_again_have_the_same_gradients(cell, kind):
     def loss(recompute):
         if kind == "rollout":
             return rollout_loss(student, sde, paths, recompute=recompute)
-        return local_loss(student, sde, data(), 6, 20, teacher, seeded(), recompute=recompute)
+        return local_errors(student, sde, data(), 6, 20, teacher, seeded(), recompute=recompute).mean()
 
     torch.testing.assert_close(gradients_of(student, loss(True)), gradients_of(student, loss(False)))
     assert saved_bytes(lambda: loss(True)) < 0.2 * saved_bytes(lambda: loss(False))
@@ -196,8 +199,8 @@ def test_the_local_loss_of_one_step_is_that_of_a_rollout(reference):
     student = make(reference=reference)
     teacher = TeacherOptions(steps=1, cells=1)
     with torch.no_grad():
-        found = local_loss(student, sde_of(student), data(), 1, 50, teacher, seeded())
-        finer = local_loss(student, sde_of(student), data(), 1, 50, TeacherOptions(steps=16, cells=16), seeded())
+        found = local_errors(student, sde_of(student), data(), 1, 50, teacher, seeded())
+        finer = local_errors(student, sde_of(student), data(), 1, 50, TeacherOptions(steps=16, cells=16), seeded())
     assert found < 1e-9
     assert finer > 1e-3
 
@@ -225,8 +228,8 @@ def test_a_local_step_starts_with_the_memory_of_the_step_before(cell, monkeypatc
     for name, function in (("start", start), ("memory_at", memory_at), ("advance", advance)):
         monkeypatch.setattr(kind, name, function)
     teacher = TeacherOptions(steps=16, cells=8)
-    local_loss(student, sde_of(student), data(), 3, 6, teacher, seeded()).backward()
-    times = coarse_times(student, teacher, 3).tolist()
+    local_errors(student, sde_of(student), data(), 3, 6, teacher, seeded()).mean().backward()
+    times = snr_times(student.space.snr, student.space.grid, 3).tolist()
     assert starts == times[:1]
     assert sorted(memories) == list(pairwise(times[:-1]))
     assert sorted(m[:3] for m in moves) == [(a, b, 6) for a, b in pairwise(times)]
@@ -238,20 +241,50 @@ def _flat(memory):
     return list(memory) if isinstance(memory, tuple) else [memory]
 
 
-def test_local_steps_have_the_times_of_rollouts():
-    skewed = StepGrid.from_density([1.0, 2.0, 4.0], knots=16)
-    for grid in (StepGrid(), skewed):
-        student = make(grid=grid)
-        teacher = TeacherOptions(steps=32, cells=16)
-        for steps in (1, 3, 16):
-            rollout = paths_of(student, steps=32, cells=16).coarse(steps).times
-            assert torch.equal(coarse_times(student, teacher, steps), rollout)
+@pytest.mark.parametrize("cells", [8, 64])
+def test_local_steps_have_the_times_of_a_sampler(cells, monkeypatch):
+    """Whatever the cells of rollouts are, after a free step too; to the rounding of the paths' own cells."""
+    grid = StepGrid.from_density([1.0, 2.0, 4.0], knots=16)
+    for own in (StepGrid(), grid, replace(grid, free=0.3, fall=0.1)):
+        student, seen = make(grid=own), set()
+        kept = SolverCell.advance
+
+        def advance(self, sde, start, end, *others, kept=kept, seen=seen):
+            seen.update((math.log(start), math.log(end)))
+            return kept(self, sde, start, end, *others)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(SolverCell, "advance", advance)
+            local_errors(student, sde_of(student), data(), 5, 2, TeacherOptions(steps=64, cells=cells), seeded())
+        space = student.space
+        found = torch.tensor(sorted(seen), dtype=torch.float64)
+        width = math.log(space.snr[1] / space.snr[0]) / space.cells
+        torch.testing.assert_close(found, space.times(5).log(), rtol=0, atol=1.01 * width)
+
+
+def test_the_steps_of_a_local_iteration_count_by_their_relative_errors():
+    """The parts of two steps in the gradient: half each, unless one errs by next to nothing; as they are when plain."""
+
+    def parts(*errors, cell="solver"):
+        values = torch.tensor(errors, requires_grad=True)
+        (gradient,) = torch.autograd.grad(local_loss(values, make(cell)), values)
+        return (gradient * values).tolist()
+
+    assert parts(3e-2, 3e-2) == pytest.approx([0.5, 0.5])
+    assert parts(4e-2, 1e-2) == pytest.approx([0.5, 0.5], abs=0.1)
+    assert parts(4e-2, 4e-5) == pytest.approx([1, 0], abs=0.02)
+    assert parts(4e-2, 1e-2, cell="plain") == pytest.approx([0.8, 0.2])
+    for cell, wanted in (("solver", 2e-2), ("plain", 2.5e-2)):
+        assert local_loss(torch.tensor([3e-2]), make(cell)).exp().item() == pytest.approx(3e-2)
+        assert local_loss(torch.tensor([4e-2, 1e-2]), make(cell)).exp().item() == pytest.approx(wanted, rel=0.1)
 
 
 def test_losses_are_functions_of_the_generator():
     student = shaken(make())
     losses = [
-        local_loss(student, sde_of(student), data(), 3, 6, TeacherOptions(steps=8, cells=8), seeded(seed)).item()
+        local_errors(student, sde_of(student), data(), 3, 6, TeacherOptions(steps=8, cells=8), seeded(seed))
+        .mean()
+        .item()
         for seed in (0, 0, 1)
     ]
     assert losses[0] == losses[1] != losses[2]
@@ -493,7 +526,7 @@ def test_precision_is_the_teachers_too_for_as_long_as_training_lasts(precision, 
     teacher = NetworkDenoiser(UNet(1, 4, widths=(8,)), 1.0)
     student = image_student(teacher)
     seen = {"teacher": set(), "student": set()}
-    kept = local_loss
+    kept = local_errors
 
     def watching(name, network):
         def watch(module, inputs, output):
@@ -504,7 +537,7 @@ def test_precision_is_the_teachers_too_for_as_long_as_training_lasts(precision, 
     def multiplied(*arguments, **options):
         return loss * kept(*arguments, **options)
 
-    monkeypatch.setattr(sys.modules["sdesig.sigdeg.distillation"], "local_loss", multiplied)
+    monkeypatch.setattr(sys.modules["sdesig.sigdeg.distillation"], "local_errors", multiplied)
     watching("teacher", teacher.network)
     watching("student", student.cell.denoiser.network)
     chosen = options(pairs="local", steps=(2, 2), evaluations=8, iterations=1, precision=precision)
