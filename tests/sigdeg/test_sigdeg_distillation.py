@@ -184,8 +184,11 @@ def test_windows_and_recomputed_steps_train(changes, tmp_path):
 
 @every_reference
 def test_a_student_is_its_teacher_where_both_take_the_same_steps(reference):
-    """Untrained, against path-average on the coarse steps themselves; against another scheme it is not."""
+    """Untrained, without the correction, which teachers lack, against path-average on the coarse steps themselves;
+    against another scheme it is not.
+    """
     student = make(reference=reference)
+    student.cell.coefficients.corrected.zero_()
     same = paths_of(student, steps=8, cells=8)
     other = paths_of(student, steps=8, cells=8, scheme="euler")
     with torch.no_grad():
@@ -195,8 +198,11 @@ def test_a_student_is_its_teacher_where_both_take_the_same_steps(reference):
 
 @every_reference
 def test_the_local_loss_of_one_step_is_that_of_a_rollout(reference):
-    """Data of one point and one fine step from its marginal: an untrained student makes the same step."""
+    """Data of one point and one fine step from its marginal: an untrained student makes the same step, but for the
+    correction, which teachers lack.
+    """
     student = make(reference=reference)
+    student.cell.coefficients.corrected.zero_()
     teacher = TeacherOptions(steps=1, cells=1)
     with torch.no_grad():
         found = local_errors(student, sde_of(student), data(), 1, 50, teacher, seeded())
