@@ -32,6 +32,7 @@ def tiny(study, size):
         network=lambda: UNet(study.channels, size, widths=(8, 8), patch=2),
         teacher=replace(study.teacher, iterations=2),
         batch=4,
+        committed=None,
         grid_paths=2,
         verdict=20 * 400,
         runs={name: shorter(run) for name, run in study.runs.items()},
@@ -193,3 +194,13 @@ def test_other_studies(name, scale, study, tmp_path, monkeypatch):
     report = (tmp_path / "experiments" / name / f"results{suffix}" / "report.md").read_text()
     assert report.startswith(f"# {study.title}\n\nWritten by `python -m experiments.{name}")
     assert (tmp_path / "runs" / f"{name}{suffix}" / "depth-4" / "student").is_dir()
+
+
+def test_the_committed_teacher_is_taken_where_no_training_has_begun(tmp_path):
+    images = None
+    teacher = MNIST.trained_teacher(images, tmp_path, torch.device("cpu"))
+    assert teacher.event == (1, 28, 28)
+    assert teacher.network.config == MNIST.network().config
+    (tmp_path / "teacher").mkdir()
+    with pytest.raises(AttributeError):  # it would be trained
+        MNIST.trained_teacher(images, tmp_path, torch.device("cpu"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -56,9 +57,10 @@ def main(folder: str, studies: Mapping[str, Study], arguments: Sequence[str] | N
     if options.part == "text":
         on_main(lambda: write_text(study, options.command, data, options.out))
         return
-    teacher = study.trained_teacher(data, options.runs, options.device)
     if options.part == "teacher":
+        replace(study, committed=None).trained_teacher(data, options.runs, options.device)
         return
+    teacher = study.trained_teacher(data, options.runs, options.device)
     names = [options.part] if options.part in study.runs else list(study.runs)
     students = {name: study.distilled(name, teacher, data, options.runs) for name in names}
     if options.part in ("all", "table"):

@@ -81,6 +81,7 @@ class Study:
         compared: training images with whose features those of samples are compared, at most.
         steps, teacher_steps: of the samplers, and of the teacher's own.
         remarks: on what was measured, for the report.
+        committed: folder of a teacher that was trained already: then a study trains none, but for --part teacher.
         few: keys of samplers that are not asked for more than 20 steps, where evaluations are dear.
     """
 
@@ -102,16 +103,16 @@ class Study:
     teacher_steps: int = TEACHER_STEPS
     remarks: str = ""
     few: frozenset[str] = field(default_factory=frozenset)
+    committed: Path | None = None
 
     def images(self, source: str, cache: Path) -> ImageSet:
         """The training images, as `load_images` reads them."""
         return load_images(source, channels=self.channels, size=self.size, cache=cache)
 
     def trained_teacher(self, images: ImageSet, runs: Path, device: torch.device) -> NetworkDenoiser:
-        """Train the teacher, or go on, or read what is done."""
-        done = runs / "teacher" / "teacher"
-        if done.exists():
-            return NetworkDenoiser.load(done, device)
+        """Train the teacher, or go on, or read what is done; the committed one where there is no training."""
+        if (folder := self._teacher_folder(runs)) is not None:
+            return NetworkDenoiser.load(folder, device)
         torch.manual_seed(0)
         network = self.network().to(device)
         return train_teacher(
@@ -123,6 +124,13 @@ class Study:
             log_sigma=self.log_sigma,
             flip=self.flip,
         )
+
+    def _teacher_folder(self, runs: Path) -> Path | None:
+        """Where a trained teacher is: in the runs, else the committed one unless a training has begun."""
+        own = runs / "teacher"
+        if (own / "teacher").exists():
+            return own / "teacher"
+        return None if own.exists() else self.committed
 
     def distilled(self, name: str, teacher: NetworkDenoiser, images: ImageSet, runs: Path) -> SigDEG:
         """Distil the student of a name, or go on, or read what is done, with its verdict; on the teacher's device."""
@@ -155,14 +163,15 @@ class Study:
         """The grid of steps that suits the teacher, measured once and kept in a file."""
         with main_first():
             if not file.exists():
-                weights = file.parent / "teacher" / "teacher" / WEIGHTS
+                folder = self._teacher_folder(file.parent)
+                assert folder is not None
                 grid = choose_grid(
                     teacher,
                     space,
                     law=LAW_FOR_IMAGES,
                     paths=self.grid_paths,
                     kept=file.with_name("grid-cells.safetensors"),
-                    recorded={"teacher": file_digest(weights)},
+                    recorded={"teacher": file_digest(folder / WEIGHTS)},
                 )
                 grid.save(file)
         return StepGrid.load(file)
