@@ -35,8 +35,9 @@ LEAST = 0.05
 """Least density of steps, as a share of its mean."""
 NEGLIGIBLE = 1e-5
 """Relative errors that count as rounding: where all are below, the grid is even."""
-LAW_FOR_IMAGES = 0.5
-"""`law` for images. By the pathwise error alone the last steps would be long, as images change little in them."""
+LAW_FOR_IMAGES = 0.7
+"""`law` for images. By the pathwise error alone the last steps would be long, as images change little in them. With
+such steps path-average leaves grain, and its correction makes more of it."""
 AT_ONCE, NUMBERS = 64, 2**27
 """Most paths at once, and most numbers of their signatures on the fine grid. What a seed gives depends on them."""
 STEPS = (4, 5, 8, 10, 16, 20, 32, 64)
@@ -52,6 +53,7 @@ class _Measured(NamedTuple):
     Attributes:
         paths: number of the paths so far.
         square: of the ends, (): sum of their squares.
+        whole: (): of the squares of the error of one step per cell all the way.
         steps: (cells,): of the squares of what the single step over a cell moves the end by.
         free: (cells - 1,): of the squares of what a free step to the end of a cell moves the end by.
         change, change_square: (cells, *event): of the changes of the squares of the coordinates by that single step,
@@ -61,6 +63,7 @@ class _Measured(NamedTuple):
 
     paths: Tensor
     square: Tensor
+    whole: Tensor
     steps: Tensor
     free: Tensor
     change: Tensor
@@ -96,7 +99,8 @@ def choose_grid(
       is least where the density is proportional to w^(1/3). It asks for more steps at high SNRs: changes there are
       small beside the path's, but they are the grain of flat areas, which a Frechet distance sees.
     - The free step, see `StepGrid`. It is measured as the steps are: a free step to the end of a cell in place of the
-      fine path. For every N it goes to where the mean square of its error and that of N steps behind it are least.
+      fine path. For every N it goes to where the mean square of its error and that of N steps behind it are least; the
+      latter as above, times what the mean square of all cells together is over the sum of those of single ones.
 
     The teacher is evaluated paths (cells fine_per_cell + cells^2) times: 24,576 by default.
 
@@ -208,6 +212,7 @@ def _measure(
     return _Measured(
         torch.tensor(float(rows)),
         rows * by_cell[-1].square().mean().cpu(),
+        rows * (by_cell[0] - by_cell[-1]).square().mean().cpu(),
         rows * steps.cpu(),
         rows * torch.stack(free).cpu(),
         change.sum(1).cpu(),
@@ -223,7 +228,9 @@ def _chosen(measured: _Measured, space: PathSpace, law: float, even: bool) -> St
     errors = np.maximum(least, (measured.steps / n).sqrt().numpy())
     if not errors.max() > least:
         return EVEN
-    kappa = errors * cells**STRONG_LOCAL
+    # what single steps do may cancel: where a path changes its mode, one of them undoes another
+    together = math.sqrt((measured.whole / measured.steps.sum()).item())
+    kappa = together * errors * cells**STRONG_LOCAL
     density = np.ones(cells)
     if not even:
         density = (1 - law) * _shares(errors, 2 / (2 * STRONG_LOCAL - 1))
@@ -279,7 +286,7 @@ def _kept(
     """The key of the choice that is described, JSON-serializable, and what a file has of it: nothing, or sums."""
     text = json.dumps(without_names(described), sort_keys=True).encode()
     key = torch.tensor(list(hashlib.sha256(text).digest()), dtype=torch.uint8)
-    shapes = ((), (), (cells,), (cells - 1,), (cells, *event), (cells, *event), event)
+    shapes = ((), (), (), (cells,), (cells - 1,), (cells, *event), (cells, *event), event)
     nothing = _Measured(*(torch.zeros(shape, dtype=torch.float64) for shape in shapes))
     found = {} if file is None or not file.exists() else read_tensors(file)
     same = found.keys() == {"key", *nothing._fields} and torch.equal(found.pop("key"), key)
