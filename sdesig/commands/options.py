@@ -315,8 +315,8 @@ class SettingFlags(DataFlags):
             "grid",
             {**recorded, "reference": space.reference.digest, "snr": space.snr, **how},
             make=lambda: choose_grid(teacher.denoiser, space, kept=kept, recorded=recorded, **how),
-            write=lambda stem, grid: {"grid": grid.to_json()},
-            read=lambda stem, record: StepGrid.from_json(record["grid"]),
+            write=lambda stem, grid: grid.numbers,
+            read=lambda stem, record: StepGrid.load(stem.with_suffix(".json")),
         )
 
 

@@ -104,13 +104,15 @@ class StepGrid:
 
     def save(self, file: str | Path) -> None:
         """Write the grid to a JSON file."""
-        write_json(Path(file), self._numbers())
+        write_json(Path(file), self.numbers)
 
     def to_json(self) -> list[float] | dict[str, Any]:
         """A JSON value for `from_json`: the list of the quantiles, or with a free step all numbers by name."""
-        return self._numbers() if self.free else list(self.quantiles)
+        return self.numbers if self.free else list(self.quantiles)
 
-    def _numbers(self) -> dict[str, Any]:
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """What makes it, by name, JSON-serializable."""
         free = {"free": self.free, "fall": self.fall} if self.free else {}
         return {"quantiles": list(self.quantiles), **free}
 
@@ -122,7 +124,8 @@ class StepGrid:
             FileNotFoundError, TypeError, ValueError: no such file, or no grid in it.
         """
         with reading(file):
-            return cls.from_json(read_json(Path(file)))
+            found = read_json(Path(file))  # a file of a run says more
+            return cls.from_json({name: found[name] for name in ("quantiles", "free", "fall") if name in found})
 
     @classmethod
     def from_json(cls, value: object) -> StepGrid:
