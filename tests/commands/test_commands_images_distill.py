@@ -126,7 +126,7 @@ def test_a_reference_in_a_file(pictures, tmp_path, options, fails):
 
 def test_a_model_of_diffusers(pictures, tmp_path, options, monkeypatch):
     """With its own range of SNR, which the default is cut to, and a grid that is chosen and kept."""
-    monkeypatch.setattr(shared, "choose_grid", partial(choose_grid, cells=2, fine_per_cell=2))
+    monkeypatch.setattr(shared, "choose_grid", partial(choose_grid, cells=3, fine_per_cell=2))
     folder = make_diffusers_model(tmp_path / "model")
     command = ["distill", "--teacher", str(folder), "--data", str(pictures.data), "--depth", "1"]
     command += ["--iterations", "1", "--evaluations", "4", "--teacher-steps", "8", "--steps", "2", "4"]
@@ -144,7 +144,7 @@ def test_a_model_of_diffusers(pictures, tmp_path, options, monkeypatch):
 
 def test_what_was_chosen_is_kept(pictures, tmp_path, monkeypatch):
     """Grid and reference of a run that goes on are those that it began with, and not measured again."""
-    monkeypatch.setattr(shared, "choose_grid", partial(choose_grid, cells=2, fine_per_cell=2))
+    monkeypatch.setattr(shared, "choose_grid", partial(choose_grid, cells=3, fine_per_cell=2))
     command = ["distill", "--teacher", str(pictures.teacher), *STUDENT, "--paths", "4", "--grid", "chosen"]
     command += ["--reference-samples", "4", "--out", str(tmp_path)]
     main(command)

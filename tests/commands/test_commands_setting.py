@@ -33,7 +33,7 @@ def pictures(tmp_path_factory):
 
 @pytest.fixture
 def few_paths(monkeypatch):
-    monkeypatch.setattr(shared, "choose_grid", partial(choose_grid, paths=8, cells=2, fine_per_cell=2))
+    monkeypatch.setattr(shared, "choose_grid", partial(choose_grid, paths=8, cells=3, fine_per_cell=2))
 
 
 # --- vectors or images -----------------------------------------------------------------------------------------------
@@ -163,7 +163,7 @@ def test_an_earlier_run_with_shared_paths_finds_the_cells_of_its_grid(problem, f
     (cache / shared.GRID_CELLS).rename(out / shared.GRID_CELLS)
     for file in cache.glob("grid-*.json"):
         file.unlink()
-    monkeypatch.setattr(importlib.import_module("sdesig.sampling.choose_grid"), "teacher_states", None)
+    monkeypatch.setattr(importlib.import_module("sdesig.sampling.choose_grid"), "_measure", None)
     grid = SigDEG.load(out / "student").space.grid
     (out / "student" / "weights.safetensors").unlink()
     main(command)

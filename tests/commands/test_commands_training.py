@@ -126,10 +126,10 @@ def test_a_run_goes_on_with_more_iterations_and_another_spelling_of_its_data(tmp
     monkeypatch.chdir(tmp_path)
     other = [os.path.relpath(value) if Path(value).exists() else value for value in problem.flags]
     assert other != [*problem.flags]
-    small = partial(choose_grid, paths=8, cells=2, fine_per_cell=2)
+    small = partial(choose_grid, paths=8, cells=3, fine_per_cell=2)
     monkeypatch.setattr("sdesig.commands.options.choose_grid", small)
     main(["distill", *problem.flags, *flags, "--iterations", "2"])
-    monkeypatch.setattr(importlib.import_module("sdesig.sampling.choose_grid"), "teacher_states", None)
+    monkeypatch.setattr(importlib.import_module("sdesig.sampling.choose_grid"), "_measure", None)
     main(["distill", *other, *flags, "--iterations", "4"])
     assert options(out)["training"]["iterations"] == 4
     lines = (out / "stats.jsonl").read_text().splitlines()

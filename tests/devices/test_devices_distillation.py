@@ -309,7 +309,7 @@ def test_cells_that_another_device_measured_are_not_used(device, tmp_path):
     for where in ("cpu", device):
         teacher, asked[where] = teacher_on(where), []
         teacher.register_forward_hook(lambda *_, calls=asked[where]: calls.append(1))
-        options = {"cells": 2, "fine_per_cell": 2, "paths": 2, "progress": False}
+        options = {"cells": 3, "fine_per_cell": 2, "paths": 2, "progress": False}
         kept = {"kept": tmp_path / "cells.safetensors", "recorded": {"teacher": "mixture"}}
         choose_grid(teacher, space_on(where), **options, **kept)
     assert asked[device] == asked["cpu"] != []
