@@ -42,7 +42,7 @@ def test_other_numbers_are_found():
     lines = ["", "", "| a | b | c | d |", "|---|---|---|---|", "| DDIM | - | - | 3 |", "| UniPC | - | - | 3 |", ""]
     assert renewed(TABLE + "\n".join(lines)) == TABLE + "\n".join(lines)
     lines[-2] = "| Sig-DEG, depth 2 (shipped) | 0.1 (9.99) | 9.9 % | 3 |"
-    assert "\n| Sig-DEG, depth 2 (shipped) | 0.1 (0.05) | 0.5 % | 3 |\n" in renewed(TABLE + "\n".join(lines))
+    assert "\n| Sig-DEG, depth 2 (shipped) | 0.0 (0.04) | 0.4 % | 3 |\n" in renewed(TABLE + "\n".join(lines))
 
 
 @pytest.mark.parametrize(
