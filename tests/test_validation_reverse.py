@@ -53,7 +53,7 @@ def test_the_figure_has_a_panel_for_every_case(monkeypatch):
     assert len(rows) == 2 * len(small)
 
 
-@pytest.mark.parametrize("case", reverse_diffusion.WEAK_CASES[::2], ids=lambda case: case.scheme)
+@pytest.mark.parametrize("case", reverse_diffusion.WEAK_CASES[::2], ids=lambda case: case.label)
 def test_weak_orders_agree_with_theory(case):
     for order, passed in ((case.order, True), (case.order + 1, False)):
         rows = []
