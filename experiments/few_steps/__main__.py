@@ -11,9 +11,11 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from experiments.few_steps.setting import (
     BEFORE,
@@ -33,8 +35,6 @@ from sdesig.evaluation import (
     Row,
     SampleStore,
     evaluate,
-    legend_below,
-    look_of,
     markdown_table,
     paired_ratio,
     panels,
@@ -131,7 +131,7 @@ def best_of_grids(rows: Sequence[Row], column: str) -> dict[tuple[str, int], Row
     return best
 
 
-def write_text(results: dict[str, dict[str, object]]) -> None:
+def write_text(results: dict[str, dict[str, Any]]) -> None:
     """report.md, of all problems that were measured."""
     text = "# Few steps without training\n\nWritten by `python -m experiments.few_steps`. "
     text += (
@@ -140,8 +140,8 @@ def write_text(results: dict[str, dict[str, object]]) -> None:
         "over the seeds. Seconds per 1000 samples in the JSON files are of the processor.\n"
     )
     for result in results.values():
-        rows = [row for row in result["rows"] if row["key"] != CONVERGED]  # type: ignore[attr-defined]
-        floor = next(row for row in result["rows"] if row["key"] == CONVERGED)  # type: ignore[attr-defined]
+        rows = [row for row in result["rows"] if row["key"] != CONVERGED]
+        floor = next(row for row in result["rows"] if row["key"] == CONVERGED)
         scale, digits = (1e4, 1) if result["distance"] == "MMD^2" else (1.0, 2)
         unit = " x 10^4" if scale > 1 else ""
         text += f"\n## {result['title']}\n\n{floor['n']} seeds. Pathwise RMSE:\n\n"
@@ -149,7 +149,7 @@ def write_text(results: dict[str, dict[str, object]]) -> None:
         text += f"\n{result['distance']}{unit} to the teacher's own law; converged paths have "
         text += f"{scale * floor['distance']:.{digits}f} +- {scale * floor['distance_se']:.{digits}f}:\n\n"
         text += _table(rows, "distance", scale, digits)
-        text += f"\n{markdown_table(result['targets'], TITLES)}\n"  # type: ignore[arg-type]
+        text += f"\n{markdown_table(result['targets'], TITLES)}\n"
     text += "\n![distance and path](few_steps.png)\n"
     with replacing(RESULTS / "report.md") as file:
         file.write_text(text)
@@ -171,35 +171,47 @@ def _table(rows: Sequence[Row], column: str, scale: float, digits: int) -> str:
     return markdown_table(lines, {"method": "method", **{str(n): f"{n}" for n in SHOWN}})
 
 
-def figure(results: dict[str, dict[str, object]]) -> Figure:
-    """Path and distance against the evaluations, of ours and the best of others."""
-    drawn, axes = panels(2, len(results), figsize=(4.2 * len(results), 7), squeeze=False, sharex=True)
+STYLES = {
+    BEFORE: ("#88CCEE", "s", ":"),
+    EVEN: ("#0072B2", "D", "-"),
+    "path-average-grid": ("#332288", "P", "-"),
+    "path-average-law": ("#AA4499", "^", "-"),
+    "path-average-flow": ("#D55E00", "o", "--"),
+}
+
+
+def figure(results: dict[str, dict[str, Any]]) -> Figure:
+    """Path and distance against the evaluations, of ours and, in grey, of all others on the better of their grids."""
+    drawn, axes = panels(2, len(results), figsize=(3.6 * len(results), 7), squeeze=False, sharex=True)
     for k, result in enumerate(results.values()):
-        rows = [row for row in result["rows"] if row["key"] != CONVERGED]  # type: ignore[attr-defined]
-        floor = next(row for row in result["rows"] if row["key"] == CONVERGED)  # type: ignore[attr-defined]
+        rows = [row for row in result["rows"] if row["key"] != CONVERGED]
+        floor = next(row for row in result["rows"] if row["key"] == CONVERGED)
         for axis, column in zip(axes[:, k], ("pathwise_rmse", "distance"), strict=True):
             best = best_of_grids(rows, column)
-            for key in dict.fromkeys(key for key, _ in best):
+            keys = list(dict.fromkeys(key for key, _ in best))
+            for key in sorted(keys, key=lambda key: key in OURS):
                 values = [best[key, steps][column] for steps in STEPS]
-                look = look_of(key)
-                ours = key in OURS
-                axis.plot(
-                    STEPS,
-                    values,
-                    label=best[key, STEPS[0]]["method"].removesuffix(", Karras grid"),
-                    color=look.colour if ours else "0.7",
-                    lw=2 if ours else 0.8,
-                    marker="o" if ours else None,
-                    ms=3,
+                colour, marker, line_style = STYLES.get(key, ("0.75", None, "-"))
+                label = best[key, STEPS[0]]["method"] if key in OURS else "_"
+                axis.plot(STEPS, values, line_style, color=colour, marker=marker, ms=4, lw=1.5, label=label)
+            axis.set_xscale("log")
+            axis.set_xticks(STEPS, [str(steps) for steps in STEPS])
+            axis.xaxis.set_minor_locator(NullLocator())
+            if column == "pathwise_rmse":
+                axis.set_yscale("log")
+            else:
+                axis.set_yscale("symlog", linthresh=1e-3 if result["distance"] == "MMD^2" else 1.0)
+                axis.axhspan(
+                    *(floor[column] + side * floor["distance_se"] for side in (-1, 1)),
+                    color="0.9",
+                    label="converged paths, +- a standard error",
                 )
-            if column == "distance":
-                axis.axhline(floor["distance"], color="k", lw=0.5)
-            axis.set(xscale="log", yscale="log" if column == "pathwise_rmse" else "symlog")
-        axes[0, k].set_title(str(result["title"]))
+        axes[0, k].set_title(result["title"], fontsize="medium")
         axes[1, k].set_xlabel("evaluations")
     axes[0, 0].set_ylabel("pathwise RMSE")
-    axes[1, 0].set_ylabel("distance to the teacher's law")
-    legend_below(axes[1, 0])
+    axes[1, 0].set_ylabel("MMD$^2$ (mixtures), Frechet distance (digits)\nto the teacher's law")
+    axes[1, 0].plot([], [], color="0.75", label="others, each on the better of two grids")
+    drawn.legend(*axes[1, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
     return drawn
 
 
@@ -208,9 +220,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.few_steps", description=__doc__)
     parser.add_argument("--problem", choices=list(PROBLEMS), help="default all of them, and the report")
     parser.add_argument("--runs", type=Path, default=Path("runs/few_steps"))
+    parser.add_argument("--text", action="store_true", help="the report and its figure alone, from the JSON files")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    for name in PROBLEMS if options.problem is None else [options.problem]:
+    for name in [] if options.text else PROBLEMS if options.problem is None else [options.problem]:
         run(name, PROBLEMS[name](), options.runs / name)
     files = [RESULTS / f"{name}.json" for name in PROBLEMS]
     results = {file.stem: json.loads(file.read_text()) for file in files if file.exists()}
