@@ -39,6 +39,7 @@ LOOKS = {
     "path-average": Look("#88CCEE", "^"),
     "path-average-reference": Look("#0072B2", "D"),
     "path-average-grid": Look("#332288", "P"),
+    "path-average-flow": Look("#228833", "$o$", "--"),
     "path-average-components": Look("#332288", "X"),
     "ddim": Look("#44AA99", "<", "--"),
     "unipc": Look("#117733", "h", "--"),

@@ -58,7 +58,7 @@ def drawn(teacher):
 USES = {
     "paths": drawn,
     "samples for a reference": lambda teacher: teacher_samples(teacher, SPACE, 2),
-    "grid": lambda teacher: choose_grid(teacher, SPACE, cells=2, fine_per_cell=2, paths=2, progress=False),
+    "grid": lambda teacher: choose_grid(teacher, SPACE, cells=3, fine_per_cell=2, paths=2, progress=False),
     "floor": lambda teacher: information_floor(teacher, SPACE, steps=2, depth=1, groups=2),
     "comparison": compared,
     "samples": lambda teacher: students(teacher).sample(3, 2),

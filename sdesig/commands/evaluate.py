@@ -59,9 +59,7 @@ class Evaluate:
     all on the same paths, which they set; where there are none, --reference, --snr and --grid do."""
     setting: SettingFlags = field(default_factory=lambda: SettingFlags(grid="even"))
     samplers: tuple[str, ...] = tuple(TRAINING_FREE)
-    """Other samplers: those that vectors have by default, dpm-solver++2m, dpm-solver++3m, ipndm-4, sde-dpm++3m, seeds-2
-    and er-sde-3, and by diffusers unipc, dpmsolver++(2M), dpmsolver++(3M), deis, sa-solver-ode and sa-solver. Those of
-    others are on even steps, and with -karras behind the name on Karras' grid. None without a value."""
+    """Other samplers, by keys; the documentation has them all. None without a value."""
     steps: tuple[int, ...] = (4, 8, 16, 32)
     """Numbers of coarse steps."""
     teacher_steps: int = 0
@@ -71,8 +69,7 @@ class Evaluate:
     first_seed: int = 0
     """First one of the seeds; the others follow it."""
     law: int = 0
-    """Number of seeds, after those of the samples, whose converged paths stand for the teacher's own law: for distances
-    to it, and the share of seeds that changed; 0: neither."""
+    """Seeds, after those of the samples, whose converged paths stand for the teacher's own law; 0: no distance to it."""
     extractor: tuple[str, ...] = ()
     """Features of images: pixels, inception, or TorchScript files, of uint8 (n, channels, h, w) to (n, k)."""
     perceptual: tuple[str, ...] = ()

@@ -61,7 +61,7 @@ def test_rows_are_those_of_the_parts():
     found = evaluated(generators, floor_groups=40)
     assert [(row["key"], row["steps"]) for row in found.rows] == [(s.key, n) for s, n in found.store.pairs]
     assert [row["method"] for row in found.rows][-4:] == ["one", "one", "two", "two"]
-    assert len(found.rows) == 1 + 2 * (5 + 2)
+    assert len(found.rows) == 1 + 2 * (6 + 2)
     assert found.rows[0]["key"] == CONVERGED
     assert [(floor.depth, floor.steps, floor.groups) for floor in found.floors] == [
         (depth, steps, 40) for depth in (1, 2) for steps in (4, 8)

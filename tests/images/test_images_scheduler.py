@@ -129,7 +129,7 @@ def test_it_is_the_scheme_of_this_package_with_the_first_evaluation_at_the_start
         """For y of any eta."""
         return law.denoise_y((y * snr ** ((1 - eta**2) / 2)).flatten(1), snr).reshape(y.shape)
 
-    sde, scheme = CanonicalSDE(SNRDenoiser(denoise, eta), reference=reference, eta=eta), PathAverage()
+    sde, scheme = CanonicalSDE(SNRDenoiser(denoise, eta), reference=reference, eta=eta), PathAverage(correction=0.0)
     x = normal(4, 2, 3)
     path = path_of(x.shape, reference.variance, eta**2, dtype=torch.float32) if eta else None
     file = str(tmp_path / "reference.safetensors")
