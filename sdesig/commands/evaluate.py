@@ -69,7 +69,7 @@ class Evaluate:
     first_seed: int = 0
     """First one of the seeds; the others follow it."""
     law: int = 0
-    """Seeds, after those of the samples, whose converged paths stand for the teacher's own law; 0: no distance to it."""
+    """Seeds, after those of the samples, whose converged paths stand for the teacher's own law; 0: none."""
     extractor: tuple[str, ...] = ()
     """Features of images: pixels, inception, or TorchScript files, of uint8 (n, channels, h, w) to (n, k)."""
     perceptual: tuple[str, ...] = ()
