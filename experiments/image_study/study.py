@@ -77,7 +77,7 @@ class Study:
         runs: the distillations.
         seeds: samples of every row of the table, a block of `block` at once.
         grid_paths: paths on which the grid is chosen.
-        verdict: evaluations of the network for the verdict on every student.
+        verdict: evaluations of the network for the verdict on every student; 0: none.
         compared: training images with whose features those of samples are compared, at most.
         steps, teacher_steps: of the samplers, and of the teacher's own.
         remarks: on what was measured, for the report.
@@ -135,7 +135,7 @@ class Study:
     def distilled(self, name: str, teacher: NetworkDenoiser, images: ImageSet, runs: Path) -> SigDEG:
         """Distil the student of a name, or go on, or read what is done, with its verdict; on the teacher's device."""
         trained, file = self._distilled(name, teacher, images, runs), runs / name / "verdict.json"
-        if not file.exists():
+        if self.verdict and not file.exists():
             unipc = peers(teacher, trained.space, VERDICT_STEPS)["unipc"]
             kept = runs / name / "verdict"
             found = verdict(trained, teacher, samplers=[unipc], evaluations=self.verdict, folder=kept)
