@@ -12,12 +12,13 @@ import secrets
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -191,6 +192,14 @@ def file_digest(path: Path) -> str:
     with path.open("rb") as file:
         while chunk := file.read(2**20):
             digest.update(chunk)
+    return digest.hexdigest()
+
+
+def tensor_digest(tensors: Iterable[Tensor]) -> str:
+    """The sha256 of the values of tensors, one after the other."""
+    digest = hashlib.sha256()
+    for value in tensors:
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

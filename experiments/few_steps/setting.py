@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from sdesig.digits import load_digits, load_features, load_teacher, path_space
-from sdesig.evaluation import FeatureExtractor, Sampler, few_step_peers, named_after, training_free
-from sdesig.images import peers
+from sdesig.evaluation import FeatureExtractor, Sampler, few_step_peers, training_free
+from sdesig.images import peers_on_both_grids
 from sdesig.sampling import GaussianReference, PathAverage, PathSpace, SNRDenoiser, StepGrid, choose_grid
 from sdesig.sde import Mixture
 
@@ -97,12 +97,8 @@ def samplers_of(problem: Problem, grids: dict[str, StepGrid]) -> list[Sampler]:
         replace(referenced, key="path-average-law", label="path-average, law's grid", grid=grids["law"]),
         made["path-average-flow"],
     ]
-    karras = StepGrid.karras(problem.space.snr)
-    by_diffusers = [
-        *peers(problem.teacher, problem.space, STEPS).values(),
-        *(named_after("Karras", peer) for peer in peers(problem.teacher, problem.space, STEPS, grid=karras).values()),
-    ]
-    return [*ours, *few_step_peers(problem.space, STEPS).values(), *by_diffusers]
+    by_diffusers = peers_on_both_grids(problem.teacher, problem.space, STEPS)
+    return [*ours, *few_step_peers(problem.space, STEPS).values(), *by_diffusers.values()]
 
 
 class MMD:

@@ -28,12 +28,11 @@ from sdesig.evaluation import (
     generator_sampler,
     load_extractor,
     load_perceptual,
-    named_after,
     training_free,
 )
 from sdesig.images.diffusers_unet import import_diffusers
-from sdesig.images.peers import PEERS, peers
-from sdesig.sampling import PathSpace, StepGrid
+from sdesig.images.peers import PEERS, peers_on_both_grids
+from sdesig.sampling import PathSpace
 from sdesig.sigdeg import SigDEG
 
 BATCH_NUMBERS = 2**18
@@ -177,10 +176,8 @@ class Evaluate:
         self, comparison: Comparison, models: Sequence[SigDEG], identities: Sequence[Identity]
     ) -> Iterator[Sampler]:
         space, teacher = comparison.space, comparison.teacher
-        karras = peers(teacher, space, self.steps, grid=StepGrid.karras(space.snr))
         known = few_step_peers(space, self.steps) | training_free(space, self.steps)
-        known |= peers(teacher, space, self.steps)
-        known |= {f"{key}-karras": named_after("Karras", peer) for key, peer in karras.items()}
+        known |= peers_on_both_grids(teacher, space, self.steps)
         own = (self.teacher_steps,) if self.teacher_steps and self.teacher_steps not in self.steps else ()
         if "euler" in self.samplers or own:
             yield replace(known["euler"], steps=(*self.steps, *own) if "euler" in self.samplers else own)

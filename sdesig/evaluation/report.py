@@ -82,18 +82,13 @@ def report_row(
     sampler, errors = store.samplers[key], store.errors(key, steps)
     of_it = (floor for floor in floors if floor.is_of(sampler.depth, steps, sampler.grid))
     floor = next(of_it, None) if sampler.referenced else None
-    rmse, error = (None, None) if errors is None else root_mean_square(errors)
-    low, high = (None if errors is None else root_mean_square_interval(errors)) or (None, None)
     return {
         "key": key,
         "method": sampler.label,
         "depth": sampler.depth,
         "steps": steps,
         "nfe": sampler.evaluations * steps,
-        "pathwise_rmse": rmse,
-        "pathwise_rmse_se": error,
-        "pathwise_rmse_low": low,
-        "pathwise_rmse_high": high,
+        **pathwise_columns(errors),
         "pathwise_median": None if errors is None else errors.median().item(),
         "seeds_apart": store.seeds_apart(key, steps),
         "floor": None if floor is None else floor.rmse,
@@ -103,6 +98,18 @@ def report_row(
         **dict(_columns("frechet_distance", lambda by: by.frechet_name, measured, extractors)),
         **({} if law is None else _law_columns(store, key, steps, measured, law)),
         "measured": [asdict(number) for number in measured],
+    }
+
+
+def pathwise_columns(errors: Tensor | None) -> Row:
+    """The pathwise RMSE of a row, its standard error and its interval, from the errors per seed, if there are any."""
+    rmse, error = (None, None) if errors is None else root_mean_square(errors)
+    low, high = (None if errors is None else root_mean_square_interval(errors)) or (None, None)
+    return {
+        "pathwise_rmse": rmse,
+        "pathwise_rmse_se": error,
+        "pathwise_rmse_low": low,
+        "pathwise_rmse_high": high,
     }
 
 

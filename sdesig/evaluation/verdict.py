@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,12 @@ import torch
 from torch import Tensor
 
 from sdesig._checks import check_instance, check_integer
-from sdesig._files import write_json
-from sdesig._intervals import paired_ratio, root_mean_square, root_mean_square_interval
+from sdesig._files import tensor_digest, write_json
+from sdesig._intervals import paired_ratio
 from sdesig._philox import check_seeds
 from sdesig.evaluation.comparison import CONVERGED, Comparison
 from sdesig.evaluation.frechet import FeatureStatistics
-from sdesig.evaluation.report import Row, markdown_table
+from sdesig.evaluation.report import Row, markdown_table, pathwise_columns
 from sdesig.evaluation.sample_store import SampleStore
 from sdesig.evaluation.samplers import Sampler, generator_sampler, training_free
 from sdesig.sampling import DPMSolver1, PathAverage, marginal_distance
@@ -151,7 +150,7 @@ def verdict(
     chosen = tuple(dict.fromkeys(check_integer("steps", count, 1) for count in steps))
     if not chosen:
         raise ValueError("steps must be one number or more; got none")
-    space, digest = student.space, _digest(student)
+    space, digest = student.space, tensor_digest(student.state_dict().values())
     if truth_steps is None:
         truth_steps = max(_TRUTH_STEPS, 8 * max(chosen))
     known = training_free(space, chosen)
@@ -205,9 +204,8 @@ def affordable(training: int) -> int:
 def _untrained(student: SigDEG, steps: Sequence[int]) -> Sampler:
     """The scheme that a student is without training, on its grid."""
     scheme, name = (DPMSolver1(), "Euler") if student.kind == "plain" else (PathAverage(), "path-average")
-    referenced = bool((student.space.reference.variance > 0).any())
-    grid = student.space.grid
-    return Sampler(UNTRAINED, f"untrained: {name}", tuple(steps), scheme=scheme, referenced=referenced, grid=grid)
+    as_student = generator_sampler(UNTRAINED, student, steps, f"untrained: {name}")
+    return replace(as_student, scheme=scheme, depth=None)
 
 
 def _seeds(seeds: Sequence[int] | None, others: Sequence[int] | None, n: int) -> tuple[Sequence[int], Sequence[int]]:
@@ -270,9 +268,6 @@ class _Laws:
 
 
 def _row(store: SampleStore, sampler: Sampler, steps: int, laws: _Laws) -> Row:
-    errors = store.errors(sampler.key, steps)
-    rmse, error = (None, None) if errors is None else root_mean_square(errors)
-    low, high = (None if errors is None else root_mean_square_interval(errors)) or (None, None)
     truth = CONVERGED, store.comparison.truth_steps
     excess, uncertain = (None, None) if sampler.key == CONVERGED else laws.apart((sampler.key, steps), truth)
     return {
@@ -280,10 +275,7 @@ def _row(store: SampleStore, sampler: Sampler, steps: int, laws: _Laws) -> Row:
         "method": sampler.label,
         "steps": steps,
         "nfe": sampler.evaluations * steps,
-        "pathwise_rmse": rmse,
-        "pathwise_rmse_se": error,
-        "pathwise_rmse_low": low,
-        "pathwise_rmse_high": high,
+        **pathwise_columns(store.errors(sampler.key, steps)),
         "distance": laws.of(sampler.key, steps),
         "excess": excess,
         "excess_se": uncertain,
@@ -339,11 +331,3 @@ def _beats(found: Mapping[str, Sequence[str]], whom: str) -> str:
             joint = ", but " if text.startswith("beats") and " but " not in text else ", and "
             text = f"{text}{joint}{short[outcome]} in {told}" if text else f"{verbs[outcome]} in {told}"
     return text
-
-
-def _digest(student: SigDEG) -> str:
-    """The sha256 of the values of all weights and buffers."""
-    digest = hashlib.sha256()
-    for value in student.state_dict().values():
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -7,7 +7,7 @@ from sdesig.images.checkpoints import ScoreSDEDenoiser, load_edm, load_score_sde
 from sdesig.images.diffusers_unet import DiffusersUNet, import_diffusers
 from sdesig.images.image_network import compile_network, image_network
 from sdesig.images.latent import Autoencoder, load_autoencoder
-from sdesig.images.peers import peer_samples, peers
+from sdesig.images.peers import peer_samples, peers, peers_on_both_grids
 from sdesig.images.song_unet import SongUNet
 from sdesig.images.teachers import DiffusersDenoiser, load_teacher
 
@@ -33,6 +33,7 @@ __all__ = [
     "load_teacher",
     "peer_samples",
     "peers",
+    "peers_on_both_grids",
 ]
 
 _LAZY = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -11,12 +10,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sdesig._checks import check_choice, check_floating, check_instance, check_integer, check_real
+from sdesig._checks import check_choice, check_floating, check_instance, check_integer
 from sdesig._evaluating import evaluating
-from sdesig.evaluation import Sampler
+from sdesig._files import tensor_digest
+from sdesig.evaluation import Sampler, named_after
 from sdesig.images.diffusers_unet import import_diffusers
 from sdesig.sampling.canonical import SNRDenoiser, check_snr_denoiser
-from sdesig.sampling.path_space import EVEN, PathSpace, StepGrid
+from sdesig.sampling.path_space import EVEN, PathSpace, StepGrid, check_snr_range
 
 
 class Peer(NamedTuple):
@@ -66,6 +66,13 @@ def peers(teacher: SNRDenoiser, space: PathSpace, steps: Sequence[int], *, grid:
     }
 
 
+def peers_on_both_grids(teacher: SNRDenoiser, space: PathSpace, steps: Sequence[int]) -> dict[str, Sampler]:
+    """`peers` by key, on even steps and, as "<key>-karras", on `StepGrid.karras`: see `few_step_peers`."""
+    karras = peers(teacher, space, steps, grid=StepGrid.karras(space.snr)).values()
+    named = {sampler.key: sampler for sampler in (named_after("Karras", peer) for peer in karras)}
+    return peers(teacher, space, steps) | named
+
+
 @torch.no_grad()
 def peer_samples(
     teacher: SNRDenoiser,
@@ -101,9 +108,7 @@ def peer_samples(
     check_integer("steps", steps, 1)
     check_choice("scheduler", scheduler, tuple(PEERS))
     check_instance("grid", grid, StepGrid)
-    low, high = (check_real(f"snr[{k}]", value, minimum=0.0, strict=True) for k, value in enumerate(snr))
-    if low >= high:
-        raise ValueError(f"snr must be (first, last) with first < last; got {snr}")
+    low, high = check_snr_range(snr)
     peer = PEERS[scheduler]
     positions = torch.from_numpy(grid.positions(steps))
     times = torch.lerp(torch.tensor(math.log(low)).double(), torch.tensor(math.log(high)).double(), positions).exp()
@@ -123,5 +128,4 @@ def peer_samples(
 
 def _generator(row: Tensor) -> torch.Generator:
     """Of a seed that is a digest of the row's values."""
-    values = row.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-    return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(values).digest()[:8], "big"))
+    return torch.Generator().manual_seed(int(tensor_digest([row])[:16], 16))

@@ -44,7 +44,7 @@ STEPS = (4, 5, 8, 10, 16, 20, 32, 64)
 """Numbers of steps for which the end of the free step is sought; a line in their logarithm goes through them."""
 KNOTS = 64
 FINE = 1024
-"""Points of the quadrature over positions."""
+"""Points per cell of the quadrature over positions."""
 
 
 class _Measured(NamedTuple):

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ from torch import Tensor
 
 from sdesig._checks import check_choice, check_floating, check_real, check_step, per_sample, readable, unread
 from sdesig._devices import filled, plus, to_device
-from sdesig._files import read_tensors, reading, write_tensors
+from sdesig._files import read_tensors, reading, tensor_digest, write_tensors
 from sdesig.brownian.clock import Times
 
 REFERENCES = ("none", "scalar", "coordinates", "pca", "dct")
@@ -275,8 +274,7 @@ class GaussianReference:
     @property
     def digest(self) -> str:
         """The sha256 of the values of mean, variance and basis."""
-        values = (value.detach().cpu().contiguous().flatten() for value in self.tensors)
-        return hashlib.sha256(b"".join(value.view(torch.uint8).numpy().tobytes() for value in values)).hexdigest()
+        return tensor_digest(self.tensors)
 
     @property
     def shapes(self) -> list[torch.Size]:

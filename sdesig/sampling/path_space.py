@@ -23,6 +23,16 @@ from sdesig.brownian.path import MOST_DEPTH
 from sdesig.sampling.gaussian_reference import GaussianReference, SNRClock
 
 
+def check_snr_range(snr: tuple[float, float]) -> tuple[float, float]:
+    """The first and the last SNR; raise TypeError or ValueError unless they are two numbers, 0 < first < last."""
+    if not isinstance(snr, Sequence) or len(snr) != 2:
+        raise TypeError(f"snr must be two numbers, (first, last); got {snr!r}")
+    low, high = (check_real(f"snr[{k}]", value, minimum=0.0, strict=True) for k, value in enumerate(snr))
+    if low >= high:
+        raise ValueError(f"snr must be (first, last) with first < last; got {snr}")
+    return low, high
+
+
 @dataclass(frozen=True)
 class StepGrid:
     """Times of N steps for every N: the k-th is at the quantile k/N of a density on the clock's positions in [0, 1].
@@ -79,9 +89,7 @@ class StepGrid:
             rho: above 0; the limit of large ones is even in log-SNR.
             knots: number of equal steps whose times are quantiles.
         """
-        low, high = (check_real(f"snr[{k}]", value, minimum=0.0, strict=True) for k, value in enumerate(snr))
-        if low >= high:
-            raise ValueError(f"snr must be (first, last) with first < last; got {snr}")
+        low, high = check_snr_range(snr)
         power = -1 / (2 * check_real("rho", rho, minimum=0.0, strict=True))
         roots = np.linspace(low**power, high**power, check_integer("knots", knots, 1) + 1)[1:-1]
         inner = np.log(roots / low**power) / (power * np.log(high / low))
@@ -202,11 +210,7 @@ class PathSpace:
 
     def __post_init__(self) -> None:
         event = check_shape("event", self.event)
-        if not isinstance(self.snr, Sequence) or len(self.snr) != 2:
-            raise TypeError(f"snr must be two numbers, (first, last); got {self.snr!r}")
-        low, high = (check_real(f"snr[{k}]", value, minimum=0.0, strict=True) for k, value in enumerate(self.snr))
-        if low >= high:
-            raise ValueError(f"snr must be (first, last) with first < last; got {self.snr}")
+        low, high = check_snr_range(self.snr)
         object.__setattr__(self, "cells", check_integer("cells", self.cells, 1, MOST_CELLS))
         object.__setattr__(self, "depth", check_integer("depth", self.depth, 1, MOST_DEPTH))
         check_instance("grid", self.grid, StepGrid)

@@ -190,34 +190,44 @@ class SolverCell(Cell):
         # (0.707, 0) and 0.5. If it answers D = 0.8, then Q = 0.8. With kappa = 0.2 and the gate (1 - 1/4)^2 the next
         # state is 1 + 3 [Q + 0.1125 (Q - 0.5)] + sqrt(3) = 5.233, and the memory is (0.8, 0.8).
         root, coefficients = noise
-        drift, estimate = memory
         conditions = to_device(step_conditions(start, end), u.device)
+
+        def student(y: Tensor, time: Tensor) -> Tensor:
+            tau = time.to(u)
+            growth = root * (1 + sde.reference.variance * tau) * torch.rsqrt(tau * (1 + self.sigma_data**2 * tau))
+            extra = self._extra(sde, growth * coefficients, memory[1])
+            return check_denoised(self.denoiser(y, time, conditions.to(u), extra), y)
+
         fraction, numbers = self.coefficients(conditions)
-        before, now, again, *weights = numbers.to(u)
-        time = evaluation_snr(sde, start, end, fraction)  # learned, and so on the device
-        point = u + before * like(sde.drift_clock.length(start, time), u) * drift
-        point = point + root * torch.tensordot(torch.stack(weights), coefficients, 1)
-        y = sde.reference.from_reference(point, time)
-        tau = time.to(u)
-        growth = root * (1 + sde.reference.variance * tau) * torch.rsqrt(tau * (1 + self.sigma_data**2 * tau))
-        extra = self._extra(sde, growth * coefficients, estimate)
-        denoised = check_denoised(self.denoiser(y, time, conditions.to(u), extra), y).to(u)
-        found = sde.reference.drift(denoised, y, time)
-        moved = sde.moved(start, end, u, now * found + again * drift, root * coefficients[0])
-        return moved, (found, denoised - sde.reference.mean.to(u))
+        return self._step(sde, start, end, u, memory[0], noise, fraction, numbers, student)
 
     def untrained(
         self, sde: CanonicalSDE, start: Tensor, end: Tensor, u: Tensor, memory: Any, noise: tuple[Tensor, ...]
     ) -> tuple[Tensor, Any]:
         """The path-average step, as far as this depth has it; the memory as in `advance`."""
+        numbers = self.coefficients.untrained(to_device(step_conditions(start, end), u.device))
+        return self._step(sde, start, end, u, memory[0], noise, 1 / 3, numbers, sde.denoiser)
+
+    def _step(
+        self,
+        sde: CanonicalSDE,
+        start: Tensor,
+        end: Tensor,
+        u: Tensor,
+        drift: Tensor,
+        noise: tuple[Tensor, ...],
+        fraction: float | Tensor,
+        numbers: Tensor,
+        denoiser: Callable[[Tensor, Tensor], Tensor],
+    ) -> tuple[Tensor, Any]:
+        """The step with p and the other numbers of `StepCoefficients`, asking D(y, snr); `drift` is Q_{n-1}."""
         root, coefficients = noise
-        drift, _ = memory
-        time = evaluation_snr(sde, start, end, 1 / 3)
-        _, now, again, *weights = self.coefficients.untrained(to_device(step_conditions(start, end), u.device)).to(u)
-        point = u + like(sde.drift_clock.length(start, time), u) * drift
+        before, now, again, *weights = numbers.to(u)
+        time = evaluation_snr(sde, start, end, fraction)  # where p is learned, on the device
+        point = u + before * like(sde.drift_clock.length(start, time), u) * drift
         point = point + root * torch.tensordot(torch.stack(weights), coefficients, 1)
         y = sde.reference.from_reference(point, time)
-        denoised = sde.denoiser(y, time).to(u)
+        denoised = denoiser(y, time).to(u)
         found = sde.reference.drift(denoised, y, time)
         moved = sde.moved(start, end, u, now * found + again * drift, root * coefficients[0])
         return moved, (found, denoised - sde.reference.mean.to(u))

@@ -36,7 +36,7 @@ def network_evaluations(options: DistillOptions) -> int:
     """Mean number of evaluations of a distillation: the student's, and those of the teacher for its targets."""
     law, fine, training = steps_law(options.steps), options.teacher_options.steps, options.training
     anew = options.evaluations * sum(share * max(1, fine // n) for n, share in law.items())
-    local = {"local": 1.0, "rollout": 0.0, "both": options.local_share}[options.pairs]
+    local = options.share_of_local
     rolled = 0.0 if options.paths else anew
     each = options.evaluations + local * (options.evaluations + anew) + (1 - local) * rolled
     kept = options.paths * fine if local < 1 else 0
@@ -73,8 +73,7 @@ def time_distillation(
     sde = CanonicalSDE(teacher, reference=student.space.reference)
     samples = None if data is None else on_device(data, device)
     generator = generator_for("timing", training.seed, device=device)
-    low, high = options.steps
-    counts = [min(high, int(low * ((high + 1) / low) ** share)) for share in QUANTILES]
+    counts = [options.steps_at(share) for share in QUANTILES]
 
     def seconds(call: Callable[[], object]) -> float:
         _wait(device)
@@ -114,7 +113,7 @@ def time_distillation(
         return found if options.paths else found + took
 
     iteration = paths = 0.0
-    share = {"local": 1.0, "rollout": 0.0, "both": options.local_share}[options.pairs]
+    share = options.share_of_local
     precision = training.precision
     with in_precision(precision, teacher), in_precision(precision, trained), evaluating(teacher), seeded(0, device):
         if share > 0:

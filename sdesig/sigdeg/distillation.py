@@ -86,6 +86,16 @@ class DistillOptions:
         check_integer("paths", self.paths, 0, MOST)
         check_integer("window", self.window, 0)
 
+    @property
+    def share_of_local(self) -> float:
+        """The share of the iterations that are local."""
+        return {"local": 1.0, "rollout": 0.0, "both": self.local_share}[self.pairs]
+
+    def steps_at(self, quantile: float) -> int:
+        """A quantile, in [0, 1), of the number of steps of an iteration, log-uniform between the bounds."""
+        low, high = self.steps
+        return min(high, int(low * ((high + 1) / low) ** quantile))
+
     def described(self) -> dict[str, Any]:
         """The options as runs record them, JSON-serializable: `teacher_options` is called "teacher" there."""
         return {"teacher" if name == "teacher_options" else name: value for name, value in asdict(self).items()}
@@ -134,7 +144,7 @@ class _Ahead:
             for k in range(first, last)
             for own in numbers
         ]
-        steps = _read_steps(self._options.steps, [generator for _, generator in parts])
+        steps = _read_steps(self._options, [generator for _, generator in parts])
         chosen = [self._choose(k, n, generator) for (k, generator), n in zip(parts, steps, strict=True)]
         found = iter(torch.cat(chosen).tolist())
         return {
@@ -220,11 +230,7 @@ def distill(
             recorded=recorded if cache_recorded is None else cache_recorded,
             progress=progress,
         )
-    local_iterations = {
-        "rollout": 0,
-        "local": options.training.iterations,
-        "both": round(options.local_share * options.training.iterations),
-    }[options.pairs]
+    local_iterations = round(options.share_of_local * options.training.iterations)
 
     def choose(iteration: int, steps: int, generator: torch.Generator) -> Tensor:
         if iteration < local_iterations:
@@ -403,11 +409,10 @@ def _error(sde: CanonicalSDE, u: Tensor, target: Tensor, end: Tensor) -> Tensor:
     return ((u - target) / beside(sde.reference.clock(end), u)).square().mean()
 
 
-def _read_steps(bounds: tuple[int, int], generators: Sequence[torch.Generator]) -> list[int]:
-    """Log-uniform on the integers from bounds[0] to bounds[1], one from each generator."""
-    low, high = bounds
+def _read_steps(options: DistillOptions, generators: Sequence[torch.Generator]) -> list[int]:
+    """Numbers of steps of iterations, one from each generator."""
     uniform = torch.cat([torch.rand(1, generator=generator, device=generator.device) for generator in generators])
-    return [min(high, int(low * ((high + 1) / low) ** number)) for number in uniform.tolist()]
+    return [options.steps_at(number) for number in uniform.tolist()]
 
 
 def _draw_local_steps(steps: int, generator: torch.Generator) -> Tensor:
