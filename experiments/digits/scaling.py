@@ -9,7 +9,6 @@ import argparse
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -33,12 +32,12 @@ from sdesig.evaluation import (
 )
 from sdesig.sampling import CanonicalSDE, PathAverage, PathSpace, TeacherOptions, choose_grid
 from sdesig.sampling.teacher_paths import (
-    EVEN,
     TEACHER_SCHEMES,
     coarse_ends,
     draw_local,
     draw_signature,
     join_steps,
+    refined_times,
     snr_times,
     teacher_states,
 )
@@ -159,8 +158,7 @@ class Setting:
     ) -> tuple[list[Step], Callable[[Tensor, int], Tensor]]:
         """All steps along the teacher's paths, and its way (u, k) from a state after k steps to the end."""
         times = self.times("path", steps)
-        parts = [snr_times((a.item(), b.item()), EVEN, fine_per_step)[:-1] for a, b in pairwise(times)]
-        fine_times = torch.cat([*parts, times[-1:]])
+        fine_times = refined_times(times, fine_per_step)
         noise = torch.randn((rows, *self.space.event), generator=generator)
         fine = draw_signature(self.sde.clock, fine_times, tuple(noise.shape), DEPTH, generator, noise.dtype)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -15,8 +14,15 @@ from sdesig._intervals import root_mean_square, root_mean_square_interval
 from sdesig._random import generator_for
 from sdesig.brownian.path import MOST_DEPTH
 from sdesig.sampling.canonical import CanonicalSDE, SNRDenoiser, check_snr_denoiser
-from sdesig.sampling.path_space import EVEN, PathSpace, StepGrid
-from sdesig.sampling.teacher_paths import TEACHER_SCHEMES, TeacherOptions, draw_signature, snr_times, teacher_states
+from sdesig.sampling.path_space import PathSpace, StepGrid
+from sdesig.sampling.teacher_paths import (
+    TEACHER_SCHEMES,
+    TeacherOptions,
+    draw_signature,
+    refined_times,
+    snr_times,
+    teacher_states,
+)
 from sdesig.signature import legendre
 from sdesig.signature.partial_signature import PartialSignature
 
@@ -118,9 +124,7 @@ def information_floor(
     event, device, dtype = space.event, space.device, space.dtype
     fine_per_step = math.ceil(options.steps / steps)
     times = snr_times(space.snr, space.grid, steps)
-    fine_times = torch.cat(
-        [snr_times((a.item(), b.item()), EVEN, fine_per_step)[:-1] for a, b in pairwise(times)] + [times[-1:]]
-    )
+    fine_times = refined_times(times, fine_per_step)
     scheme = TEACHER_SCHEMES[options.scheme]()
     fine_depth = max(2, depth)
     numbers = len(fine_times) * fine_depth * math.prod(event)

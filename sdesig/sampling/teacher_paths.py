@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -122,6 +123,12 @@ def snr_times(snr: tuple[float, float], grid: StepGrid, steps: int) -> Tensor:
     times = low * np.exp(positions * np.log(high / low))
     times[-1] = high
     return torch.from_numpy(times)
+
+
+def refined_times(times: Tensor, parts: int) -> Tensor:
+    """The SNRs of n steps, (n + 1,), with each step cut into parts even in log-SNR: (n parts + 1,)."""
+    inner = [snr_times((start.item(), end.item()), EVEN, parts)[:-1] for start, end in pairwise(times)]
+    return torch.cat([*inner, times[-1:]])
 
 
 def draw_signature(
