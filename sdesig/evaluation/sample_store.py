@@ -196,7 +196,7 @@ class SampleStore:
         sampler = self.samplers[key]
         digest = sampler.digest[:16]
         if isinstance(sampler.scheme, PathAverage) and sampler.scheme.correction:
-            digest += f"+{sampler.scheme.correction:g}"
+            digest += f"+{sampler.scheme.correction:g} between steps"
         if sampler.grid != EVEN:
             numbers = sampler.grid.to_json() if sampler.grid.free else sampler.grid.quantiles
             digest += "@" + hashlib.sha256(repr(numbers).encode()).hexdigest()[:8]

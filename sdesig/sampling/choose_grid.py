@@ -178,7 +178,7 @@ def _measure(
     noise = torch.randn(shape, generator=generator, dtype=space.dtype, device=space.device)
     fine = draw_signature(sde.clock, times, shape, 2, generator, space.dtype)
 
-    def states(first: int, signatures: Any, at: Tensor, u: Tensor, memory: Tensor) -> list[tuple[Tensor, Tensor]]:
+    def states(first: int, signatures: Any, at: Tensor, u: Tensor, memory: Any) -> list[tuple[Tensor, Any]]:
         """State and memory after each of the steps between times, from a state at the first of them on."""
         found = []
         for k, now in enumerate(scheme.noise_by_step("additive", signatures[first:]), start=first):
@@ -194,9 +194,10 @@ def _measure(
     coarse, at = join_steps(fine, ends), times[list(ends)]
     truth = [solved[end][0] for end in ends]
     # as a step over the cell before would have left it: from a third of it
-    memories = [nothing, *(solved[end - fine_per_cell + fine_per_cell // 3 + 1][1] for end in ends[1:-1])]
+    before = [solved[end - fine_per_cell + fine_per_cell // 3 + 1][1] for end in ends[1:-1]]
+    memories = [nothing, *((drift, None) for drift, _ in before)]
 
-    def end_from(cell: int, u: Tensor, memory: Tensor) -> Tensor:
+    def end_from(cell: int, u: Tensor, memory: Any) -> Tensor:
         last = u if cell == cells else states(cell, coarse, at, u, memory)[-1][0]
         return sde.noisy_data(last, at[-1]).double()
 

@@ -45,12 +45,13 @@ class PathAverage(ReverseScheme):
     the step.) The average over the drift clock is not a combination of finitely many Legendre coefficients of M; its
     conditional mean given those of the path stands for it, which neglects a variance of relative order h^2 at depth 2.
 
-    With a correction kappa the step goes on along the change of Q,
+    With a correction kappa the state goes on along the change of Q before the next step begins,
 
-        u_{n+1} = u_n + db [Q_n + kappa (1 - tau_n/tau_{n+1})^2 (Q_n - Q_{n-1})] + dM.
+        u_{n+1} <- u_{n+1} + kappa (1 - tau_n/tau_{n+1})^2 db (Q_n - Q_{n-1}).
 
-    At eta = 1 Q is a martingale, so the mean of the step stays, and some of the variance comes back that is lost as
-    Q_{n-1} in u* lags behind. The gate vanishes with the step: orders stay, without it the strong order is 1.
+    At eta = 1 Q is a martingale, so the mean stays, and some of the variance comes back that is lost as Q_{n-1} in u*
+    lags behind. The gate vanishes with the step: orders stay, without it the strong order is 1. The last state is not
+    moved, as no step follows: beyond the last evaluation there is no more to see than grain.
 
     Args:
         correction: kappa >= 0.
@@ -80,21 +81,30 @@ class PathAverage(ReverseScheme):
         """sqrt(h) xi_0, sqrt(h) xi_1, ...: (n, depth, *shape), the first of them the increment."""
         return ((signatures.h.sqrt() * signatures.coefficients).movedim(0, 1),)
 
-    def start(self, sde: SDELike, t: Tensor, y: Tensor) -> Tensor:
-        """Q_{-1} = 0, the memory before the first step."""
-        return torch.zeros_like(y)
+    def start(self, sde: SDELike, t: Tensor, y: Tensor) -> tuple[Tensor, None]:
+        """Q_{-1} = 0, and no correction."""
+        return torch.zeros_like(y), None
 
     def advance(
-        self, sde: CanonicalSDE, start: Tensor, end: Tensor, u: Tensor, memory: Tensor, noise: tuple[Tensor, ...]
-    ) -> tuple[Tensor, Tensor]:
-        """u + Q db + dM, with Q at the evaluation point and corrected; the memory is the last Q."""
+        self,
+        sde: CanonicalSDE,
+        start: Tensor,
+        end: Tensor,
+        u: Tensor,
+        memory: tuple[Tensor, Tensor | None],
+        noise: tuple[Tensor, ...],
+    ) -> tuple[Tensor, tuple[Tensor, Tensor | None]]:
+        """u + Q db + dM, with Q at the evaluation point; the memory is Q, and the correction for the next step."""
+        last, correction = memory
+        if correction is not None:
+            u = u + correction
         time = evaluation_snr(sde, start, end, evaluation_fraction(sde.eta))
-        point = self.evaluation_point(sde, start, time, end, u, memory, noise)
+        point = self.evaluation_point(sde, start, time, end, u, last, noise)
         drift = sde.drift(point, time)
-        corrected = drift
         if self.correction:
-            corrected = drift + self.correction * (1 - start / end) ** 2 * (drift - memory)
-        return sde.moved(start, end, u, corrected, noise[0][0]), drift
+            gated = self.correction * (1 - start / end) ** 2 * (drift - last)
+            correction = beside(sde.drift_clock.length(start, end), u) * gated
+        return sde.moved(start, end, u, drift, noise[0][0]), (drift, correction)
 
     def evaluation_point(
         self,
@@ -106,7 +116,7 @@ class PathAverage(ReverseScheme):
         memory: Tensor,
         noise: tuple[Tensor, ...],
     ) -> Tensor:
-        """u* at tau* = `time`, the point at which the step from u evaluates the denoiser."""
+        """u* at tau* = `time`, the point at which the step from u evaluates the denoiser; `memory` is Q_{n-1}."""
         (scaled,) = noise
         eta = sde.eta
         point = plus(u, beside(sde.drift_clock.length(start, time), u), memory)

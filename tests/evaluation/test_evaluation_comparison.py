@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from students_start import StudentsStart
 
 from sdesig.brownian import BrownianPath
 from sdesig.convergence import fit_strong
@@ -138,14 +139,14 @@ def test_the_truth_is_path_average_with_the_reference_in_many_steps(kind):
 @every_reference
 @pytest.mark.parametrize("steps", [4, 32])
 def test_generators_are_compared_on_the_paths_that_they_sample(kind, steps):
-    """An untrained one, which is path-average with the reference, and a trained one."""
+    """An untrained one, which is known, and a trained one."""
     untrained, trained = student(kind), student(kind)
     with torch.no_grad():
         for p in trained.cell.parameters():
             p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(0)))
     seeds = [3, 8, 2**40]
     samplers = [
-        training_free(space(kind), (steps,))["path-average-reference"],
+        replace(training_free(space(kind), (steps,))["path-average-reference"], scheme=StudentsStart()),
         generator_sampler("untrained", untrained, (steps,)),
         generator_sampler("trained", trained, (steps,)),
     ]
@@ -162,7 +163,7 @@ def test_a_generator_without_a_reference_is_compared_on_the_same_paths():
     """In the clock of B, though the paths run in that of a reference: untrained it is path-average without one."""
     samplers = [
         generator_sampler("untrained", student("mean"), (16,)),
-        training_free(space("scalar"), (16,))["path-average"],
+        replace(training_free(space("scalar"), (16,))["path-average"], scheme=StudentsStart()),
     ]
     store = followed(comparison("scalar"), samplers, range(20))
     one, other = (store.samples(sampler.key, 16) for sampler in samplers)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from students_start import StudentsStart
 
 from sdesig.evaluation import (
     VERDICT_EVALUATIONS,
@@ -101,7 +102,9 @@ def test_numbers_are_those_of_a_comparison(n, name):
     assert found.evaluations == n * (2 * 64 + 3 * (4 + 8))
 
 
-def test_an_untrained_student_is_the_untrained_scheme():
+def test_an_untrained_student_is_the_untrained_scheme(monkeypatch):
+    """But for when the correction is made."""
+    monkeypatch.setattr(sys.modules["sdesig.evaluation.verdict"], "PathAverage", StudentsStart)
     found = judged(make(), steps=(4,))
     rows = rows_of(found)
     assert rows[STUDENT, 4]["pathwise_rmse"] == pytest.approx(rows[UNTRAINED, 4]["pathwise_rmse"], rel=1e-3)

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from students_start import StudentsStart
 
 from sdesig.sampling import CanonicalSDE
 from sdesig.solvers import solve
@@ -101,9 +102,9 @@ def check_widened(network, inputs, names):
 
 
 def path_average_samples(teacher, student, n, steps):
-    """What an untrained student is to give: samples by the path-average scheme, on the student's paths."""
+    """What an untrained student is to give: samples by the scheme that it starts as, on the student's paths."""
     sde, path = CanonicalSDE(teacher, reference=student.space.reference), student.space.paths(n)
     times = path.grid(steps)
     with torch.no_grad():
-        states = solve(sde, sde.start(path.initial_noise(), times[0]), times, scheme="path_average", path=path)
+        states = solve(sde, sde.start(path.initial_noise(), times[0]), times, scheme=StudentsStart(), path=path)
     return sde.noisy_data(states[-1], times[-1])

@@ -146,8 +146,8 @@ def test_it_is_the_scheme_of_this_package_with_the_first_evaluation_at_the_start
             if k:
                 u, memory = scheme.advance(sde, start, end, u, memory, (noise[0],))
             else:
-                memory = sde.drift(u, start)
-                u = u + sde.drift_clock.length(start, end).to(u) * memory + noise[0, 0]
+                memory = sde.drift(u, start), None
+                u = u + sde.drift_clock.length(start, end).to(u) * memory[0] + noise[0, 0]
         expected = sde.noisy_data(u, HIGH) * levels_at(0)[0]
         found = loop(scheduler, model_of(law), x, steps, generator=seeded())
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from students_start import StudentsStart
 
 from sdesig import solve
 from sdesig._intervals import paired_ratio
@@ -151,7 +152,7 @@ def test_the_strong_order_stays():
 
 @pytest.mark.parametrize("steps", [3, 8])
 def test_a_generator_samples_behind_it(steps):
-    """Untrained it is path-average."""
+    """Untrained it is path-average, but for when the correction is made."""
     law = Mixture.circle(1.0, 0.3, dtype=torch.float32)
     reference = GaussianReference(law.mean(), torch.tensor([0.6, 0.5]))
     space = PathSpace((2,), RANGE, reference, cells=256, grid=FREE)
@@ -160,7 +161,7 @@ def test_a_generator_samples_behind_it(steps):
     generator = SigDEG.from_teacher(denoiser, space, depth=2, network=MLP(2, width=8, conditions=2, extra=4))
     path, times = space.paths(5), space.times(steps)
     sde = CanonicalSDE(denoiser, reference=reference)
-    wanted = solve(sde, space.start(path, steps), times, scheme="path_average", path=path, save="last")
+    wanted = solve(sde, space.start(path, steps), times, scheme=StudentsStart(), path=path, save="last")
     found = generator.sample(5, steps)
     torch.testing.assert_close(found.values, sde.noisy_data(wanted, times[-1]), rtol=1e-4, atol=1e-4)
 

@@ -156,8 +156,8 @@ class Ungated(PathAverage):
     """The correction of kappa = .3 at all lengths of a step."""
 
     def advance(self, sde, start, end, u, memory, noise):
-        moved, drift = super().advance(sde, start, end, u, memory, noise)
-        return moved + 0.3 * sde.drift_clock.length(start, end) * (drift - memory), drift
+        moved, (drift, _) = super().advance(sde, start, end, u, memory, noise)
+        return moved, (drift, 0.3 * sde.drift_clock.length(start, end) * (drift - memory[0]))
 
 
 @with_and_without_reference

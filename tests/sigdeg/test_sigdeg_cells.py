@@ -6,9 +6,10 @@ from itertools import pairwise
 import pytest
 import torch
 from shaken_students import shaken
+from students_start import StudentsStart
 
 from sdesig.brownian import BrownianPath
-from sdesig.sampling import CanonicalSDE, GaussianReference, PathAverage, PathSpace, SNRClock, SNRDenoiser
+from sdesig.sampling import CanonicalSDE, GaussianReference, PathSpace, SNRClock, SNRDenoiser
 from sdesig.sde import Mixture
 from sdesig.sde.problems import OrnsteinUhlenbeck
 from sdesig.sigdeg import MLP, CorrectedDenoiser, NetworkDenoiser, PlainCell, SigDEG, SolverCell, UNet
@@ -87,11 +88,11 @@ def along_the_path(student, denoiser, scheme, steps, rows=30):
 
 @every_teacher
 @pytest.mark.parametrize("kind, depth", [("none", 2), ("scalar", 4), ("pca", 2), ("pca", 3)])
-def test_the_untrained_solver_cell_is_path_average(name, kind, depth):
+def test_the_untrained_solver_cell_is_path_average_with_its_correction_at_once(name, kind, depth):
     teacher = TEACHERS[name]()
     student = make_student(teacher, (IMAGE_REFERENCES if name == "unet" else REFERENCES)[kind], depth=depth)
     for steps in (1, 5, 32):
-        expected = along_the_path(student, teacher, "path_average", steps)
+        expected = along_the_path(student, teacher, StudentsStart(), steps)
         assert expected.abs().max() > 0.2
         torch.testing.assert_close(student.sample(30, steps).values, expected, rtol=1e-5, atol=1e-5)
 
@@ -119,7 +120,7 @@ def test_the_untrained_step_is_that_of_an_untrained_cell_with_the_teacher(kind, 
             u, memory = wanted, now
 
 
-class IncrementAlone(PathAverage):
+class IncrementAlone(StudentsStart):
     """The average of the path replaced by its mean given the increment, W/2."""
 
     def noise(self, structure, signatures):
@@ -160,7 +161,7 @@ def test_any_callable_is_a_student_also_in_double_precision(kind):
     path = BrownianPath(LOW, HIGH, (20, 3), seeds=range(20), depth=3, clock=sde.clock, cells=2**4, dtype=F64)
     start, times = sde.start(path.initial_noise(), LOW), path.grid(8)
     cell = SolverCell(told(SNRDenoiser(law.denoise_y), calls), 3, 0.8)
-    states = [solve(sde, start, times, scheme=scheme, path=path) for scheme in (cell, PathAverage())]
+    states = [solve(sde, start, times, scheme=scheme, path=path) for scheme in (cell, StudentsStart())]
     torch.testing.assert_close(*[sde.noisy_data(s[-1], HIGH).detach() for s in states], rtol=1e-6, atol=1e-6)
     assert len(calls) == 8
     for (snr, conditions, extra), (start, end) in zip(calls, pairwise(times), strict=True):
@@ -322,7 +323,7 @@ def test_a_corrected_denoiser_is_no_part_of_the_student():
     path = student.space.paths(30)
     start = sde.start(path.initial_noise(), LOW)
     last = solve(sde, start, path.grid(5), scheme=corrected, path=path)[-1].detach()
-    expected = along_the_path(student, teacher, "path_average", 5)
+    expected = along_the_path(student, teacher, StudentsStart(), 5)
     torch.testing.assert_close(sde.noisy_data(last, HIGH), expected, rtol=1e-5, atol=1e-5)
 
 
