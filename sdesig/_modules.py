@@ -23,9 +23,12 @@ _SLACK, _SHARE = 2**20, 64
 smallest files, which any machine has. That it does not fit its file is told better, by name and shape, afterwards."""
 
 
-def save_module(folder: Path, config: Mapping[str, object], module: nn.Module) -> None:
-    """Write config.json and weights.safetensors to a folder."""
-    write_tensors(folder / WEIGHTS, module.state_dict())
+def save_module(folder: Path, config: Mapping[str, object], module: nn.Module, *, half: bool = False) -> None:
+    """Write config.json and weights.safetensors to a folder; with `half` float32 weights are kept as float16."""
+    tensors = module.state_dict()
+    if half:
+        tensors = {name: v.half() if v.dtype == torch.float32 else v for name, v in tensors.items()}
+    write_tensors(folder / WEIGHTS, tensors)
     write_json(folder / CONFIG, config)
 
 
@@ -84,12 +87,13 @@ def check_finite(source: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _check_state(path: Path, tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    """Raise FileError unless tensors have the names, shapes and dtypes that are wanted."""
+    """Raise FileError unless tensors have the names, shapes and dtypes that are wanted, or float16 for float32."""
     for what, names in (("unknown", tensors.keys() - wanted.keys()), ("missing", wanted.keys() - tensors.keys())):
         if names:
             raise FileError(f"{path} does not fit its config.json; {what}: {_listed(names)}")
     for name, value in tensors.items():
-        if value.shape != wanted[name].shape or value.dtype != wanted[name].dtype:
+        halved = (value.dtype, wanted[name].dtype) == (torch.float16, torch.float32)
+        if value.shape != wanted[name].shape or (value.dtype != wanted[name].dtype and not halved):
             raise FileError(
                 f"{path}: {name} must be {wanted[name].dtype} of shape {tuple(wanted[name].shape)}; it is "
                 f"{value.dtype} of shape {tuple(value.shape)}"

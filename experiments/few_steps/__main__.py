@@ -1,8 +1,8 @@
 """`python -m experiments.few_steps`: samplers without training at 4 to 40 evaluations, ours beside others.
 
 Of each problem the same seeds are drawn by all samplers, each of the others' on even steps and on Karras' grid. A run
-that was stopped goes on; --problem does one of them. Results go to experiments/few_steps/results. Needs the extra for
-images, for the schedulers of diffusers.
+that was stopped goes on; --problem does one of them. Those of images need --data and --extractor. Results go to
+experiments/few_steps/results. Needs the extra for images, for the schedulers of diffusers.
 """
 
 from __future__ import annotations
@@ -20,21 +20,26 @@ from matplotlib.ticker import NullLocator
 from experiments.few_steps.setting import (
     BEFORE,
     EVEN,
+    IMAGES,
     MMD,
     OURS,
     PROBLEMS,
-    STEPS,
     Problem,
     grids_of,
+    of_images,
     samplers_of,
 )
 from experiments.targets import TITLES, Line, line
 from sdesig.evaluation import (
     CONVERGED,
     Comparison,
+    Evaluation,
+    FeatureExtractor,
+    FeatureStatistics,
     Row,
     SampleStore,
     evaluate,
+    frechet_ratio,
     markdown_table,
     paired_ratio,
     panels,
@@ -52,7 +57,7 @@ KEPT = (
 SHOWN = (4, 5, 8, 10)
 TARGET_STEPS = (5, 10, 40)
 FLOW_STEPS = (5, 8, 10)
-TARGETS = {"digits": 0.8, "mixture-1.5-0.1": 0.75}
+TARGETS = {"digits": 0.8, "mixture-1.5-0.1": 0.75, "mnist": 0.95}
 """Of the pathwise error on even steps over what it was, in 5 and 10; in 40 it is 1 for all."""
 
 
@@ -60,7 +65,7 @@ def run(name: str, problem: Problem, folder: Path) -> None:
     """Measure a problem, and write its rows, targets and grids to a JSON file."""
     folder.mkdir(parents=True, exist_ok=True)
     grids = grids_of(problem, folder)
-    comparison = Comparison(problem.teacher, problem.space, batch=1000)
+    comparison = Comparison(problem.teacher, problem.space, truth_steps=problem.truth_steps, batch=problem.block)
     law = range(problem.seeds, 2 * problem.seeds)
     extractors = [] if problem.extractor is None else [problem.extractor]
     found = evaluate(
@@ -80,20 +85,25 @@ def run(name: str, problem: Problem, folder: Path) -> None:
         else:
             row["distance"], row["distance_se"] = kernel(found.store.samples(row["key"], row["steps"]))
     rows = [{key: row.get(key) for key in KEPT} for row in found.rows]
+    aimed = targets(name, found.store, problem.steps)
+    if kernel is not None:
+        aimed += of_flows(name, found.store, kernel)
+    if problem.images:
+        aimed += of_images_laws(name, problem.extractor, found)
     result = {
         "title": problem.title,
-        "distance": "MMD^2" if problem.extractor is None else "Frechet distance of the classifier's features",
+        "distance": problem.distance,
         "rows": rows,
-        "targets": [*targets(name, found.store), *([] if kernel is None else of_flows(name, found.store, kernel))],
+        "targets": aimed,
         "grids": {key: grid.to_json() for key, grid in grids.items()},
     }
     write_json(RESULTS / f"{name}.json", result)
 
 
-def targets(name: str, store: SampleStore) -> list[Line]:
-    """What was aimed at of the pathwise error."""
+def targets(name: str, store: SampleStore, measured: Sequence[int]) -> list[Line]:
+    """What was aimed at of the pathwise error, at the numbers of steps that were measured."""
     lines = []
-    for steps in TARGET_STEPS:
+    for steps in (steps for steps in TARGET_STEPS if steps in measured):
         limit = 1.0 if steps == 40 else TARGETS.get(name, 1.0)
         before, now = store.errors(BEFORE, steps), store.errors(EVEN, steps)
         assert before is not None
@@ -118,6 +128,23 @@ def of_flows(name: str, store: SampleStore, kernel: MMD) -> list[Line]:
             value, error = (1e4 * number for number in kernel.difference(ours, theirs))
             interval = value, value - 1.96 * error, value + 1.96 * error
             lines.append(line(f"{name}, flow, {steps}: MMD^2 x 10^4 less that of {other} < 0", interval, 0.0, 1))
+    return lines
+
+
+def of_images_laws(name: str, extractor: FeatureExtractor | None, found: Evaluation) -> list[Line]:
+    """Whether ours are as near to the teacher's law as the best of others, each on the better of its grids."""
+    assert extractor is not None
+    assert found.law is not None
+    law = FeatureStatistics.of(found.law.features(extractor, CONVERGED, found.law.comparison.truth_steps))
+    lines = []
+    for steps in sorted({row["steps"] for row in found.rows if row["key"] != CONVERGED}):
+        others = [row for row in found.rows if row["steps"] == steps and row["key"] not in (*OURS, CONVERGED)]
+        best = min(others, key=lambda row: row["distance"])
+        theirs = found.store.features(extractor, best["key"], steps)
+        for key in ("path-average-law", "path-average", "path-average-flow"):
+            ratio = frechet_ratio(found.store.features(extractor, key, steps), theirs, law)
+            label = found.store.samplers[key].label
+            lines.append(line(f"{name}, {label}, {steps}: distance over that of {best['method']} <= 1.05", ratio, 1.05))
     return lines
 
 
@@ -157,10 +184,11 @@ def write_text(results: dict[str, dict[str, Any]]) -> None:
 
 def _table(rows: Sequence[Row], column: str, scale: float, digits: int) -> str:
     best = best_of_grids(rows, column)
+    shown = [steps for steps in SHOWN if any(row["steps"] == steps for row in rows)]
     lines = []
     for key in dict.fromkeys(key for key, _ in best):
-        found = {steps: best[key, steps] for steps in SHOWN}
-        plain = found[SHOWN[0]]["method"].removesuffix(", Karras grid")
+        found = {steps: best[key, steps] for steps in shown}
+        plain = found[shown[0]]["method"].removesuffix(", Karras grid")
         cells = {
             str(steps): f"{scale * row[column]:.{digits}f} +- {scale * row[column + '_se']:.{digits}f}"
             + (" (K)" if row["key"].endswith("-karras") else "")
@@ -168,7 +196,7 @@ def _table(rows: Sequence[Row], column: str, scale: float, digits: int) -> str:
         }
         lines.append({"method": plain, **cells})
     lines.sort(key=lambda row: float(row["8"].split()[0]))
-    return markdown_table(lines, {"method": "method", **{str(n): f"{n}" for n in SHOWN}})
+    return markdown_table(lines, {"method": "method", **{str(n): f"{n}" for n in shown}})
 
 
 STYLES = {
@@ -176,26 +204,28 @@ STYLES = {
     EVEN: ("#0072B2", "D", "-"),
     "path-average-grid": ("#332288", "P", "-"),
     "path-average-law": ("#AA4499", "^", "-"),
+    "path-average": ("#DDCC77", "v", "-"),
     "path-average-flow": ("#D55E00", "o", "--"),
 }
 
 
 def figure(results: dict[str, dict[str, Any]]) -> Figure:
     """Path and distance against the evaluations, of ours and, in grey, of all others on the better of their grids."""
-    drawn, axes = panels(2, len(results), figsize=(3.6 * len(results), 7), squeeze=False, sharex=True)
+    drawn, axes = panels(2, len(results), figsize=(3.6 * len(results), 7), squeeze=False, sharex="col")
     for k, result in enumerate(results.values()):
         rows = [row for row in result["rows"] if row["key"] != CONVERGED]
         floor = next(row for row in result["rows"] if row["key"] == CONVERGED)
+        drawn_at = sorted({row["steps"] for row in rows})
         for axis, column in zip(axes[:, k], ("pathwise_rmse", "distance"), strict=True):
             best = best_of_grids(rows, column)
             keys = list(dict.fromkeys(key for key, _ in best))
             for key in sorted(keys, key=lambda key: key in OURS):
-                values = [best[key, steps][column] for steps in STEPS]
+                values = [best[key, steps][column] for steps in drawn_at]
                 colour, marker, line_style = STYLES.get(key, ("0.75", None, "-"))
-                label = best[key, STEPS[0]]["method"] if key in OURS else "_"
-                axis.plot(STEPS, values, line_style, color=colour, marker=marker, ms=4, lw=1.5, label=label)
+                label = best[key, drawn_at[0]]["method"] if key in OURS else "_"
+                axis.plot(drawn_at, values, line_style, color=colour, marker=marker, ms=4, lw=1.5, label=label)
             axis.set_xscale("log")
-            axis.set_xticks(STEPS, [str(steps) for steps in STEPS])
+            axis.set_xticks(drawn_at, [str(steps) for steps in drawn_at])
             axis.xaxis.set_minor_locator(NullLocator())
             if column == "pathwise_rmse":
                 axis.set_yscale("log")
@@ -209,7 +239,7 @@ def figure(results: dict[str, dict[str, Any]]) -> Figure:
         axes[0, k].set_title(result["title"], fontsize="medium")
         axes[1, k].set_xlabel("evaluations")
     axes[0, 0].set_ylabel("pathwise RMSE")
-    axes[1, 0].set_ylabel("MMD$^2$ (mixtures), Frechet distance (digits)\nto the teacher's law")
+    axes[1, 0].set_ylabel("MMD$^2$ (mixtures), Frechet distance (others)\nto the teacher's law")
     axes[1, 0].plot([], [], color="0.75", label="others, each on the better of two grids")
     drawn.legend(*axes[1, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
     return drawn
@@ -218,14 +248,22 @@ def figure(results: dict[str, dict[str, Any]]) -> Figure:
 def main(arguments: Sequence[str] | None = None) -> None:
     """See the module."""
     parser = argparse.ArgumentParser(prog="python -m experiments.few_steps", description=__doc__)
-    parser.add_argument("--problem", choices=list(PROBLEMS), help="default all of them, and the report")
+    parser.add_argument("--problem", choices=(*PROBLEMS, *IMAGES), help="default all but images, and the report")
+    parser.add_argument("--data", help="training images, as load_images reads them")
+    parser.add_argument("--extractor", help="TorchScript file of features, for images")
     parser.add_argument("--runs", type=Path, default=Path("runs/few_steps"))
     parser.add_argument("--text", action="store_true", help="the report and its figure alone, from the JSON files")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
+    if options.problem in IMAGES and not (options.text or (options.data and options.extractor)):
+        parser.error(f"--problem {options.problem} needs --data and --extractor")
     for name in [] if options.text else PROBLEMS if options.problem is None else [options.problem]:
-        run(name, PROBLEMS[name](), options.runs / name)
-    files = [RESULTS / f"{name}.json" for name in PROBLEMS]
+        folder = options.runs / name
+        if name in IMAGES:
+            run(name, of_images(*IMAGES[name], options.data, options.extractor, folder), folder)
+        else:
+            run(name, PROBLEMS[name](), folder)
+    files = [RESULTS / f"{name}.json" for name in (*PROBLEMS, *IMAGES)]
     results = {file.stem: json.loads(file.read_text()) for file in files if file.exists()}
     write_text(results)
     save_figure(figure(results), RESULTS / "few_steps.png")

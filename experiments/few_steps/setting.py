@@ -10,18 +10,36 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from experiments.celeba64.setting import CPU as CELEBA
+from experiments.image_study.study import FITTED, SNR, Study
+from experiments.mnist.setting import MNIST
 from sdesig.digits import load_digits, load_features, load_teacher, path_space
-from sdesig.evaluation import FeatureExtractor, Sampler, few_step_peers, training_free
+from sdesig.evaluation import FeatureExtractor, ImageSet, Sampler, few_step_peers, load_extractor, training_free
 from sdesig.images import peers_on_both_grids
-from sdesig.sampling import GaussianReference, PathAverage, PathSpace, SNRDenoiser, StepGrid, choose_grid
+from sdesig.sampling import (
+    LAW_FOR_IMAGES,
+    GaussianReference,
+    PathAverage,
+    PathSpace,
+    SNRDenoiser,
+    StepGrid,
+    choose_grid,
+)
 from sdesig.sde import Mixture
 
 STEPS = (4, 5, 8, 10, 16, 40)
 BEFORE, EVEN = "path-average-before", "path-average-even"
-OURS = (BEFORE, EVEN, "path-average-grid", "path-average-law", "path-average-flow")
+OURS = (BEFORE, EVEN, "path-average-grid", "path-average-law", "path-average", "path-average-flow")
 """Keys of ours: even steps without a free step and without the correction; even steps; the chosen grid; one chosen for
-the distribution in half of its steps; the probability flow on the chosen grid."""
+the distribution in a share of its steps; without a reference; the probability flow. This one is on the chosen grid, for
+images on that for the distribution."""
 LAW = 0.5
+IMAGE_STEPS = (5, 8, 10)
+IMAGE_PEERS = (
+    *("dpm-solver++2m", "dpm-solver++3m", "ipndm-4", "sde-dpm++2m", "er-sde-3"),
+    *("unipc", "deis", "sa-solver"),
+)
+"""Keys of the samplers of others that are asked for images."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +51,34 @@ class Problem:
         teacher, space: D(y, snr), and the meaning of a seed; the grid does not matter.
         seeds: of every row, and of the teacher's own law.
         data, extractor: real data and features for a Frechet distance; without them MMD is measured.
+        steps: numbers of steps of every sampler.
+        law: share of the steps of "path-average-law" that lie where the distribution needs them.
+        truth_steps: of the converged paths.
+        block: seeds that are drawn at once.
     """
 
     title: str
     teacher: SNRDenoiser
     space: PathSpace
     seeds: int
-    data: Tensor | None = None
+    data: Tensor | ImageSet | None = None
     extractor: FeatureExtractor | None = None
+    steps: tuple[int, ...] = STEPS
+    law: float = LAW
+    truth_steps: int = 512
+    block: int = 1000
+
+    @property
+    def distance(self) -> str:
+        """The name of the distance."""
+        if self.extractor is None:
+            return "MMD^2"
+        return self.extractor.frechet_name if self.images else "Frechet distance of the classifier's features"
+
+    @property
+    def images(self) -> bool:
+        """Whether the samples are images."""
+        return isinstance(self.data, ImageSet)
 
 
 def of_mixture(title: str, law: Mixture, seeds: int) -> Problem:
@@ -64,6 +102,30 @@ def of_digits() -> Problem:
     return Problem("8 x 8 digits", load_teacher(), space, 2000, load_digits()[0], load_features())
 
 
+def of_images(study: Study, seeds: int, source: str, extractor: str, runs: Path) -> Problem:
+    """The committed teacher of a study, its training images, and the features of a file."""
+    images = study.images(source, runs / "data")
+    teacher = study.trained_teacher(images, runs, torch.device("cpu")).requires_grad_(False)
+    fitted = images.subset(min(FITTED, len(images))).floats(device="cpu")
+    space = PathSpace(teacher.event, SNR, GaussianReference.fit(fitted, "dct"))
+    compared = images.subset(min(study.compared, len(images)))
+    title = study.title.removeprefix("Sig-DEG on ")
+    return Problem(
+        title,
+        teacher,
+        space,
+        seeds,
+        compared,
+        load_extractor(extractor),
+        steps=IMAGE_STEPS,
+        law=LAW_FOR_IMAGES,
+        truth_steps=128,
+        block=50 * 1024 // space.event[-1] ** 2 * 2,
+    )
+
+
+IMAGES: dict[str, tuple[Study, int]] = {"mnist": (MNIST, 1000), "celeba": (CELEBA, 400)}
+"""Studies whose teachers are committed, and the number of seeds; their data are files that the command line names."""
 PROBLEMS: dict[str, Callable[[], Problem]] = {
     "mixture-1-0.3": lambda: of_mixture("Mixture(1, .3)", Mixture.circle(1.0, 0.3, dtype=torch.float32), 3000),
     "mixture-1.5-0.1": lambda: of_mixture("Mixture(1.5, .1)", Mixture.circle(1.5, 0.1, dtype=torch.float32), 3000),
@@ -74,31 +136,35 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
 
 def grids_of(problem: Problem, folder: Path) -> dict[str, StepGrid]:
     """Even steps behind a free one, the chosen grid and that for the distribution, measured once."""
-    options = {"even": {"even": True}, "grid": {}, "law": {"law": LAW}}
+    options = {"even": {"even": True}, "grid": {}, "law": {"law": problem.law}}
     found = {}
     for name, chosen in options.items():
         file = folder / f"{name}.json"
         if not file.exists():
-            choose_grid(problem.teacher, problem.space, **chosen).save(file)  # type: ignore[arg-type]
+            kept, recorded = folder / "grid-cells.safetensors", {"problem": problem.title}
+            grid = choose_grid(problem.teacher, problem.space, kept=kept, recorded=recorded, **chosen)  # type: ignore[arg-type]
+            grid.save(file)
         found[name] = StepGrid.load(file)
     return found
 
 
 def samplers_of(problem: Problem, grids: dict[str, StepGrid]) -> list[Sampler]:
     """Ours, and those of others, each on even steps and on Karras' grid."""
-    space = replace(problem.space, grid=grids["grid"])
-    made = training_free(space, STEPS)
+    steps = problem.steps
+    made = training_free(replace(problem.space, grid=grids["law" if problem.images else "grid"]), steps)
     referenced = made["path-average-reference"]
     before = PathAverage(correction=0.0)
     ours = [
         replace(referenced, key=BEFORE, label="path-average, even, no free step, kappa = 0", scheme=before),
         replace(referenced, key=EVEN, label="path-average, even", grid=grids["even"]),
-        replace(made["path-average-grid"], label="path-average, chosen grid"),
+        replace(made["path-average-grid"], label="path-average, chosen grid", grid=grids["grid"]),
         replace(referenced, key="path-average-law", label="path-average, law's grid", grid=grids["law"]),
+        replace(made["path-average"], label="path-average, no reference"),
         made["path-average-flow"],
     ]
-    by_diffusers = peers_on_both_grids(problem.teacher, problem.space, STEPS)
-    return [*ours, *few_step_peers(problem.space, STEPS).values(), *by_diffusers.values()]
+    others = few_step_peers(problem.space, steps) | peers_on_both_grids(problem.teacher, problem.space, steps)
+    chosen = [key for key in others if not problem.images or key.removesuffix("-karras") in IMAGE_PEERS]
+    return [*ours, *(others[key] for key in chosen)]
 
 
 class MMD:

@@ -14,17 +14,19 @@ from sdesig.sampling.path_space import EVEN, PathSpace, StepGrid
 from sdesig.sigdeg.sig_deg import SigDEG
 from sdesig.solvers import Scheme
 
-ON_GRID, FLOW = "path-average-grid", "path-average-flow"
+BARE, ON_GRID, FLOW = "path-average", "path-average-grid", "path-average-flow"
 TRAINING_FREE: dict[str, tuple[str, Scheme, bool, float]] = {
     "euler": ("Euler = SDE-DPM-Solver++(1)", DPMSolver1(), False, 1.0),
     "ddim": ("DDIM", DPMSolver1(), False, 0.0),
     "sde-dpm++2m": ("SDE-DPM-Solver++(2M)", DPMSolver2M(), False, 1.0),
-    "path-average": ("path-average", PathAverage(), False, 1.0),
+    BARE: ("path-average", PathAverage(correction=1.0), False, 1.0),
     "path-average-reference": ("path-average, reference", PathAverage(), True, 1.0),
     ON_GRID: ("path-average, reference, chosen grid", PathAverage(), True, 1.0),
-    FLOW: ("path-average, reference, probability flow", PathAverage(), True, 0.0),
+    FLOW: ("path-average, reference, probability flow", PathAverage(correction=0.5), True, 0.0),
 }
 """Label, scheme, whether it is referenced, and eta by key, of the samplers of `training_free`.
+
+Without a reference and without noise path-average takes larger corrections (experiments/few_steps).
 
 The demo and `sdesig evaluate` of vectors run all of them.
 """
@@ -109,7 +111,8 @@ def training_free(space: PathSpace, steps: Sequence[int]) -> dict[str, Sampler]:
 
     Args:
         space: its grid is that of "path-average-grid", which there is unless the grid is even, and of
-            "path-average-flow"; the others' are even.
+            "path-average-flow". "path-average" has `StepGrid.karras` behind the free step of that grid. The others'
+            grids are even.
         steps: numbers of steps of all of them; `dataclasses.replace` changes those of one.
     """
     grid = check_instance("space", space, PathSpace).grid
@@ -119,6 +122,7 @@ def training_free(space: PathSpace, steps: Sequence[int]) -> dict[str, Sampler]:
     }
     for key in (ON_GRID, FLOW):
         made[key] = replace(made[key], grid=grid)
+    made[BARE] = replace(made[BARE], grid=replace(grid, quantiles=StepGrid.karras(space.snr).quantiles))
     if grid == EVEN:
         del made[ON_GRID]
     return made

@@ -52,10 +52,10 @@ class ModelDenoiser(CanonicalDenoiser):
         """A copy that also takes conditions and extra inputs, and ignores them until it is trained."""
         return type(self)(self.network.widened(conditions, extra), **self.config)
 
-    def save(self, folder: str | Path) -> None:
-        """Write config.json and weights.safetensors."""
+    def save(self, folder: str | Path, *, half: bool = False) -> None:
+        """Write config.json and weights.safetensors; with `half` float32 weights are kept as float16, rounded."""
         config = {"type": "denoiser", "network": NETWORKS.config(self.network), **DENOISERS.config(self)}
-        save_module(Path(folder), config, self.network)
+        save_module(Path(folder), config, self.network, half=half)
 
     @classmethod
     def load(cls: type[ModelDenoiserT], folder: str | Path, device: torch.device | str = "cpu") -> ModelDenoiserT:

@@ -163,7 +163,7 @@ def test_a_generator_without_a_reference_is_compared_on_the_same_paths():
     """In the clock of B, though the paths run in that of a reference: untrained it is path-average without one."""
     samplers = [
         generator_sampler("untrained", student("mean"), (16,)),
-        replace(training_free(space("scalar"), (16,))["path-average"], scheme=StudentsStart()),
+        replace(training_free(space("scalar"), (16,))["path-average"], scheme=StudentsStart(), grid=EVEN),
     ]
     store = followed(comparison("scalar"), samplers, range(20))
     one, other = (store.samples(sampler.key, 16) for sampler in samplers)

@@ -171,6 +171,19 @@ def test_denoisers_save_and_load(make, tmp_path):
     assert (loaded.sigma_data, loaded.event, loaded.training) == (0.7, denoiser.event, False)
 
 
+def test_half_the_bits_are_half_the_file(tmp_path):
+    """The weights are those rounded to float16, and compute in float32."""
+    denoiser = NetworkDenoiser(seeded(KINDS["mlp"]), 0.7)
+    for half in (False, True):
+        denoiser.save(tmp_path / str(half), half=half)
+    whole, half = ((tmp_path / name / "weights.safetensors").stat().st_size for name in ("False", "True"))
+    assert half < 0.6 * whole
+    loaded = NetworkDenoiser.load(tmp_path / "True").network.state_dict()
+    for name, value in denoiser.network.state_dict().items():
+        assert loaded[name].dtype == torch.float32
+        assert torch.equal(loaded[name], value.half().float())
+
+
 # --- refusals ------------------------------------------------------------------------------------------------------
 
 
