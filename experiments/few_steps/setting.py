@@ -124,7 +124,7 @@ def of_images(study: Study, seeds: int, source: str, extractor: str, runs: Path)
     )
 
 
-IMAGES: dict[str, tuple[Study, int]] = {"mnist": (MNIST, 1000), "celeba": (CELEBA, 400)}
+IMAGES: dict[str, tuple[Study, int]] = {"mnist": (MNIST, 1000), "celeba": (CELEBA, 300)}
 """Studies whose teachers are committed, and the number of seeds; their data are files that the command line names."""
 PROBLEMS: dict[str, Callable[[], Problem]] = {
     "mixture-1-0.3": lambda: of_mixture("Mixture(1, .3)", Mixture.circle(1.0, 0.3, dtype=torch.float32), 3000),
