@@ -159,7 +159,7 @@ class StepCoefficients(nn.Module):
 
 
 class SolverCell(Cell):
-    """The path-average step with a student for the denoiser (and, at the start, exactly that step at depth >= 2):
+    """The path-average step with a student for the denoiser, and its correction within the step, where it is learned:
 
         Q_n = (1 + c tau*)(D_phi - mu) - c (y* - tau* mu)
 
@@ -169,7 +169,7 @@ class SolverCell(Cell):
 
     Args:
         denoiser, depth, sigma_data: see `Cell`.
-        correction: kappa of `PathAverage`, which it starts as.
+        correction: kappa of `PathAverage`. At depth >= 2 the cell starts as that scheme, but for when it corrects.
     """
 
     def __init__(self, denoiser: Student, depth: int, sigma_data: float, correction: float = CORRECTION) -> None:
