@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,8 @@ def run(name: str, problem: Problem, folder: Path) -> None:
         "grids": {key: grid.to_json() for key, grid in grids.items()},
     }
     write_json(RESULTS / f"{name}.json", result)
+    if problem.images:
+        shutil.copyfile(folder / "table" / f"images-{problem.steps[0]}.png", RESULTS / f"{name}-{problem.steps[0]}.png")
 
 
 def targets(name: str, store: SampleStore, measured: Sequence[int]) -> list[Line]:
