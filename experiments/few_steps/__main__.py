@@ -100,7 +100,9 @@ def run(name: str, problem: Problem, folder: Path) -> None:
     }
     write_json(RESULTS / f"{name}.json", result)
     if problem.images:
-        shutil.copyfile(folder / "table" / f"images-{problem.steps[0]}.png", RESULTS / f"{name}-{problem.steps[0]}.png")
+        shutil.copyfile(
+            folder / "table" / f"images-{problem.steps[0]}.png", RESULTS / f"images-{name}-{problem.steps[0]}.png"
+        )
 
 
 def targets(name: str, store: SampleStore, measured: Sequence[int]) -> list[Line]:
@@ -214,7 +216,7 @@ STYLES = {
 
 def figure(results: dict[str, dict[str, Any]]) -> Figure:
     """Path and distance against the evaluations, of ours and, in grey, of all others on the better of their grids."""
-    drawn, axes = panels(2, len(results), figsize=(3.6 * len(results), 7), squeeze=False, sharex="col")
+    drawn, axes = panels(2, len(results), figsize=(3 * len(results), 6), squeeze=False, sharex="col")
     for k, result in enumerate(results.values()):
         rows = [row for row in result["rows"] if row["key"] != CONVERGED]
         floor = next(row for row in result["rows"] if row["key"] == CONVERGED)

@@ -186,7 +186,10 @@ def test_the_best_scheme_is_also_on_the_grid_of_the_space():
     assert [*training_free(space(), (4,))] == [key for key in TRAINING_FREE if key != "path-average-grid"]
     grids = {key: sampler.grid for key, sampler in training_free(space(grid=skewed), (4,)).items()}
     assert grids.pop("path-average-grid") == grids.pop("path-average-flow") == skewed
+    assert grids.pop("path-average") == StepGrid.karras(space().snr)
     assert set(grids.values()) == {EVEN}
+    free = training_free(space(grid=StepGrid(free=0.4, fall=0.1)), (4,))["path-average"].grid
+    assert (free.quantiles, free.free, free.fall) == (StepGrid.karras(space().snr).quantiles, 0.4, 0.1)
 
 
 def test_few_step_peers_are_on_both_grids_and_stand_beside_the_others():
