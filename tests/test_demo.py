@@ -108,8 +108,8 @@ def test_values_are_numbers_or_missing(made):
 
 
 def test_untrained_generators_are_the_path_average_scheme(made):
-    """On the chosen grid, and on the same paths, but for when the correction is made; that of depth 1 lacks the scheme's
-    second coefficient, and that of depth 4 is near after two iterations of warm-up."""
+    """On the chosen grid, and on the same paths, but for when the correction is made; that of depth 1 lacks the second
+    coefficient, and that of depth 4 is near after two iterations of warm-up."""
     found = {(row["method"], row["steps"]): row["pathwise_rmse"] for row in made[2]["rows"]}
     for steps in (4, 8, 16, 32):
         expected = found["path-average, reference, chosen grid", steps]
