@@ -2,14 +2,18 @@
 
 import json
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from experiments.few_steps import __main__ as program
 from experiments.few_steps import setting
 from experiments.few_steps.setting import MMD, anisotropic, of_mixture
+from experiments.mnist.setting import MNIST
 from sdesig.sde import Mixture
+from sdesig.sigdeg import UNet
 
 
 def gaussians(n, shift, seed):
@@ -77,3 +81,34 @@ def test_a_small_run_of_all(tmp_path, monkeypatch):
     assert "| UniPC" in text
     assert "a mixture" in text
     assert (tmp_path / "few_steps.png").stat().st_size > 10_000
+
+
+@pytest.mark.usefixtures("diffusers")
+def test_a_small_run_on_images(tmp_path, monkeypatch):
+    """Of a study whose teacher is trained on the way; ours are held against the best of the others."""
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 4, 4), dtype=np.uint8)
+    np.savez(tmp_path / "images.npz", x=pixels)
+    study = replace(MNIST, size=4, network=lambda: UNet(1, 4, widths=(8,)), batch=4, committed=None)
+    study = replace(study, teacher=replace(study.teacher, iterations=2))
+    monkeypatch.setattr(program, "IMAGES", {"tiny": (study, 40)})
+    monkeypatch.setattr(program, "PROBLEMS", {})
+    monkeypatch.setattr(program, "RESULTS", tmp_path)
+    monkeypatch.setattr(setting, "IMAGE_STEPS", (5, 8))
+    monkeypatch.setattr(setting, "choose_grid", lambda *_, law=0.0, **__: setting.StepGrid(free=0.2 + law / 10))
+    monkeypatch.setattr(program.Comparison, "seconds_per_1000", lambda *_: 1.0)
+    monkeypatch.setattr("sdesig._intervals.RESAMPLES", 20)
+    command = ["--problem", "tiny", "--runs", str(tmp_path / "runs")]
+    with pytest.raises(SystemExit):
+        program.main(command)
+    program.main([*command, "--data", f"{tmp_path / 'images.npz'}:x", "--extractor", "pixels"])
+    result = json.loads((tmp_path / "tiny.json").read_text())
+    rows = {(row["key"], row["steps"]): row for row in result["rows"]}
+    others = [row for (key, steps), row in rows.items() if steps == 5 and key not in setting.OURS]
+    assert {row["key"].removesuffix("-karras") for row in others} == {*setting.IMAGE_PEERS}
+    best = min(others, key=lambda row: row["distance"])
+    lines = [line for line in result["targets"] if "no reference, 5" in line["target"]]
+    assert [f"that of {best['method']} <=" in line["target"] for line in lines] == [True]
+    wanted = rows["path-average", 5]["distance"] / best["distance"]
+    assert float(lines[0]["measured"].split()[0]) == pytest.approx(wanted, abs=2e-3)
+    assert (tmp_path / "images-tiny-5.png").exists()
+    assert "no reference" in (tmp_path / "report.md").read_text()

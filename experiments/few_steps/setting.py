@@ -35,6 +35,8 @@ the distribution in a share of its steps; without a reference; the probability f
 images on that for the distribution."""
 LAW = 0.5
 IMAGE_STEPS = (5, 8, 10)
+NUMBERS = 100 * 32**2
+"""Pixels of the images that are drawn at once."""
 IMAGE_PEERS = (
     *("dpm-solver++2m", "dpm-solver++3m", "ipndm-4", "sde-dpm++2m", "er-sde-3"),
     *("unipc", "deis", "sa-solver"),
@@ -120,7 +122,7 @@ def of_images(study: Study, seeds: int, source: str, extractor: str, runs: Path)
         steps=IMAGE_STEPS,
         law=LAW_FOR_IMAGES,
         truth_steps=128,
-        block=50 * 1024 // space.event[-1] ** 2 * 2,
+        block=NUMBERS // math.prod(space.event[1:]),
     )
 
 
