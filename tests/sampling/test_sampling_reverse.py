@@ -186,8 +186,10 @@ def local_weak_slope(eta, variance, scheme):
         h = tensor(length)
         clock = torch.as_tensor(sde.clock.length(t, t + h)) if eta > 0 else h
         noise = [values[0] for values in scheme.noise("additive", PartialSignature(clock, normals[:, None]))]
-        memory = sde.drift(states, t) if isinstance(scheme, PathAverage) else None
-        y, _ = scheme.advance(sde, t, t + h, states, memory, tuple(noise))
+        memory = (sde.drift(states, t), None) if isinstance(scheme, PathAverage) else None
+        y, memory = scheme.advance(sde, t, t + h, states, memory, tuple(noise))
+        if isinstance(scheme, PathAverage):
+            y = y + memory[1]  # the correction, with which the next step would begin
         errors.append((weights @ powers(y) - (value + h * rate + h**2 / 2 * second)).abs().max())
     return np.polyfit(np.log(LENGTHS), torch.stack(errors).log().numpy(), 1)[0]
 
