@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from experiments.celeba64.setting import CPU as CELEBA
-from experiments.image_study.study import FITTED, SNR, Study
+from experiments.image_study.study import SNR, Study
 from experiments.mnist.setting import MNIST
 from sdesig.digits import load_digits, load_features, load_teacher, path_space
 from sdesig.evaluation import FeatureExtractor, ImageSet, Sampler, few_step_peers, load_extractor, training_free
@@ -108,16 +108,14 @@ def of_images(study: Study, seeds: int, source: str, extractor: str, runs: Path)
     """The committed teacher of a study, its training images, and the features of a file."""
     images = study.images(source, runs / "data")
     teacher = study.trained_teacher(images, runs, torch.device("cpu")).requires_grad_(False)
-    fitted = images.subset(min(FITTED, len(images))).floats(device="cpu")
-    space = PathSpace(teacher.event, SNR, GaussianReference.fit(fitted, "dct"))
-    compared = images.subset(min(study.compared, len(images)))
+    space = PathSpace(teacher.event, SNR, study.reference(images, "dct"))
     title = study.title.removeprefix("Sig-DEG on ")
     return Problem(
         title,
         teacher,
         space,
         seeds,
-        compared,
+        study.compared_with(images),
         load_extractor(extractor),
         steps=IMAGE_STEPS,
         law=LAW_FOR_IMAGES,

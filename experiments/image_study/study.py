@@ -109,6 +109,14 @@ class Study:
         """The training images, as `load_images` reads them."""
         return load_images(source, channels=self.channels, size=self.size, cache=cache)
 
+    def compared_with(self, images: ImageSet) -> ImageSet:
+        """The training images with whose features those of samples are compared."""
+        return images.subset(min(self.compared, len(images)))
+
+    def reference(self, images: ImageSet, kind: str) -> GaussianReference:
+        """The reference of the training images, of a kind of `GaussianReference.fit`, on the CPU."""
+        return GaussianReference.fit(images.subset(min(FITTED, len(images))).floats(device="cpu"), kind)
+
     def trained_teacher(self, images: ImageSet, runs: Path, device: torch.device) -> NetworkDenoiser:
         """Train the teacher, or go on, or read what is done; the committed one where there is no training."""
         if (folder := self._teacher_folder(runs)) is not None:
@@ -149,8 +157,7 @@ class Study:
         if student.exists():
             return SigDEG.load(student, device=device)
         plain = run.cell == "plain"
-        fitted = images.subset(min(FITTED, len(images))).floats(device="cpu")
-        reference = GaussianReference.fit(fitted, "none" if plain else "dct")
+        reference = self.reference(images, "none" if plain else "dct")
         # of the deepest student: all are compared along one path
         space = PathSpace(teacher.event, SNR, reference.to(device), cells=CELLS, depth=4)
         if not plain:

@@ -67,7 +67,7 @@ def table(
     """report.md with the targets, report.json, figures; options are those of the command line."""
     comparison, folder = Comparison(teacher, students["depth-4"].space), options.runs / "table"
     comparison.batch = study.block
-    data = data.subset(min(study.compared, len(data)))
+    data = study.compared_with(data)
     extractors = [load_extractor(source, options.device) for source in options.extractor]
     perceptual = [load_perceptual(source, options.device) for source in options.perceptual]
     found = evaluate(
@@ -97,7 +97,7 @@ def _publish(study: Study, command: str, data: ImageSet, verdicts: list[Line], f
 def write_text(study: Study, command: str, data: ImageSet, out: Path) -> None:
     """report.md, from report.json and targets.json beside it."""
     rows, verdicts = (json.loads((out / name).read_text()) for name in ("report.json", "targets.json"))
-    text = report_text(rows, data.subset(min(study.compared, len(data))))
+    text = report_text(rows, study.compared_with(data))
     with replacing(out / "report.md") as file:
         file.write_text(
             f"# {study.title}\n\nWritten by `{command}`. {text}\n## Targets\n\n{markdown_table(verdicts, TITLES)}\n"

@@ -26,9 +26,8 @@ TRAINING_FREE: dict[str, tuple[str, Scheme, bool, float]] = {
 }
 """Label, scheme, whether it is referenced, and eta by key, of the samplers of `training_free`.
 
-Without a reference and without noise path-average takes larger corrections (experiments/few_steps).
-
-The demo and `sdesig evaluate` of vectors run all of them.
+The demo and `sdesig evaluate` of vectors run all of them. Without a reference or without noise path-average takes
+larger corrections: see experiments/few_steps.
 """
 FEW_STEP: dict[str, tuple[str, Scheme, float]] = {
     "ddim": ("DDIM", DPMSolver1(), 0.0),
