@@ -23,11 +23,16 @@ _SLACK, _SHARE = 2**20, 64
 smallest files, which any machine has. That it does not fit its file is told better, by name and shape, afterwards."""
 
 
-def save_module(folder: Path, config: Mapping[str, object], module: nn.Module, *, half: bool = False) -> None:
-    """Write config.json and weights.safetensors to a folder; with `half` float32 weights are kept as float16."""
+def save_module(folder: Path, config: Mapping[str, object], module: nn.Module, *, half: str | None = None) -> None:
+    """Write config.json and weights.safetensors to a folder.
+
+    Args:
+        half: float32 tensors whose names begin with it are kept as float16; None: none are.
+    """
     tensors = module.state_dict()
-    if half:
-        tensors = {name: v.half() if v.dtype == torch.float32 else v for name, v in tensors.items()}
+    if half is not None:
+        short = {name for name, v in tensors.items() if v.dtype == torch.float32 and name.startswith(half)}
+        tensors = {name: v.half() if name in short else v for name, v in tensors.items()}
     write_tensors(folder / WEIGHTS, tensors)
     write_json(folder / CONFIG, config)
 

@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from experiments.few_steps import __main__ as program
-from experiments.few_steps import setting
+from experiments.few_steps import setting, tried
 from experiments.few_steps.setting import MMD, anisotropic, of_mixture
 from experiments.mnist.setting import MNIST
+from sdesig.sampling import CanonicalSDE, GaussianReference, PathSpace, SNRDenoiser
 from sdesig.sde import Mixture
 from sdesig.sigdeg import UNet
+from sdesig.solvers import solve
 
 
 def gaussians(n, shift, seed):
@@ -112,3 +114,56 @@ def test_a_small_run_on_images(tmp_path, monkeypatch):
     assert float(lines[0]["measured"].split()[0]) == pytest.approx(wanted, abs=2e-3)
     assert (tmp_path / "images-tiny-5.png").exists()
     assert "no reference" in (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.parametrize("change", tried.CHANGES)
+def test_what_was_tried_is_exact_for_data_of_the_reference(change):
+    """As the scheme itself is; Q = 0 whatever is done with it. ShARK, which asks at both ends of the noise, is not."""
+    scheme, _ = tried.CHANGES[change]
+    if "ShARK" in change:
+        return
+    law = Mixture(torch.ones(1), torch.zeros(1, 2), torch.diag(torch.tensor([2.0, 0.1]))[None])
+    sde = CanonicalSDE(SNRDenoiser(law.denoise_y), reference=GaussianReference(0.0, torch.tensor([2.0, 0.1])))
+    path = PathSpace((2,), (math.exp(-6), math.exp(6)), sde.reference).paths(range(4))
+    start = sde.start(path.initial_noise(), path.t0)
+    ends = [solve(sde, start, path.grid(n), scheme=scheme, path=path)[-1] for n in (2, 32)]
+    torch.testing.assert_close(*ends, rtol=1e-3, atol=1e-3)
+
+
+def test_a_table_of_what_was_tried(tmp_path, monkeypatch):
+    """At equal evaluations: those with two a step take half the steps."""
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 14, 14), dtype=np.uint8)
+    np.savez(tmp_path / "images.npz", x=pixels)
+    study = replace(MNIST, size=14, network=lambda: UNet(1, 14, widths=(8,), patch=2), batch=4, committed=None)
+    study = replace(study, teacher=replace(study.teacher, iterations=2))
+    mixture = Mixture.circle(1.0, 0.3, modes=3, dtype=torch.float32)
+    monkeypatch.setattr(tried, "IMAGES", {"mnist": (study, 40)})
+    monkeypatch.setattr(tried, "PROBLEMS", {"tiny": lambda: of_mixture("a mixture", mixture, 40)})
+    monkeypatch.setattr(tried, "TRIED_ON", ("tiny",))
+    monkeypatch.setattr(tried, "choose_grid", lambda *_, **__: setting.StepGrid(free=0.2))
+    monkeypatch.setattr("sdesig._intervals.RESAMPLES", 20)
+    command = ["--seeds", "30", "--image-seeds", "24", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path)]
+    with pytest.raises(SystemExit):
+        tried.main([*command, "--data", "x"])
+    tried.main([*command, "--data", f"{tmp_path / 'images.npz'}:x", "--extractor", "pixels"])
+    found = json.loads((tmp_path / "tried.json").read_text())
+    by_name = {(line["problem"], line["change"]): line for line in found}
+    plain = by_name["a mixture", "none"]
+    assert plain["ratio_8"] is None
+    for name in tried.CHANGES:
+        assert (("a mixture", name) in by_name) != name.startswith("tau*")
+    twice = by_name["a mixture", "two evaluations: the first at the average"]
+    assert twice["ratio_8"][0] == pytest.approx(twice["rmse_8"] / plain["rmse_8"], rel=1e-5)
+    bases = [line for line in found if line["problem"].endswith("basis")]
+    assert [line["ratio_6"] is None for line in bases] == [False, True, False, False]
+    text = (tmp_path / "tried.md").read_text()
+    assert "principal components of 7 x 7 patches" in text
+    assert "| none" in text
+
+
+def test_components_of_patches_are_a_basis():
+    """Orthonormal, and each within one patch."""
+    basis = tried.of_patches(torch.randn((50, 1, 14, 14), generator=torch.Generator().manual_seed(0)))
+    torch.testing.assert_close(basis.mT @ basis, torch.eye(196), rtol=1e-5, atol=1e-5)
+    inside = basis.T.reshape(-1, 2, 7, 2, 7).abs().amax((2, 4)) > 0
+    assert (inside.sum((1, 2)) == 1).all()

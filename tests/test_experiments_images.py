@@ -1,6 +1,7 @@
 """The experiments on images in small: the files that they write, what is in them, and that they go on."""
 
 import json
+import shutil
 from dataclasses import replace
 from functools import partial
 
@@ -15,7 +16,7 @@ from experiments.image_study import table
 from experiments.image_study.program import main
 from experiments.mnist.setting import MNIST
 from sdesig.evaluation import verdict
-from sdesig.sampling import TeacherOptions
+from sdesig.sampling import StepGrid, TeacherOptions
 from sdesig.sigdeg import SigDEG, UNet
 
 
@@ -44,7 +45,7 @@ def tiny(study, size):
 
 
 STUDY = tiny(MNIST, 28)
-METHODS = 11
+METHODS = 12
 FEW = 3
 """Of them, that are not asked for 100 steps."""
 
@@ -111,7 +112,8 @@ def test_all_files_are_there(run):
 
 def test_what_was_measured_for_the_grid_is_kept(run):
     """So that a study that is killed meanwhile goes on from there."""
-    assert [file.parent for file in (run[0] / "runs").rglob("grid-cells.safetensors")] == [run[0] / "runs"]
+    kept = sorted(file.relative_to(run[0] / "runs") for file in (run[0] / "runs").rglob("*grid-cells.safetensors"))
+    assert [str(file) for file in kept] == ["grid-cells.safetensors", "student-grid-cells.safetensors"]
 
 
 def test_the_rows(run):
@@ -156,7 +158,8 @@ def test_the_students_are_what_the_runs_say(run):
         student = SigDEG.load(run[0] / "runs" / name / "student")
         assert (student.depth, student.kind) == (one.depth, one.cell)
         assert student.space.event == (1, 28, 28)
-        assert bool((student.space.reference.variance > 0).any()) == (one.cell == "solver")
+        assert bool((student.space.reference.variance == 0).all())
+        assert (student.space.grid == StepGrid()) == (one.cell == "plain")
 
 
 def test_data_are_required():
@@ -210,3 +213,13 @@ def test_the_committed_teacher_is_taken_where_no_training_has_begun(study, tmp_p
     (tmp_path / "teacher").mkdir()
     with pytest.raises(AttributeError):  # it would be trained
         study.trained_teacher(images, tmp_path, torch.device("cpu"))
+
+
+def test_a_committed_student_is_taken_where_no_training_has_begun(run, tmp_path):
+    committed = tmp_path / "committed"
+    shutil.copytree(run[0] / "runs" / "depth-2" / "student", committed / "students" / "depth-2")
+    study = replace(STUDY, committed=committed)
+    assert study.student_folder("depth-2", tmp_path) == committed / "students" / "depth-2"
+    assert study.student_folder("depth-1", tmp_path) is None
+    (tmp_path / "depth-2").mkdir()
+    assert study.student_folder("depth-2", tmp_path) is None

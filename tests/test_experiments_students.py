@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 
 import pytest
+import torch
 from matplotlib.image import imread
 
 from experiments.digits import __main__ as digits
@@ -16,9 +17,9 @@ from experiments.digits import study as digits_study
 from experiments.digits import table as digits_table
 from experiments.toy_mixture import __main__ as toy
 from experiments.toy_mixture import setting as toy_setting
-from sdesig.digits import load_grid
+from sdesig.digits import load_grid, load_teacher, path_space
 from sdesig.evaluation import Comparison
-from sdesig.sampling import Floor, StepGrid, TeacherOptions
+from sdesig.sampling import CanonicalSDE, Floor, StepGrid, TeacherOptions
 from sdesig.sigdeg import SigDEG
 
 FULL_RUNS = dict(digits_setting.RUNS)
@@ -230,14 +231,57 @@ def test_shipping_copies_the_students(digits_run, tmp_path, monkeypatch):
 
 
 def test_the_study_of_what_stops_students_writes_its_files(tmp_path):
-    variants = (digits_scaling.FORMER, digits_scaling.Variant("unrolled", "mean", depth=2))
-    digits_scaling.scaling(1, 40, tmp_path, variants)
-    report = json.loads((tmp_path / "scaling.json").read_text())
-    names = ["untrained", *(variant.name for variant in variants)]
-    assert [row["variant"] for row in report["rows"]] == list(report["steps"]) == names
-    assert report["rows"][1]["ratio_8"] == [1.0, 1.0, 1.0]
-    for steps in report["steps"].values():
-        after, at_end = steps["after the step"], steps["at the end"]
-        assert len(after) == len(at_end) == digits_scaling.BY_STEP
-        assert after[-1] == pytest.approx(at_end[-1])  # the last step is at the end
-    assert (tmp_path / "scaling.md").read_text().count("\n| ") == 2 + 3 + 3 * 3
+    """A group at a time; the other one stays in the file."""
+    former = digits_scaling.GROUPS["pairs"][0]
+    variants = (former, digits_scaling.Variant("unrolled", "mean", depth=2))
+    others = (digits_scaling.Variant(), digits_scaling.Variant(width=16, steps=(8, 8), shown="coefficients", law=1.0))
+    digits_scaling.scaling("pairs", 1, 40, tmp_path, variants)
+    digits_scaling.scaling("students", 1, 40, tmp_path, others)
+    groups = json.loads((tmp_path / "scaling.json").read_text())
+    assert list(groups) == ["pairs", "students"]
+    for chosen, report in zip((variants, others), groups.values(), strict=True):
+        names = ["untrained", *(variant.name for variant in chosen)]
+        assert [row["variant"] for row in report["rows"]] == list(report["steps"]) == names
+        assert "ratio_8" not in report["rows"][1]
+        assert report["rows"][2]["ratio_8"][0] > 0
+        for steps in report["steps"].values():
+            after, at_end = steps["after the step"], steps["at the end"]
+            assert len(after) == len(at_end) == digits_scaling.BY_STEP
+            assert after[-1] == pytest.approx(at_end[-1])  # the last step is at the end
+    assert (tmp_path / "scaling.md").read_text().count("\n| ") == 2 * (2 + 3 + 3 * 3)
+
+
+@pytest.mark.parametrize("shown", ["state", "points"])
+def test_what_else_a_student_is_shown_changes_nothing_before_training(shown):
+    """And what it is shown: y_n of unit variance; points of the mean path, of which the last is the increment."""
+    setting = object.__new__(digits_scaling.Setting)
+    setting.teacher, setting.space = load_teacher(), path_space()
+    sde = CanonicalSDE(setting.teacher, reference=setting.space.reference)
+    usual, other = (setting.student(digits_scaling.Variant(shown=kind)) for kind in ("coefficients", shown))
+    path = setting.space.paths(range(3))
+    times = setting.space.times(4)
+    (noise,) = other.cell.noise_by_step("additive", path.partial_signatures(times)[2:3])
+    u = torch.randn((3, 64), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        ends = []
+        for made in (usual, other):
+            made.cell.eval()
+            ends.append(made.cell.advance(sde, times[2], times[3], u, (u, u), noise)[0])
+    torch.testing.assert_close(*ends)
+    seen = []
+    other.cell.denoiser.register_forward_hook(lambda _, inputs, __: seen.append(inputs[3]))
+    with torch.no_grad():
+        other.cell.advance(sde, times[2], times[3], u, (u, u), noise)
+    if shown == "state":
+        y, tau = sde.reference.from_reference(u, times[2]), times[2].float()
+        torch.testing.assert_close(seen[0][:, -1], y / (tau * (1 + other.cell.sigma_data**2 * tau)).sqrt())
+        return
+    torch.testing.assert_close(seen[0][:, 3], _shown_by(usual, sde, times, u, noise)[:, 0])
+
+
+def _shown_by(student, sde, times, u, noise):
+    seen = []
+    student.cell.denoiser.register_forward_hook(lambda _, inputs, __: seen.append(inputs[3]))
+    with torch.no_grad():
+        student.cell.advance(sde, times[2], times[3], u, (u, u), noise)
+    return seen[0]

@@ -28,7 +28,7 @@ strong_order to_ito to_stratonovich weak_order words_for_scheme
 """
 
 
-INSIDE = {"experiments/digits/scaling.py"}
+INSIDE = {"experiments/digits/scaling.py", "experiments/few_steps/tried.py"}
 """Trains by losses that the package does not have, of its parts."""
 
 

@@ -49,7 +49,7 @@ CPU = replace(
     size=32,
     network=partial(UNet, 3, 32, widths=(32, 64, 128, 128)),
     teacher=replace(cifar10.CPU.teacher, iterations=8000, learning_rate=1e-3),
-    committed=Path(__file__).parent / "teacher",
+    committed=Path(__file__).parent,
     runs=runs_of(replace(cifar10.TWO_CORES, evaluations=128), (250, 60, 100, 60)),
     log_sigma=(-0.8, 1.4),
     batch=64,

@@ -1,11 +1,14 @@
-"""`python -m experiments.digits.scaling`: what stops the students. Short trainings that differ in pairs and loss.
+"""`python -m experiments.digits.scaling`: what stops the students. Short trainings that differ in one thing.
 
-Writes scaling.json and scaling.md to experiments/digits/results. A quarter of an hour of one core, 4 GB of memory.
+Those of the group "pairs" differ in pairs and loss, those of "students" in length, width, what the network is shown,
+the numbers of steps and a part of the loss. Writes scaling.json and scaling.md to experiments/digits/results. A quarter
+and half an hour of one core, 4 GB of memory.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -41,10 +44,12 @@ from sdesig.sampling.teacher_paths import (
     snr_times,
     teacher_states,
 )
-from sdesig.sigdeg import SigDEG, TrainingOptions
+from sdesig.sigdeg import MLP, SigDEG, SolverCell, TrainingOptions
+from sdesig.sigdeg.cells import CONDITIONS, StudentDenoiser
 from sdesig.sigdeg.distillation import local_loss
 from sdesig.sigdeg.training import train
 from sdesig.sigdeg.training_data import draw_rows
+from sdesig.signature.legendre import gauss_legendre, orthonormal_legendre
 
 RESULTS = Path(__file__).parent / "results"
 DEPTH, EVALUATIONS, FINE, CELLS = 4, 2048, 64, 32
@@ -66,29 +71,67 @@ class Variant:
         loss: of the mean squares of the steps of an iteration. "mean": the logarithm of their mean; "default":
             `local_loss`; "rows": the mean of the logarithms, with the square of the mean root over rows for each.
         depth: of the student.
+        length: of the training, in units of the iterations of all.
+        width: of an MLP that learns to correct the teacher, in place of changes of its weights; 0: those.
+        steps: fewest and most steps.
+        shown: what the network is shown beside y*: the coefficients of the signature; "state": also y_n; "points": in
+            their place the path that they give at as many points.
+        law: weight of the relative changes of second moments: in every step, of the coordinates in the reference's
+            basis, over the rows.
     """
 
     pairs: str = "exact"
     loss: str = "default"
     depth: int = DEPTH
+    length: float = 1.0
+    width: int = 0
+    steps: tuple[int, int] = (FEWEST, MOST)
+    shown: str = "coefficients"
+    law: float = 0.0
 
     @property
     def name(self) -> str:
-        """Its name in the tables."""
-        return f"{self.pairs}, {self.loss}, depth {self.depth}"
+        """Its name in the tables: what differs from others."""
+        named = [f"{self.pairs}, {self.loss}, depth {self.depth}"]
+        if self.length != 1:
+            named.append(f"{self.length:g} times as long")
+        if self.width:
+            named.append(f"MLP of width {self.width}")
+        if self.steps != (FEWEST, MOST):
+            named.append("{} to {} steps".format(*self.steps))
+        if self.shown != "coefficients":
+            named.append({"state": "shown y_n too", "points": "shown points of the path"}[self.shown])
+        if self.law:
+            named.append(f"moments, weight {self.law:g}")
+        return ", ".join(named)
 
 
-VARIANTS = (
-    Variant("cells", "mean"),
-    Variant("exact", "mean"),
-    Variant("exact"),
-    Variant("exact", depth=2),
-    Variant("path"),
-    Variant("unrolled", "mean"),
-    Variant("exact", "rows"),
-)
-FORMER = VARIANTS[0]
-"""What others are compared with."""
+GROUPS = {
+    "pairs": (
+        Variant("cells", "mean"),
+        Variant("exact", "mean"),
+        Variant("exact"),
+        Variant("exact", depth=2),
+        Variant("path"),
+        Variant("unrolled", "mean"),
+        Variant("exact", "rows"),
+    ),
+    "students": (
+        Variant(),
+        Variant(depth=2),
+        Variant(length=0.25),
+        Variant(length=3),
+        Variant(width=224),
+        Variant(width=672),
+        Variant(steps=(8, 8)),
+        Variant(steps=(4, 4)),
+        Variant(shown="state"),
+        Variant(shown="points"),
+        Variant(law=0.3),
+        Variant(law=1),
+    ),
+}
+"""Variants, of which the first is what the others of its group are compared with."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +144,33 @@ class Step:
     memory: Any
     noise: tuple[Tensor, ...]
     target: Tensor
+
+
+class ShownState(SolverCell):
+    """A solver cell that is also shown y_n, scaled to unit variance."""
+
+    def advance(self, sde: Any, start: Tensor, end: Tensor, u: Tensor, memory: Any, noise: Any) -> tuple[Tensor, Any]:
+        """As `SolverCell.advance`."""
+        tau = start.to(u)
+        self._shown = sde.reference.from_reference(u, start) * torch.rsqrt(tau * (1 + self.sigma_data**2 * tau))
+        return super().advance(sde, start, end, u, memory, noise)
+
+    def _extra(self, sde: CanonicalSDE, values: Tensor, estimate: Tensor) -> Tensor:
+        return torch.cat([super()._extra(sde, values, estimate), self._shown[:, None]], 1)
+
+
+class ShownPoints(SolverCell):
+    """A solver cell that is shown, for the coefficients, the mean path given them at the ends of equal parts."""
+
+    def _extra(self, sde: CanonicalSDE, values: Tensor, estimate: Tensor) -> Tensor:
+        nodes, weights = (value.float() for value in gauss_legendre(16, values.device))
+        points = torch.stack(
+            [
+                part * (orthonormal_legendre(part * nodes, self.depth) * weights).sum(1)
+                for part in torch.arange(1, self.depth + 1) / self.depth
+            ]
+        )
+        return super()._extra(sde, torch.tensordot(points.to(values), values, 1), estimate)
 
 
 class Setting:
@@ -119,23 +189,35 @@ class Setting:
         self.scheme = TEACHER_SCHEMES[TeacherOptions().scheme]()
         self._kept: tuple[str, list[list[Step]]] = "", []
 
-    def student(self, depth: int) -> SigDEG:
+    def student(self, variant: Variant) -> SigDEG:
         """An untrained one."""
         torch.manual_seed(0)
-        return SigDEG.from_teacher(self.teacher, self.space, depth=depth)
+        depth = variant.depth
+        if variant.shown != "coefficients":
+            kind, more = (ShownState, 2) if variant.shown == "state" else (ShownPoints, 1)
+            wide = StudentDenoiser(self.teacher, depth + more)
+            return SigDEG(kind(wide, depth, self.teacher.sigma_data), self.space)
+        network = None
+        if variant.width:
+            network = MLP(*self.space.event, width=variant.width, conditions=CONDITIONS, extra=depth + 2)
+            network.zero_last()
+        return SigDEG.from_teacher(self.teacher, self.space, depth=depth, network=network)
 
-    def pairs(self, kind: str) -> list[list[Step]]:
-        """The steps of every iteration."""
+    def pairs(self, kind: str, steps: tuple[int, int], iteration: int) -> list[Step]:
+        """The steps of an iteration; those of the usual trainings are kept."""
+        if iteration >= self.iterations or steps != (FEWEST, MOST):
+            return self._drawn(kind, steps, iteration)
         if self._kept[0] != kind:
             self._kept = "", []  # not both at once
-            self._kept = kind, [self._drawn(kind, k) for k in range(self.iterations)]
-        return self._kept[1]
+            self._kept = kind, [self._drawn(kind, steps, k) for k in range(self.iterations)]
+        return self._kept[1][iteration]
 
     @torch.no_grad()
-    def _drawn(self, kind: str, iteration: int) -> list[Step]:
-        generator, student = generator_for("training", 0, iteration), self.student(DEPTH)
+    def _drawn(self, kind: str, between: tuple[int, int], iteration: int) -> list[Step]:
+        generator, student = generator_for("training", 0, iteration), self.student(Variant())
         share = torch.rand(1, generator=generator).item()
-        steps = min(MOST, int(FEWEST * ((MOST + 1) / FEWEST) ** share))
+        fewest, most = between
+        steps = min(most, int(fewest * ((most + 1) / fewest) ** share))
         if kind == "path":
             return self.along_paths(student, steps, EVALUATIONS // steps, generator, FINE // steps)[0]
         times, found = self.times(kind, steps), []
@@ -196,27 +278,31 @@ class Setting:
 
 def trained(setting: Setting, variant: Variant) -> SigDEG:
     """The student of a variant."""
-    student = setting.student(variant.depth)
+    student = setting.student(variant)
     student.cell.set_trainable()
     unrolled = variant.pairs == "unrolled"
-    pairs = setting.pairs("path" if unrolled else variant.pairs)
+    kind = "path" if unrolled else variant.pairs
 
     def loss(iteration: int, generator: torch.Generator) -> tuple[Tensor, int]:
-        found, before = [], None
-        for step in pairs[iteration]:
+        found, changes, before = [], [], None
+        for step in setting.pairs(kind, variant.steps, iteration):
             if unrolled and before is None:
                 before = step.u, step.memory
             u, memory = setting.moved(student, step, before)
             before = (u, memory) if unrolled else None
             errors = setting.errors(u, step.target, step.end)
             found.append((errors + 1e-7).sqrt().mean().square() if variant.loss == "rows" else errors.mean())
+            wanted = step.target.square().mean(0)
+            changes.append(((u.square().mean(0) - wanted) / (2 * wanted)).square().mean())
         squares = torch.stack(found)
         if variant.loss == "default":
-            return local_loss(squares, student), EVALUATIONS
+            value = local_loss(squares, student)
+            return value + variant.law * torch.stack(changes).log().mean() if variant.law else value, EVALUATIONS
         return squares.mean().log() if variant.loss == "mean" else squares.log().mean(), EVALUATIONS
 
     with TemporaryDirectory() as folder:
-        return train(student, loss, folder, replace(TRAINING, iterations=setting.iterations), progress=False).eval()
+        iterations = round(variant.length * setting.iterations)
+        return train(student, loss, folder, replace(TRAINING, iterations=iterations), progress=False).eval()
 
 
 @torch.no_grad()
@@ -268,25 +354,27 @@ class Measured:
         )
 
 
-def scaling(iterations: int, seeds: int, out: Path, variants: Sequence[Variant] = VARIANTS) -> None:
-    """Train the variants, and write scaling.json, after each of them, and scaling.md."""
-    setting = Setting(iterations)
+def scaling(name: str, iterations: int, seeds: int, out: Path, variants: Sequence[Variant]) -> None:
+    """Train the variants of a group, and write scaling.json, after each of them, and scaling.md."""
+    setting, file = Setting(iterations), out / "scaling.json"
     measured = Measured(setting, seeds)
     scheme = Sampler("untrained", "untrained", STEPS, scheme=PathAverage(), referenced=True, grid=setting.space.grid)
     former, distances = measured.of(scheme)
     rows: list[dict[str, Any]] = [_row("untrained", former, distances, None)]
-    steps = {"untrained": by_step(setting, setting.student(DEPTH), seeds)}
+    steps = {"untrained": by_step(setting, setting.student(Variant()), seeds)}
     base = None
+    groups = json.loads(file.read_text()) if file.exists() else {}
     for variant in variants:
         student = trained(setting, variant)
         errors, distances = measured.of(generator_sampler(variant.name, student, STEPS))
-        base = errors if variant == FORMER else base
-        rows.append(_row(variant.name, errors, distances, base))
+        base = errors if base is None else base
+        rows.append(_row(variant.name, errors, distances, None if errors is base else base))
         steps[variant.name] = by_step(setting, student, seeds)
         print(rows[-1], flush=True)
-        write_json(out / "scaling.json", {"seeds": seeds, "iterations": iterations, "rows": rows, "steps": steps})
-    with replacing(out / "scaling.md") as file:
-        file.write_text(text(rows, steps, iterations, seeds))
+        groups[name] = {"seeds": seeds, "iterations": iterations, "rows": rows, "steps": steps}
+        write_json(file, groups)
+    with replacing(out / "scaling.md") as written:
+        written.write_text(text(groups))
 
 
 def _row(
@@ -300,44 +388,52 @@ def _row(
     return row | {f"frechet_{steps}": distances[steps] for steps in STEPS[:3]}
 
 
-def text(rows: Sequence[dict[str, Any]], steps: dict[str, dict[str, Any]], iterations: int, seeds: int) -> str:
+def text(groups: dict[str, Any]) -> str:
     """scaling.md, from the content of scaling.json."""
+    written = "# What stops the students\n\nWritten by `python -m experiments.digits.scaling`, which says what the "
+    written += "variants are.\n"
+    return written + "".join(_text(name, **groups[name]) for name in GROUPS if name in groups)
+
+
+def _text(name: str, rows: Sequence[dict[str, Any]], steps: dict[str, Any], iterations: int, seeds: int) -> str:
     shown = []
     for row in rows:
         line = {"variant": row["variant"]}
         for n in STEPS:
             line[f"rmse_{n}"] = f"{row[f'rmse_{n}']:.4f}"
-            if f"ratio_{n}" in row and row["variant"] != FORMER.name:
+            if f"ratio_{n}" in row:
                 _, low, high = row[f"ratio_{n}"]
                 line[f"rmse_{n}"] += "" if math.isnan(low) else f" ({low:.3f} - {high:.3f})"
         shown.append(line | {f"frechet_{n}": f"{row[f'frechet_{n}']:.3f}" for n in STEPS[:3]})
     titles = {"variant": "pairs, loss, depth", **{f"rmse_{n}": f"RMSE, {n} steps" for n in STEPS}}
     titles |= {f"frechet_{n}": f"FD, {n}" for n in STEPS[:3]}
     lines = [
-        {"variant": name, "what": what, **{str(k): f"{value:.4f}" for k, value in enumerate(of_steps[what], 1)}}
-        for name, of_steps in steps.items()
+        {"variant": variant, "what": what, **{str(k): f"{value:.4f}" for k, value in enumerate(of_steps[what], 1)}}
+        for variant, of_steps in steps.items()
         for what in ("after the step", "at the end", "worst 5 % of paths")
     ]
     numbers = {str(k): str(k) for k in range(1, BY_STEP + 1)}
     return (
-        "# What stops the students\n\nWritten by `python -m experiments.digits.scaling`, which says what the variants "
-        f"are. Trainings of {iterations} iterations, seeds 10^6 to 10^6 + {seeds - 1}; in brackets the 95 % interval "
-        f"of the paired ratio to the student of {FORMER.name}. FD: Frechet distance to converged paths of {seeds} "
-        f"other seeds.\n\n{markdown_table(shown, titles)}\nRMSE of each single step of {BY_STEP}, started on a path "
-        "of the teacher; what the teacher makes of this error at the end; and the share of that mean square which the "
-        f"worst 5 % of the paths carry:\n\n{markdown_table(lines, {'variant': 'variant', 'what': 'error', **numbers})}"
+        f"\n## {name.capitalize()}\n\nTrainings of {iterations} iterations, seeds 10^6 to 10^6 + {seeds - 1}; in "
+        "brackets the 95 % interval of the paired ratio to the first student of the table. FD: Frechet distance to "
+        f"converged paths of {seeds} other seeds.\n\n{markdown_table(shown, titles)}\nRMSE of each single step of "
+        f"{BY_STEP}, started on a path of the teacher; what the teacher makes of this error at the end; and the share "
+        "of that mean square which the worst 5 % of the paths carry:\n\n"
+        f"{markdown_table(lines, {'variant': 'variant', 'what': 'error', **numbers})}"
     )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """See the module."""
     parser = argparse.ArgumentParser(prog="python -m experiments.digits.scaling", description=__doc__)
+    parser.add_argument("--group", choices=tuple(GROUPS), help="default all")
     parser.add_argument("--iterations", type=int, default=TRAINING.iterations)
     parser.add_argument("--seeds", type=int, default=1000)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    scaling(options.iterations, options.seeds, options.out)
+    for name in GROUPS if options.group is None else [options.group]:
+        scaling(name, options.iterations, options.seeds, options.out, GROUPS[name])
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -14,7 +14,16 @@ from experiments.celeba64.setting import CPU as CELEBA
 from experiments.image_study.study import SNR, Study
 from experiments.mnist.setting import MNIST
 from sdesig.digits import load_digits, load_features, load_teacher, path_space
-from sdesig.evaluation import FeatureExtractor, ImageSet, Sampler, few_step_peers, load_extractor, training_free
+from sdesig.evaluation import (
+    FeatureExtractor,
+    ImageSet,
+    Sampler,
+    few_step_peers,
+    file_digest,
+    generator_sampler,
+    load_extractor,
+    training_free,
+)
 from sdesig.images import peers_on_both_grids
 from sdesig.sampling import (
     LAW_FOR_IMAGES,
@@ -26,13 +35,15 @@ from sdesig.sampling import (
     choose_grid,
 )
 from sdesig.sde import Mixture
+from sdesig.sigdeg import WEIGHTS, SigDEG
 
 STEPS = (4, 5, 8, 10, 16, 40)
 BEFORE, EVEN = "path-average-before", "path-average-even"
-OURS = (BEFORE, EVEN, "path-average-grid", "path-average-law", "path-average", "path-average-flow")
+STUDENTS = ("depth-1", "depth-2", "depth-4")
+OURS = (BEFORE, EVEN, "path-average-grid", "path-average-law", "path-average", "path-average-flow", *STUDENTS)
 """Keys of ours: even steps without a free step and without the correction; even steps; the chosen grid; one chosen for
 the distribution in a share of its steps; without a reference; the probability flow. This one is on the chosen grid, for
-images on that for the distribution."""
+images on that for the distribution. Students, of images, have no reference either."""
 LAW = 0.5
 IMAGE_STEPS = (5, 8, 10)
 NUMBERS = 100 * 32**2
@@ -57,6 +68,7 @@ class Problem:
         law: share of the steps of "path-average-law" that lie where the distribution needs them.
         truth_steps: of the converged paths.
         block: seeds that are drawn at once.
+        students: generators that were trained on the teacher, by key, and the digests of their weights.
     """
 
     title: str
@@ -69,6 +81,7 @@ class Problem:
     law: float = LAW
     truth_steps: int = 512
     block: int = 1000
+    students: Mapping[str, tuple[SigDEG, str]] = field(default_factory=dict)
 
     @property
     def distance(self) -> str:
@@ -105,8 +118,10 @@ def of_digits() -> Problem:
 
 
 def of_images(study: Study, seeds: int, source: str, extractor: str, runs: Path) -> Problem:
-    """The committed teacher of a study, its training images, and the features of a file."""
+    """The committed teacher and students of a study, its training images, and the features of a file."""
     images = study.images(source, runs / "data")
+    folders = {key: study.student_folder(key, runs) for key in STUDENTS}
+    students = {key: (SigDEG.load(f), file_digest(f / WEIGHTS)) for key, f in folders.items() if f is not None}
     teacher = study.trained_teacher(images, runs, torch.device("cpu")).requires_grad_(False)
     space = PathSpace(teacher.event, SNR, study.reference(images, "dct"))
     title = study.title.removeprefix("Sig-DEG on ")
@@ -121,10 +136,11 @@ def of_images(study: Study, seeds: int, source: str, extractor: str, runs: Path)
         law=LAW_FOR_IMAGES,
         truth_steps=128,
         block=NUMBERS // math.prod(space.event[1:]),
+        students=students,
     )
 
 
-IMAGES: dict[str, tuple[Study, int]] = {"mnist": (MNIST, 1000), "celeba": (CELEBA, 300)}
+IMAGES: dict[str, tuple[Study, int]] = {"mnist": (MNIST, 2000), "celeba": (CELEBA, 1000)}
 """Studies whose teachers are committed, and the number of seeds; their data are files that the command line names."""
 PROBLEMS: dict[str, Callable[[], Problem]] = {
     "mixture-1-0.3": lambda: of_mixture("Mixture(1, .3)", Mixture.circle(1.0, 0.3, dtype=torch.float32), 3000),
@@ -161,6 +177,10 @@ def samplers_of(problem: Problem, grids: dict[str, StepGrid]) -> list[Sampler]:
         replace(referenced, key="path-average-law", label="path-average, law's grid", grid=grids["law"]),
         replace(made["path-average"], label="path-average, no reference"),
         made["path-average-flow"],
+        *(
+            generator_sampler(key, student, steps, f"Sig-DEG, depth {student.depth}", digest, ema=True)
+            for key, (student, digest) in problem.students.items()
+        ),
     ]
     others = few_step_peers(problem.space, steps) | peers_on_both_grids(problem.teacher, problem.space, steps)
     chosen = [key for key in others if not problem.images or key.removesuffix("-karras") in IMAGE_PEERS]

@@ -61,7 +61,10 @@ def main(folder: str, studies: Mapping[str, Study], arguments: Sequence[str] | N
         replace(study, committed=None).trained_teacher(data, options.runs, options.device)
         return
     teacher = study.trained_teacher(data, options.runs, options.device)
-    names = [options.part] if options.part in study.runs else list(study.runs)
+    names = list(study.runs)
+    if options.part in study.runs:
+        names = [options.part]
+        (options.runs / options.part).mkdir(parents=True, exist_ok=True)  # begun: a committed one is not taken
     students = {name: study.distilled(name, teacher, data, options.runs) for name in names}
     if options.part in ("all", "table"):
         table(study, teacher, students, data, options)

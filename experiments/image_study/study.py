@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -29,13 +30,16 @@ SNR = (1 / 20**2, 1 / 0.05**2)
 STEPS, TEACHER_STEPS = (5, 8, 10, 20, 50, 100), 1000
 FITTED = 60_000
 """Most images that a reference is fitted to: in float64 and 3 x 64 x 64 they are 6 GB."""
-CELLS = 1024
-"""Paths of 1024 cells: enough for the 1000 steps of the teacher."""
+CELLS, DEPTH = 1024, 4
+"""Of the paths: cells enough for the 1000 steps of the teacher, the depth of the deepest student."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One distillation, with the cosine reference and a chosen grid; of the plain cell without either, as the paper."""
+    """One distillation, without a reference, which leaves grain in few steps.
+
+    Its steps are Karras' behind the free one that is measured; those of the plain cell are even, as the paper's.
+    """
 
     options: DistillOptions
     depth: int = 4
@@ -81,7 +85,8 @@ class Study:
         compared: training images with whose features those of samples are compared, at most.
         steps, teacher_steps: of the samplers, and of the teacher's own.
         remarks: on what was measured, for the report.
-        committed: folder of a teacher that was trained already: then a study trains none, but for --part teacher.
+        committed: folder of a teacher and of students/NAME that were trained already: then a study trains none of
+            them, but for --part teacher or the name of a student.
         few: keys of samplers that are not asked for more than 20 steps, where evaluations are dear.
     """
 
@@ -135,15 +140,23 @@ class Study:
 
     def _teacher_folder(self, runs: Path) -> Path | None:
         """Where a trained teacher is: in the runs, else the committed one unless a training has begun."""
-        own = runs / "teacher"
-        if (own / "teacher").exists():
-            return own / "teacher"
-        return None if own.exists() else self.committed
+        return self._folder_of(runs / "teacher", "teacher", "teacher")
+
+    def student_folder(self, name: str, runs: Path) -> Path | None:
+        """Where a trained student is: in the runs, else the committed one unless a training has begun."""
+        return self._folder_of(runs / name, "student", f"students/{name}")
+
+    def _folder_of(self, run: Path, trained: str, committed: str) -> Path | None:
+        if (run / trained).exists():
+            return run / trained
+        if run.exists() or self.committed is None or not (self.committed / committed).exists():
+            return None
+        return self.committed / committed
 
     def distilled(self, name: str, teacher: NetworkDenoiser, images: ImageSet, runs: Path) -> SigDEG:
         """Distil the student of a name, or go on, or read what is done, with its verdict; on the teacher's device."""
         trained, file = self._distilled(name, teacher, images, runs), runs / name / "verdict.json"
-        if self.verdict and not file.exists():
+        if self.verdict and file.parent.exists() and not file.exists():
             unipc = peers(teacher, trained.space, VERDICT_STEPS)["unipc"]
             kept = runs / name / "verdict"
             found = verdict(trained, teacher, samplers=[unipc], evaluations=self.verdict, folder=kept)
@@ -151,23 +164,26 @@ class Study:
             on_main(lambda: print(found.text))
         return trained
 
+    def space(self, teacher: NetworkDenoiser, images: ImageSet, runs: Path) -> PathSpace:
+        """What a seed means in the table: the cosine reference, and the grid that suits it."""
+        reference = self.reference(images, "dct").to(next(teacher.parameters()).device)
+        space = PathSpace(teacher.event, SNR, reference, cells=CELLS, depth=DEPTH)
+        return replace(space, grid=self._grid(teacher, space, runs / "grid.json", law=LAW_FOR_IMAGES))
+
     def _distilled(self, name: str, teacher: NetworkDenoiser, images: ImageSet, runs: Path) -> SigDEG:
-        run, student = self.runs[name], runs / name / "student"
-        device = next(teacher.parameters()).device
-        if student.exists():
-            return SigDEG.load(student, device=device)
-        plain = run.cell == "plain"
-        reference = self.reference(images, "none" if plain else "dct")
-        # of the deepest student: all are compared along one path
-        space = PathSpace(teacher.event, SNR, reference.to(device), cells=CELLS, depth=4)
-        if not plain:
-            space = replace(space, grid=self._grid(teacher, space, runs / "grid.json"))
+        run, device = self.runs[name], next(teacher.parameters()).device
+        if (folder := self.student_folder(name, runs)) is not None:
+            return SigDEG.load(folder, device=device)
+        space = PathSpace(teacher.event, SNR, self.reference(images, "none").to(device), cells=CELLS, depth=DEPTH)
+        if run.cell != "plain":
+            found = self._grid(teacher, space, runs / "student-grid.json", even=True)
+            space = replace(space, grid=replace(found, quantiles=StepGrid.karras(SNR).quantiles))
         torch.manual_seed(0)
         made = SigDEG.from_teacher(teacher, space, depth=run.depth, cell=run.cell)
         return distill(made.to(device), teacher, runs / name, run.options, data=images.to(device))
 
-    def _grid(self, teacher: NetworkDenoiser, space: PathSpace, file: Path) -> StepGrid:
-        """The grid of steps that suits the teacher, measured once and kept in a file."""
+    def _grid(self, teacher: NetworkDenoiser, space: PathSpace, file: Path, **options: Any) -> StepGrid:
+        """A grid of `choose_grid` with some options, measured once and kept in a file."""
         with main_first():
             if not file.exists():
                 folder = self._teacher_folder(file.parent)
@@ -175,10 +191,10 @@ class Study:
                 grid = choose_grid(
                     teacher,
                     space,
-                    law=LAW_FOR_IMAGES,
                     paths=self.grid_paths,
-                    kept=file.with_name("grid-cells.safetensors"),
+                    kept=file.with_name(f"{file.stem}-cells.safetensors"),
                     recorded={"teacher": file_digest(folder / WEIGHTS)},
+                    **options,
                 )
                 grid.save(file)
         return StepGrid.load(file)

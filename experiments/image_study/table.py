@@ -33,7 +33,8 @@ from sdesig.evaluation import (
     write_json,
 )
 from sdesig.images import peers
-from sdesig.sigdeg import WEIGHTS, ModelDenoiser, SigDEG, on_main
+from sdesig.sampling import PathSpace
+from sdesig.sigdeg import WEIGHTS, ModelDenoiser, NetworkDenoiser, SigDEG, on_main
 
 MOST_OF_FEW = 20
 FEWEST_FOR_FRECHET = 1000
@@ -45,34 +46,37 @@ STUDENTS = {"plain": "plain Sig-DEG, depth 2", **{f"depth-{depth}": f"Sig-DEG, d
 """Labels of the students by the names of their runs, which are the keys."""
 
 
-def samplers_of(study: Study, teacher: ModelDenoiser, students: Mapping[str, SigDEG], runs: Path) -> list[Sampler]:
+def samplers_of(
+    study: Study, teacher: ModelDenoiser, space: PathSpace, students: Mapping[str, SigDEG], runs: Path
+) -> list[Sampler]:
     """All samplers with their numbers of steps; students from folders of `runs`."""
-    space, few = students["depth-4"].space, tuple(n for n in study.steps if n <= MOST_OF_FEW)
+    few = tuple(n for n in study.steps if n <= MOST_OF_FEW)
     made = training_free(space, study.steps) | {"unipc": peers(teacher, space, study.steps)["unipc"]}
-    del made["path-average"]
     made[ANCESTRAL] = replace(made[ANCESTRAL], steps=(*study.steps, study.teacher_steps))
     for key, label in STUDENTS.items():
-        digest = file_digest(runs / key / "student" / WEIGHTS)
-        made[key] = generator_sampler(key, students[key], study.steps, label, digest, ema=True)
+        folder = study.student_folder(key, runs)
+        assert folder is not None
+        made[key] = generator_sampler(key, students[key], study.steps, label, file_digest(folder / WEIGHTS), ema=True)
     return [replace(sampler, steps=few) if key in study.few else sampler for key, sampler in made.items()]
 
 
 def table(
     study: Study,
-    teacher: ModelDenoiser,
+    teacher: NetworkDenoiser,
     students: Mapping[str, SigDEG],
     data: ImageSet,
     options: argparse.Namespace,
 ) -> None:
     """report.md with the targets, report.json, figures; options are those of the command line."""
-    comparison, folder = Comparison(teacher, students["depth-4"].space), options.runs / "table"
+    space, folder = study.space(teacher, data, options.runs), options.runs / "table"
+    comparison = Comparison(teacher, space)
     comparison.batch = study.block
     data = study.compared_with(data)
     extractors = [load_extractor(source, options.device) for source in options.extractor]
     perceptual = [load_perceptual(source, options.device) for source in options.perceptual]
     found = evaluate(
         comparison,
-        samplers_of(study, teacher, students, options.runs),
+        samplers_of(study, teacher, space, students, options.runs),
         data,
         folder,
         seeds=range(options.seeds),

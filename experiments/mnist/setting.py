@@ -49,7 +49,7 @@ MNIST = Study(
     batch=128,
     runs={**runs_of(SOLVER, ITERATIONS), "depth-4": runs_of(FASTER, ITERATIONS)["depth-4"]},
     remarks=REMARKS,
-    committed=Path(__file__).parent / "teacher",
+    committed=Path(__file__).parent,
     few=frozenset({"path-average-reference", "depth-1", "depth-2"}),
 )
 STUDIES = {"cpu": MNIST}

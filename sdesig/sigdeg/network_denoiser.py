@@ -55,7 +55,7 @@ class ModelDenoiser(CanonicalDenoiser):
     def save(self, folder: str | Path, *, half: bool = False) -> None:
         """Write config.json and weights.safetensors; with `half` float32 weights are kept as float16, rounded."""
         config = {"type": "denoiser", "network": NETWORKS.config(self.network), **DENOISERS.config(self)}
-        save_module(Path(folder), config, self.network, half=half)
+        save_module(Path(folder), config, self.network, half="" if half else None)
 
     @classmethod
     def load(cls: type[ModelDenoiserT], folder: str | Path, device: torch.device | str = "cpu") -> ModelDenoiserT:

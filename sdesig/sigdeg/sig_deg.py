@@ -217,8 +217,12 @@ class SigDEG(nn.Module):
             parts.append(Samples(sde.noisy_data(last, times[-1]), steps, path.identity))
         return Samples.join(parts)
 
-    def save(self, folder: str | Path) -> None:
-        """Write config.json and weights.safetensors. A denoiser that the generator corrects is not saved."""
+    def save(self, folder: str | Path, *, half: bool = False) -> None:
+        """Write config.json and weights.safetensors. A denoiser that the generator corrects is not saved.
+
+        Args:
+            half: keep the float32 weights of the cell as float16, half as large; loaded they are float32 again.
+        """
         denoiser: Any = self.cell.denoiser
         space = self.space
         student = isinstance(denoiser, StudentDenoiser)
@@ -243,7 +247,7 @@ class SigDEG(nn.Module):
             "variance": list(self.get_buffer("variance").shape),
             "basis": [len(matrix) for matrix in space.reference.basis],
         }
-        save_module(Path(folder), config, self)
+        save_module(Path(folder), config, self, half="cell." if half else None)
 
     @classmethod
     def load(

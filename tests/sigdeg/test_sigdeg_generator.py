@@ -287,6 +287,18 @@ def test_generators_save_and_load(kind, reference, grid, tmp_path):
     assert sorted(file.name for file in (tmp_path / "generator").iterdir()) == ["config.json", "weights.safetensors"]
 
 
+def test_half_the_bits_of_a_generator_are_those_of_its_cell(tmp_path):
+    """The reference stays as it is: its basis would not be orthogonal in float16."""
+    generator = shaken(make(network_teacher(), reference="pca"))
+    generator.save(tmp_path / "whole")
+    generator.save(tmp_path / "half", half=True)
+    kept, loaded = load_file(tmp_path / "half" / "weights.safetensors"), SigDEG.load(tmp_path / "half").state_dict()
+    for name, value in SigDEG.load(tmp_path / "whole").state_dict().items():
+        assert loaded[name].dtype == torch.float32
+        assert (kept[name].dtype == torch.float16) == name.startswith("cell.")
+        assert torch.equal(loaded[name], value.half().float() if name.startswith("cell.") else value)
+
+
 def test_what_a_loaded_generator_trains_is_what_it_trained_before(tmp_path):
     for kind in KINDS:
         generator = KINDS[kind]()
