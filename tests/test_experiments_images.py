@@ -44,7 +44,7 @@ def tiny(study, size):
     )
 
 
-STUDY = tiny(MNIST, 28)
+STUDY = tiny(MNIST, 8)
 METHODS = 12
 FEW = 3
 """Of them, that are not asked for 100 steps."""
@@ -81,7 +81,7 @@ def shorten(patch):
 def run(diffusers, tmp_path_factory):
     """Folder of a whole run, and its arguments."""
     folder = tmp_path_factory.mktemp("mnist")
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 28, 28), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)
     np.savez(folder / "mnist.npz", x_train=pixels, y_train=np.zeros(40))
     arguments = ["--data", f"{folder / 'mnist.npz'}:x_train", "--runs", str(folder / "runs")]
     arguments += ["--out", str(folder / "results"), "--seeds", "24"]
@@ -157,7 +157,7 @@ def test_the_students_are_what_the_runs_say(run):
     for name, one in STUDY.runs.items():
         student = SigDEG.load(run[0] / "runs" / name / "student")
         assert (student.depth, student.kind) == (one.depth, one.cell)
-        assert student.space.event == (1, 28, 28)
+        assert student.space.event == (1, 8, 8)
         assert bool((student.space.reference.variance == 0).all())
         assert (student.space.grid == StepGrid()) == (one.cell == "plain")
 

@@ -3,13 +3,14 @@
 The GPU's was not run yet. Planned for one recent GPU, in bfloat16: teacher 6M images (10 minutes), students 15 minutes
 in all, the table of 10000 seeds 35M evaluations (half an hour), each in pieces of any length; about 30 GiB of memory.
 
-The CPU's takes two and a half hours of one core: teacher 43 minutes, students 35, table 10 seconds per seed.
+The CPU's teacher, the moving average of 10,000 iterations (640,000 images, 45 minutes of a core), is in teacher/.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from experiments.image_study.study import Study, runs_of
 from sdesig.images import image_network
@@ -40,7 +41,10 @@ TWO_CORES = replace(
     evaluations=256,
     training=TrainingOptions(learning_rate=1e-3, warmup=30, checkpoint_every=25, precision="bfloat16"),
 )
-REMARKS = """The images were CIFAR-10 (JPEG q75): compressed again, which makes them softer; no number here can be
+REMARKS = """The table is that of an earlier teacher of the same kind, whose weights were not kept. The one in teacher/
+has none yet but that of experiments/few_steps.
+
+The images were CIFAR-10 (JPEG q75): compressed again, which makes them softer; no number here can be
 compared with published ones. A teacher of .6M parameters makes no good images, and 255 seeds are few for a Frechet
 distance, too few to call a target met: all rows share its bias, so read its ratios, which say how near the samplers
 are to the teacher. UniPC has a lower Frechet distance than Sig-DEG at every number of steps, 2M in 10 and 20, and the
@@ -53,7 +57,8 @@ errors of Frechet distances. Seconds are of the clock, beside other work.
 """
 CPU = replace(
     GPU,
-    title="Sig-DEG on CIFAR-10, small",
+    title="Sig-DEG on CIFAR-10 (JPEG q75), small",
+    committed=Path(__file__).parent,
     network=partial(UNet, 3, 32, widths=(48, 96), patch=2),
     teacher=TrainingOptions(iterations=10_000, learning_rate=2e-3),
     batch=64,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from experiments.celeba64.setting import CPU as CELEBA
+from experiments.cifar10.setting import CPU as CIFAR10
 from experiments.image_study.study import SNR, Study
 from experiments.mnist.setting import MNIST
 from sdesig.digits import load_digits, load_features, load_teacher, path_space
@@ -140,7 +141,7 @@ def of_images(study: Study, seeds: int, source: str, extractor: str, runs: Path)
     )
 
 
-IMAGES: dict[str, tuple[Study, int]] = {"mnist": (MNIST, 2000), "celeba": (CELEBA, 1000)}
+IMAGES: dict[str, tuple[Study, int]] = {"mnist": (MNIST, 2000), "cifar10": (CIFAR10, 1000), "celeba": (CELEBA, 1000)}
 """Studies whose teachers are committed, and the number of seeds; their data are files that the command line names."""
 PROBLEMS: dict[str, Callable[[], Problem]] = {
     "mixture-1-0.3": lambda: of_mixture("Mixture(1, .3)", Mixture.circle(1.0, 0.3, dtype=torch.float32), 3000),
