@@ -25,6 +25,7 @@ from experiments.few_steps.setting import (
     MMD,
     OURS,
     PROBLEMS,
+    STUDENTS,
     Problem,
     grids_of,
     of_images,
@@ -44,6 +45,7 @@ from sdesig.evaluation import (
     markdown_table,
     paired_ratio,
     panels,
+    reference_statistics,
     replacing,
     save_figure,
     write_json,
@@ -56,6 +58,8 @@ KEPT = (
 )
 """Columns of the results. "distance" is that to the teacher's own law."""
 SHOWN = (4, 5, 8, 10)
+COMPARED = ("path-average-law", "path-average", "path-average-flow", *STUDENTS)
+"""Keys of ours whose distances on images are held against the best of the others."""
 TARGET_STEPS = (5, 10, 40)
 FLOW_STEPS = (5, 8, 10)
 TARGETS = {"digits": 0.8, "mixture-1.5-0.1": 0.75, "mnist": 0.95}
@@ -91,6 +95,7 @@ def run(name: str, problem: Problem, folder: Path) -> None:
         aimed += of_flows(name, found.store, kernel)
     if problem.images:
         aimed += of_images_laws(name, problem.extractor, found)
+        aimed += of_students(name, problem, found, folder / "table" / "reference")
     result = {
         "title": problem.title,
         "distance": problem.distance,
@@ -146,10 +151,29 @@ def of_images_laws(name: str, extractor: FeatureExtractor | None, found: Evaluat
         others = [row for row in found.rows if row["steps"] == steps and row["key"] not in (*OURS, CONVERGED)]
         best = min(others, key=lambda row: row["distance"])
         theirs = found.store.features(extractor, best["key"], steps)
-        for key in ("path-average-law", "path-average", "path-average-flow"):
+        for key in (key for key in COMPARED if key in found.store.samplers):
             ratio = frechet_ratio(found.store.features(extractor, key, steps), theirs, law)
             label = found.store.samplers[key].label
             lines.append(line(f"{name}, {label}, {steps}: distance over that of {best['method']} <= 1.05", ratio, 1.05))
+    return lines
+
+
+def of_students(name: str, problem: Problem, found: Evaluation, cache: Path) -> list[Line]:
+    """Whether students are nearer to the path than the best of the others, ours or not, and as near to real data."""
+    lines, store, extractor = [], found.store, problem.extractor
+    assert extractor is not None
+    assert problem.data is not None
+    real = reference_statistics(problem.data, extractor, cache=cache).statistics
+    converged = store.features(extractor, CONVERGED, store.comparison.truth_steps)
+    for key, steps in ((key, steps) for key in problem.students for steps in problem.steps):
+        label = store.samplers[key].label
+        rows = [row for row in found.rows if row["steps"] == steps and row["key"] not in problem.students]
+        best = min((row for row in rows if row["pathwise_rmse"] is not None), key=lambda row: row["pathwise_rmse"])
+        errors = [store.errors(one, steps) for one in (key, best["key"])]
+        ratio = paired_ratio(*errors)  # type: ignore[arg-type]
+        lines.append(line(f"{name}, {label}, {steps}: RMSE over that of {best['method']} < 1", ratio, 1.0))
+        ratio = frechet_ratio(store.features(extractor, key, steps), converged, real)
+        lines.append(line(f"{name}, {label}, {steps}: distance to data over converged paths' <= 1.05", ratio, 1.05))
     return lines
 
 
@@ -211,6 +235,9 @@ STYLES = {
     "path-average-law": ("#AA4499", "^", "-"),
     "path-average": ("#DDCC77", "v", "-"),
     "path-average-flow": ("#D55E00", "o", "--"),
+    "depth-1": ("#117733", "<", "-."),
+    "depth-2": ("#009E73", ">", "-."),
+    "depth-4": ("0.1", "*", "-."),
 }
 
 
