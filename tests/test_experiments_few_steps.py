@@ -11,10 +11,11 @@ import torch
 from experiments.few_steps import __main__ as program
 from experiments.few_steps import setting, tried
 from experiments.few_steps.setting import MMD, anisotropic, of_mixture
+from experiments.image_study.study import SNR
 from experiments.mnist.setting import MNIST
 from sdesig.sampling import CanonicalSDE, GaussianReference, PathSpace, SNRDenoiser
 from sdesig.sde import Mixture
-from sdesig.sigdeg import UNet
+from sdesig.sigdeg import SigDEG, UNet
 from sdesig.solvers import solve
 
 
@@ -87,7 +88,7 @@ def test_a_small_run_of_all(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("diffusers")
 def test_a_small_run_on_images(tmp_path, monkeypatch):
-    """Of a study whose teacher is trained on the way; ours are held against the best of the others."""
+    """Of a study with a teacher of two iterations and an untrained student; ours are held against the best of others."""
     pixels = np.random.default_rng(0).integers(0, 256, (60, 4, 4), dtype=np.uint8)
     np.savez(tmp_path / "images.npz", x=pixels)
     study = replace(MNIST, size=4, network=lambda: UNet(1, 4, widths=(8,)), batch=4, committed=None)
@@ -102,6 +103,12 @@ def test_a_small_run_on_images(tmp_path, monkeypatch):
     command = ["--problem", "tiny", "--runs", str(tmp_path / "runs")]
     with pytest.raises(SystemExit):
         program.main(command)
+    runs = tmp_path / "runs" / "tiny"
+    teacher = study.trained_teacher(
+        study.images(f"{tmp_path / 'images.npz'}:x", runs / "data"), runs, torch.device("cpu")
+    )
+    space = PathSpace(teacher.event, SNR, GaussianReference(0.0, 0.0), grid=setting.StepGrid.karras(SNR))
+    SigDEG.from_teacher(teacher, space, depth=2).save(runs / "depth-2" / "student")
     program.main([*command, "--data", f"{tmp_path / 'images.npz'}:x", "--extractor", "pixels"])
     result = json.loads((tmp_path / "tiny.json").read_text())
     rows = {(row["key"], row["steps"]): row for row in result["rows"]}
@@ -112,6 +119,15 @@ def test_a_small_run_on_images(tmp_path, monkeypatch):
     assert [f"that of {best['method']} <=" in line["target"] for line in lines] == [True]
     wanted = rows["path-average", 5]["distance"] / best["distance"]
     assert float(lines[0]["measured"].split()[0]) == pytest.approx(wanted, abs=2e-3)
+    followers = [row for (key, steps), row in rows.items() if steps == 5 and row["pathwise_rmse"] and key != "depth-2"]
+    nearest = min(followers, key=lambda row: row["pathwise_rmse"])
+    (one,) = (line for line in result["targets"] if "depth 2, 5: RMSE" in line["target"])
+    assert f"over that of {nearest['method']} < 1" in one["target"]
+    wanted = rows["depth-2", 5]["pathwise_rmse"] / nearest["pathwise_rmse"]
+    assert float(one["measured"].split()[0]) == pytest.approx(wanted, abs=2e-3)
+    (one,) = (line for line in result["targets"] if "depth 2, 5: distance to data" in line["target"])
+    wanted = rows["depth-2", 5]["frechet_distance"] / rows["converged-path", 128]["frechet_distance"]
+    assert float(one["measured"].split()[0]) == pytest.approx(wanted, abs=2e-3)
     assert (tmp_path / "images-tiny-5.png").exists()
     assert "no reference" in (tmp_path / "report.md").read_text()
 
