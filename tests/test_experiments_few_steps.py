@@ -88,7 +88,7 @@ def test_a_small_run_of_all(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("diffusers")
 def test_a_small_run_on_images(tmp_path, monkeypatch):
-    """Of a study with a teacher of two iterations and an untrained student; ours are held against the best of others."""
+    """A teacher of two iterations and an untrained student; ours are held against the best of the others."""
     pixels = np.random.default_rng(0).integers(0, 256, (60, 4, 4), dtype=np.uint8)
     np.savez(tmp_path / "images.npz", x=pixels)
     study = replace(MNIST, size=4, network=lambda: UNet(1, 4, widths=(8,)), batch=4, committed=None)
