@@ -43,7 +43,7 @@ def test_a_configuration_for_images_is_the_run_of_its_name(name, run):
     assert distillation(command) == planned.options
     assert (command.depth, command.cell) == (planned.depth, planned.cell)
     assert command.setting.snr == pytest.approx(SNR)
-    expected = ("even", "none") if planned.cell == "plain" else ("chosen", "dct")
+    expected = ("even" if planned.cell == "plain" else "karras", "none")
     assert (command.setting.grid, command.setting.reference) == expected
     assert (command.setting.channels, command.setting.size) == (study.channels, study.size)
 

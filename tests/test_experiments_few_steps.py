@@ -71,9 +71,7 @@ def test_a_small_run_of_all(tmp_path, monkeypatch):
     small = {"tiny": lambda: of_mixture("a mixture", Mixture.circle(1.0, 0.3, modes=3, dtype=torch.float32), 40)}
     monkeypatch.setattr(program, "PROBLEMS", small)
     monkeypatch.setattr(program, "RESULTS", tmp_path)
-    monkeypatch.setattr(
-        setting, "choose_grid", lambda *_, even=False, law=0.0, **kept: setting.StepGrid(free=0.2 + law / 10)
-    )
+    monkeypatch.setattr(setting, "choose_grid", lambda *_, law=0.0, **kept: setting.StepGrid(free=0.2 + law / 10))
     monkeypatch.setattr(program.Comparison, "seconds_per_1000", lambda *_: 1.0)
     program.main(["--runs", str(tmp_path / "runs")])
     result = json.loads((tmp_path / "tiny.json").read_text())

@@ -69,7 +69,8 @@ class Variant:
             times of a sampler; "path": states of the teacher's own paths; "unrolled": the student's own states along
             them, from the start on.
         loss: of the mean squares of the steps of an iteration. "mean": the logarithm of their mean; "default":
-            `local_loss`; "rows": the mean of the logarithms, with the square of the mean root over rows for each.
+            `local_loss`; "rows": the mean of the logarithms, with the square of the mean root over rows for each;
+            "denoised": `local_loss` of D(y), of what the teacher expects at the end; "ends": the mean of both.
         depth: of the student.
         length: of the training, in units of the iterations of all.
         width: of an MLP that learns to correct the teacher, in place of changes of its weights; 0: those.
@@ -119,6 +120,9 @@ GROUPS = {
     "students": (
         Variant(),
         Variant(depth=2),
+        Variant(loss="ends"),
+        Variant(loss="ends", depth=2),
+        Variant(loss="denoised"),
         Variant(length=0.25),
         Variant(length=3),
         Variant(width=224),
@@ -275,6 +279,11 @@ class Setting:
         """Mean square of x - x_teacher over coordinates, (rows,)."""
         return ((u - target) / beside(self.sde.reference.clock(end), u)).square().mean(1)
 
+    def denoised_errors(self, u: Tensor, target: Tensor, end: Tensor) -> Tensor:
+        """Mean square of D(y) - D(y_teacher) over coordinates, (rows,): of what is expected of the path's end."""
+        y, wanted = (self.sde.reference.from_reference(value, end) for value in (u, target))
+        return (self.teacher(y, end) - self.teacher(wanted, end)).square().mean(1)
+
 
 def trained(setting: Setting, variant: Variant) -> SigDEG:
     """The student of a variant."""
@@ -284,18 +293,24 @@ def trained(setting: Setting, variant: Variant) -> SigDEG:
     kind = "path" if unrolled else variant.pairs
 
     def loss(iteration: int, generator: torch.Generator) -> tuple[Tensor, int]:
-        found, changes, before = [], [], None
+        found, changes, ends, before = [], [], [], None
         for step in setting.pairs(kind, variant.steps, iteration):
             if unrolled and before is None:
                 before = step.u, step.memory
             u, memory = setting.moved(student, step, before)
             before = (u, memory) if unrolled else None
             errors = setting.errors(u, step.target, step.end)
+            if variant.loss == "denoised":
+                errors = setting.denoised_errors(u, step.target, step.end)
+            elif variant.loss == "ends":
+                ends.append(setting.denoised_errors(u, step.target, step.end).mean())
             found.append((errors + 1e-7).sqrt().mean().square() if variant.loss == "rows" else errors.mean())
             wanted = step.target.square().mean(0)
             changes.append(((u.square().mean(0) - wanted) / (2 * wanted)).square().mean())
         squares = torch.stack(found)
-        if variant.loss == "default":
+        if variant.loss == "ends":
+            return (local_loss(squares, student) + local_loss(torch.stack(ends), student)) / 2, EVALUATIONS
+        if variant.loss in ("default", "denoised"):
             value = local_loss(squares, student)
             return value + variant.law * torch.stack(changes).log().mean() if variant.law else value, EVALUATIONS
         return squares.mean().log() if variant.loss == "mean" else squares.log().mean(), EVALUATIONS

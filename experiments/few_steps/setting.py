@@ -153,7 +153,7 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
 
 def grids_of(problem: Problem, folder: Path) -> dict[str, StepGrid]:
     """Even steps behind a free one, the chosen grid and that for the distribution, measured once."""
-    options = {"even": {"even": True}, "grid": {}, "law": {"law": problem.law}}
+    options = {"even": {"steps": StepGrid()}, "grid": {}, "law": {"law": problem.law}}
     found = {}
     for name, chosen in options.items():
         file = folder / f"{name}.json"

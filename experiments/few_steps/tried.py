@@ -29,7 +29,7 @@ from sdesig.evaluation import (
     replacing,
     write_json,
 )
-from sdesig.sampling import CanonicalSDE, GaussianReference, PathAverage, PathSpace, SNRDenoiser, choose_grid
+from sdesig.sampling import CanonicalSDE, GaussianReference, PathAverage, PathSpace, SNRDenoiser, StepGrid, choose_grid
 from sdesig.sampling.path_average import evaluation_fraction, evaluation_snr
 from sdesig.solvers import ShARK
 
@@ -161,7 +161,7 @@ def lines(title: str, names: Sequence[str], found: Sequence[Found], base: Found)
 
 def schemes(problem: Problem, counts: Sequence[int]) -> list[dict[str, Any]]:
     """The changes of the scheme, on the same grid; those of tau* where coordinates have different clocks."""
-    grid = choose_grid(problem.teacher, problem.space, even=True, progress=False)
+    grid = choose_grid(problem.teacher, problem.space, steps=StepGrid(), progress=False)
     one_clock = problem.space.reference.variance.ndim == 0
     all_of = {"none": (PathAverage(), 1), **CHANGES}
     if one_clock:
@@ -199,7 +199,7 @@ def bases(problem: Problem, images: Tensor) -> list[dict[str, Any]]:
     found: list[Found] = []
     for reference in made.values():
         space = PathSpace(flat.shape[1:], problem.space.snr, reference)
-        grid = choose_grid(vectors, space, even=True, progress=False)
+        grid = choose_grid(vectors, space, steps=StepGrid(), progress=False)
         sampler = Sampler("tried", "", problem.steps, scheme=PathAverage(), referenced=True, grid=grid)
         own = replace(problem, teacher=vectors, space=space, data=flat, extractor=features)
         found += measured(own, [sampler])

@@ -176,8 +176,8 @@ class Study:
             return SigDEG.load(folder, device=device)
         space = PathSpace(teacher.event, SNR, self.reference(images, "none").to(device), cells=CELLS, depth=DEPTH)
         if run.cell != "plain":
-            found = self._grid(teacher, space, runs / "student-grid.json", even=True)
-            space = replace(space, grid=replace(found, quantiles=StepGrid.karras(SNR).quantiles))
+            grid = self._grid(teacher, space, runs / "student-grid.json", steps=StepGrid.karras(SNR))
+            space = replace(space, grid=grid)
         torch.manual_seed(0)
         made = SigDEG.from_teacher(teacher, space, depth=run.depth, cell=run.cell)
         return distill(made.to(device), teacher, runs / name, run.options, data=images.to(device))

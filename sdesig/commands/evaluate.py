@@ -36,7 +36,7 @@ from sdesig.sampling import PathSpace
 from sdesig.sigdeg import SigDEG
 
 BATCH_NUMBERS = 2**18
-OF_IMAGES = ("euler", "ddim", "sde-dpm++2m", "path-average-reference", "path-average-grid", "unipc")
+OF_IMAGES = ("euler", "ddim", "sde-dpm++2m", "path-average", "path-average-reference", "path-average-grid", "unipc")
 OF_OTHERS = tuple(dict.fromkeys((*FEW_STEP, *PEERS)))
 """Keys of samplers that may have "-karras" behind them."""
 KEYS = tuple(dict.fromkeys((*TRAINING_FREE, *OF_OTHERS, *(f"{key}-karras" for key in OF_OTHERS))))

@@ -130,14 +130,15 @@ class SettingFlags(DataFlags):
     teacher: str = DIGITS
     """Teacher: digits, a folder with a denoiser, or a diffusers model, by its folder or its hub id owner/name."""
     reference: str | None = None
-    """Gaussian reference of the data: pca (per principal component, the default for vectors), dct (their power
-    spectrum, the default for images), scalar, coordinates, none, or a reference-*.safetensors of an earlier run."""
+    """Gaussian reference of the data: pca (per principal component, the default for vectors), none (the default for
+    images), dct (their power spectrum), scalar, coordinates, or a reference-*.safetensors of an earlier run."""
     snr: tuple[float, float] | None = None
     """First and last signal-to-noise ratio; default 1/400 and 400 for the digits, else 1/6400 and 400, or 10000 for
     images, cut to the teacher's range."""
-    grid: str = "chosen"
-    """Places of the steps: chosen (by the error of the path-average scheme, measured first), even (in log-SNR), digits
-    (those shipped), or a JSON file such as the grid-*.json of an earlier run."""
+    grid: str | None = None
+    """Places of the steps: chosen (by the error of the path-average scheme, measured first; the default for vectors),
+    karras (behind a free step that is measured; the default for images), even (in log-SNR), digits (those shipped), or
+    a JSON file such as the grid-*.json of an earlier run."""
     label: int | None = None
     """Class of a class-conditional model."""
     decoder: str | None = None
@@ -259,7 +260,7 @@ class SettingFlags(DataFlags):
     ) -> tuple[GaussianReference, str | dict[str, Any]]:
         """The reference, on the CPU, and what it is, for options.json."""
         event = teacher.denoiser.event
-        kind = self.reference or ("pca" if len(event) == 1 else "dct")
+        kind = self.reference or ("pca" if len(event) == 1 else "none")
         if kind not in REFERENCES:
             file = digits.FOLDER / digits.REFERENCE if kind == DIGITS else Path(kind)
             if not file.is_file():
@@ -298,22 +299,28 @@ class SettingFlags(DataFlags):
 
     def _grid(self, teacher: LoadedTeacher, source: Source | None, space: PathSpace, folder: Path | None) -> StepGrid:
         """The grid of --grid."""
-        if self.grid == "even":
+        grid = self.grid or ("chosen" if len(space.event) == 1 else "karras")
+        if grid == "even":
             return StepGrid()
         shipped = self.teacher == (self.data or DIGITS) == DIGITS and self.reference in (None, "pca", DIGITS)
-        if self.grid == DIGITS or (self.grid == "chosen" and shipped and self.snr is None):
+        if grid == DIGITS or (grid == "chosen" and shipped and self.snr is None):
             return digits.load_grid()
-        if self.grid != "chosen":
-            if not Path(self.grid).is_file():
-                raise FileNotFoundError(f"grid must be 'chosen', 'even' or a JSON file; {self.grid} does not exist")
-            return StepGrid.load(self.grid)
+        if grid not in ("chosen", "karras"):
+            if not Path(grid).is_file():
+                raise FileNotFoundError(
+                    f"grid must be 'chosen', 'karras', 'even' or a JSON file; {grid} does not exist"
+                )
+            return StepGrid.load(grid)
         how: dict[str, Any] = {"law": 0.0 if _floats(source) else LAW_FOR_IMAGES}
+        if grid == "karras":
+            how = {"steps": StepGrid.karras(space.snr)}
+        described = {"steps": grid} if grid == "karras" else how
         recorded = {"teacher": teacher.identity}
         kept = None if folder is None else folder / GRID_CELLS
         return cached(
             folder,
             "grid",
-            {**recorded, "reference": space.reference.digest, "snr": space.snr, **how},
+            {**recorded, "reference": space.reference.digest, "snr": space.snr, **described},
             make=lambda: choose_grid(teacher.denoiser, space, kept=kept, recorded=recorded, **how),
             write=lambda stem, grid: grid.numbers,
             read=lambda stem, record: StepGrid.load(stem.with_suffix(".json")),

@@ -29,6 +29,12 @@ TRAINING_FREE: dict[str, tuple[str, Scheme, bool, float]] = {
 The demo and `sdesig evaluate` of vectors run all of them. Without a reference or without noise path-average takes
 larger corrections: see experiments/few_steps.
 """
+WITHOUT_REFERENCE = {
+    "path-average-reference": "path-average, even",
+    ON_GRID: "path-average, its grid",
+    FLOW: "path-average, probability flow",
+}
+"""Labels in a space without a reference, where `TRAINING_FREE` has others."""
 FEW_STEP: dict[str, tuple[str, Scheme, float]] = {
     "ddim": ("DDIM", DPMSolver1(), 0.0),
     "dpm-solver++2m": ("DPM-Solver++(2M) ODE", DPMSolver2M(), 0.0),
@@ -122,6 +128,8 @@ def training_free(space: PathSpace, steps: Sequence[int]) -> dict[str, Sampler]:
     for key in (ON_GRID, FLOW):
         made[key] = replace(made[key], grid=grid)
     made[BARE] = replace(made[BARE], grid=replace(grid, quantiles=StepGrid.karras(space.snr).quantiles))
+    if bool((space.reference.variance == 0).all()):
+        made = {key: replace(one, label=WITHOUT_REFERENCE.get(key, one.label)) for key, one in made.items()}
     if grid == EVEN:
         del made[ON_GRID]
     return made

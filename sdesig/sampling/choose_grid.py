@@ -77,7 +77,7 @@ def choose_grid(
     space: PathSpace,
     *,
     law: float = 0.0,
-    even: bool = False,
+    steps: StepGrid | None = None,
     paths: int = 192,
     cells: int = 8,
     fine_per_cell: int = 8,
@@ -109,7 +109,8 @@ def choose_grid(
         space: event, range and reference of the scheme's variables; its own grid plays no part.
         law: share of the steps, in [0, 1], that lie where the distribution needs them; the others lie where the path
             does.
-        even: whether the steps behind the free one are even in log-SNR instead: it alone is chosen.
+        steps: a grid whose steps are taken instead, such as `StepGrid.karras`, or `StepGrid()` for even ones: the free
+            step before them alone is chosen.
         paths: number of paths over which errors, which are heavy-tailed, are averaged; 64 of them at once, or fewer.
         cells: number of cells in which errors are measured, about the number of steps that the grid is for.
         fine_per_cell: number of fine steps per cell.
@@ -132,15 +133,22 @@ def choose_grid(
     check_integer("seed", seed, 0)
     if not 0.0 <= check_real("law", law) <= 1.0:
         raise ValueError(f"law must be in [0, 1]; got {law}")
-    if even and law:
-        raise ValueError(f"law must be 0 where the steps are even; got {law}")
+    if steps is not None and check_instance("steps", steps, StepGrid) and law:
+        raise ValueError(f"law must be 0 where steps are given; got {law}")
     if kept is not None and not recorded:
         raise ValueError(f"recorded must say which teacher it is, as what is measured is kept; got {recorded!r}")
     check_instance("space", space, PathSpace)
     sde = CanonicalSDE(check_snr_denoiser("teacher", teacher), reference=space.reference)
     numbers = [sde.eta, cells, fine_per_cell, paths, seed, *space.snr, *space.event]
     noise = [space.device.type, str(space.dtype)]  # a seed gives other paths elsewhere
-    described = {**(recorded or {}), "reference": space.reference.digest, "numbers": numbers, "noise": noise}
+    scheme = f"{PathAverage()}, between steps"
+    described = {
+        **(recorded or {}),
+        "reference": space.reference.digest,
+        "numbers": numbers,
+        "noise": noise,
+        "scheme": scheme,
+    }
     file = None if kept is None else Path(kept)
     key, measured = _kept(file, described, cells, space.event)
     with nullcontext() if kept is None else keeping(f"what was measured for the grid is kept in {kept}"):
@@ -160,7 +168,7 @@ def choose_grid(
                     raise FloatingPointError("the teacher's values must be finite; its paths for the grid are not")
                 if file is not None:
                     write_tensors(file, {"key": key, **measured._asdict()})
-    return _chosen(measured, space, law, even)
+    return _chosen(measured, space, law, steps)
 
 
 def _measure(
@@ -222,28 +230,31 @@ def _measure(
     )
 
 
-def _chosen(measured: _Measured, space: PathSpace, law: float, even: bool) -> StepGrid:
+def _chosen(measured: _Measured, space: PathSpace, law: float, steps: StepGrid | None) -> StepGrid:
     """The grid of what was measured."""
     n, cells = measured.paths.item(), len(measured.steps)
     least = NEGLIGIBLE * math.sqrt(measured.square.item() / n)
     errors = np.maximum(least, (measured.steps / n).sqrt().numpy())
     if not errors.max() > least:
-        return EVEN
+        return EVEN if steps is None else steps.whole
     # what single steps do may cancel: where a path changes its mode, one of them undoes another
     together = math.sqrt((measured.whole / measured.steps.sum()).item())
     kappa = together * errors * cells**STRONG_LOCAL
-    density = np.ones(cells)
-    if not even:
-        density = (1 - law) * _shares(errors, 2 / (2 * STRONG_LOCAL - 1))
+    if steps is None:
+        shares = (1 - law) * _shares(errors, 2 / (2 * STRONG_LOCAL - 1))
         if law:
             mean = measured.change / n
             uncertain = (measured.change_square / n - mean.square()) / (n - 1)
             relative = (mean.square() - uncertain) / (2 * measured.variance / n).square()
             changes = relative.flatten(1).mean(1).clamp(min=NEGLIGIBLE**2).sqrt().numpy()
-            density += law * _shares(changes, 1 / WEAK_LOCAL)
-    grid = EVEN if even else StepGrid.from_density(density, knots=max(KNOTS, 2 * cells))
+            shares += law * _shares(changes, 1 / WEAK_LOCAL)
+        grid, density = StepGrid.from_density(shares, knots=max(KNOTS, 2 * cells)), np.repeat(shares, FINE)
+    else:
+        quantiles, places = steps.quantiles, np.linspace(0, 1, cells * FINE + 1)
+        grid = steps.whole
+        density = np.diff(np.interp(places, quantiles, np.linspace(0, 1, len(quantiles))))
     free = np.maximum(least, (measured.free / n).sqrt().numpy())
-    return _with_free_step(grid, space, np.repeat(density / density.mean(), FINE), np.repeat(kappa, FINE), free)
+    return _with_free_step(grid, space, density / density.mean(), np.repeat(kappa, FINE), free)
 
 
 def _shares(errors: np.ndarray, power: float) -> np.ndarray:

@@ -37,7 +37,7 @@ def chosen():
 @pytest.fixture(scope="module")
 def behind():
     """Even steps behind a free one."""
-    return choose_grid(TEACHER, SPACE, even=True, progress=False)
+    return choose_grid(TEACHER, SPACE, steps=StepGrid(), progress=False)
 
 
 def errors(grids, numbers):
@@ -62,6 +62,18 @@ def test_the_chosen_grid_beats_the_even_one_and_the_free_step_it(chosen, behind)
             assert high < 0.9, (steps, value, high)
         value, _, high = paired_ratio(ours[steps], with_free[steps])
         assert high < 1.05, (steps, value, high)
+
+
+def test_the_steps_of_another_grid_are_taken_behind_a_free_one():
+    """Those of Karras: the free step is chosen for their density, and pays."""
+    karras = StepGrid.karras(SPACE.snr)
+    found = choose_grid(TEACHER, SPACE, steps=karras, progress=False)
+    assert found.quantiles == karras.quantiles
+    assert 0 < found.free < 1
+    ours, plain = errors([found, karras], (4, 10, 64))
+    for steps in (4, 10, 64):
+        value, _, high = paired_ratio(ours[steps], plain[steps])
+        assert high < 0.9, (steps, value, high)
 
 
 def test_the_free_step_never_costs(behind):
@@ -171,8 +183,10 @@ def test_numbers_out_of_range_are_refused(name, value):
 def test_the_law_has_a_share(value):
     with pytest.raises(ValueError, match=f"law must be .*; got {value}"):
         choose_grid(TEACHER, SPACE, **SMALL, law=value)
-    with pytest.raises(ValueError, match=r"law must be 0 where the steps are even; got 0\.5"):
-        choose_grid(TEACHER, SPACE, **SMALL, law=0.5, even=True)
+    with pytest.raises(ValueError, match=r"law must be 0 where steps are given; got 0\.5"):
+        choose_grid(TEACHER, SPACE, **SMALL, law=0.5, steps=StepGrid())
+    with pytest.raises(TypeError, match="steps must be a StepGrid; got bool"):
+        choose_grid(TEACHER, SPACE, **SMALL, steps=True)
 
 
 def test_values_that_are_not_finite_are_reported():
