@@ -41,7 +41,7 @@ SHORT = "--iterations 6 --evaluations 64 --warmup 1 --checkpoint-every 1 --steps
 VECTORS = f"distill --teacher teacher --data data.npz --depth 2 --grid grid.json {SHORT}"
 IMAGES = "--teacher score-sde-teacher --data pictures.npz --size 4"
 GRID = "--reference dct --grid image-cache/grid-1e45c0a5f7831c26.json"
-"""Images had this reference by default, and grids are chosen otherwise since: a run goes on with the file of its own."""
+"""Images had this reference, and grids are chosen otherwise since: a run goes on with the file of its own."""
 RUNS = {
     "local": f"{VECTORS} --out local --ema 0",
     "rollout": f"{VECTORS} --out rollout --only-coefficients --reference scalar --pairs rollout --paths 16 "
