@@ -85,13 +85,14 @@ def test_a_small_run_of_all(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("diffusers")
-def test_a_small_run_on_images(tmp_path, monkeypatch):
+@pytest.mark.parametrize("students", [False, True])
+def test_a_small_run_on_images(students, tmp_path, monkeypatch):
     """A teacher of two iterations and an untrained student; ours are held against the best of the others."""
     pixels = np.random.default_rng(0).integers(0, 256, (60, 4, 4), dtype=np.uint8)
     np.savez(tmp_path / "images.npz", x=pixels)
     study = replace(MNIST, size=4, network=lambda: UNet(1, 4, widths=(8,)), batch=4, committed=None)
     study = replace(study, teacher=replace(study.teacher, iterations=2))
-    monkeypatch.setattr(program, "IMAGES", {"tiny": (study, 40)})
+    monkeypatch.setattr(program, "IMAGES", {"tiny": setting.OfImages(study, 40, students)})
     monkeypatch.setattr(program, "PROBLEMS", {})
     monkeypatch.setattr(program, "RESULTS", tmp_path)
     monkeypatch.setattr(setting, "IMAGE_STEPS", (5, 8))
@@ -111,12 +112,19 @@ def test_a_small_run_on_images(tmp_path, monkeypatch):
     result = json.loads((tmp_path / "tiny.json").read_text())
     rows = {(row["key"], row["steps"]): row for row in result["rows"]}
     others = [row for (key, steps), row in rows.items() if steps == 5 and key not in setting.OURS]
-    assert {row["key"].removesuffix("-karras") for row in others} == {*setting.IMAGE_PEERS}
+    assert {row["key"].removesuffix("-karras") for row in others} == {
+        *(setting.STUDENT_PEERS if students else setting.IMAGE_PEERS)
+    }
     best = min(others, key=lambda row: row["distance"])
     lines = [line for line in result["targets"] if "no reference, 5" in line["target"]]
     assert [f"that of {best['method']} <=" in line["target"] for line in lines] == [True]
     wanted = rows["path-average", 5]["distance"] / best["distance"]
     assert float(lines[0]["measured"].split()[0]) == pytest.approx(wanted, abs=2e-3)
+    assert (tmp_path / "images-tiny-5.png").exists()
+    assert "no reference" in (tmp_path / "report.md").read_text()
+    assert (("depth-2", 5) in rows) == students
+    if not students:
+        return
     followers = [row for (key, steps), row in rows.items() if steps == 5 and row["pathwise_rmse"] and key != "depth-2"]
     nearest = min(followers, key=lambda row: row["pathwise_rmse"])
     (one,) = (line for line in result["targets"] if "depth 2, 5: RMSE" in line["target"])
@@ -126,8 +134,6 @@ def test_a_small_run_on_images(tmp_path, monkeypatch):
     (one,) = (line for line in result["targets"] if "depth 2, 5: distance to data" in line["target"])
     wanted = rows["depth-2", 5]["frechet_distance"] / rows["converged-path", 128]["frechet_distance"]
     assert float(one["measured"].split()[0]) == pytest.approx(wanted, abs=2e-3)
-    assert (tmp_path / "images-tiny-5.png").exists()
-    assert "no reference" in (tmp_path / "report.md").read_text()
 
 
 @pytest.mark.parametrize("change", tried.CHANGES)
@@ -151,7 +157,7 @@ def test_a_table_of_what_was_tried(tmp_path, monkeypatch):
     study = replace(MNIST, size=14, network=lambda: UNet(1, 14, widths=(8,), patch=2), batch=4, committed=None)
     study = replace(study, teacher=replace(study.teacher, iterations=2))
     mixture = Mixture.circle(1.0, 0.3, modes=3, dtype=torch.float32)
-    monkeypatch.setattr(tried, "IMAGES", {"mnist": (study, 40)})
+    monkeypatch.setattr(tried, "IMAGES", {"mnist": setting.OfImages(study, 40)})
     monkeypatch.setattr(tried, "PROBLEMS", {"tiny": lambda: of_mixture("a mixture", mixture, 40)})
     monkeypatch.setattr(tried, "TRIED_ON", ("tiny",))
     monkeypatch.setattr(tried, "choose_grid", lambda *_, **__: setting.StepGrid(free=0.2))

@@ -292,7 +292,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in [] if options.text else PROBLEMS if options.problem is None else [options.problem]:
         folder = options.runs / name
         if name in IMAGES:
-            run(name, of_images(*IMAGES[name], options.data, options.extractor, folder), folder)
+            run(name, of_images(IMAGES[name], options.data, options.extractor, folder), folder)
         else:
             run(name, PROBLEMS[name](), folder)
     files = [RESULTS / f"{name}.json" for name in (*PROBLEMS, *IMAGES)]

@@ -54,6 +54,8 @@ IMAGE_PEERS = (
     *("unipc", "deis", "sa-solver"),
 )
 """Keys of the samplers of others that are asked for images."""
+STUDENT_PEERS = ("unipc", "deis", "sde-dpm++2m")
+"""Those that are asked beside students."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,21 @@ class Problem:
         return isinstance(self.data, ImageSet)
 
 
+@dataclass(frozen=True)
+class OfImages:
+    """A problem of images.
+
+    Attributes:
+        study: that has a committed teacher.
+        seeds: of every row.
+        students: whether its students are asked, on paths as deep as they see, beside fewer samplers of others.
+    """
+
+    study: Study
+    seeds: int
+    students: bool = False
+
+
 def of_mixture(title: str, law: Mixture, seeds: int) -> Problem:
     """A mixture, whose denoiser is exact, with a scalar reference."""
     reference = GaussianReference(law.mean(), law.covariance().trace().item() / law.dim)
@@ -118,19 +135,25 @@ def of_digits() -> Problem:
     return Problem("8 x 8 digits", load_teacher(), space, 2000, load_digits()[0], load_features())
 
 
-def of_images(study: Study, seeds: int, source: str, extractor: str, runs: Path) -> Problem:
+def of_images(asked: OfImages, source: str, extractor: str, runs: Path) -> Problem:
     """The committed teacher and students of a study, its training images, and the features of a file."""
+    study = asked.study
     images = study.images(source, runs / "data")
     folders = {key: study.student_folder(key, runs) for key in STUDENTS}
-    students = {key: (SigDEG.load(f), file_digest(f / WEIGHTS)) for key, f in folders.items() if f is not None}
+    students = {
+        key: (SigDEG.load(folder), file_digest(folder / WEIGHTS))
+        for key, folder in folders.items()
+        if folder is not None and asked.students
+    }
     teacher = study.trained_teacher(images, runs, torch.device("cpu")).requires_grad_(False)
-    space = PathSpace(teacher.event, SNR, study.reference(images, "dct"))
-    title = study.title.removeprefix("Sig-DEG on ")
+    depth = max(2, *(student.depth for student, _ in students.values()), 0)
+    space = PathSpace(teacher.event, SNR, study.reference(images, "dct"), depth=depth)
+    title = study.title.removeprefix("Sig-DEG on ") + (", students" if asked.students else "")
     return Problem(
         title,
         teacher,
         space,
-        seeds,
+        asked.seeds,
         study.compared_with(images),
         load_extractor(extractor),
         steps=IMAGE_STEPS,
@@ -141,8 +164,13 @@ def of_images(study: Study, seeds: int, source: str, extractor: str, runs: Path)
     )
 
 
-IMAGES: dict[str, tuple[Study, int]] = {"mnist": (MNIST, 2000), "cifar10": (CIFAR10, 1000), "celeba": (CELEBA, 1000)}
-"""Studies whose teachers are committed, and the number of seeds; their data are files that the command line names."""
+IMAGES = {
+    "mnist": OfImages(MNIST, 2000),
+    "mnist-students": OfImages(MNIST, 1000, students=True),
+    "cifar10": OfImages(CIFAR10, 1000),
+    "celeba": OfImages(CELEBA, 300),
+}
+"""Their data are files that the command line names."""
 PROBLEMS: dict[str, Callable[[], Problem]] = {
     "mixture-1-0.3": lambda: of_mixture("Mixture(1, .3)", Mixture.circle(1.0, 0.3, dtype=torch.float32), 3000),
     "mixture-1.5-0.1": lambda: of_mixture("Mixture(1.5, .1)", Mixture.circle(1.5, 0.1, dtype=torch.float32), 3000),
@@ -184,7 +212,8 @@ def samplers_of(problem: Problem, grids: dict[str, StepGrid]) -> list[Sampler]:
         ),
     ]
     others = few_step_peers(problem.space, steps) | peers_on_both_grids(problem.teacher, problem.space, steps)
-    chosen = [key for key in others if not problem.images or key.removesuffix("-karras") in IMAGE_PEERS]
+    asked = STUDENT_PEERS if problem.students else IMAGE_PEERS
+    chosen = [key for key in others if not problem.images or key.removesuffix("-karras") in asked]
     return [*ours, *(others[key] for key in chosen)]
 
 

@@ -278,8 +278,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found += schemes(replace(PROBLEMS[name](), seeds=options.seeds), STEPS)
         write_json(options.out / "tried.json", found)
     if options.data is not None:
-        study = IMAGES["mnist"][0]
-        problem = of_images(study, options.image_seeds, options.data, options.extractor, options.runs / "mnist")
+        asked = replace(IMAGES["mnist"], seeds=options.image_seeds)
+        study, problem = asked.study, of_images(asked, options.data, options.extractor, options.runs / "mnist")
         found += schemes(problem, IMAGE_STEPS)
         write_json(options.out / "tried.json", found)
         images = study.compared_with(study.images(options.data, options.runs / "mnist" / "data")).floats(device="cpu")

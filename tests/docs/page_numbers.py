@@ -10,9 +10,9 @@ and a table follows a comment that says what its columns are; `=name` tells the 
     <!--= digits/demo/report.json | =method | =steps | pathwise_rmse, pathwise_rmse_low, pathwise_rmse_high | _ -->
 
 First comes a file, from the top of the repository or from `experiments/`: a .csv; a .json, a list of rows or an object
-with one, `rows` unless `file.json#name` says otherwise; or the tables of a .md whose first column has a title,
-`file.md#title`. Then filters, `name=value` or `name~part`, which leave one row,
-and last the fields, with commas between. Of a text all numbers count, `#` is how many rows are left, `name*100` a
+with one, `rows` unless `file.json#name` says otherwise, or with an object of that name that has `rows`; or the tables
+of a .md whose first column has a title, `file.md#title`. Then filters, `name=value` or `name~part`, which leave one
+row, and last the fields, with commas between. Of a text all numbers count, `#` is how many rows are left, `name*100` a
 percentage, `... / name=value ...` divides by the same field of another row of the file. As many numbers of the page as
 that gives, the last ones before the comment, must be equal to it in the digits that they show.
 
@@ -55,7 +55,8 @@ def rows_of(name: str) -> list[Row]:
     if file.suffix == ".csv":
         return list(csv.DictReader(file.read_text().splitlines()))
     found = json.loads(file.read_text())
-    return found[part or "rows"] if isinstance(found, dict) else found
+    found = found[part or "rows"] if isinstance(found, dict) else found
+    return found["rows"] if isinstance(found, dict) else found
 
 
 def matching(rows: list[Row], filters: list[str]) -> list[Row]:
