@@ -40,8 +40,8 @@ REPLAY = "sample generators/solver --replay samples/solver.npz --steps 4 --out a
 SHORT = "--iterations 6 --evaluations 64 --warmup 1 --checkpoint-every 1 --steps 2 4 --teacher-steps 8 --snr 0.01 100"
 VECTORS = f"distill --teacher teacher --data data.npz --depth 2 --grid grid.json {SHORT}"
 IMAGES = "--teacher score-sde-teacher --data pictures.npz --size 4"
-GRID = "--reference dct --grid image-cache/grid-1e45c0a5f7831c26.json"
-"""Images had this reference, and grids are chosen otherwise since: a run goes on with the file of its own."""
+GRID = "--grid image-cache/grid-1e45c0a5f7831c26.json"
+"""Grids are chosen otherwise since: a run goes on with the file of its own."""
 RUNS = {
     "local": f"{VECTORS} --out local --ema 0",
     "rollout": f"{VECTORS} --out rollout --only-coefficients --reference scalar --pairs rollout --paths 16 "

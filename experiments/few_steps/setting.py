@@ -166,7 +166,7 @@ def of_images(asked: OfImages, source: str, extractor: str, runs: Path) -> Probl
 
 IMAGES = {
     "mnist": OfImages(MNIST, 2000),
-    "mnist-students": OfImages(MNIST, 1000, students=True),
+    "mnist-students": OfImages(MNIST, 650, students=True),
     "cifar10": OfImages(CIFAR10, 1000),
     "celeba": OfImages(CELEBA, 300),
 }

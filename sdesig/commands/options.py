@@ -130,15 +130,15 @@ class SettingFlags(DataFlags):
     teacher: str = DIGITS
     """Teacher: digits, a folder with a denoiser, or a diffusers model, by its folder or its hub id owner/name."""
     reference: str | None = None
-    """Gaussian reference of the data: pca (per principal component, the default for vectors), none (the default for
-    images), dct (their power spectrum), scalar, coordinates, or a reference-*.safetensors of an earlier run."""
+    """Gaussian reference of the data: pca (per principal component, the default for vectors), dct (their power
+    spectrum, the default for images), scalar, coordinates, none, or a reference-*.safetensors of an earlier run."""
     snr: tuple[float, float] | None = None
     """First and last signal-to-noise ratio; default 1/400 and 400 for the digits, else 1/6400 and 400, or 10000 for
     images, cut to the teacher's range."""
-    grid: str | None = None
-    """Places of the steps: chosen (by the error of the path-average scheme, measured first; the default for vectors),
-    karras (behind a free step that is measured; the default for images), even (in log-SNR), digits (those shipped), or
-    a JSON file such as the grid-*.json of an earlier run."""
+    grid: str = "chosen"
+    """Places of the steps: chosen (by the error of the path-average scheme, measured first), karras (behind a free step
+    that is measured), even (in log-SNR), digits (those shipped), or a JSON file such as the grid-*.json of an earlier
+    run."""
     label: int | None = None
     """Class of a class-conditional model."""
     decoder: str | None = None
@@ -260,7 +260,7 @@ class SettingFlags(DataFlags):
     ) -> tuple[GaussianReference, str | dict[str, Any]]:
         """The reference, on the CPU, and what it is, for options.json."""
         event = teacher.denoiser.event
-        kind = self.reference or ("pca" if len(event) == 1 else "none")
+        kind = self.reference or ("pca" if len(event) == 1 else "dct")
         if kind not in REFERENCES:
             file = digits.FOLDER / digits.REFERENCE if kind == DIGITS else Path(kind)
             if not file.is_file():
@@ -299,7 +299,7 @@ class SettingFlags(DataFlags):
 
     def _grid(self, teacher: LoadedTeacher, source: Source | None, space: PathSpace, folder: Path | None) -> StepGrid:
         """The grid of --grid."""
-        grid = self.grid or ("chosen" if len(space.event) == 1 else "karras")
+        grid = self.grid
         if grid == "even":
             return StepGrid()
         shipped = self.teacher == (self.data or DIGITS) == DIGITS and self.reference in (None, "pca", DIGITS)

@@ -57,8 +57,8 @@ def test_distill_is_the_library_call(model, pictures, tmp_path, options):
     images = load_images(pictures.data)
     teacher = NetworkDenoiser.load(pictures.teacher)
     torch.manual_seed(0)
-    space = PathSpace((1, 8, 8), (0.01, 100.0), GaussianReference.fit(images.floats(), "none"), depth=4)
-    student = SigDEG.from_teacher(teacher, space, depth=2)
+    reference = GaussianReference.fit(images.floats(), "dct")
+    student = SigDEG.from_teacher(teacher, PathSpace((1, 8, 8), (0.01, 100.0), reference, depth=4), depth=2)
     training = TrainingOptions(iterations=2, learning_rate=2e-4)
     made = DistillOptions((2, 4), 8, teacher_options=TeacherOptions(steps=16, cells=8), training=training)
     wanted = distill(student, teacher, tmp_path, made, data=images, progress=False)
@@ -66,7 +66,7 @@ def test_distill_is_the_library_call(model, pictures, tmp_path, options):
     found = options(model.parent)
     assert found["teacher"]["name"] == str(pictures.teacher)
     assert found["data"]["sha256"] == images.digest
-    assert found["reference"] == {"kind": "none", "n": 24, "of": "data"}
+    assert found["reference"] == {"kind": "dct", "n": 24, "of": "data"}
     assert (found["snr"], found["depth"], found["cell"]) == ([0.01, 100.0], 2, "solver")
     assert found["distillation"]["pairs"] == "local"
 
@@ -87,11 +87,11 @@ def test_without_data_it_is_rollouts_and_samples_of_the_teacher(pictures, tmp_pa
     found = options(tmp_path / "run")
     assert found["distillation"]["pairs"] == "rollout"
     assert found["data"] is None
-    assert found["reference"] == {"kind": "none", "n": 20, "of": "the teacher"}
+    assert found["reference"] == {"kind": "dct", "n": 20, "of": "the teacher"}
     teacher = NetworkDenoiser.load(pictures.teacher)
     samples = teacher_samples(teacher, PathSpace((1, 8, 8), (0.01, 100.0), GaussianReference(0.0, 0.0)), 20)
-    wanted = GaussianReference.fit(samples, "none")
-    torch.testing.assert_close(SigDEG.load(tmp_path / "run" / "student").space.reference.mean, wanted.mean)
+    wanted = GaussianReference.fit(samples, "dct")
+    torch.testing.assert_close(SigDEG.load(tmp_path / "run" / "student").space.reference.variance, wanted.variance)
 
 
 def test_samples_of_a_teacher_have_its_law(monkeypatch):
@@ -373,3 +373,13 @@ def test_out_of_memory_names_the_batch(model, tmp_path, fails, monkeypatch):
 
     monkeypatch.setattr(UNet, "compute", full)
     assert "out of memory with batch 64: choose less" in fails("sample", model, "--out", tmp_path / "a.npz")
+
+
+def test_steps_of_karras_behind_a_free_one(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(shared, "choose_grid", partial(choose_grid, cells=3, fine_per_cell=2))
+    command = ["distill", *pictures.flags, *STUDENT, "--grid", "karras", "--reference", "none"]
+    main([*command, "--out", str(tmp_path)])
+    space = SigDEG.load(tmp_path / "student").space
+    assert space.grid.quantiles == StepGrid.karras((0.01, 100.0)).quantiles
+    (file,) = tmp_path.glob("grid-*.json")
+    assert StepGrid.load(file) == space.grid

@@ -110,9 +110,9 @@ def test_floats_may_have_the_shape_of_images(tmp_path, options):
     main(["teacher", *data, "--widths", "8", "--batch", "4", "--iterations", "1", "--out", str(tmp_path / "t")])
     teacher = ["--teacher", str(tmp_path / "t" / "teacher")]
     main(["distill", *data, *teacher, *TINY, "--out", str(tmp_path / "run")])
-    assert options(tmp_path / "run")["reference"] == "none"
+    assert options(tmp_path / "run")["reference"] == "dct"
     reference = SigDEG.load(tmp_path / "run" / "student").space.reference
-    torch.testing.assert_close(reference.mean, GaussianReference.fit(torch.from_numpy(values), "none").mean)
+    torch.testing.assert_close(reference.variance, GaussianReference.fit(torch.from_numpy(values), "dct").variance)
 
 
 # --- names of what is shipped ----------------------------------------------------------------------------------------
@@ -211,5 +211,5 @@ def test_the_floor_of_images(pictures, tmp_path, capsys):
     found = json.loads((tmp_path / "floor.json").read_text())
     one, two = (floor["rmse"] for floor in found["floors"])
     assert one > two > 0
-    assert found["options"]["reference"] == {"kind": "none", "n": 24, "of": "data"}
+    assert found["options"]["reference"] == {"kind": "dct", "n": 24, "of": "data"}
     assert sorted(path.name for path in Path(tmp_path).iterdir()) == ["floor.json"]
