@@ -81,6 +81,8 @@ def values_of(rows: list[Row], fields: str) -> list[float | None]:
         value = rows[0][name]
         if value is None:
             found.append(None)
+        elif isinstance(value, list):
+            found += [number * float(factor or 1) for number in value]
         elif isinstance(value, str):
             found += [float(number) * float(factor or 1) for number in IN_RESULTS.findall(value)]
         else:
