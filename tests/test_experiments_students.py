@@ -230,8 +230,11 @@ def test_shipping_copies_the_students(digits_run, tmp_path, monkeypatch):
     assert SigDEG.load(tmp_path / "students" / "plain").kind == "plain"
 
 
-def test_the_study_of_what_stops_students_writes_its_files(tmp_path):
+def test_the_study_of_what_stops_students_writes_its_files(tmp_path, monkeypatch):
     """A group at a time; the other one stays in the file."""
+    monkeypatch.setattr(digits_scaling, "choose_grid", lambda *_, **__: load_grid())
+    monkeypatch.setattr(digits_scaling, "Comparison", functools.partial(Comparison, truth_steps=64))
+    monkeypatch.setattr(digits_scaling, "EVALUATIONS", 128)
     former = digits_scaling.GROUPS["pairs"][0]
     variants = (former, digits_scaling.Variant("unrolled", "mean", depth=2))
     others = (digits_scaling.Variant(), digits_scaling.Variant(width=16, steps=(8, 8), shown="coefficients", law=1.0))

@@ -298,7 +298,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     files = [RESULTS / f"{name}.json" for name in (*PROBLEMS, *IMAGES)]
     results = {file.stem: json.loads(file.read_text()) for file in files if file.exists()}
     write_text(results)
-    save_figure(figure(results), RESULTS / "few_steps.png")
+    save_figure(figure(results), RESULTS / "few_steps.png", dpi=80)
 
 
 if __name__ == "__main__":
