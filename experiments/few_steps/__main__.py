@@ -235,8 +235,8 @@ STYLES = {
     "path-average-law": ("#AA4499", "^", "-"),
     "path-average": ("#DDCC77", "v", "-"),
     "path-average-flow": ("#D55E00", "o", "--"),
-    "depth-1": ("#117733", "<", "-."),
-    "depth-2": ("#009E73", ">", "-."),
+    "depth-1": ("#44BB99", "<", "-."),
+    "depth-2": ("#EE8866", ">", "-."),
     "depth-4": ("0.1", "*", "-."),
 }
 
@@ -273,7 +273,8 @@ def figure(results: dict[str, dict[str, Any]]) -> Figure:
     axes[0, 0].set_ylabel("pathwise RMSE")
     axes[1, 0].set_ylabel("MMD$^2$ (mixtures), Frechet distance (others)\nto the teacher's law")
     axes[1, 0].plot([], [], color="0.75", label="others, each on the better of two grids")
-    drawn.legend(*axes[1, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
+    shown = {label: handle for axis in axes[1] for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    drawn.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=4, fontsize="small")
     return drawn
 
 
