@@ -293,27 +293,31 @@ def trained(setting: Setting, variant: Variant) -> SigDEG:
     kind = "path" if unrolled else variant.pairs
 
     def loss(iteration: int, generator: torch.Generator) -> tuple[Tensor, int]:
-        found, changes, ends, before = [], [], [], None
+        found, ends, changes, before = [], [], [], None
         for step in setting.pairs(kind, variant.steps, iteration):
             if unrolled and before is None:
                 before = step.u, step.memory
             u, memory = setting.moved(student, step, before)
             before = (u, memory) if unrolled else None
             errors = setting.errors(u, step.target, step.end)
-            if variant.loss == "denoised":
-                errors = setting.denoised_errors(u, step.target, step.end)
-            elif variant.loss == "ends":
-                ends.append(setting.denoised_errors(u, step.target, step.end).mean())
             found.append((errors + 1e-7).sqrt().mean().square() if variant.loss == "rows" else errors.mean())
-            wanted = step.target.square().mean(0)
-            changes.append(((u.square().mean(0) - wanted) / (2 * wanted)).square().mean())
+            if variant.loss in ("denoised", "ends"):
+                ends.append(setting.denoised_errors(u, step.target, step.end).mean())
+            if variant.law:
+                wanted = step.target.square().mean(0)
+                changes.append(((u.square().mean(0) - wanted) / (2 * wanted)).square().mean())
         squares = torch.stack(found)
-        if variant.loss == "ends":
-            return (local_loss(squares, student) + local_loss(torch.stack(ends), student)) / 2, EVALUATIONS
-        if variant.loss in ("default", "denoised"):
+        if variant.loss == "mean":
+            value = squares.mean().log()
+        elif variant.loss == "rows":
+            value = squares.log().mean()
+        elif variant.loss == "denoised":
+            value = local_loss(torch.stack(ends), student)
+        elif variant.loss == "ends":
+            value = (local_loss(squares, student) + local_loss(torch.stack(ends), student)) / 2
+        else:
             value = local_loss(squares, student)
-            return value + variant.law * torch.stack(changes).log().mean() if variant.law else value, EVALUATIONS
-        return squares.mean().log() if variant.loss == "mean" else squares.log().mean(), EVALUATIONS
+        return value + variant.law * torch.stack(changes).log().mean() if variant.law else value, EVALUATIONS
 
     with TemporaryDirectory() as folder:
         iterations = round(variant.length * setting.iterations)

@@ -139,14 +139,10 @@ def of_images(asked: OfImages, source: str, extractor: str, runs: Path) -> Probl
     """The committed teacher and students of a study, its training images, and the features of a file."""
     study = asked.study
     images = study.images(source, runs / "data")
-    folders = {key: study.student_folder(key, runs) for key in STUDENTS}
-    students = {
-        key: (SigDEG.load(folder), file_digest(folder / WEIGHTS))
-        for key, folder in folders.items()
-        if folder is not None and asked.students
-    }
+    folders = {key: study.student_folder(key, runs) for key in STUDENTS} if asked.students else {}
+    students = {key: (SigDEG.load(f), file_digest(f / WEIGHTS)) for key, f in folders.items() if f is not None}
     teacher = study.trained_teacher(images, runs, torch.device("cpu")).requires_grad_(False)
-    depth = max(2, *(student.depth for student, _ in students.values()), 0)
+    depth = max([2, *(student.depth for student, _ in students.values())])
     space = PathSpace(teacher.event, SNR, study.reference(images, "dct"), depth=depth)
     title = study.title.removeprefix("Sig-DEG on ") + (", students" if asked.students else "")
     return Problem(

@@ -8,7 +8,6 @@ of one core, five without MNIST.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from sdesig.evaluation import (
     markdown_table,
     paired_ratio,
     replacing,
+    to_uint8,
     write_json,
 )
 from sdesig.sampling import CanonicalSDE, GaussianReference, PathAverage, PathSpace, SNRDenoiser, StepGrid, choose_grid
@@ -210,8 +210,7 @@ def of_vectors(extractor: FeatureExtractor, shape: tuple[int, ...]) -> FeatureEx
     """An extractor of images, asked with images as vectors of floats in [-1, 1]."""
 
     def features(x: Tensor) -> Tensor:
-        levels = (127.5 * (x.clamp(-1, 1) + 1)).round().to(torch.uint8)
-        return extractor(levels.reshape(-1, *shape))
+        return extractor(to_uint8(x.reshape(-1, *shape)))
 
     return replace(extractor, network=features, floats=True)
 
@@ -286,7 +285,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found += bases(replace(problem, steps=IMAGE_STEPS), images)
         write_json(options.out / "tried.json", found)
     with replacing(options.out / "tried.md") as file:
-        file.write_text(text(json.loads((options.out / "tried.json").read_text())))
+        file.write_text(text(found))
 
 
 if __name__ == "__main__":

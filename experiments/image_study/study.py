@@ -36,7 +36,7 @@ CELLS, DEPTH = 1024, 4
 
 @dataclass(frozen=True)
 class Run:
-    """One distillation, without a reference, which leaves grain in few steps.
+    """One distillation, without a reference.
 
     Its steps are Karras' behind the free one that is measured; those of the plain cell are even, as the paper's.
     """

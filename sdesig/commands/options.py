@@ -299,22 +299,23 @@ class SettingFlags(DataFlags):
 
     def _grid(self, teacher: LoadedTeacher, source: Source | None, space: PathSpace, folder: Path | None) -> StepGrid:
         """The grid of --grid."""
-        grid = self.grid
-        if grid == "even":
+        if self.grid == "even":
             return StepGrid()
         shipped = self.teacher == (self.data or DIGITS) == DIGITS and self.reference in (None, "pca", DIGITS)
-        if grid == DIGITS or (grid == "chosen" and shipped and self.snr is None):
+        if self.grid == DIGITS or (self.grid == "chosen" and shipped and self.snr is None):
             return digits.load_grid()
-        if grid not in ("chosen", "karras"):
-            if not Path(grid).is_file():
+        if self.grid not in ("chosen", "karras"):
+            if not Path(self.grid).is_file():
                 raise FileNotFoundError(
-                    f"grid must be 'chosen', 'karras', 'even' or a JSON file; {grid} does not exist"
+                    f"grid must be 'chosen', 'karras', 'even' or a JSON file; {self.grid} does not exist"
                 )
-            return StepGrid.load(grid)
-        how: dict[str, Any] = {"law": 0.0 if _floats(source) else LAW_FOR_IMAGES}
-        if grid == "karras":
-            how = {"steps": StepGrid.karras(space.snr)}
-        described = {"steps": grid} if grid == "karras" else how
+            return StepGrid.load(self.grid)
+        how: dict[str, Any]
+        described: dict[str, Any]
+        if self.grid == "karras":
+            how, described = {"steps": StepGrid.karras(space.snr)}, {"steps": self.grid}
+        else:
+            how = described = {"law": 0.0 if _floats(source) else LAW_FOR_IMAGES}
         recorded = {"teacher": teacher.identity}
         kept = None if folder is None else folder / GRID_CELLS
         return cached(

@@ -133,21 +133,22 @@ def choose_grid(
     check_integer("seed", seed, 0)
     if not 0.0 <= check_real("law", law) <= 1.0:
         raise ValueError(f"law must be in [0, 1]; got {law}")
-    if steps is not None and check_instance("steps", steps, StepGrid) and law:
-        raise ValueError(f"law must be 0 where steps are given; got {law}")
+    if steps is not None:
+        check_instance("steps", steps, StepGrid)
+        if law:
+            raise ValueError(f"law must be 0 where steps are given; got {law}")
     if kept is not None and not recorded:
         raise ValueError(f"recorded must say which teacher it is, as what is measured is kept; got {recorded!r}")
     check_instance("space", space, PathSpace)
     sde = CanonicalSDE(check_snr_denoiser("teacher", teacher), reference=space.reference)
     numbers = [sde.eta, cells, fine_per_cell, paths, seed, *space.snr, *space.event]
     noise = [space.device.type, str(space.dtype)]  # a seed gives other paths elsewhere
-    scheme = f"{PathAverage()}, between steps"
     described = {
         **(recorded or {}),
         "reference": space.reference.digest,
         "numbers": numbers,
         "noise": noise,
-        "scheme": scheme,
+        "scheme": f"{PathAverage()}, between steps",
     }
     file = None if kept is None else Path(kept)
     key, measured = _kept(file, described, cells, space.event)
@@ -168,7 +169,7 @@ def choose_grid(
                     raise FloatingPointError("the teacher's values must be finite; its paths for the grid are not")
                 if file is not None:
                     write_tensors(file, {"key": key, **measured._asdict()})
-    return _chosen(measured, space, law, steps)
+    return _chosen(measured, law, steps)
 
 
 def _measure(
@@ -230,7 +231,7 @@ def _measure(
     )
 
 
-def _chosen(measured: _Measured, space: PathSpace, law: float, steps: StepGrid | None) -> StepGrid:
+def _chosen(measured: _Measured, law: float, steps: StepGrid | None) -> StepGrid:
     """The grid of what was measured."""
     n, cells = measured.paths.item(), len(measured.steps)
     least = NEGLIGIBLE * math.sqrt(measured.square.item() / n)
@@ -254,7 +255,7 @@ def _chosen(measured: _Measured, space: PathSpace, law: float, steps: StepGrid |
         grid = steps.whole
         density = np.diff(np.interp(places, quantiles, np.linspace(0, 1, len(quantiles))))
     free = np.maximum(least, (measured.free / n).sqrt().numpy())
-    return _with_free_step(grid, space, density / density.mean(), np.repeat(kappa, FINE), free)
+    return _with_free_step(grid, density / density.mean(), np.repeat(kappa, FINE), free)
 
 
 def _shares(errors: np.ndarray, power: float) -> np.ndarray:
@@ -265,9 +266,7 @@ def _shares(errors: np.ndarray, power: float) -> np.ndarray:
     return density / density.mean()
 
 
-def _with_free_step(
-    grid: StepGrid, space: PathSpace, density: np.ndarray, kappa: np.ndarray, free: np.ndarray
-) -> StepGrid:
+def _with_free_step(grid: StepGrid, density: np.ndarray, kappa: np.ndarray, free: np.ndarray) -> StepGrid:
     """The grid with the free step whose error, with that of the steps behind it, is least in mean square.
 
     Args:
