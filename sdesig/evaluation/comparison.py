@@ -16,7 +16,7 @@ from sdesig._memory import rows_at_once
 from sdesig.brownian import BrownianPath
 from sdesig.evaluation.samplers import Sampler
 from sdesig.sampling import PathAverage
-from sdesig.sampling.canonical import CanonicalSDE, SNRDenoiser, check_snr_denoiser
+from sdesig.sampling.canonical import CanonicalSDE, SNRDenoiser, at_eta, check_snr_denoiser
 from sdesig.sampling.gaussian_reference import GaussianReference
 from sdesig.sampling.lockstep import Run, run_along
 from sdesig.sampling.path_space import PathSpace
@@ -167,12 +167,6 @@ class Comparison:
         key = referenced, eta
         if key not in self._sdes:
             reference = self.space.reference if referenced else GaussianReference(self.space.reference.mean, 0.0)
-            teacher = self.teacher
-
-            def denoiser(y: Tensor, snr: Tensor) -> Tensor:
-                return teacher(y * snr.item() ** ((1 - eta**2) / 2), snr)
-
-            self._sdes[key] = CanonicalSDE(
-                teacher if eta == 1 else SNRDenoiser(denoiser, eta), reference=reference, eta=eta
-            )
+            teacher = self.teacher if eta == 1 else at_eta(self.teacher, eta)
+            self._sdes[key] = CanonicalSDE(teacher, reference=reference, eta=eta)
         return self._sdes[key]

@@ -6,11 +6,13 @@
 | the reverse SDE, and schemes for it | `CanonicalSDE`; `PathAverage`, `DPMSolver1`, `DPMSolver2M` |
 | other few-step samplers as schemes, to compare with | `DPMSolver3M`, `SEEDS2`, `ERSDESolver3`, `IPNDM4` |
 | what is known of the data beforehand | `GaussianReference` |
+| the moments of converged paths, in few steps | `calibrate`, `Calibrated` |
 | what a seed means, and where steps lie | `PathSpace`; `StepGrid`, `choose_grid` |
 | fine solutions, and what coarse steps can know of them | `draw_paths`, `teacher_samples`; `information_floor` |
 | how far two laws are apart | `marginal_distance` |
 """
 
+from sdesig.sampling.calibration import Calibrated, StepMoments, calibrate
 from sdesig.sampling.canonical import (
     CanonicalDenoiser,
     CanonicalSDE,
@@ -36,6 +38,7 @@ __all__ = [
     "IPNDM4",
     "LAW_FOR_IMAGES",
     "SEEDS2",
+    "Calibrated",
     "CanonicalDenoiser",
     "CanonicalSDE",
     "DPMSolver1",
@@ -50,8 +53,10 @@ __all__ = [
     "SNRClock",
     "SNRDenoiser",
     "StepGrid",
+    "StepMoments",
     "TeacherOptions",
     "TeacherPaths",
+    "calibrate",
     "choose_grid",
     "draw_paths",
     "drift_clock",

@@ -88,6 +88,12 @@ def check_snr_denoiser(name: str, value: object, eta: float = 1.0) -> SNRDenoise
     return value
 
 
+def at_eta(denoiser: SNRDenoiser, eta: float) -> SNRDenoiser:
+    """The D(y, snr) of eta = 1 for the y of another eta, which is tau^((eta^2 - 1)/2) times that of eta = 1."""
+    check_snr_denoiser("denoiser", denoiser)
+    return SNRDenoiser(lambda y, snr: denoiser(y * snr.item() ** ((1 - eta**2) / 2), snr), eta)
+
+
 def _scale(diffusion: Diffusion, t: Tensor, eta: float, x: Tensor) -> Tensor:
     """y/x = exp(eta^2 lambda)/sigma, shaped to multiply x."""
     alpha, sigma = diffusion.alpha(t), diffusion.sigma(t)
