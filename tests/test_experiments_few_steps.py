@@ -72,11 +72,11 @@ def test_a_small_run_of_all(tmp_path, monkeypatch):
     monkeypatch.setattr(program, "PROBLEMS", small)
     monkeypatch.setattr(program, "RESULTS", tmp_path)
     monkeypatch.setattr(setting, "choose_grid", lambda *_, law=0.0, **kept: setting.StepGrid(free=0.2 + law / 10))
-    monkeypatch.setattr(program.Comparison, "seconds_per_1000", lambda *_: 1.0)
+    monkeypatch.setattr("sdesig.evaluation.comparison.Comparison.seconds_per_1000", lambda *_: 1.0)
     program.main(["--runs", str(tmp_path / "runs")])
     result = json.loads((tmp_path / "tiny.json").read_text())
     keys = {row["key"] for row in result["rows"]}
-    ours = {*setting.OURS} - {*setting.STUDENTS}
+    ours = {key for key in setting.OURS if not key.startswith("depth-")}
     assert {*ours, "unipc", "unipc-karras", "ipndm-4", "sa-solver", "sde-dpm++2m-karras"} <= keys
     assert len(result["targets"]) == 9
     text = (tmp_path / "report.md").read_text()
@@ -98,7 +98,7 @@ def test_a_small_run_on_images(students, tmp_path, monkeypatch):
     monkeypatch.setattr(program, "RESULTS", tmp_path)
     monkeypatch.setattr(setting, "IMAGE_STEPS", (5, 8))
     monkeypatch.setattr(setting, "choose_grid", lambda *_, law=0.0, **__: setting.StepGrid(free=0.2 + law / 10))
-    monkeypatch.setattr(program.Comparison, "seconds_per_1000", lambda *_: 1.0)
+    monkeypatch.setattr("sdesig.evaluation.comparison.Comparison.seconds_per_1000", lambda *_: 1.0)
     monkeypatch.setattr("sdesig._intervals.RESAMPLES", 20)
     command = ["--problem", "tiny", "--runs", str(tmp_path / "runs")]
     with pytest.raises(SystemExit):
@@ -126,8 +126,13 @@ def test_a_small_run_on_images(students, tmp_path, monkeypatch):
     assert (("depth-2", 5) in rows) == students
     if not students:
         return
-    followers = [row for (key, steps), row in rows.items() if steps == 5 and row["pathwise_rmse"] and key != "depth-2"]
+    followers = [
+        row
+        for (key, steps), row in rows.items()
+        if steps == 5 and row["pathwise_rmse"] and not key.startswith("depth-2")
+    ]
     nearest = min(followers, key=lambda row: row["pathwise_rmse"])
+    assert rows["depth-2-calibrated", 5]["pathwise_rmse"] > 0
     (one,) = (line for line in result["targets"] if "depth 2, 5: RMSE" in line["target"])
     assert f"over that of {nearest['method']} < 1" in one["target"]
     wanted = rows["depth-2", 5]["pathwise_rmse"] / nearest["pathwise_rmse"]

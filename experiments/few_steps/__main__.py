@@ -20,6 +20,7 @@ from matplotlib.ticker import NullLocator
 
 from experiments.few_steps.setting import (
     BEFORE,
+    CALIBRATED_TOO,
     EVEN,
     IMAGES,
     MMD,
@@ -27,6 +28,7 @@ from experiments.few_steps.setting import (
     PROBLEMS,
     STUDENTS,
     Problem,
+    evaluated,
     grids_of,
     of_images,
     samplers_of,
@@ -34,13 +36,11 @@ from experiments.few_steps.setting import (
 from experiments.targets import TITLES, Line, line
 from sdesig.evaluation import (
     CONVERGED,
-    Comparison,
     Evaluation,
     FeatureExtractor,
     FeatureStatistics,
     Row,
     SampleStore,
-    evaluate,
     frechet_ratio,
     markdown_table,
     paired_ratio,
@@ -58,7 +58,7 @@ KEPT = (
 )
 """Columns of the results. "distance" is that to the teacher's own law."""
 SHOWN = (4, 5, 8, 10)
-COMPARED = ("path-average-law", "path-average", "path-average-flow", *STUDENTS)
+COMPARED = ("path-average-law", "path-average", "path-average-flow", "calibrated-even", "calibrated", *STUDENTS)
 """Keys of ours whose distances on images are held against the best of the others."""
 TARGET_STEPS = (5, 10, 40)
 FLOW_STEPS = (5, 8, 10)
@@ -70,25 +70,7 @@ def run(name: str, problem: Problem, folder: Path) -> None:
     """Measure a problem, and write its rows, targets and grids to a JSON file."""
     folder.mkdir(parents=True, exist_ok=True)
     grids = grids_of(problem, folder)
-    comparison = Comparison(problem.teacher, problem.space, truth_steps=problem.truth_steps, batch=problem.block)
-    law = range(problem.seeds, 2 * problem.seeds)
-    extractors = [] if problem.extractor is None else [problem.extractor]
-    found = evaluate(
-        comparison,
-        samplers_of(problem, grids),
-        problem.data,
-        folder / "table",
-        seeds=range(problem.seeds),
-        extractors=extractors,
-        law=law,
-    )
-    assert found.law is not None
-    kernel = None if extractors else MMD(found.law.samples(CONVERGED, comparison.truth_steps))
-    for row in found.rows:
-        if kernel is None:
-            row["distance"], row["distance_se"] = row["law_frechet_distance"], row["law_frechet_distance_se"]
-        else:
-            row["distance"], row["distance_se"] = kernel(found.store.samples(row["key"], row["steps"]))
+    found, kernel = evaluated(problem, samplers_of(problem, grids, folder), folder / "table")
     rows = [{key: row.get(key) for key in KEPT} for row in found.rows]
     aimed = targets(name, found.store, problem.steps)
     if kernel is not None:
@@ -165,9 +147,10 @@ def of_students(name: str, problem: Problem, found: Evaluation, cache: Path) -> 
     assert problem.data is not None
     real = reference_statistics(problem.data, extractor, cache=cache).statistics
     converged = store.features(extractor, CONVERGED, store.comparison.truth_steps)
-    for key, steps in ((key, steps) for key in problem.students for steps in problem.steps):
+    students = [key for key in problem.students for key in (key, key + CALIBRATED_TOO)]
+    for key, steps in ((key, steps) for key in students for steps in problem.steps):
         label = store.samplers[key].label
-        rows = [row for row in found.rows if row["steps"] == steps and row["key"] not in problem.students]
+        rows = [row for row in found.rows if row["steps"] == steps and row["key"] not in students]
         best = min((row for row in rows if row["pathwise_rmse"] is not None), key=lambda row: row["pathwise_rmse"])
         errors = [store.errors(one, steps) for one in (key, best["key"])]
         ratio = paired_ratio(*errors)  # type: ignore[arg-type]
@@ -235,9 +218,16 @@ STYLES = {
     "path-average-law": ("#AA4499", "^", "-"),
     "path-average": ("#DDCC77", "v", "-"),
     "path-average-flow": ("#D55E00", "o", "--"),
+    "calibrated-grid": ("#999933", "X", "-"),
+    "calibrated-even": ("#009E73", "d", "-"),
+    "calibrated": ("#CC3311", "p", "-"),
+    "calibrated-ipndm-4": ("0.45", "h", "--"),
     "depth-1": ("#44BB99", "<", "-."),
     "depth-2": ("#EE8866", ">", "-."),
     "depth-4": ("0.1", "*", "-."),
+    "depth-1-calibrated": ("#44BB99", "<", ":"),
+    "depth-2-calibrated": ("#EE8866", ">", ":"),
+    "depth-4-calibrated": ("0.1", "*", ":"),
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,9 +16,13 @@ from experiments.image_study.study import SNR, Study
 from experiments.mnist.setting import MNIST
 from sdesig.digits import load_digits, load_features, load_teacher, path_space
 from sdesig.evaluation import (
+    CONVERGED,
+    Comparison,
+    Evaluation,
     FeatureExtractor,
     ImageSet,
     Sampler,
+    evaluate,
     few_step_peers,
     file_digest,
     generator_sampler,
@@ -28,11 +32,14 @@ from sdesig.evaluation import (
 from sdesig.images import peers_on_both_grids
 from sdesig.sampling import (
     LAW_FOR_IMAGES,
+    Calibrated,
     GaussianReference,
     PathAverage,
     PathSpace,
+    ReverseScheme,
     SNRDenoiser,
     StepGrid,
+    calibrate,
     choose_grid,
 )
 from sdesig.sde import Mixture
@@ -41,10 +48,23 @@ from sdesig.sigdeg import WEIGHTS, SigDEG
 STEPS = (4, 5, 8, 10, 16, 40)
 BEFORE, EVEN = "path-average-before", "path-average-even"
 STUDENTS = ("depth-1", "depth-2", "depth-4")
-OURS = (BEFORE, EVEN, "path-average-grid", "path-average-law", "path-average", "path-average-flow", *STUDENTS)
+CALIBRATED_TOO = "-calibrated"
+"""What the keys of calibrated students end with."""
+CALIBRATED = {
+    "calibrated-grid": "path-average-grid",
+    "calibrated-even": EVEN,
+    "calibrated": "path-average",
+    "calibrated-ipndm-4": "ipndm-4",
+}
+"""Keys of calibrated samplers, and of those without."""
+OURS = (
+    *(BEFORE, EVEN, "path-average-grid", "path-average-law", "path-average", "path-average-flow"),
+    *(*CALIBRATED, *STUDENTS, *(key + CALIBRATED_TOO for key in STUDENTS)),
+)
 """Keys of ours: even steps without a free step and without the correction; even steps; the chosen grid; one chosen for
 the distribution in a share of its steps; without a reference; the probability flow. This one is on the chosen grid, for
-images on that for the distribution. Students, of images, have no reference either."""
+images on that for the distribution. A calibrated iPNDM-4 is nobody's but ours, too. Students of MNIST have no reference
+either."""
 LAW = 0.5
 IMAGE_STEPS = (5, 8, 10)
 NUMBERS = 100 * 32**2
@@ -161,10 +181,10 @@ def of_images(asked: OfImages, source: str, extractor: str, runs: Path) -> Probl
 
 
 IMAGES = {
-    "mnist": OfImages(MNIST, 2000),
+    "mnist": OfImages(MNIST, 4000),
     "mnist-students": OfImages(MNIST, 650, students=True),
     "cifar10": OfImages(CIFAR10, 1000),
-    "celeba": OfImages(CELEBA, 300),
+    "celeba": OfImages(CELEBA, 1000),
 }
 """Their data are files that the command line names."""
 PROBLEMS: dict[str, Callable[[], Problem]] = {
@@ -189,8 +209,8 @@ def grids_of(problem: Problem, folder: Path) -> dict[str, StepGrid]:
     return found
 
 
-def samplers_of(problem: Problem, grids: dict[str, StepGrid]) -> list[Sampler]:
-    """Ours, and those of others, each on even steps and on Karras' grid."""
+def samplers_of(problem: Problem, grids: dict[str, StepGrid], folder: Path) -> list[Sampler]:
+    """Ours, and those of others, each on even steps and on Karras' grid; calibrations are kept in a folder."""
     steps = problem.steps
     made = training_free(replace(problem.space, grid=grids["law" if problem.images else "grid"]), steps)
     referenced = made["path-average-reference"]
@@ -210,7 +230,55 @@ def samplers_of(problem: Problem, grids: dict[str, StepGrid]) -> list[Sampler]:
     others = few_step_peers(problem.space, steps) | peers_on_both_grids(problem.teacher, problem.space, steps)
     asked = STUDENT_PEERS if problem.students else IMAGE_PEERS
     chosen = [key for key in others if not problem.images or key.removesuffix("-karras") in asked]
-    return [*ours, *(others[key] for key in chosen)]
+    plain = {sampler.key: sampler for sampler in (*ours, *others.values())}
+    asked_of = CALIBRATED if not problem.students else {key + CALIBRATED_TOO: key for key in problem.students}
+    calibrated = [calibrated_as(key, plain[of], problem, folder) for key, of in asked_of.items()]
+    return [*ours, *calibrated, *(others[key] for key in chosen)]
+
+
+def calibrated_as(key: str, sampler: Sampler, problem: Problem, folder: Path) -> Sampler:
+    """A sampler calibrated at its numbers of steps, in the coordinates of the reference's basis."""
+    file, scheme = folder / f"{key}.safetensors", sampler.scheme
+    assert isinstance(scheme, ReverseScheme)
+    if not file.exists():
+        reference = problem.space.reference
+        if not sampler.referenced:
+            reference = GaussianReference(reference.mean, torch.zeros_like(reference.variance), reference.basis)
+        space = replace(problem.space, reference=reference, grid=sampler.grid)
+        calibrate(problem.teacher, space, sampler.steps, scheme, eta=sampler.eta).save(file)
+    found = Calibrated.load(file, scheme)
+    return replace(sampler, key=key, label=f"{sampler.label}, calibrated", scheme=found, digest=found.digest)
+
+
+def evaluated(
+    problem: Problem, samplers: Sequence[Sampler], folder: Path | None = None, *, progress: bool = True
+) -> tuple[Evaluation, MMD | None]:
+    """Rows of samplers on the seeds of a problem, with "distance", that to the teacher's own law, and "distance_se".
+
+    Returns:
+        The rows and samples, and the MMD by which distances were measured, if there are no features.
+    """
+    comparison = Comparison(problem.teacher, problem.space, truth_steps=problem.truth_steps, batch=problem.block)
+    extractors = [] if problem.extractor is None else [problem.extractor]
+    law = range(problem.seeds, 2 * problem.seeds)
+    found = evaluate(
+        comparison,
+        samplers,
+        problem.data,
+        folder,
+        seeds=range(problem.seeds),
+        extractors=extractors,
+        law=law,
+        progress=progress,
+    )
+    assert found.law is not None
+    kernel = None if extractors else MMD(found.law.samples(CONVERGED, comparison.truth_steps))
+    for row in found.rows:
+        if kernel is None:
+            row["distance"], row["distance_se"] = row["law_frechet_distance"], row["law_frechet_distance_se"]
+        else:
+            row["distance"], row["distance_se"] = kernel(found.store.samples(row["key"], row["steps"]))
+    return found, kernel
 
 
 class MMD:

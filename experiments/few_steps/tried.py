@@ -16,13 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments.few_steps.setting import IMAGES, MMD, PROBLEMS, Problem, of_images
+from experiments.few_steps.setting import IMAGES, PROBLEMS, Problem, evaluated, of_images
 from sdesig.evaluation import (
-    CONVERGED,
-    Comparison,
     FeatureExtractor,
     Sampler,
-    evaluate,
     markdown_table,
     paired_ratio,
     replacing,
@@ -123,13 +120,7 @@ class Found:
 
 def measured(problem: Problem, samplers: Sequence[Sampler]) -> Iterator[Found]:
     """Of each sampler, on the seeds of the problem."""
-    comparison = Comparison(problem.teacher, problem.space, truth_steps=problem.truth_steps, batch=problem.block)
-    extractors = [] if problem.extractor is None else [problem.extractor]
-    law = range(problem.seeds, 2 * problem.seeds)
-    seeds = range(problem.seeds)
-    found = evaluate(comparison, samplers, problem.data, seeds=seeds, law=law, extractors=extractors, progress=False)
-    assert found.law is not None
-    kernel = None if extractors else MMD(found.law.samples(CONVERGED, comparison.truth_steps))
+    found, _ = evaluated(problem, samplers, progress=False)
     rows = {(row["key"], row["steps"]): row for row in found.rows}
     for sampler in samplers:
         errors, distances = {}, {}
@@ -138,11 +129,7 @@ def measured(problem: Problem, samplers: Sequence[Sampler]) -> Iterator[Found]:
             assert own is not None
             count = steps * sampler.evaluations
             errors[count] = own
-            distances[count] = (
-                (row["law_frechet_distance"], row["law_frechet_distance_se"])
-                if kernel is None
-                else kernel(found.store.samples(sampler.key, steps))
-            )
+            distances[count] = row["distance"], row["distance_se"]
         yield Found(errors, distances)
 
 

@@ -100,7 +100,7 @@ class Comparison:
                 ends = self._space_of(sampler).ends(steps)
                 runs[sampler.key, steps] = Run(sampler.scheme, sde, state, times, ends, sampler.referenced)
         if runs:
-            with evaluating(self.teacher, *(sampler.scheme for sampler, _ in pairs)):
+            with evaluating(self.teacher, *(run.scheme.advance for run in runs.values())):
                 run_along(path, self.space.reference, [*runs.values()])
         drawn = {(s.key, steps): self._drawn(s, steps, y) for s, steps in pairs if s.scheme is None}
         return {pair: run.noisy_data for pair, run in runs.items()} | drawn
@@ -154,7 +154,7 @@ class Comparison:
         noisy = sampler.eta > 0.0
         start = space.start(path, steps) if noisy else sde.start(path.initial_noise(), space.snr[0])
         run = Run(sampler.scheme, sde, start, times, range(steps + 1), sampler.referenced)
-        with evaluating(self.teacher, sampler.scheme):
+        with evaluating(self.teacher, sampler.scheme.advance):
             for signatures in chunks(path, times):
                 run.take(signatures)
         return run.noisy_data

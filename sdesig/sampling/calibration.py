@@ -263,7 +263,10 @@ def calibrate(
     at_once = max(1, min(AT_ONCE, NUMBERS // (depth * len(times) * math.prod(space.event))))
     parts: dict[int, list[TeacherPaths]] = {count: [] for count in counts}
     total = len(range(0, paths, at_once)) * (len(times) - 1) + sum(counts)
-    with progress_bar(total=total, name="calibration", unit="evaluation", shown=progress) as bar, evaluating(teacher):
+    with (
+        progress_bar(total=total, name="calibration", unit="evaluation", shown=progress) as bar,
+        evaluating(teacher, scheme.advance),
+    ):
         for first in range(0, paths, at_once):
             generator = generator_for("calibration", seed, first, device=space.device)
             shape = min(at_once, paths - first), *space.event

@@ -119,7 +119,7 @@ class Run:
         self, scheme: Scheme, sde: CanonicalSDE, state: Tensor, times: Tensor, ends: Sequence[int], referenced: bool
     ) -> None:
         self.state, self.ends, self.referenced = state, tuple(ends), referenced
-        self._scheme, self._sde, self._times = scheme, sde, times[list(ends)]
+        self.scheme, self._sde, self._times = scheme, sde, times[list(ends)]
         self._free = ends[0] > 0
         self._memory: Any = scheme.start(sde, self._times[0], state)
         self._done = 0
@@ -130,13 +130,13 @@ class Run:
             self._free, free, signatures = False, signatures[0], signatures[1:]
             self.state = self.state + free.increment if self._sde.eta > 0 else self.state
         with unread():
-            for noise in self._scheme.noise_by_step("additive", signatures):
+            for noise in self.scheme.noise_by_step("additive", signatures):
                 start, end = self._times[self._done : self._done + 2]
-                self.state, self._memory = self._scheme.advance(self._sde, start, end, self.state, self._memory, noise)
+                self.state, self._memory = self.scheme.advance(self._sde, start, end, self.state, self._memory, noise)
                 self._done += 1
         if not all_finite(self.state):
             raise FloatingPointError(
-                f"the state of {type(self._scheme).__name__} is not finite after step {self._done} of "
+                f"the state of {type(self.scheme).__name__} is not finite after step {self._done} of "
                 f"{len(self._times) - 1}, at SNR {self._times[self._done].item():g}"
             )
 

@@ -15,6 +15,7 @@ from sdesig._evaluating import evaluating
 from sdesig._files import FileError, read_tensors, reading
 from sdesig._modules import CONFIG, WEIGHTS, load_config, load_state, make_within, save_module
 from sdesig.brownian.path import MOST_DEPTH
+from sdesig.sampling.calibration import Calibrated
 from sdesig.sampling.canonical import CanonicalSDE, SNRDenoiser, check_snr_denoiser
 from sdesig.sampling.gaussian_reference import GaussianReference
 from sdesig.sampling.path_space import PathSpace, StepGrid, chosen_seeds, in_todays_words
@@ -187,6 +188,7 @@ class SigDEG(nn.Module):
         *,
         batch: int = 1024,
         grid: StepGrid | None = None,
+        calibration: Calibrated | None = None,
         callback: Callback | None = None,
     ) -> Samples:
         """Samples in `steps` evaluations each.
@@ -199,12 +201,17 @@ class SigDEG(nn.Module):
             steps: number of steps, 1 to the cells of the space.
             batch: number of samples that are made at once.
             grid: the grid of the steps; default this generator's own.
+            calibration: of this generator's cell, for these steps: `calibrate(teacher, generator.space, [steps],
+                generator.cell)`.
             callback: see `solve`; called for every batch anew.
 
         Raises:
-            TypeError, ValueError: bad seeds, steps or batch.
+            TypeError, ValueError: bad seeds, steps or batch; a calibration of another scheme or of other steps.
             FloatingPointError: a state that is not finite.
         """
+        if calibration is not None and check_instance("calibration", calibration, Calibrated).scheme is not self.cell:
+            raise ValueError(f"calibration must be of this generator's cell; it is of {calibration.scheme!r}")
+        scheme = self.cell if calibration is None else calibration
         space = self.space if grid is None else replace(self.space, grid=check_instance("grid", grid, StepGrid))
         check_integer("batch", batch, 1)
         sde, times, chosen = self.sde, space.times(steps), chosen_seeds(seeds)
@@ -213,7 +220,7 @@ class SigDEG(nn.Module):
             path = space.paths(part.tolist())
             with evaluating(self):
                 u, signatures = space.start(path, steps), chunks(path, times)
-                last = run_steps(self.cell, sde, "additive", u, times, signatures, callback, save="last")
+                last = run_steps(scheme, sde, "additive", u, times, signatures, callback, save="last")
             parts.append(Samples(sde.noisy_data(last, times[-1]), steps, path.identity))
         return Samples.join(parts)
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from sdesig._intervals import paired_ratio
 from sdesig.brownian import BrownianPath
@@ -25,6 +26,8 @@ from sdesig.sampling import (
     calibrate,
 )
 from sdesig.sampling.calibration import matched
+from sdesig.sde import Mixture
+from sdesig.sigdeg import SigDEG
 from sdesig.solvers import solve
 
 F64 = torch.float64
@@ -152,6 +155,53 @@ def test_same_seed_same_numbers(calibrated):
     again = calibrate(TEACHER, SPACE, COUNTS, paths=256, fine_steps=128, progress=False)
     other = calibrate(TEACHER, SPACE, COUNTS, paths=256, fine_steps=128, seed=1, progress=False)
     assert again.digest == calibrated.digest != other.digest
+
+
+class Noted(nn.Module, PathAverage):
+    """A scheme that is a module, and notes the modes in which it is asked."""
+
+    def __init__(self):
+        nn.Module.__init__(self)
+        self.correction, self.modes = 0.2, set()
+
+    def advance(self, *arguments):
+        self.modes.add(self.training)
+        return PathAverage.advance(self, *arguments)
+
+
+def test_schemes_that_are_modules_are_in_evaluation_mode():
+    """While they are measured and while they are compared; then each has its own mode again."""
+    scheme = Noted()
+    found = calibrate(TEACHER, SPACE, (3,), scheme, paths=2, progress=False)
+    sampler = Sampler("calibrated", "calibrated", (3,), scheme=found, referenced=True)
+    Comparison(TEACHER, SPACE).follow([(sampler, 3)], range(2))
+    assert scheme.modes == {False}
+    assert scheme.training
+
+
+def test_generators():
+    """A generator's cell: its samples are those of the solver cell that it starts as, calibrated."""
+    torch.manual_seed(0)
+    variances = torch.tensor([4.0, 0.01])
+    law = Mixture(torch.ones(1), torch.zeros(1, 2), torch.diag(variances)[None])
+    teacher, space = SNRDenoiser(law.denoise_y), PathSpace((2,), SNR, GaussianReference(0.0, 0.0))
+    generator = SigDEG.from_teacher(teacher, space, depth=2, sigma_data=1.0)
+    found = calibrate(teacher, generator.space, (3,), generator.cell, progress=False)
+    plain = generator.sample(4000, 3).values
+    ours = generator.sample(4000, 3, calibration=found).values
+    off, before = (x.std(0) / (variances + 1 / SNR[1]).sqrt() - 1 for x in (ours, plain))
+    assert before.abs().min() > 0.2
+    assert off.abs().max() < 0.1
+    with pytest.raises(ValueError, match="calibration must be of this generator's cell; it is of PathAverage"):
+        generator.sample(1, 3, calibration=replace_scheme(found))
+    with pytest.raises(ValueError, match="steps must be those that were calibrated"):
+        generator.sample(1, 4, calibration=found)
+    with pytest.raises(TypeError, match="calibration"):
+        generator.sample(1, 3, calibration=found.moments)
+
+
+def replace_scheme(calibrated):
+    return Calibrated(PathAverage(), [*calibrated.moments.values()], calibrated.basis)
 
 
 def test_matched_moments():
