@@ -78,7 +78,7 @@ def test_a_small_run_of_all(tmp_path, monkeypatch):
     keys = {row["key"] for row in result["rows"]}
     ours = {key for key in setting.OURS if not key.startswith("depth-")}
     assert {*ours, "unipc", "unipc-karras", "ipndm-4", "sa-solver", "sde-dpm++2m-karras"} <= keys
-    assert len(result["targets"]) == 9
+    assert len(result["targets"]) == 12
     text = (tmp_path / "report.md").read_text()
     assert "| UniPC" in text
     assert "a mixture" in text

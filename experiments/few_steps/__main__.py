@@ -11,6 +11,7 @@ import argparse
 import json
 import shutil
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -95,18 +96,15 @@ def run(name: str, problem: Problem, folder: Path) -> None:
 def targets(name: str, store: SampleStore, measured: Sequence[int]) -> list[Line]:
     """What was aimed at of the pathwise error, at the numbers of steps that were measured."""
     lines = []
-    for steps in (steps for steps in TARGET_STEPS if steps in measured):
+    now_on = {EVEN: "even steps", "calibrated-even": "calibrated, even steps"}
+    now_on = {key: what for key, what in now_on.items() if key in store.samplers}
+    for steps, key in product((steps for steps in TARGET_STEPS if steps in measured), now_on):
         limit = 1.0 if steps == 40 else TARGETS.get(name, 1.0)
-        before, now = store.errors(BEFORE, steps), store.errors(EVEN, steps)
+        before, now = store.errors(BEFORE, steps), store.errors(key, steps)
         assert before is not None
         assert now is not None
-        lines.append(
-            line(
-                f"{name}, even steps, {steps}: RMSE over that before <= {limit:g}",
-                paired_ratio(now, before),
-                limit + 0.03,
-            )
-        )
+        target = f"{name}, {now_on[key]}, {steps}: RMSE over that before <= {limit:g}"
+        lines.append(line(target, paired_ratio(now, before), limit + 0.03))
     return lines
 
 

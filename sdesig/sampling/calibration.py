@@ -331,13 +331,14 @@ def _measured(
     memory = scheme.start(sde, times[0], u)
     for k, now in enumerate(scheme.noise_by_step("additive", paths.signature)):
         u, memory = scheme.advance(sde, times[k], times[k + 1], u, memory, now)
-        if not all_finite(u):
-            raise FloatingPointError(f"the states of {scheme!r} in {len(times) - 1} steps must be finite; they are not")
         shift, gain = matched(u, paths.states[k + 1])
         u = shift + gain * u
         found.append((shift, gain))
         evaluated(1)
-    return StepMoments(times, *map(torch.stack, zip(*found, strict=True)))
+    shift, gain = map(torch.stack, zip(*found, strict=True))
+    if not all_finite(shift + gain):
+        raise FloatingPointError(f"the states of {scheme!r} in {len(times) - 1} steps must be finite; they are not")
+    return StepMoments(times, shift, gain)
 
 
 def matched(states: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ import torch
 from sdesig.evaluation import (
     Comparison,
     FeatureStatistics,
+    Sampler,
     evaluate,
     frechet_ratio,
     generator_sampler,
@@ -21,6 +22,7 @@ from sdesig.sampling import (
     SNRDenoiser,
     StepGrid,
     TeacherOptions,
+    calibrate,
     choose_grid,
     draw_paths,
     information_floor,
@@ -301,6 +303,20 @@ def test_a_grid(agrees, kind):
         return torch.tensor(choose_grid(teacher_on(device), space_on(device, kind), **options).quantiles)
 
     agrees(compute, rtol=1e-3, draws=True, stays=False)
+
+
+@pytest.mark.parametrize("kind", ["scalar", "coordinates"])
+def test_a_calibration(agrees, kind):
+    """Its numbers, and a sample by them."""
+
+    def compute(device):
+        teacher, space = teacher_on(device), space_on(device, kind)
+        found = calibrate(teacher, space, (2, 3), paths=8, fine_steps=4, progress=False)
+        sampler = Sampler("calibrated", "calibrated", (3,), scheme=found, referenced=True)
+        x = Comparison(teacher, space).follow([(sampler, 3)], range(2))["calibrated", 3]
+        return torch.cat([found.moments[3].gain.flatten(), found.moments[3].shift.flatten(), x.flatten()])
+
+    agrees(compute, rtol=1e-3, draws=True)
 
 
 def test_cells_that_another_device_measured_are_not_used(device, tmp_path):
