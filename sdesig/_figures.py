@@ -118,18 +118,23 @@ SPARE = (
 """For what has no look of its own, in turn."""
 
 
+LINES = {"-karras": {"-": ":", "--": "-."}, "-calibrated": {"-": "-.", "--": ":"}}
+"""The line of a variant of a sampler by that of the sampler."""
+
+
 def looks_of(names: Iterable[str]) -> dict[str, Look]:
     """The look of every name: its own, or a spare one that no other of them has (while there are any).
 
-    "<key>-karras", a sampler on the grid of Karras et al., looks as the sampler but for the line, which is dotted.
+    "<key>-karras", a sampler on the grid of Karras et al., and "<key>-calibrated" look as the sampler but for the line.
     """
     found: dict[str, Look] = {}
     for name in names:
         bare = name.removeprefix("torchsde:")
-        even = bare.removesuffix("-karras")
-        own = LOOKS.get(SCHEMES.get(even, even))
-        if own is not None and even != bare:
-            own = own._replace(line={"-": ":", "--": "-."}[own.line])
+        end = next((end for end in LINES if bare.endswith(end)), "")
+        plain = bare.removesuffix(end)
+        own = LOOKS.get(SCHEMES.get(plain, plain))
+        if own is not None and end:
+            own = own._replace(line=LINES[end][own.line])
         taken = set(found.values())
         free = [look for look in SPARE if look not in taken]
         found.setdefault(name, own if own is not None else (free or SPARE)[0])

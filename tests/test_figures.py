@@ -28,7 +28,7 @@ from sdesig._figures import (
     save_figure,
 )
 from sdesig.convergence import fit_strong
-from sdesig.evaluation import FEW_STEP, TRAINING_FREE, error_figure, image_figure, read_json
+from sdesig.evaluation import CALIBRATED, FEW_STEP, TRAINING_FREE, error_figure, image_figure, read_json
 from sdesig.images.peers import PEERS
 from sdesig.solvers import SCHEMES as OURS
 from sdesig.solvers import TorchsdeMethod
@@ -86,13 +86,13 @@ def test_every_sampler_has_a_look_that_no_other_has():
     assert all(LOOKS[key] == LOOKS[same] for key, same in AGAIN.items())
 
 
-def test_a_sampler_on_the_grid_of_karras_differs_in_its_line():
-    names = [key + end for key in [*FEW_STEP, *PEERS] for end in ("", "-karras")]
-    found = looks_of(names)
+def test_samplers_on_the_grid_of_karras_and_calibrated_ones_differ_in_their_lines():
+    ends = ("", "-karras", CALIBRATED)
+    found = looks_of([key + end for key in [*FEW_STEP, *PEERS] for end in ends])
     for key in [*FEW_STEP, *PEERS]:
-        one, other = found[key], found[f"{key}-karras"]
-        assert one[:2] == other[:2]
-        assert one.line != other.line
+        looks = [found[key + end] for end in ends]
+        assert len({look[:2] for look in looks}) == 1
+        assert len({look.line for look in looks}) == 3
     assert not {*found.values()} & {*SPARE}
 
 

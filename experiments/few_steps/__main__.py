@@ -21,7 +21,6 @@ from matplotlib.ticker import NullLocator
 
 from experiments.few_steps.setting import (
     BEFORE,
-    CALIBRATED_TOO,
     EVEN,
     IMAGES,
     MMD,
@@ -36,6 +35,7 @@ from experiments.few_steps.setting import (
 )
 from experiments.targets import TITLES, Line, line
 from sdesig.evaluation import (
+    CALIBRATED,
     CONVERGED,
     Evaluation,
     FeatureExtractor,
@@ -145,7 +145,7 @@ def of_students(name: str, problem: Problem, found: Evaluation, cache: Path) -> 
     assert problem.data is not None
     real = reference_statistics(problem.data, extractor, cache=cache).statistics
     converged = store.features(extractor, CONVERGED, store.comparison.truth_steps)
-    students = [key for key in problem.students for key in (key, key + CALIBRATED_TOO)]
+    students = [key for key in problem.students for key in (key, key + CALIBRATED)]
     for key, steps in ((key, steps) for key in students for steps in problem.steps):
         label = store.samplers[key].label
         rows = [row for row in found.rows if row["steps"] == steps and row["key"] not in students]

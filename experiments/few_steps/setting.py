@@ -16,12 +16,14 @@ from experiments.image_study.study import SNR, Study
 from experiments.mnist.setting import MNIST
 from sdesig.digits import load_digits, load_features, load_teacher, path_space
 from sdesig.evaluation import (
+    CALIBRATED,
     CONVERGED,
     Comparison,
     Evaluation,
     FeatureExtractor,
     ImageSet,
     Sampler,
+    calibrated_sampler,
     evaluate,
     few_step_peers,
     file_digest,
@@ -32,14 +34,11 @@ from sdesig.evaluation import (
 from sdesig.images import peers_on_both_grids
 from sdesig.sampling import (
     LAW_FOR_IMAGES,
-    Calibrated,
     GaussianReference,
     PathAverage,
     PathSpace,
-    ReverseScheme,
     SNRDenoiser,
     StepGrid,
-    calibrate,
     choose_grid,
 )
 from sdesig.sde import Mixture
@@ -48,9 +47,7 @@ from sdesig.sigdeg import WEIGHTS, SigDEG
 STEPS = (4, 5, 8, 10, 16, 40)
 BEFORE, EVEN = "path-average-before", "path-average-even"
 STUDENTS = ("depth-1", "depth-2", "depth-4")
-CALIBRATED_TOO = "-calibrated"
-"""What the keys of calibrated students end with."""
-CALIBRATED = {
+CALIBRATED_OF = {
     "calibrated-grid": "path-average-grid",
     "calibrated-even": EVEN,
     "calibrated": "path-average",
@@ -59,7 +56,7 @@ CALIBRATED = {
 """Keys of calibrated samplers, and of those without."""
 OURS = (
     *(BEFORE, EVEN, "path-average-grid", "path-average-law", "path-average", "path-average-flow"),
-    *(*CALIBRATED, *STUDENTS, *(key + CALIBRATED_TOO for key in STUDENTS)),
+    *(*CALIBRATED_OF, *STUDENTS, *(key + CALIBRATED for key in STUDENTS)),
 )
 """Keys of ours: even steps without a free step and without the correction; even steps; the chosen grid; one chosen for
 the distribution in a share of its steps; without a reference; the probability flow. This one is on the chosen grid, for
@@ -231,23 +228,15 @@ def samplers_of(problem: Problem, grids: dict[str, StepGrid], folder: Path) -> l
     asked = STUDENT_PEERS if problem.students else IMAGE_PEERS
     chosen = [key for key in others if not problem.images or key.removesuffix("-karras") in asked]
     plain = {sampler.key: sampler for sampler in (*ours, *others.values())}
-    asked_of = CALIBRATED if not problem.students else {key + CALIBRATED_TOO: key for key in problem.students}
+    asked_of = CALIBRATED_OF if not problem.students else {key + CALIBRATED: key for key in problem.students}
     calibrated = [calibrated_as(key, plain[of], problem, folder) for key, of in asked_of.items()]
     return [*ours, *calibrated, *(others[key] for key in chosen)]
 
 
 def calibrated_as(key: str, sampler: Sampler, problem: Problem, folder: Path) -> Sampler:
     """A sampler calibrated at its numbers of steps, in the coordinates of the reference's basis."""
-    file, scheme = folder / f"{key}.safetensors", sampler.scheme
-    assert isinstance(scheme, ReverseScheme)
-    if not file.exists():
-        reference = problem.space.reference
-        if not sampler.referenced:
-            reference = GaussianReference(reference.mean, torch.zeros_like(reference.variance), reference.basis)
-        space = replace(problem.space, reference=reference, grid=sampler.grid)
-        calibrate(problem.teacher, space, sampler.steps, scheme, eta=sampler.eta).save(file)
-    found = Calibrated.load(file, scheme)
-    return replace(sampler, key=key, label=f"{sampler.label}, calibrated", scheme=found, digest=found.digest)
+    file = folder / f"{key}.safetensors"
+    return replace(calibrated_sampler(sampler, problem.teacher, problem.space, file=file), key=key)
 
 
 def evaluated(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,15 +16,18 @@ import tyro
 from sdesig import _processes as processes
 from sdesig._checks import check_choice, check_integer
 from sdesig._files import check_output, read_json, write_json
+from sdesig._records import without_names
 from sdesig.commands.inputs import Identity, LoadedTeacher, Source, load_models, load_teacher
 from sdesig.commands.options import COUNT, MOST_SAMPLES, MachineFlags, SettingFlags, announce, naming_memory
 from sdesig.evaluation import (
+    CALIBRATED,
     FEW_STEP,
     FEWEST,
     TRAINING_FREE,
     Comparison,
     ImageSet,
     Sampler,
+    calibrated_sampler,
     evaluate,
     few_step_peers,
     generator_sampler,
@@ -39,7 +44,15 @@ BATCH_NUMBERS = 2**18
 OF_IMAGES = ("euler", "ddim", "sde-dpm++2m", "path-average", "path-average-reference", "path-average-grid", "unipc")
 OF_OTHERS = tuple(dict.fromkeys((*FEW_STEP, *PEERS)))
 """Keys of samplers that may have "-karras" behind them."""
-KEYS = tuple(dict.fromkeys((*TRAINING_FREE, *OF_OTHERS, *(f"{key}-karras" for key in OF_OTHERS))))
+CAN_BE_CALIBRATED = tuple(key for key in dict.fromkeys((*TRAINING_FREE, *FEW_STEP)) if key != "er-sde-3")
+KEYS = tuple(
+    dict.fromkeys(
+        (
+            *(*TRAINING_FREE, *OF_OTHERS, *(f"{key}-karras" for key in OF_OTHERS)),
+            *(key + CALIBRATED for key in CAN_BE_CALIBRATED),
+        )
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -124,7 +137,7 @@ class Evaluate:
             announce("evaluate", {**options, "out": self.out})
             evaluate(
                 comparison,
-                list(self._samplers(comparison, models, identities)),
+                list(self._samplers(comparison, models, identities, recorded)),
                 source.values if isinstance(source.values, ImageSet) else source.values.to(device),
                 self.out,
                 seeds=range(self.first_seed, self.first_seed + self.n),
@@ -173,7 +186,11 @@ class Evaluate:
         return models[0].space, None
 
     def _samplers(
-        self, comparison: Comparison, models: Sequence[SigDEG], identities: Sequence[Identity]
+        self,
+        comparison: Comparison,
+        models: Sequence[SigDEG],
+        identities: Sequence[Identity],
+        recorded: Mapping[str, Any],
     ) -> Iterator[Sampler]:
         space, teacher = comparison.space, comparison.teacher
         known = few_step_peers(space, self.steps) | training_free(space, self.steps)
@@ -182,7 +199,14 @@ class Evaluate:
         if "euler" in self.samplers or own:
             yield replace(known["euler"], steps=(*self.steps, *own) if "euler" in self.samplers else own)
         for name in dict.fromkeys(self.samplers):
-            if name in known and name != "euler":
+            if name.endswith(CALIBRATED) and (sampler := known.get(name.removesuffix(CALIBRATED))) is not None:
+                of = [recorded, replace(space, grid=sampler.grid).identity, self.steps]
+                digest = hashlib.sha256(json.dumps(without_names(of), sort_keys=True).encode()).hexdigest()[:8]
+                file = self.out / "calibrations" / f"{name}-{digest}.safetensors"
+                with processes.main_first():
+                    calibrated = calibrated_sampler(sampler, teacher, space, file=file)
+                yield calibrated
+            elif name in known and name != "euler":
                 yield known[name]
         for name, model, identity in zip(self.models, models, identities, strict=True):
             yield generator_sampler(name, model, self.steps, digest=identity["sha256"], ema=True)

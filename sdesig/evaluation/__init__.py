@@ -49,9 +49,11 @@ from sdesig.evaluation.report import (
 )
 from sdesig.evaluation.sample_store import SampleStore
 from sdesig.evaluation.samplers import (
+    CALIBRATED,
     FEW_STEP,
     TRAINING_FREE,
     Sampler,
+    calibrated_sampler,
     few_step_peers,
     generator_sampler,
     named_after,
@@ -60,6 +62,7 @@ from sdesig.evaluation.samplers import (
 from sdesig.evaluation.verdict import VERDICT_EVALUATIONS, VERDICT_STEPS, Verdict, affordable, verdict
 
 __all__ = [
+    "CALIBRATED",
     "CHANGED",
     "CONVERGED",
     "COORDINATES",
@@ -84,6 +87,7 @@ __all__ = [
     "Sampler",
     "Verdict",
     "affordable",
+    "calibrated_sampler",
     "draw_line",
     "error_figure",
     "evaluate",

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
+from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from sdesig._checks import check_choice, check_instance, check_integer
 from sdesig.sampling import IPNDM4, SEEDS2, DPMSolver1, DPMSolver2M, DPMSolver3M, ERSDESolver3, PathAverage
-from sdesig.sampling.canonical import ReverseScheme
+from sdesig.sampling.calibration import Calibrated, calibrate
+from sdesig.sampling.canonical import ReverseScheme, SNRDenoiser
+from sdesig.sampling.gaussian_reference import GaussianReference
 from sdesig.sampling.path_space import EVEN, PathSpace, StepGrid
 from sdesig.sigdeg.sig_deg import SigDEG
 from sdesig.solvers import Scheme
@@ -48,6 +53,9 @@ FEW_STEP: dict[str, tuple[str, Scheme, float]] = {
 }
 """Label, scheme and eta by key, of the samplers of `few_step_peers`, none of them ours; keys are those of
 `TRAINING_FREE` where both have a row. None is referenced."""
+
+CALIBRATED = "-calibrated"
+"""What the keys of calibrated samplers end with, see `calibrated_sampler`."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +162,39 @@ def few_step_peers(space: PathSpace, steps: Sequence[int]) -> dict[str, Sampler]
 def named_after(grid: str, sampler: Sampler) -> Sampler:
     """The sampler with the name of a grid in its key and label, so that it can stand beside itself on another grid."""
     return replace(sampler, key=f"{sampler.key}-{grid.lower()}", label=f"{sampler.label}, {grid} grid")
+
+
+def calibrated_sampler(
+    sampler: Sampler, teacher: SNRDenoiser, space: PathSpace, *, file: str | Path | None = None, **options: Any
+) -> Sampler:
+    """The sampler with calibrated states (`calibrate`), as "<key>-calibrated", at its own numbers of steps.
+
+    Args:
+        sampler: one with a scheme that follows the paths, or the flow.
+        teacher: D(y, snr), on the device of the space.
+        space: of the comparison. The coordinates are those of its reference's basis, whether or not the sampler has the
+            reference.
+        file: safetensors file of the calibration. One that is there is taken, whatever it was measured for, as long as
+            its steps are the sampler's: name it by teacher, space and sampler.
+        options: of `calibrate`.
+
+    Raises:
+        TypeError, ValueError: a sampler without such a scheme, the errors of `calibrate` and `Calibrated.load`.
+    """
+    scheme, reference = sampler.scheme, check_instance("space", space, PathSpace).reference
+    if not isinstance(scheme, ReverseScheme):
+        raise ValueError(f"sampler must have a scheme for reverse diffusions; {sampler.key} has {scheme!r}")
+    if file is not None and Path(file).exists():
+        found = Calibrated.load(file, scheme)
+    else:
+        if not sampler.referenced:
+            reference = GaussianReference(reference.mean, torch.zeros_like(reference.variance), reference.basis)
+        own = replace(space, reference=reference, grid=sampler.grid)
+        found = calibrate(teacher, own, sampler.steps, scheme, eta=sampler.eta, **options)
+        if file is not None:
+            found.save(file)
+    key, label = sampler.key + CALIBRATED, f"{sampler.label}, calibrated"
+    return replace(sampler, key=key, label=label, scheme=found, digest=found.digest)
 
 
 def generator_sampler(

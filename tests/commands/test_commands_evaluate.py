@@ -6,7 +6,14 @@ import pytest
 from command_lines import main
 
 from sdesig.commands.inputs import load_data, load_teacher
-from sdesig.evaluation import Comparison, FeatureStatistics, frechet_distance, generator_sampler, training_free
+from sdesig.evaluation import (
+    Comparison,
+    FeatureStatistics,
+    calibrated_sampler,
+    frechet_distance,
+    generator_sampler,
+    training_free,
+)
 from sdesig.evaluation.metrics import pathwise_errors
 from sdesig.sampling import GaussianReference, PathSpace, TeacherOptions, information_floor
 from sdesig.sigdeg import SigDEG
@@ -66,6 +73,28 @@ def test_samplers_of_others_on_both_grids(tmp_path, problem, diffusers):
     rows = rows_of(tmp_path)
     assert [row["key"] for row in rows] == names
     assert [row["pathwise_rmse"] is not None for row in rows] == [False, False, True, False, True]
+
+
+def test_calibrated_samplers(tmp_path, problem, fails, monkeypatch):
+    """Rows are those of the library; a second run, at the same steps, measures nothing again."""
+    names = ["path-average-calibrated", "ddim-calibrated"]
+    command = ["evaluate", *problem.flags, "--steps", "4", "--snr", "0.01", "100", "--reference", "scalar"]
+    main([*command, "--samplers", *names, "--n", "20", "--out", str(tmp_path)])
+    rows = rows_of(tmp_path)
+    assert [row["key"] for row in rows] == names
+    assert [row["method"] for row in rows] == ["path-average, calibrated", "DDIM, calibrated"]
+    teacher, (data, _) = load_teacher(str(problem.teacher)).denoiser, load_data(str(problem.data))
+    comparison = Comparison(teacher, PathSpace((2,), (0.01, 100.0), GaussianReference.fit(data, "scalar"), depth=4))
+    plain = training_free(comparison.space, (4,))["path-average"]
+    ours = calibrated_sampler(plain, teacher, comparison.space, progress=False)
+    truth = comparison.truth, comparison.truth_steps
+    found = comparison.follow([(ours, 4), truth], range(20))
+    error = (found["path-average-calibrated", 4] - found[truth[0].key, truth[1]]).square().mean().sqrt()
+    assert rows[0]["pathwise_rmse"] == pytest.approx(error.item(), rel=1e-4)
+    monkeypatch.setattr("sdesig.evaluation.samplers.calibrate", None)
+    main([*command, "--samplers", *names, "--n", "20", "--out", str(tmp_path)])
+    for name in ("er-sde-3-calibrated", "unipc-calibrated", "calibrated"):
+        assert "samplers must be" in fails(*command, "--samplers", name, "--n", "20", "--out", str(tmp_path))
 
 
 def test_evaluate_against_the_teachers_own_law(tmp_path, problem, options):
