@@ -235,7 +235,7 @@ def samplers_of(problem: Problem, grids: dict[str, StepGrid], folder: Path) -> l
 
 def calibrated_as(key: str, sampler: Sampler, problem: Problem, folder: Path) -> Sampler:
     """A sampler calibrated at its numbers of steps, in the coordinates of the reference's basis."""
-    file = folder / f"{key}.safetensors"
+    file = folder / f"{key}{sampler.digest[:8]}.safetensors"
     return replace(calibrated_sampler(sampler, problem.teacher, problem.space, file=file), key=key)
 
 

@@ -44,7 +44,8 @@ BATCH_NUMBERS = 2**18
 OF_IMAGES = ("euler", "ddim", "sde-dpm++2m", "path-average", "path-average-reference", "path-average-grid", "unipc")
 OF_OTHERS = tuple(dict.fromkeys((*FEW_STEP, *PEERS)))
 """Keys of samplers that may have "-karras" behind them."""
-CAN_BE_CALIBRATED = tuple(key for key in dict.fromkeys((*TRAINING_FREE, *FEW_STEP)) if key != "er-sde-3")
+OWN_NOISE = {key for key, (_, scheme, _) in FEW_STEP.items() if getattr(scheme, "own_noise", False)}
+CAN_BE_CALIBRATED = tuple(key for key in dict.fromkeys((*TRAINING_FREE, *FEW_STEP)) if key not in OWN_NOISE)
 KEYS = tuple(
     dict.fromkeys(
         (
@@ -200,7 +201,7 @@ class Evaluate:
             yield replace(known["euler"], steps=(*self.steps, *own) if "euler" in self.samplers else own)
         for name in dict.fromkeys(self.samplers):
             if name.endswith(CALIBRATED) and (sampler := known.get(name.removesuffix(CALIBRATED))) is not None:
-                of = [recorded, replace(space, grid=sampler.grid).identity, self.steps]
+                of = [recorded, replace(space, grid=sampler.grid).identity, sorted(self.steps)]
                 digest = hashlib.sha256(json.dumps(without_names(of), sort_keys=True).encode()).hexdigest()[:8]
                 file = self.out / "calibrations" / f"{name}-{digest}.safetensors"
                 with processes.main_first():

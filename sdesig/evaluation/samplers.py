@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
@@ -174,8 +175,8 @@ def calibrated_sampler(
         teacher: D(y, snr), on the device of the space.
         space: of the comparison. The coordinates are those of its reference's basis, whether or not the sampler has the
             reference.
-        file: safetensors file of the calibration. One that is there is taken, whatever it was measured for, as long as
-            its steps are the sampler's: name it by teacher, space and sampler.
+        file: safetensors file of the calibration. One that is there is taken if its steps are the sampler's: name it by
+            teacher, reference and sampler, which it does not know.
         options: of `calibrate`.
 
     Raises:
@@ -184,17 +185,24 @@ def calibrated_sampler(
     scheme, reference = sampler.scheme, check_instance("space", space, PathSpace).reference
     if not isinstance(scheme, ReverseScheme):
         raise ValueError(f"sampler must have a scheme for reverse diffusions; {sampler.key} has {scheme!r}")
+    if not sampler.referenced:
+        reference = GaussianReference(reference.mean, torch.zeros_like(reference.variance), reference.basis)
+    own = replace(space, reference=reference, grid=sampler.grid)
     if file is not None and Path(file).exists():
         found = Calibrated.load(file, scheme)
+        for steps in sampler.steps:
+            kept, times = found.moments.get(steps), own.times(steps)
+            if found.eta != sampler.eta or kept is None or not torch.allclose(kept.times, times, rtol=1e-9, atol=0.0):
+                raise ValueError(
+                    f"file must have the calibration of {sampler.key} in {steps} steps; {file} has another"
+                )
     else:
-        if not sampler.referenced:
-            reference = GaussianReference(reference.mean, torch.zeros_like(reference.variance), reference.basis)
-        own = replace(space, reference=reference, grid=sampler.grid)
         found = calibrate(teacher, own, sampler.steps, scheme, eta=sampler.eta, **options)
         if file is not None:
             found.save(file)
+    digest = hashlib.sha256(f"{sampler.digest} {scheme!r} {found.digest}".encode()).hexdigest()
     key, label = sampler.key + CALIBRATED, f"{sampler.label}, calibrated"
-    return replace(sampler, key=key, label=label, scheme=found, digest=found.digest)
+    return replace(sampler, key=key, label=label, scheme=found, digest=digest)
 
 
 def generator_sampler(

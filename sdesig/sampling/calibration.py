@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sdesig._checks import check_choice, check_instance, check_integer
+from sdesig._checks import check_choice, check_instance, check_integer, check_real
 from sdesig._devices import like
 from sdesig._evaluating import evaluating
 from sdesig._files import read_tensors, reading, tensor_digest, write_tensors
@@ -23,13 +23,14 @@ from sdesig.sampling.canonical import CanonicalSDE, ReverseScheme, SNRDenoiser, 
 from sdesig.sampling.gaussian_reference import GaussianReference
 from sdesig.sampling.path_average import PathAverage
 from sdesig.sampling.path_space import EVEN, PathSpace
-from sdesig.sampling.teacher_paths import TeacherPaths, draw_signature, snr_times
+from sdesig.sampling.teacher_paths import TeacherPaths, draw_signature, snr_times, teacher_states
 from sdesig.sde.base import SDELike
-from sdesig.signature.partial_signature import PartialSignature, join_steps
+from sdesig.signature.partial_signature import PartialSignature
 from sdesig.signature.words import Word, legendre_depth
 from sdesig.solvers.driver import all_finite
 
-AT_ONCE, NUMBERS = 64, 2**27
+FEWEST_PATHS = 16
+AT_ONCE, NUMBERS = 64, 2**26
 """Most paths at once, and most numbers of their signatures on the fine grid. What a seed gives depends on them."""
 
 
@@ -40,11 +41,28 @@ class StepMoments:
     Attributes:
         times: SNRs at which the steps begin and end, float64 on the CPU, (steps + 1,).
         shift, gain: by step and coordinate, (steps, *event).
+
+    Raises:
+        TypeError, ValueError: other things than tensors, shapes that do not fit.
     """
 
     times: Tensor
     shift: Tensor
     gain: Tensor
+
+    def __post_init__(self) -> None:
+        for name in ("times", "shift", "gain"):
+            check_instance(name, getattr(self, name), Tensor)
+        steps = len(self.gain)
+        if self.times.dtype != torch.float64 or self.times.shape != (steps + 1,) or not steps:
+            raise ValueError(
+                f"times must be float64, of shape ({steps + 1},) for {steps} gains, of one step at least; they are "
+                f"{self.times.dtype}, of shape {tuple(self.times.shape)}"
+            )
+        if self.shift.shape != self.gain.shape:
+            raise ValueError(
+                f"shift must have the gain's shape {tuple(self.gain.shape)}; got {tuple(self.shift.shape)}"
+            )
 
 
 class Calibrated(ReverseScheme):
@@ -58,36 +76,40 @@ class Calibrated(ReverseScheme):
 
     with the mean m and standard deviation s of converged paths at that SNR, and m', s' those of the scheme's own states
     on the same paths, calibrated up to this step. `calibrate` measures them, for one grid and some numbers of steps. As
-    steps grow short the states are the converged ones, and nothing is changed.
+    steps grow short the states are the converged ones, and nothing is changed. The correction that `PathAverage` makes
+    between two steps comes after the first of them was calibrated: the second begins with it, and undoes what it does
+    to the moments.
 
     Args:
         scheme: the scheme.
         moments: for each number of steps.
         basis: the matrices of the basis in which the coordinates are, as `GaussianReference.basis`. An SDE has a
             reference in that basis, or one without a basis.
+        eta: of the SDE that it was measured for.
 
     Raises:
-        TypeError, ValueError: a scheme that is none for reverse diffusions, or has noise of its own; no moments, or two
-            numbers of steps that begin with the same step.
+        TypeError, ValueError: a scheme that is none for reverse diffusions, or has noise of its own; no moments, those
+            of one number of steps twice, or two numbers of steps that begin with the same step.
     """
 
     def __init__(
-        self, scheme: ReverseScheme, moments: Sequence[StepMoments], basis: Sequence[Tensor] | None = None
+        self,
+        scheme: ReverseScheme,
+        moments: Sequence[StepMoments],
+        basis: Sequence[Tensor] | None = None,
+        eta: float = 1.0,
     ) -> None:
-        if check_instance("scheme", scheme, ReverseScheme).own_noise:
-            raise ValueError(f"scheme must follow the paths; {scheme!r} has noise of its own")
+        _check_follows(scheme)
         if not moments:
             raise ValueError("moments must be of one number of steps at least; there are none")
+        for k, one in enumerate(moments):
+            check_instance(f"moments[{k}]", one, StepMoments)
+        _check_told_apart("moments", [one.times for one in moments])
         self.scheme = scheme
         self.moments = {len(one.gain): one for one in moments}
         self.strong_order, self.weak_order = scheme.strong_order, scheme.weak_order
         self._basis = GaussianReference(0.0, 0.0, basis)
-        for one, other in combinations(moments, 2):
-            if _same(one.times[:2], other.times[:2]):
-                raise ValueError(
-                    f"moments must have different first steps; those of {len(one.gain)} and of {len(other.gain)} "
-                    "steps have the same"
-                )
+        self.eta = check_real("eta", eta, minimum=0.0)
 
     def __repr__(self) -> str:
         return f"Calibrated({self.scheme!r}, steps={tuple(self.moments)})"
@@ -124,8 +146,16 @@ class Calibrated(ReverseScheme):
         """The memory of the scheme, the moments, unknown before the first step, and the number of steps made.
 
         Raises:
-            ValueError: a reference in another basis.
+            ValueError: another eta, samples of another shape, a reference in another basis.
         """
+        event = next(iter(self.moments.values())).gain.shape[1:]
+        if (sde.eta, y.shape[1:]) != (self.eta, event):
+            raise ValueError(
+                f"the calibration is for eta = {self.eta:g} and samples of shape {tuple(event)}; got {sde.eta:g} and "
+                f"{tuple(y.shape[1:])}"
+            )
+        if self.basis and (self.basis[0].device, self.basis[0].dtype) != (y.device, y.dtype):
+            self._basis = GaussianReference(0.0, 0.0, [like(matrix, y) for matrix in self.basis])
         ours, theirs = self.basis, sde.reference.basis
         if theirs and not (_shapes(ours) == _shapes(theirs) and all(map(_close, ours, theirs))):
             raise ValueError("the SDE's reference must have the basis of the calibration, or none; it has another")
@@ -176,22 +206,36 @@ class Calibrated(ReverseScheme):
         with reading(file):
             counts = sorted(int(name.removeprefix("times_")) for name in tensors if name.startswith("times_"))
             basis = [f"basis_{k}" for k in range(sum(name.startswith("basis_") for name in tensors))]
-            names = {f"{what}_{count}" for count in counts for what in ("times", "shift", "gain")}
-            if not counts or tensors.keys() != {*names, *basis}:
-                raise ValueError(f"it must hold times, shift and gain of numbers of steps; it holds {sorted(tensors)}")
-            moments = []
-            for count in counts:
-                one = StepMoments(*(tensors[f"{what}_{count}"] for what in ("times", "shift", "gain")))
-                if one.times.shape != (count + 1,) or one.gain.shape != one.shift.shape or len(one.gain) != count:
-                    raise ValueError(f"times_{count}, shift_{count} and gain_{count} must be of {count} steps")
-                moments.append(one)
-            return cls(scheme, moments, [tensors[name] for name in basis])
+            parts = {count: [f"{what}_{count}" for what in ("times", "shift", "gain")] for count in counts}
+            if not counts or tensors.keys() != {"eta", *basis, *(name for names in parts.values() for name in names)}:
+                raise ValueError(
+                    f"it must hold eta, and times, shift and gain of numbers of steps; it holds {sorted(tensors)}"
+                )
+            moments = [StepMoments(*(tensors[name] for name in names)) for names in parts.values()]
+            if [len(one.gain) for one in moments] != counts:
+                raise ValueError(f"its moments must be of the numbers of steps that their names say, {counts}")
+            return cls(scheme, moments, [tensors[name] for name in basis], tensors["eta"].item())
 
     def _tensors(self) -> dict[str, Tensor]:
-        found = {f"basis_{k}": matrix for k, matrix in enumerate(self.basis)}
+        found = {"eta": torch.tensor(self.eta), **{f"basis_{k}": matrix for k, matrix in enumerate(self.basis)}}
         for count, one in self.moments.items():
             found |= {f"times_{count}": one.times, f"shift_{count}": one.shift, f"gain_{count}": one.gain}
         return found
+
+
+def _check_follows(scheme: ReverseScheme) -> None:
+    if check_instance("scheme", scheme, ReverseScheme).own_noise:
+        raise ValueError(f"scheme must follow the paths; {scheme!r} has noise of its own")
+
+
+def _check_told_apart(name: str, grids: Sequence[Tensor]) -> None:
+    """Raise ValueError unless the steps of all numbers of them can be told by the first."""
+    for one, other in combinations(grids, 2):
+        if len(one) == len(other) or _same(one[:2], other[:2]):
+            raise ValueError(
+                f"{name} must be of different numbers of steps with different first steps; those of {len(one) - 1} and "
+                f"of {len(other) - 1} steps are not"
+            )
 
 
 def _shapes(matrices: Sequence[Tensor]) -> list[torch.Size]:
@@ -226,16 +270,18 @@ def calibrate(
     standard error e becomes max(0, 1 - e^2/d^2) d.
 
     The teacher is evaluated paths (fine_steps + 2 n) times, at most, n being the sum of the numbers of steps. Memory:
-    the noise of all steps and paths is held, 2 n paths numbers for every coordinate for the path-average scheme.
+    states and noise of all steps and paths are held, 3 n paths numbers for every coordinate for the path-average
+    scheme, beside a fine solution of as many paths as a quarter of a gigabyte allows, 64 at most.
 
     Args:
         teacher: D(y, snr), on the device of the space; its eta is 1.
         space: the grid of the steps, and the reference of the scheme's variables. The coordinates are those of its
             basis. Where a scheme has no reference, one of variance 0 gives the basis.
-        steps: the numbers of steps.
+        steps: the numbers of steps. The fine solution has the times of all of them, so what is measured for one is not
+            quite the same beside others.
         scheme: default `PathAverage()`.
         eta: stochasticity, 1 or 0; that of the probability flow is compared with converged solutions of its own.
-        paths: number of paths.
+        paths: number of paths, at least 16: fewer do not tell how uncertain the ratios are.
         fine_steps: number of steps of the converged paths, even in log-SNR; those of the grid come to them.
         seed: seed of all random numbers.
         progress: whether to show a progress bar.
@@ -244,25 +290,28 @@ def calibrate(
         TypeError, ValueError: arguments out of range, the errors of `Calibrated`.
         FloatingPointError: states that are not finite.
     """
-    scheme = check_instance("scheme", PathAverage() if scheme is None else scheme, ReverseScheme)
-    check_integer("paths", paths, 2)
+    scheme = PathAverage() if scheme is None else scheme
+    _check_follows(scheme)
+    check_integer("paths", paths, FEWEST_PATHS)
     check_integer("fine_steps", fine_steps, 1)
     check_integer("seed", seed, 0)
     check_choice("eta", eta, (0.0, 1.0))
-    counts = [check_integer(f"steps[{k}]", count, 1) for k, count in enumerate(steps)]
+    counts = [check_integer(f"steps[{k}]", n, 1) for k, n in enumerate(check_instance("steps", steps, Sequence))]
     if not counts:
         raise ValueError(f"steps must not be empty; got {steps!r}")
-    if len({*counts}) < len(counts):
-        raise ValueError(f"steps must differ; got {counts}")
     grids = {count: check_instance("space", space, PathSpace).times(count) for count in counts}
-    own = check_snr_denoiser("teacher", teacher) if eta == 1.0 else at_eta(teacher, eta)
-    sde = CanonicalSDE(own, reference=space.reference, eta=eta)
+    _check_told_apart("steps", [grids[count] for count in counts])
+    check_snr_denoiser("teacher", teacher)
+    sde = CanonicalSDE(teacher if eta == 1.0 else at_eta(teacher, eta), reference=space.reference, eta=eta)
+    depth = max(2, legendre_depth(scheme.words("additive")))
+    one = replace(space, depth=depth).paths([0])
+    scheme.check(sde, one.initial_noise(), one)
     times = _merged([snr_times(space.snr, EVEN, fine_steps), *grids.values()])
     ends = {count: [int((times - time).abs().argmin()) for time in at] for count, at in grids.items()}
-    depth = max(2, legendre_depth(scheme.words("additive")))
     at_once = max(1, min(AT_ONCE, NUMBERS // (depth * len(times) * math.prod(space.event))))
     parts: dict[int, list[TeacherPaths]] = {count: [] for count in counts}
-    total = len(range(0, paths, at_once)) * (len(times) - 1) + sum(counts)
+    fine = len(times) - 1
+    total = len(range(0, paths, at_once)) * (fine + sum(counts))
     with (
         progress_bar(total=total, name="calibration", unit="evaluation", shown=progress) as bar,
         evaluating(teacher, scheme.advance),
@@ -270,11 +319,12 @@ def calibrate(
         for first in range(0, paths, at_once):
             generator = generator_for("calibration", seed, first, device=space.device)
             shape = min(at_once, paths - first), *space.event
-            whole = _converged(sde, space, times, shape, depth, generator, bar.update)
+            whole = _converged(sde, space, times, shape, depth, generator)
             for count in counts:
-                parts[count].append(_coarse(whole, ends[count], free=eta > 0.0))
-        moments = [_measured(sde, scheme, _joined(parts.pop(count)), bar.update) for count in counts]
-    return Calibrated(scheme, moments, space.reference.basis)
+                parts[count].append(whole.at(ends[count], noise=eta > 0.0))
+            bar.update(fine)
+        moments = [_measured(sde, scheme, parts.pop(count), bar.update) for count in counts]
+    return Calibrated(scheme, moments, space.reference.basis, eta)
 
 
 def _merged(parts: Sequence[Tensor]) -> Tensor:
@@ -290,51 +340,33 @@ def _converged(
     shape: tuple[int, ...],
     depth: int,
     generator: torch.Generator,
-    evaluated: Callable[[int], object],
 ) -> TeacherPaths:
-    """Converged paths at all times; `evaluated` is called after every evaluation."""
-    scheme = PathAverage(correction=0.0)
+    """Converged paths at all times."""
     noise = torch.randn(shape, generator=generator, dtype=space.dtype, device=space.device)
     clock = sde.clock if sde.eta > 0.0 else space.clock
     signatures = draw_signature(clock, times, shape, depth, generator, space.dtype)
-    states = [sde.start(noise, times[0])]
-    memory: Any = scheme.start(sde, times[0], states[0])
-    for k, now in enumerate(scheme.noise_by_step("additive", signatures)):
-        u, memory = scheme.advance(sde, times[k], times[k + 1], states[-1], memory, now)
-        states.append(u)
-        evaluated(1)
-    return TeacherPaths(times, signatures, torch.stack(states))
-
-
-def _coarse(paths: TeacherPaths, ends: list[int], *, free: bool) -> TeacherPaths:
-    """Paths on steps that end at some of the times; the first state is that of a free step, without noise the start."""
-    states, joined = paths.states[ends], join_steps(paths.signature, ends if ends[0] == 0 else [0, *ends])
-    if ends[0] > 0:
-        states[0] = paths.states[0] + joined[0].increment if free else paths.states[0]
-        joined = joined[1:]
-    return TeacherPaths(paths.times[ends], joined, states)
-
-
-def _joined(parts: Sequence[TeacherPaths]) -> TeacherPaths:
-    """The rows of all parts."""
-    first = parts[0]
-    coefficients = torch.cat([part.signature.coefficients for part in parts], 2)
-    signature = PartialSignature.unchecked(first.signature.h, coefficients)
-    return TeacherPaths(first.times, signature, torch.cat([part.states for part in parts], 1))
+    start = sde.start(noise, times[0])
+    states = teacher_states(PathAverage(correction=0.0), sde, start, times, signatures, save="all", watch=False)
+    if not all_finite(states[-1]):
+        raise FloatingPointError("the teacher's values must be finite; its converged paths are not")
+    return TeacherPaths(times, signatures, states)
 
 
 def _measured(
-    sde: CanonicalSDE, scheme: ReverseScheme, paths: TeacherPaths, evaluated: Callable[[int], object]
+    sde: CanonicalSDE, scheme: ReverseScheme, parts: Sequence[TeacherPaths], evaluated: Callable[[int], object]
 ) -> StepMoments:
-    """Shifts and gains of the scheme's steps on paths, one after the other."""
-    times, u, found = paths.times, paths.states[0], []
-    memory = scheme.start(sde, times[0], u)
-    for k, now in enumerate(scheme.noise_by_step("additive", paths.signature)):
-        u, memory = scheme.advance(sde, times[k], times[k + 1], u, memory, now)
-        shift, gain = matched(u, paths.states[k + 1])
-        u = shift + gain * u
+    """Shifts and gains of the scheme's steps on the paths of all parts, one step after the other."""
+    times, found = parts[0].times, []
+    states = [part.states[0] for part in parts]
+    memories = [scheme.start(sde, times[0], u) for u in states]
+    noises = [scheme.noise_by_step("additive", part.signature) for part in parts]
+    for k in range(len(times) - 1):
+        for i, noise in enumerate(noises):
+            states[i], memories[i] = scheme.advance(sde, times[k], times[k + 1], states[i], memories[i], next(noise))
+            evaluated(1)
+        shift, gain = matched(torch.cat(states), torch.cat([part.states[k + 1] for part in parts]))
+        states = [shift + gain * u for u in states]
         found.append((shift, gain))
-        evaluated(1)
     shift, gain = map(torch.stack, zip(*found, strict=True))
     if not all_finite(shift + gain):
         raise FloatingPointError(f"the states of {scheme!r} in {len(times) - 1} steps must be finite; they are not")

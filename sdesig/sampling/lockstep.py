@@ -136,7 +136,7 @@ class Run:
                 self._done += 1
         if not all_finite(self.state):
             raise FloatingPointError(
-                f"the state of {type(self.scheme).__name__} is not finite after step {self._done} of "
+                f"the state of {self.scheme!r} is not finite after step {self._done} of "
                 f"{len(self._times) - 1}, at SNR {self._times[self._done].item():g}"
             )
 

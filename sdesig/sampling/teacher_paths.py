@@ -90,11 +90,18 @@ class TeacherPaths(NamedTuple):
             steps: number of steps.
             grid: that of the paths. After a free step they begin with the state that it leads to, not the teacher's.
         """
-        ends = coarse_ends(len(self.times) - 1, steps, grid)
+        return self.at(coarse_ends(len(self.times) - 1, steps, grid))
+
+    def at(self, ends: Sequence[int], *, noise: bool = True) -> TeacherPaths:
+        """The same paths with cells joined to steps that end at some of the times, the first of them where they begin.
+
+        Up to there goes a free step, by its noise, or without `noise`, as for the probability flow, by nothing.
+        """
+        ends = list(ends)
         states = torch.stack([self.states[end] for end in ends])
         joined = join_steps(self.signature, ends if ends[0] == 0 else [0, *ends])
         if ends[0] > 0:
-            states[0] = self.states[0] + joined[0].increment
+            states[0] = self.states[0] + joined[0].increment if noise else self.states[0]
             joined = joined[1:]
         return TeacherPaths(self.times[ends], joined, states)
 

@@ -9,6 +9,7 @@ from sdesig.evaluation import (
     Comparison,
     FeatureStatistics,
     Sampler,
+    calibrated_sampler,
     evaluate,
     frechet_ratio,
     generator_sampler,
@@ -18,11 +19,11 @@ from sdesig.evaluation import (
 from sdesig.evaluation.frechet import FeatureSums, extrapolated_distance
 from sdesig.sampling import (
     GaussianReference,
+    PathAverage,
     PathSpace,
     SNRDenoiser,
     StepGrid,
     TeacherOptions,
-    calibrate,
     choose_grid,
     draw_paths,
     information_floor,
@@ -305,16 +306,21 @@ def test_a_grid(agrees, kind):
     agrees(compute, rtol=1e-3, draws=True, stays=False)
 
 
-@pytest.mark.parametrize("kind", ["scalar", "coordinates"])
-def test_a_calibration(agrees, kind):
-    """Its numbers, and a sample by them."""
+@pytest.mark.parametrize("referenced", [True, False])
+@pytest.mark.parametrize("kind", ["scalar", "coordinates", "pca"])
+def test_a_calibration(agrees, kind, referenced, tmp_path):
+    """Its numbers, and a sample by them, as they are measured and as they are read from a file."""
 
     def compute(device):
         teacher, space = teacher_on(device), space_on(device, kind)
-        found = calibrate(teacher, space, (2, 3), paths=8, fine_steps=4, progress=False)
-        sampler = Sampler("calibrated", "calibrated", (3,), scheme=found, referenced=True)
-        x = Comparison(teacher, space).follow([(sampler, 3)], range(2))["calibrated", 3]
-        return torch.cat([found.moments[3].gain.flatten(), found.moments[3].shift.flatten(), x.flatten()])
+        plain = Sampler("plain", "plain", (2, 3), scheme=PathAverage(), referenced=referenced)
+        options = {"file": tmp_path / f"{device}.safetensors", "paths": 16, "fine_steps": 4, "progress": False}
+        (tmp_path / f"{device}.safetensors").unlink(missing_ok=True)
+        found, again = (calibrated_sampler(plain, teacher, space, **options) for _ in range(2))
+        x, own = (Comparison(teacher, space).follow([(one, 3)], range(2))[one.key, 3] for one in (found, again))
+        assert torch.equal(x, own)
+        moments = found.scheme.moments[3]
+        return torch.cat([moments.gain.flatten(), moments.shift.flatten(), x.flatten()])
 
     agrees(compute, rtol=1e-3, draws=True)
 

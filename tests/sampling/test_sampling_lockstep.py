@@ -69,5 +69,7 @@ def test_states_that_are_not_finite_are_refused():
     sde = CanonicalSDE(SNRDenoiser(lambda y, snr: y / (snr < 1)))
     path = path_of(sde)
     run = Run(PathAverage(), sde, sde.start(path.initial_noise(), path.t0), path.grid(64), [0, 32, 64], True)
-    with pytest.raises(FloatingPointError, match=r"PathAverage is not finite after step 2 of 2, at SNR 54\.5982"):
+    with pytest.raises(
+        FloatingPointError, match=r"PathAverage\(correction=0\.2\) is not finite after step 2 of 2, at SNR 54\.5982"
+    ):
         run_along(path, sde.reference, [run])
