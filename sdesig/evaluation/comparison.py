@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -16,13 +16,11 @@ from sdesig._memory import rows_at_once
 from sdesig.brownian import BrownianPath
 from sdesig.evaluation.samplers import Sampler
 from sdesig.sampling import PathAverage
-from sdesig.sampling.calibration import Calibrated
 from sdesig.sampling.canonical import CanonicalSDE, SNRDenoiser, at_eta, check_snr_denoiser
 from sdesig.sampling.gaussian_reference import GaussianReference
 from sdesig.sampling.lockstep import Run, run_along
 from sdesig.sampling.path_space import PathSpace
 from sdesig.signature.words import legendre_depth
-from sdesig.solvers import Scheme
 from sdesig.solvers.driver import chunks
 
 CONVERGED = "converged-path"
@@ -102,7 +100,7 @@ class Comparison:
                 ends = self._space_of(sampler).ends(steps)
                 runs[sampler.key, steps] = Run(sampler.scheme, sde, state, times, ends, sampler.referenced)
         if runs:
-            with evaluating(self.teacher, *(_asked(run.scheme) for run in runs.values())):
+            with evaluating(self.teacher, *(run.scheme.advance for run in runs.values())):
                 run_along(path, self.space.reference, [*runs.values()])
         drawn = {(s.key, steps): self._drawn(s, steps, y) for s, steps in pairs if s.scheme is None}
         return {pair: run.noisy_data for pair, run in runs.items()} | drawn
@@ -156,7 +154,7 @@ class Comparison:
         noisy = sampler.eta > 0.0
         start = space.start(path, steps) if noisy else sde.start(path.initial_noise(), space.snr[0])
         run = Run(sampler.scheme, sde, start, times, range(steps + 1), sampler.referenced)
-        with evaluating(self.teacher, _asked(sampler.scheme)):
+        with evaluating(self.teacher, sampler.scheme.advance):
             for signatures in chunks(path, times):
                 run.take(signatures)
         return run.noisy_data
@@ -169,11 +167,5 @@ class Comparison:
         key = referenced, eta
         if key not in self._sdes:
             reference = self.space.reference if referenced else GaussianReference(self.space.reference.mean, 0.0)
-            teacher = self.teacher if eta == 1 else at_eta(self.teacher, eta)
-            self._sdes[key] = CanonicalSDE(teacher, reference=reference, eta=eta)
+            self._sdes[key] = CanonicalSDE(at_eta(self.teacher, eta), reference=reference, eta=eta)
         return self._sdes[key]
-
-
-def _asked(scheme: Scheme) -> Callable[..., object]:
-    """What a scheme is asked by, from which its modules are found."""
-    return _asked(scheme.scheme) if isinstance(scheme, Calibrated) else scheme.advance

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sdesig._checks import check_choice, check_instance, check_integer
 from sdesig.sampling import IPNDM4, SEEDS2, DPMSolver1, DPMSolver2M, DPMSolver3M, ERSDESolver3, PathAverage
-from sdesig.sampling.calibration import Calibrated, calibrate
+from sdesig.sampling.calibration import Calibrated, calibrate, same_times
 from sdesig.sampling.canonical import ReverseScheme, SNRDenoiser
 from sdesig.sampling.gaussian_reference import GaussianReference
 from sdesig.sampling.path_space import EVEN, PathSpace, StepGrid
@@ -192,7 +192,7 @@ def calibrated_sampler(
         found = Calibrated.load(file, scheme)
         for steps in sampler.steps:
             kept, times = found.moments.get(steps), own.times(steps)
-            if found.eta != sampler.eta or kept is None or not torch.allclose(kept.times, times, rtol=1e-9, atol=0.0):
+            if found.eta != sampler.eta or kept is None or not same_times(kept.times, times):
                 raise ValueError(
                     f"file must have the calibration of {sampler.key} in {steps} steps; {file} has another"
                 )

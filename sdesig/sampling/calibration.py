@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -106,6 +106,7 @@ class Calibrated(ReverseScheme):
             check_instance(f"moments[{k}]", one, StepMoments)
         _check_told_apart("moments", [one.times for one in moments])
         self.scheme = scheme
+        self._advance = scheme.advance  # as a callable that is held, by which `evaluating` finds the scheme's modules
         self.moments = {len(one.gain): one for one in moments}
         self.strong_order, self.weak_order = scheme.strong_order, scheme.weak_order
         self._basis = GaussianReference(0.0, 0.0, basis)
@@ -131,10 +132,6 @@ class Calibrated(ReverseScheme):
     def noise(self, structure: str, signatures: PartialSignature) -> tuple[Tensor, ...]:
         """That of the scheme."""
         return self.scheme.noise(structure, signatures)
-
-    def noise_by_step(self, structure: str, signatures: PartialSignature) -> Iterator[tuple[Tensor, ...]]:
-        """That of the scheme."""
-        return self.scheme.noise_by_step(structure, signatures)
 
     def check(self, sde: SDELike, y0: Tensor, path: BrownianPath) -> str:
         """As that of the scheme."""
@@ -178,13 +175,13 @@ class Calibrated(ReverseScheme):
         inner, moments, done = memory
         step = torch.stack([start, end])
         if moments is None:
-            moments = next((one for one in self.moments.values() if _same(one.times[:2], step)), None)
-        if moments is None or done >= len(moments.gain) or not _same(moments.times[done : done + 2], step):
+            moments = next((one for one in self.moments.values() if same_times(one.times[:2], step)), None)
+        if moments is None or done >= len(moments.gain) or not same_times(moments.times[done : done + 2], step):
             raise ValueError(
                 f"steps must be those that were calibrated, {tuple(self.moments)} of one grid; step {done + 1} from "
                 f"SNR {start.item():g} to {end.item():g} is none of theirs"
             )
-        u, inner = self.scheme.advance(sde, start, end, u, inner, noise)
+        u, inner = self._advance(sde, start, end, u, inner, noise)
         shift, gain = like(moments.shift[done], u), like(moments.gain[done], u)
         own = u if sde.reference.basis else self._basis.to_basis(u)
         u = shift + gain * own
@@ -231,7 +228,7 @@ def _check_follows(scheme: ReverseScheme) -> None:
 def _check_told_apart(name: str, grids: Sequence[Tensor]) -> None:
     """Raise ValueError unless the steps of all numbers of them can be told by the first."""
     for one, other in combinations(grids, 2):
-        if len(one) == len(other) or _same(one[:2], other[:2]):
+        if len(one) == len(other) or same_times(one[:2], other[:2]):
             raise ValueError(
                 f"{name} must be of different numbers of steps with different first steps; those of {len(one) - 1} and "
                 f"of {len(other) - 1} steps are not"
@@ -246,7 +243,8 @@ def _close(matrix: Tensor, other: Tensor) -> bool:
     return torch.allclose(matrix.to(other), other, atol=1e-4)
 
 
-def _same(times: Tensor, others: Tensor) -> bool:
+def same_times(times: Tensor, others: Tensor) -> bool:
+    """Whether both are the same SNRs, to rounding."""
     return times.shape == others.shape and torch.allclose(times, others.to(times), rtol=1e-9, atol=0.0)
 
 
@@ -302,7 +300,7 @@ def calibrate(
     grids = {count: check_instance("space", space, PathSpace).times(count) for count in counts}
     _check_told_apart("steps", [grids[count] for count in counts])
     check_snr_denoiser("teacher", teacher)
-    sde = CanonicalSDE(teacher if eta == 1.0 else at_eta(teacher, eta), reference=space.reference, eta=eta)
+    sde = CanonicalSDE(at_eta(teacher, eta), reference=space.reference, eta=eta)
     depth = max(2, legendre_depth(scheme.words("additive")))
     one = replace(space, depth=depth).paths([0])
     scheme.check(sde, one.initial_noise(), one)
@@ -343,8 +341,7 @@ def _converged(
 ) -> TeacherPaths:
     """Converged paths at all times."""
     noise = torch.randn(shape, generator=generator, dtype=space.dtype, device=space.device)
-    clock = sde.clock if sde.eta > 0.0 else space.clock
-    signatures = draw_signature(clock, times, shape, depth, generator, space.dtype)
+    signatures = draw_signature(space.clock, times, shape, depth, generator, space.dtype)
     start = sde.start(noise, times[0])
     states = teacher_states(PathAverage(correction=0.0), sde, start, times, signatures, save="all", watch=False)
     if not all_finite(states[-1]):

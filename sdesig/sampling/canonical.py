@@ -89,8 +89,9 @@ def check_snr_denoiser(name: str, value: object, eta: float = 1.0) -> SNRDenoise
 
 
 def at_eta(denoiser: SNRDenoiser, eta: float) -> SNRDenoiser:
-    """The D(y, snr) of eta = 1 for the y of another eta, which is tau^((eta^2 - 1)/2) times that of eta = 1."""
-    check_snr_denoiser("denoiser", denoiser)
+    """The D(y, snr) of eta = 1 for the y of an eta, which is tau^((eta^2 - 1)/2) times that of eta = 1."""
+    if eta == 1.0:
+        return denoiser
     return SNRDenoiser(lambda y, snr: denoiser(y * snr.item() ** ((1 - eta**2) / 2), snr), eta)
 
 
