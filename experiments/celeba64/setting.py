@@ -50,7 +50,7 @@ CPU = replace(
     network=partial(UNet, 3, 32, widths=(32, 64, 128, 128)),
     teacher=replace(cifar10.CPU.teacher, iterations=8000, learning_rate=1e-3),
     committed=Path(__file__).parent,
-    runs=runs_of(replace(cifar10.TWO_CORES, evaluations=128), (250, 60, 100, 60)),
+    runs=runs_of(replace(cifar10.TWO_CORES, evaluations=128), (200, 40, 200, 200)),
     log_sigma=(-0.8, 1.4),
     batch=64,
     seeds=120,

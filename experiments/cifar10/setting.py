@@ -39,7 +39,7 @@ GPU = Study(
 TWO_CORES = replace(
     SOLVER,
     evaluations=256,
-    training=TrainingOptions(learning_rate=1e-3, warmup=30, checkpoint_every=25, precision="bfloat16"),
+    training=TrainingOptions(learning_rate=2e-4, warmup=20, checkpoint_every=25, precision="bfloat16"),
 )
 REMARKS = """The table is that of an earlier teacher of the same kind, whose weights were not kept. The one in teacher/
 has none yet but that of experiments/few_steps.
@@ -62,7 +62,8 @@ CPU = replace(
     network=partial(UNet, 3, 32, widths=(48, 96), patch=2),
     teacher=TrainingOptions(iterations=10_000, learning_rate=2e-3),
     batch=64,
-    runs=runs_of(TWO_CORES, (300, 80, 100, 60)),
+    runs=runs_of(TWO_CORES, (300, 60, 300, 300)),
+    reference_of_students="dct",
     seeds=255,
     block=85,
     remarks=REMARKS,

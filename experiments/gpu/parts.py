@@ -254,6 +254,7 @@ def tiny_study() -> Study:
         network=lambda: UNet(3, 8, widths=(8,)),
         teacher=replace(GPU.teacher, iterations=2),
         batch=4,
+        verdict=0,
         runs={"plain": replace(run, options=options)},
     )
 

@@ -36,9 +36,10 @@ CELLS, DEPTH = 1024, 4
 
 @dataclass(frozen=True)
 class Run:
-    """One distillation, without a reference.
+    """One distillation.
 
-    Its steps are Karras' behind the free one that is measured; those of the plain cell are even, as the paper's.
+    Its steps are Karras' without a reference and even with one, behind the free one that is measured; the plain cell
+    has no reference and even steps, as the paper's.
     """
 
     options: DistillOptions
@@ -88,6 +89,7 @@ class Study:
         committed: folder of a teacher and of students/NAME that were trained already: then a study trains none of
             them, but for --part teacher or the name of a student.
         few: keys of samplers that are not asked for more than 20 steps, where evaluations are dear.
+        reference_of_students: kind of the reference of all but the plain cell.
     """
 
     title: str
@@ -109,6 +111,7 @@ class Study:
     remarks: str = ""
     few: frozenset[str] = field(default_factory=frozenset)
     committed: Path | None = None
+    reference_of_students: str = "none"
 
     def images(self, source: str, cache: Path) -> ImageSet:
         """The training images, as `load_images` reads them."""
@@ -174,10 +177,11 @@ class Study:
         run, device = self.runs[name], next(teacher.parameters()).device
         if (folder := self.student_folder(name, runs)) is not None:
             return SigDEG.load(folder, device=device)
-        space = PathSpace(teacher.event, SNR, self.reference(images, "none").to(device), cells=CELLS, depth=DEPTH)
+        kind = "none" if run.cell == "plain" else self.reference_of_students
+        space = PathSpace(teacher.event, SNR, self.reference(images, kind).to(device), cells=CELLS, depth=DEPTH)
         if run.cell != "plain":
-            grid = self._grid(teacher, space, runs / "student-grid.json", steps=StepGrid.karras(SNR))
-            space = replace(space, grid=grid)
+            steps = StepGrid.karras(SNR) if kind == "none" else StepGrid()
+            space = replace(space, grid=self._grid(teacher, space, runs / "student-grid.json", steps=steps))
         torch.manual_seed(0)
         made = SigDEG.from_teacher(teacher, space, depth=run.depth, cell=run.cell)
         return distill(made.to(device), teacher, runs / name, run.options, data=images.to(device))

@@ -24,6 +24,7 @@ import traceback
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, make_dataclass, replace
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -308,6 +309,7 @@ def _fixed(hint: Any) -> bool:
     return tyro.conf.Fixed in getattr(hint, "__metadata__", ())
 
 
+@cache
 def _documented(kind: type) -> dict[str, str]:
     """The docstrings below the fields of a dataclass and its bases, each in one line."""
     found = {}

@@ -50,6 +50,13 @@ def problem(tmp_path_factory):
     return Problem(folder / "data.npz", folder / "teacher", folder)
 
 
+@pytest.fixture(autouse=True)
+def short_verdicts(request, monkeypatch):
+    """But where verdicts are tested."""
+    if request.path.name != "test_commands_verdict.py":
+        monkeypatch.setattr("sdesig.commands.distill.affordable", lambda evaluations: 5000)
+
+
 @pytest.fixture
 def fails(capsys):
     """Runs a command that must fail, with one line on standard error besides progress bars; returns the message."""

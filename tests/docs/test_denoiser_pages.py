@@ -77,6 +77,7 @@ def test_start_page_on_networks_with_lookup_tables():
         assert denoiser(torch.zeros(3, 2), torch.tensor(snr)).isfinite().all()
 
 
+@pytest.mark.notebooks
 def test_notebook(monkeypatch, tmp_path):
     """Both networks learned mean and variance, both generators gain where the text says, a seed follows one path."""
     names = run_notebook(NOTEBOOK, monkeypatch, tmp_path)

@@ -18,6 +18,7 @@ def test_start_page_prints_what_it_shows(monkeypatch, tmp_path):
     assert min(kept["DPM-Solver++(2M)"]) > 0.97
 
 
+@pytest.mark.notebooks
 def test_path_average_in_diffusers(monkeypatch, tmp_path):
     names = run_notebook("5_path_average_in_diffusers", monkeypatch, tmp_path)
     assert (names["alone"][0] - names["together"][3]).abs().max() < 1e-4
@@ -30,6 +31,7 @@ def test_path_average_in_diffusers(monkeypatch, tmp_path):
     assert median["SDE-DPM-Solver++(2M)", 80] > 0.8 * median["SDE-DPM-Solver++(2M)", 5]
 
 
+@pytest.mark.notebooks
 def test_distil_a_diffusers_model(monkeypatch, tmp_path):
     """About as near as the untrained scheme, and nearer than SDE-DPM-Solver++(2M), in 4, 8 and 16 steps."""
     names = run_notebook("6_distil_a_diffusers_model", monkeypatch, tmp_path)
