@@ -19,7 +19,7 @@ SOLVER = DistillOptions(
     steps=(4, 16),
     evaluations=512,
     teacher_options=TeacherOptions(steps=48, cells=48),
-    training=TrainingOptions(learning_rate=1e-3, warmup=30, checkpoint_every=50, precision="bfloat16"),
+    training=TrainingOptions(learning_rate=2e-4, warmup=20, checkpoint_every=50, precision="bfloat16"),
 )
 ITERATIONS = (150, 200, 150, 150)
 REMARKS = """The table is that of an earlier teacher, of .27M parameters; the one in teacher/ has no table yet. Grids
@@ -50,6 +50,7 @@ MNIST = Study(
     runs=runs_of(SOLVER, ITERATIONS),
     remarks=REMARKS,
     committed=Path(__file__).parent,
+    reference_of_students="dct",
     few=frozenset({"path-average-reference", "depth-1", "depth-2"}),
 )
 STUDIES = {"cpu": MNIST}

@@ -24,7 +24,7 @@ def commands(folder, pictures, teacher):
     yield ["teacher", "--data", pictures, "--widths", "8", "--batch", "4", "--iterations", "8", *trained]
     yield ["cache", *flags, *PATHS, "--paths", "8", "--steps", "2", "4"]
     paths = ["--teacher-cache", f"{folder}/paths", "--pairs", "rollout", "--paths", "8", "--steps", "2", "4"]
-    sizes = ["--evaluations", "8", "--iterations", "4", "--depth", "2"]
+    sizes = ["--evaluations", "8", "--iterations", "4", "--depth", "2", "--verdict-seeds", "6"]
     yield ["distill", *flags, *PATHS, *paths, *sizes, *trained]
     yield ["sample", *sampled]
     counts = ["--steps", "2", "4", "--teacher-steps", "8", "--n", "21", "--batch", "4"]

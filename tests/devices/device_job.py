@@ -33,7 +33,7 @@ def commands(out, folder):
     trained = ["--iterations", "2", "--warmup", "1", "--parts", "2"]
     yield ["teacher", *files, "--widths", "8", "--batch", "4", *trained], f"{out}/teacher"
     files += ["--teacher", f"{folder}/teacher"]
-    sizes = ["--evaluations", "4", "--depth", "2", "--pairs", "local", "--reference", "dct"]
+    sizes = ["--evaluations", "4", "--depth", "2", "--pairs", "local", "--reference", "dct", "--verdict-seeds", "4"]
     yield ["distill", *files, *SHORT, *sizes, *trained], f"{out}/student"
     yield ["sample", f"{folder}/short", "--n", "3", "--steps", "2", "--batch", "2"], f"{out}/images.npz"
     counts = ["--steps", "2", "--teacher-steps", "8", "--n", "20", "--batch", "10", "--samplers", "sde-dpm++2m"]

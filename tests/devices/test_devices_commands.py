@@ -49,7 +49,7 @@ def commands(problem, out):
     files = ["--teacher", str(problem / "teacher"), "--data", str(problem / "data.npz")]
     short = ["--iterations", "2", "--warmup", "1"]
     plain = ["--pairs", "local", "--grid", "even", "--snr", "0.01", "100"]
-    fine = ["--teacher-steps", "8", "--teacher-cells", "4"]
+    fine = ["--teacher-steps", "8", "--teacher-cells", "4", "--verdict-seeds", "4"]
     yield (
         ["teacher", "--data", files[3], "--width", "8", "--blocks", "1", "--batch", "8", *short],
         out / "teacher",
