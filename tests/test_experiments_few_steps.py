@@ -97,6 +97,8 @@ def test_a_small_run_on_images(students, tmp_path, monkeypatch):
     monkeypatch.setattr(program, "PROBLEMS", {})
     monkeypatch.setattr(program, "RESULTS", tmp_path)
     monkeypatch.setattr(setting, "IMAGE_STEPS", (5, 8))
+    for module in (setting, program):
+        monkeypatch.setattr(module, "MANY", 12)
     monkeypatch.setattr(setting, "choose_grid", lambda *_, law=0.0, **__: setting.StepGrid(free=0.2 + law / 10))
     monkeypatch.setattr("sdesig.evaluation.comparison.Comparison.seconds_per_1000", lambda *_: 1.0)
     monkeypatch.setattr("sdesig._intervals.RESAMPLES", 20)
@@ -140,6 +142,12 @@ def test_a_small_run_on_images(students, tmp_path, monkeypatch):
     (one,) = (line for line in result["targets"] if "depth 2, 5: distance to data" in line["target"])
     wanted = rows["depth-2", 5]["frechet_distance"] / rows["converged-path", 128]["frechet_distance"]
     assert float(one["measured"].split()[0]) == pytest.approx(wanted, abs=2e-3)
+    (one,) = (
+        line for line in result["targets"] if "depth 2, 12: RMSE over that of path-average, even" in line["target"]
+    )
+    wanted = rows["depth-2", 12]["pathwise_rmse"] / rows[setting.EVEN, 12]["pathwise_rmse"]
+    assert float(one["measured"].split()[0]) == pytest.approx(wanted, abs=2e-3)
+    assert ("depth-2-calibrated", 12) not in rows
 
 
 @pytest.mark.parametrize("change", tried.CHANGES)

@@ -23,6 +23,7 @@ from experiments.few_steps.setting import (
     BEFORE,
     EVEN,
     IMAGES,
+    MANY,
     MMD,
     OURS,
     PROBLEMS,
@@ -127,7 +128,7 @@ def of_images_laws(name: str, extractor: FeatureExtractor | None, found: Evaluat
     assert found.law is not None
     law = FeatureStatistics.of(found.law.features(extractor, CONVERGED, found.law.comparison.truth_steps))
     lines = []
-    for steps in sorted({row["steps"] for row in found.rows if row["key"] != CONVERGED}):
+    for steps in steps_of_all(found.rows):
         others = [row for row in found.rows if row["steps"] == steps and row["key"] not in (*OURS, CONVERGED)]
         best = min(others, key=lambda row: row["distance"])
         theirs = found.store.features(extractor, best["key"], steps)
@@ -155,7 +156,20 @@ def of_students(name: str, problem: Problem, found: Evaluation, cache: Path) -> 
         lines.append(line(f"{name}, {label}, {steps}: RMSE over that of {best['method']} < 1", ratio, 1.0))
         ratio = frechet_ratio(store.features(extractor, key, steps), converged, real)
         lines.append(line(f"{name}, {label}, {steps}: distance to data over converged paths' <= 1.05", ratio, 1.05))
+    for key in problem.students:
+        ratio = paired_ratio(*(store.errors(one, MANY) for one in (key, EVEN)))  # type: ignore[arg-type]
+        label = store.samplers[key].label
+        lines.append(line(f"{name}, {label}, {MANY}: RMSE over that of path-average, even <= 1", ratio, 1.03))
     return lines
+
+
+def steps_of_all(rows: Sequence[Row]) -> list[int]:
+    """Numbers of steps that all samplers were asked for; students and what they began as have more."""
+    by_key: dict[str, set[int]] = {}
+    for row in rows:
+        if row["key"] != CONVERGED:
+            by_key.setdefault(row["key"], set()).add(row["steps"])
+    return sorted(set.intersection(*by_key.values()))
 
 
 def best_of_grids(rows: Sequence[Row], column: str) -> dict[tuple[str, int], Row]:
@@ -177,7 +191,8 @@ def write_text(results: dict[str, dict[str, Any]]) -> None:
         "over the seeds. Seconds per 1000 samples in the JSON files are of the processor, CelebA's not measured.\n"
     )
     for result in results.values():
-        rows = [row for row in result["rows"] if row["key"] != CONVERGED]
+        of_all = steps_of_all(result["rows"])
+        rows = [row for row in result["rows"] if row["steps"] in of_all]
         floor = next(row for row in result["rows"] if row["key"] == CONVERGED)
         scale, digits = (1e4, 1) if result["distance"] == "MMD^2" else (1.0, 2)
         unit = " x 10^4" if scale > 1 else ""
@@ -235,7 +250,7 @@ def figure(results: dict[str, dict[str, Any]]) -> Figure:
     for k, result in enumerate(results.values()):
         rows = [row for row in result["rows"] if row["key"] != CONVERGED]
         floor = next(row for row in result["rows"] if row["key"] == CONVERGED)
-        drawn_at = sorted({row["steps"] for row in rows})
+        drawn_at = steps_of_all(rows)
         for axis, column in zip(axes[:, k], ("pathwise_rmse", "distance"), strict=True):
             best = best_of_grids(rows, column)
             keys = list(dict.fromkeys(key for key, _ in best))

@@ -60,10 +60,10 @@ OURS = (
 )
 """Keys of ours: even steps without a free step and without the correction; even steps; the chosen grid; one chosen for
 the distribution in a share of its steps; without a reference; the probability flow. This one is on the chosen grid, for
-images on that for the distribution. A calibrated iPNDM-4 is nobody's but ours, too. Students of MNIST have no reference
-either."""
+images on that for the distribution. A calibrated iPNDM-4 is nobody's but ours, too. Students are on even steps."""
 LAW = 0.5
-IMAGE_STEPS = (5, 8, 10)
+IMAGE_STEPS, MANY = (5, 8, 10), 50
+"""Steps of the samplers of images, and those in which students must be no worse than before their training."""
 NUMBERS = 100 * 32**2
 """Pixels of the images that are drawn at once."""
 IMAGE_PEERS = (
@@ -181,7 +181,9 @@ IMAGES = {
     "mnist": OfImages(MNIST, 4000),
     "mnist-students": OfImages(MNIST, 650, students=True),
     "cifar10": OfImages(CIFAR10, 1000),
+    "cifar10-students": OfImages(CIFAR10, 500, students=True),
     "celeba": OfImages(CELEBA, 1000),
+    "celeba-students": OfImages(CELEBA, 500, students=True),
 }
 """Their data are files that the command line names."""
 PROBLEMS: dict[str, Callable[[], Problem]] = {
@@ -212,15 +214,16 @@ def samplers_of(problem: Problem, grids: dict[str, StepGrid], folder: Path) -> l
     made = training_free(replace(problem.space, grid=grids["law" if problem.images else "grid"]), steps)
     referenced = made["path-average-reference"]
     before = PathAverage(correction=0.0)
+    many = (*steps, MANY) if problem.students else steps
     ours = [
         replace(referenced, key=BEFORE, label="path-average, even, no free step, kappa = 0", scheme=before),
-        replace(referenced, key=EVEN, label="path-average, even", grid=grids["even"]),
+        replace(referenced, key=EVEN, label="path-average, even", grid=grids["even"], steps=many),
         replace(made["path-average-grid"], label="path-average, chosen grid", grid=grids["grid"]),
         replace(referenced, key="path-average-law", label="path-average, law's grid", grid=grids["law"]),
         replace(made["path-average"], label="path-average, no reference"),
         made["path-average-flow"],
         *(
-            generator_sampler(key, student, steps, f"Sig-DEG, depth {student.depth}", digest, ema=True)
+            generator_sampler(key, student, many, f"Sig-DEG, depth {student.depth}", digest, ema=True)
             for key, (student, digest) in problem.students.items()
         ),
     ]
@@ -229,7 +232,7 @@ def samplers_of(problem: Problem, grids: dict[str, StepGrid], folder: Path) -> l
     chosen = [key for key in others if not problem.images or key.removesuffix("-karras") in asked]
     plain = {sampler.key: sampler for sampler in (*ours, *others.values())}
     asked_of = CALIBRATED_OF if not problem.students else {key + CALIBRATED: key for key in problem.students}
-    calibrated = [calibrated_as(key, plain[of], problem, folder) for key, of in asked_of.items()]
+    calibrated = [calibrated_as(key, replace(plain[of], steps=steps), problem, folder) for key, of in asked_of.items()]
     return [*ours, *calibrated, *(others[key] for key in chosen)]
 
 
