@@ -68,7 +68,8 @@ def test_the_anisotropic_mixture_is_what_it_says():
 
 
 def test_a_small_run_of_all(tmp_path, monkeypatch):
-    small = {"tiny": lambda: of_mixture("a mixture", Mixture.circle(1.0, 0.3, modes=3, dtype=torch.float32), 40)}
+    whole = of_mixture("a mixture", Mixture.circle(1.0, 0.3, modes=3, dtype=torch.float32), 40)
+    small = {"tiny": lambda: replace(whole, steps=(5, 8, 10), truth_steps=64)}
     monkeypatch.setattr(program, "PROBLEMS", small)
     monkeypatch.setattr(program, "RESULTS", tmp_path)
     monkeypatch.setattr(setting, "choose_grid", lambda *_, law=0.0, **kept: setting.StepGrid(free=0.2 + law / 10))
@@ -78,7 +79,7 @@ def test_a_small_run_of_all(tmp_path, monkeypatch):
     keys = {row["key"] for row in result["rows"]}
     ours = {key for key in setting.OURS if not key.startswith("depth-")}
     assert {*ours, "unipc", "unipc-karras", "ipndm-4", "sa-solver", "sde-dpm++2m-karras"} <= keys
-    assert len(result["targets"]) == 12
+    assert len(result["targets"]) == 2 * 2 + 3 * 2
     text = (tmp_path / "report.md").read_text()
     assert "| UniPC" in text
     assert "a mixture" in text
@@ -172,7 +173,9 @@ def test_a_table_of_what_was_tried(tmp_path, monkeypatch):
     study = replace(study, teacher=replace(study.teacher, iterations=2))
     mixture = Mixture.circle(1.0, 0.3, modes=3, dtype=torch.float32)
     monkeypatch.setattr(tried, "IMAGES", {"mnist": setting.OfImages(study, 40)})
-    monkeypatch.setattr(tried, "PROBLEMS", {"tiny": lambda: of_mixture("a mixture", mixture, 40)})
+    monkeypatch.setattr(
+        tried, "PROBLEMS", {"tiny": lambda: replace(of_mixture("a mixture", mixture, 40), truth_steps=64)}
+    )
     monkeypatch.setattr(tried, "TRIED_ON", ("tiny",))
     chosen = ("two evaluations: the first at the average", "tau* at a third for the mean coordinate")
     monkeypatch.setattr(tried, "CHANGES", {name: tried.CHANGES[name] for name in chosen})
