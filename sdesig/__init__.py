@@ -13,7 +13,7 @@ from sdesig.sampling import (
     SNRDenoiser,
     information_floor,
 )
-from sdesig.sde import EDM, SDE, VE, VP, Mixture, SubVP, to_ito, to_stratonovich
+from sdesig.sde import EDM, SDE, VE, VP, Flow, Mixture, SubVP, to_ito, to_stratonovich
 from sdesig.sigdeg import SigDEG, distill
 from sdesig.signature import (
     PartialSignature,
@@ -39,6 +39,7 @@ __all__ = [
     "BrownianPath",
     "CanonicalDenoiser",
     "CanonicalSDE",
+    "Flow",
     "GaussianReference",
     "Mixture",
     "OrderEstimate",

@@ -21,8 +21,8 @@ EXTRA_PACKAGES = {"sdesig.sde.problems", "sdesig.testing.strategies"}
 """Importable beside `sdesig` and its packages: the problems are many, the strategies need hypothesis."""
 PACKAGES = {"sdesig", *(f"sdesig.{layer}" for layer in LAYERS if layer != "commands")}
 NAMES = """
-EDM SDE VE VP BrownianPath CanonicalDenoiser CanonicalSDE GaussianReference Mixture OrderEstimate PartialSignature
-PathSpace SNRClock SNRDenoiser SigDEG SubVP TensorSeries UniformClock distill expected_signature
+EDM SDE VE VP BrownianPath CanonicalDenoiser CanonicalSDE Flow GaussianReference Mixture OrderEstimate
+PartialSignature PathSpace SNRClock SNRDenoiser SigDEG SubVP TensorSeries UniformClock distill expected_signature
 gaussian_word_covariance information_floor iterated_integrals levy_area sample_partial_signature solve solve_adaptive
 strong_order to_ito to_stratonovich weak_order words_for_scheme
 """

@@ -2,9 +2,9 @@
 
 from sdesig.sde.base import SDE, Denoiser, SDELike
 from sdesig.sde.calculus import ito_correction, to_ito, to_stratonovich
-from sdesig.sde.denoisers import EDMDenoiser, EpsilonDenoiser, ScoreDenoiser, VDenoiser, X0Denoiser
+from sdesig.sde.denoisers import EDMDenoiser, EpsilonDenoiser, FlowDenoiser, ScoreDenoiser, VDenoiser, X0Denoiser
 from sdesig.sde.diffusions import Diffusion, ForwardDiffusion, ReverseDiffusion
-from sdesig.sde.families import EDM, VE, VP, BetaSchedule, CosineBeta, LinearBeta, SubVP, TabulatedVP
+from sdesig.sde.families import EDM, VE, VP, BetaSchedule, CosineBeta, Flow, LinearBeta, SubVP, TabulatedVP
 from sdesig.sde.mixture import Mixture
 
 __all__ = [
@@ -18,6 +18,8 @@ __all__ = [
     "Diffusion",
     "EDMDenoiser",
     "EpsilonDenoiser",
+    "Flow",
+    "FlowDenoiser",
     "ForwardDiffusion",
     "LinearBeta",
     "Mixture",

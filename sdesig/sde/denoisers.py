@@ -1,4 +1,4 @@
-"""Denoisers D(x, t) = E[x_0 | x_t = x] from networks trained to predict eps, x_0, v, the score, or EDM's F."""
+"""Denoisers D(x, t) = E[x_0 | x_t = x] from networks that predict eps, x_0, v, a velocity, the score, or EDM's F."""
 
 from __future__ import annotations
 
@@ -75,6 +75,19 @@ class VDenoiser(_NetworkDenoiser):
     def denoised(x: Tensor, v: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
         """D of a sample and what was predicted at it, where alpha and sigma are known."""
         return (alpha * x - sigma * v) / (alpha**2 + sigma**2)
+
+
+class FlowDenoiser(_NetworkDenoiser):
+    """From a velocity, u(x, t) = E[eps - x_0 | x_t = x] (Esser et al. 2024, arXiv 2403.03206, section 2).
+
+    With `Flow` it is dx/dt of the probability flow. x - sigma u = (alpha + sigma) x_0 for every schedule, so
+    D = (x - sigma u) / (alpha + sigma).
+    """
+
+    @staticmethod
+    def denoised(x: Tensor, velocity: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
+        """D of a sample and what was predicted at it, where alpha and sigma are known."""
+        return plus(x, -sigma, velocity) / (alpha + sigma)
 
 
 class ScoreDenoiser(_NetworkDenoiser):

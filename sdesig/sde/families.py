@@ -1,5 +1,5 @@
-"""The families of diffusions: variance preserving, sub-variance preserving, variance exploding, EDM's, and that
-of a discrete table, such as a DDPM's, on a continuous index.
+"""The families of diffusions: variance preserving, sub-variance preserving, variance exploding, EDM's, that of flow
+matching, and that of a discrete table, such as a DDPM's, on a continuous index.
 
 The first two have a rate beta(t), with its integral B(t) = int_0^t beta and the inverse of that.
 """
@@ -294,6 +294,41 @@ class EDM(_UnscaledDiffusion):
     def squared_diffusion(self, t: Tensor | float) -> Tensor:
         """g^2 = 2 t."""
         return 2 * self.check_time(t)
+
+
+@dataclass(frozen=True)
+class Flow(Diffusion):
+    """alpha = 1 - t, sigma = t on [0, 1): the straight path of flow matching and rectified flow.
+
+    Lipman et al. 2023 (arXiv 2210.02747) and Liu et al. 2023 (arXiv 2209.03003), in the time of Esser et al. 2024
+    (arXiv 2403.03206, section 2): the data are at t = 0, the noise at t = 1, where the SNR is 0 and has no logarithm.
+    So the schedule ends at t_max = .999, at the SNR 1e-6. A shift of the times, t -> s t/(1 + (s - 1) t), changes which
+    times are asked and trained, but not the law of x at a time.
+    """
+
+    t_min, t_max = 1e-3, 0.999
+    _domain = 0.0, 1.0
+
+    def alpha(self, t: Tensor | float) -> Tensor:
+        """1 - t."""
+        return 1 - self.check_time(t)
+
+    def sigma(self, t: Tensor | float) -> Tensor:
+        """t."""
+        return self.check_time(t)
+
+    def time(self, snr: Tensor | float) -> Tensor:
+        """snr = ((1 - t)/t)^2, so t = 1/(1 + sqrt(snr))."""
+        return 1 / (1 + torch.sqrt(check_step("snr", snr)))
+
+    def drift_coefficient(self, t: Tensor | float) -> Tensor:
+        """f = -1/(1 - t)."""
+        return -1 / (1 - self.check_time(t))
+
+    def squared_diffusion(self, t: Tensor | float) -> Tensor:
+        """g^2 = 2 t/(1 - t)."""
+        t = self.check_time(t)
+        return 2 * t / (1 - t)
 
 
 class TabulatedVP(Diffusion):

@@ -5,7 +5,7 @@ import torch
 
 from sdesig import BrownianPath, SNRClock, sample_partial_signature, solve, solve_adaptive
 from sdesig.sampling import CanonicalDenoiser, CanonicalSDE, GaussianReference, from_canonical, to_canonical
-from sdesig.sde import EDM, VE, VP, Mixture, SubVP, TabulatedVP
+from sdesig.sde import EDM, VE, VP, Flow, Mixture, SubVP, TabulatedVP
 from sdesig.sde.problems import (
     CommutativeLinearSDE,
     DoubleWell,
@@ -319,7 +319,11 @@ def test_a_reference_is_fitted_on_the_device(agrees, kind):
     agrees(compute)
 
 
-@pytest.mark.parametrize("make", [EDM, VP, SubVP, VE, lambda: TabulatedVP(torch.linspace(0.999, 0.01, 50, dtype=F64))])
+def tabulated():
+    return TabulatedVP(torch.linspace(0.999, 0.01, 50, dtype=F64))
+
+
+@pytest.mark.parametrize("make", [EDM, VP, SubVP, VE, Flow, tabulated])
 def test_a_diffusion_there_and_back(agrees, make):
     diffusion = make()
 

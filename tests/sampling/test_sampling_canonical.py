@@ -13,10 +13,13 @@ from scipy.integrate import solve_ivp
 from sdesig.sampling import SNRDenoiser
 from sdesig.sampling.canonical import CanonicalDenoiser, from_canonical, to_canonical
 from sdesig.sampling.gaussian_reference import GaussianReference, drift_clock, noise_clock
-from sdesig.sde.families import EDM, VE, VP, SubVP
+from sdesig.sde.families import EDM, VE, VP, Flow, SubVP
 from sdesig.sde.mixture import Mixture
 
-FAMILIES = {"VP": VP(), "VP cosine": VP.cosine(), "SubVP": SubVP(), "VE": VE(), "EDM": EDM()}
+FAMILIES = {
+    **{"VP": VP(), "VP cosine": VP.cosine(), "SubVP": SubVP(), "VE": VE(), "EDM": EDM()},
+    "Flow": Flow(),
+}
 every_family = pytest.mark.parametrize("diffusion", FAMILIES.values(), ids=FAMILIES.keys())
 every_eta = pytest.mark.parametrize("eta", [0.0, 0.5, 1.0, 1.4])
 

@@ -6,10 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from sdesig.sde.denoisers import EDMDenoiser, EpsilonDenoiser, ScoreDenoiser, VDenoiser, X0Denoiser
-from sdesig.sde.families import EDM, VE, VP, SubVP
+from sdesig.sde.denoisers import EDMDenoiser, EpsilonDenoiser, FlowDenoiser, ScoreDenoiser, VDenoiser, X0Denoiser
+from sdesig.sde.families import EDM, VE, VP, Flow, SubVP
 
-FAMILIES = {"VP": VP(), "VP cosine": VP.cosine(), "SubVP": SubVP(), "VE": VE(), "EDM": EDM()}
+FAMILIES = {
+    **{"VP": VP(), "VP cosine": VP.cosine(), "SubVP": SubVP(), "VE": VE(), "EDM": EDM()},
+    "Flow": Flow(),
+}
 every_family = pytest.mark.parametrize("diffusion", FAMILIES.values(), ids=FAMILIES.keys())
 
 MEAN, VARIANCE, SIGMA_DATA = 0.4, 0.3, 0.5
@@ -17,6 +20,7 @@ TARGETS = {  # coefficients (of x_0, of eps) of what a network is trained to pre
     EpsilonDenoiser: lambda alpha, sigma: (0 * sigma, 1 + 0 * sigma),
     X0Denoiser: lambda alpha, sigma: (1 + 0 * sigma, 0 * sigma),
     VDenoiser: lambda alpha, sigma: (-sigma, alpha),
+    FlowDenoiser: lambda alpha, sigma: (-1 + 0 * sigma, 1 + 0 * sigma),
     ScoreDenoiser: lambda alpha, sigma: (0 * sigma, -1 / sigma),  # grad log p(x_t | x_0)
 }
 
@@ -97,6 +101,17 @@ def test_edm_network_sees_unit_variance():
     torch.testing.assert_close(seen[0][0], torch.ones_like(z))
     torch.testing.assert_close(seen[0][1], t.log() / 4)
     torch.testing.assert_close(skip, 0.25 / (t[:, None] ** 2 + 0.25) * z)
+
+
+def test_a_velocity_is_the_drift_of_the_probability_flow():
+    """Solver time runs from the noise to the data, so it is -dx/dt."""
+    flow, generator = Flow(), torch.Generator().manual_seed(5)
+    velocity = network_for(FlowDenoiser, flow)
+    sde = flow.reverse(FlowDenoiser(velocity, flow), 0.0)
+    x = torch.randn(4, 2, generator=generator, dtype=torch.float64)
+    for t in (0.01, 0.3, 0.99):
+        expected = -velocity(x, torch.full((4,), t, dtype=torch.float64))
+        torch.testing.assert_close(sde.f(sde.solver_time(t), x), expected, rtol=1e-10, atol=1e-10)
 
 
 class TinyNetwork(nn.Module):

@@ -9,10 +9,13 @@ import torchsde
 from scipy.integrate import solve_ivp
 from scipy.stats import multivariate_normal
 
-from sdesig.sde.families import EDM, VE, VP, SubVP
+from sdesig.sde.families import EDM, VE, VP, Flow, SubVP
 from sdesig.sde.mixture import Mixture
 
-FAMILIES = {"VP": VP(), "VP cosine": VP.cosine(), "SubVP": SubVP(), "VE": VE(), "EDM": EDM()}
+FAMILIES = {
+    **{"VP": VP(), "VP cosine": VP.cosine(), "SubVP": SubVP(), "VE": VE(), "EDM": EDM()},
+    "Flow": Flow(),
+}
 every_family = pytest.mark.parametrize("diffusion", FAMILIES.values(), ids=FAMILIES.keys())
 LOG_SNRS = [-20.0, -8.0, -2.0, 0.0, 1.5, 4.0, 8.0, 20.0]
 
