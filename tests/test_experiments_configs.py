@@ -43,8 +43,9 @@ def test_a_configuration_for_images_is_the_run_of_its_name(name, run):
     assert distillation(command) == planned.options
     assert (command.depth, command.cell) == (planned.depth, planned.cell)
     assert command.setting.snr == pytest.approx(SNR)
-    expected = ("even" if planned.cell == "plain" else "karras", "none")
-    assert (command.setting.grid, command.setting.reference) == expected
+    reference = "none" if planned.cell == "plain" else study.reference_of_students
+    grid = "even" if planned.cell == "plain" else "karras" if reference == "none" else "free"
+    assert (command.setting.grid, command.setting.reference) == (grid, reference)
     assert (command.setting.channels, command.setting.size) == (study.channels, study.size)
 
 

@@ -36,6 +36,7 @@ GPU = Study(
     log_sigma=(-1.2, 1.2),
     flip=True,
     seeds=10_000,
+    reference_of_students="dct",
 )
 TWO_CORES = replace(
     SOLVER,
@@ -64,7 +65,6 @@ CPU = replace(
     teacher=TrainingOptions(iterations=10_000, learning_rate=2e-3),
     batch=64,
     runs=runs_of(TWO_CORES, (300, 60, 300, 300)),
-    reference_of_students="dct",
     seeds=255,
     block=85,
     remarks=REMARKS,

@@ -136,9 +136,9 @@ class SettingFlags(DataFlags):
     """First and last signal-to-noise ratio; default 1/400 and 400 for the digits, else 1/6400 and 400, or 10000 for
     images, cut to the teacher's range."""
     grid: str = "chosen"
-    """Places of the steps: chosen (by the error of the path-average scheme, measured first), karras (behind a free step
-    that is measured), even (in log-SNR), digits (those shipped), or a JSON file such as the grid-*.json of an earlier
-    run."""
+    """Places of the steps: chosen (by the error of the path-average scheme, measured first), karras or free (Karras' or
+    even ones behind a free step that is measured), even (in log-SNR), digits (those shipped), or a JSON file such as
+    the grid-*.json of an earlier run."""
     label: int | None = None
     """Class of a class-conditional model."""
     decoder: str | None = None
@@ -304,16 +304,17 @@ class SettingFlags(DataFlags):
         shipped = self.teacher == (self.data or DIGITS) == DIGITS and self.reference in (None, "pca", DIGITS)
         if self.grid == DIGITS or (self.grid == "chosen" and shipped and self.snr is None):
             return digits.load_grid()
-        if self.grid not in ("chosen", "karras"):
+        behind_free = {"karras": StepGrid.karras(space.snr), "free": StepGrid()}
+        if self.grid not in ("chosen", *behind_free):
             if not Path(self.grid).is_file():
                 raise FileNotFoundError(
-                    f"grid must be 'chosen', 'karras', 'even' or a JSON file; {self.grid} does not exist"
+                    f"grid must be 'chosen', 'karras', 'free', 'even' or a JSON file; {self.grid} does not exist"
                 )
             return StepGrid.load(self.grid)
         how: dict[str, Any]
         described: dict[str, Any]
-        if self.grid == "karras":
-            how, described = {"steps": StepGrid.karras(space.snr)}, {"steps": self.grid}
+        if self.grid in behind_free:
+            how, described = {"steps": behind_free[self.grid]}, {"steps": self.grid}
         else:
             how = described = {"law": 0.0 if _floats(source) else LAW_FOR_IMAGES}
         recorded = {"teacher": teacher.identity}

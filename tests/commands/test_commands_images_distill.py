@@ -195,7 +195,7 @@ def test_a_latent_model(tmp_path, options):
         (["--cell", "plain", "--rank", "2"], "rank must be None unless a solver cell"),
         (
             ["--grid", "nothing.json"],
-            "grid must be 'chosen', 'karras', 'even' or a JSON file; nothing.json does not exist",
+            "grid must be 'chosen', 'karras', 'free', 'even' or a JSON file; nothing.json does not exist",
         ),
         (
             ["--reference", "nothing"],
@@ -375,11 +375,12 @@ def test_out_of_memory_names_the_batch(model, tmp_path, fails, monkeypatch):
     assert "out of memory with batch 64: choose less" in fails("sample", model, "--out", tmp_path / "a.npz")
 
 
-def test_steps_of_karras_behind_a_free_one(pictures, tmp_path, monkeypatch):
+@pytest.mark.parametrize("grid, steps", [("karras", StepGrid.karras((0.01, 100.0))), ("free", StepGrid())])
+def test_steps_behind_a_free_one(grid, steps, pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(shared, "choose_grid", partial(choose_grid, cells=3, fine_per_cell=2))
-    command = ["distill", *pictures.flags, *STUDENT, "--grid", "karras", "--reference", "none"]
+    command = ["distill", *pictures.flags, *STUDENT, "--grid", grid, "--reference", "none"]
     main([*command, "--out", str(tmp_path)])
     space = SigDEG.load(tmp_path / "student").space
-    assert space.grid.quantiles == StepGrid.karras((0.01, 100.0)).quantiles
+    assert space.grid.quantiles == steps.quantiles
     (file,) = tmp_path.glob("grid-*.json")
     assert StepGrid.load(file) == space.grid

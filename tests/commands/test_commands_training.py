@@ -269,7 +269,7 @@ def test_config_values_are_checked_by_the_parser(tmp_path, capsys):
         (["--device", "nowhere"], "device must be one that torch can use here; got 'nowhere'"),
         (
             ["--grid", "nothing.json"],
-            "grid must be 'chosen', 'karras', 'even' or a JSON file; nothing.json does not exist",
+            "grid must be 'chosen', 'karras', 'free', 'even' or a JSON file; nothing.json does not exist",
         ),
         (["--teacher", "nowhere"], "teacher must be 'digits' or a folder with a denoiser; nowhere is not a folder"),
         (["--teacher", "digits"], "data must have the shape of the teacher's, (64,);"),
