@@ -86,6 +86,13 @@ def test_a_small_run_of_all(tmp_path, monkeypatch):
     assert (tmp_path / "few_steps.png").stat().st_size > 10_000
 
 
+class Apart(torch.nn.Module):
+    """Mean square."""
+
+    def forward(self, images, others):
+        return (images - others).square().flatten(1).mean(1)
+
+
 @pytest.mark.usefixtures("diffusers")
 @pytest.mark.parametrize("students", [False, True])
 def test_a_small_run_on_images(students, tmp_path, monkeypatch):
@@ -112,13 +119,20 @@ def test_a_small_run_on_images(students, tmp_path, monkeypatch):
     )
     space = PathSpace(teacher.event, SNR, GaussianReference(0.0, 0.0), grid=setting.StepGrid.karras(SNR))
     SigDEG.from_teacher(teacher, space, depth=2).save(runs / "depth-2" / "student")
-    program.main([*command, "--data", f"{tmp_path / 'images.npz'}:x", "--extractor", "pixels"])
+    with pytest.warns(DeprecationWarning, match="torch.jit.script"):
+        torch.jit.script(Apart()).save(str(tmp_path / "apart.pt"))
+    files = ["--data", f"{tmp_path / 'images.npz'}:x", "--extractor", "pixels"]
+    program.main([*command, *files, "--perceptual", str(tmp_path / "apart.pt")])
     result = json.loads((tmp_path / "tiny.json").read_text())
     rows = {(row["key"], row["steps"]): row for row in result["rows"]}
     others = [row for (key, steps), row in rows.items() if steps == 5 and key not in setting.OURS]
     assert {row["key"].removesuffix("-karras") for row in others} == {
         *(setting.STUDENT_PEERS if students else setting.IMAGE_PEERS)
     }
+    for row in rows.values():
+        assert (row["perceptual"] is None) == (row["pathwise_rmse"] is None)
+    assert rows["path-average", 5]["perceptual"] > 0
+    assert "Perceptual distance" in (tmp_path / "report.md").read_text()
     best = min(others, key=lambda row: row["distance"])
     lines = [line for line in result["targets"] if "no reference, 5" in line["target"]]
     assert [f"that of {best['method']} <=" in line["target"] for line in lines] == [True]

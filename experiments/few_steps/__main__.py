@@ -56,7 +56,8 @@ from sdesig.evaluation import (
 RESULTS = Path(__file__).parent / "results"
 KEPT = (
     *("key", "method", "steps", "pathwise_rmse", "pathwise_rmse_se", "seeds_changed", "seeds_changed_se"),
-    *("distance", "distance_se", "frechet_distance", "frechet_distance_se", "seconds_per_1000", "n"),
+    *("distance", "distance_se", "frechet_distance", "frechet_distance_se", "perceptual", "perceptual_se"),
+    *("seconds_per_1000", "n"),
 )
 """Columns of the results. "distance" is that to the teacher's own law."""
 SHOWN = (4, 5, 8, 10)
@@ -177,7 +178,7 @@ def best_of_grids(rows: Sequence[Row], column: str) -> dict[tuple[str, int], Row
     best: dict[tuple[str, int], Row] = {}
     for row in rows:
         key = row["key"].removesuffix("-karras"), row["steps"]
-        if row[column] is not None and (key not in best or row[column] < best[key][column]):
+        if row.get(column) is not None and (key not in best or row[column] < best[key][column]):
             best[key] = row
     return best
 
@@ -201,6 +202,9 @@ def write_text(results: dict[str, dict[str, Any]]) -> None:
         text += f"\n{result['distance']}{unit} to the teacher's own law; converged paths have "
         text += f"{scale * floor['distance']:.{digits}f} +- {scale * floor['distance_se']:.{digits}f}:\n\n"
         text += _table(rows, "distance", scale, digits)
+        if any(row.get("perceptual") is not None for row in rows):
+            text += "\nPerceptual distance (x 1000) to the image of the converged path:\n\n"
+            text += _table(rows, "perceptual", 1e3, 1)
         text += f"\n{markdown_table(result['targets'], TITLES)}\n"
     text += "\n![distance and path](few_steps.png)\n"
     with replacing(RESULTS / "report.md") as file:
@@ -287,6 +291,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--problem", choices=(*PROBLEMS, *IMAGES), help="default all but images, and the report")
     parser.add_argument("--data", help="training images, as load_images reads them")
     parser.add_argument("--extractor", help="TorchScript file of features, for images")
+    parser.add_argument("--perceptual", help="TorchScript file of a distance, for images")
     parser.add_argument("--runs", type=Path, default=Path("runs/few_steps"))
     parser.add_argument("--text", action="store_true", help="the report and its figure alone, from the JSON files")
     options = parser.parse_args(arguments)
@@ -296,7 +301,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in [] if options.text else PROBLEMS if options.problem is None else [options.problem]:
         folder = options.runs / name
         if name in IMAGES:
-            run(name, of_images(IMAGES[name], options.data, options.extractor, folder), folder)
+            run(name, of_images(IMAGES[name], options.data, options.extractor, folder, options.perceptual), folder)
         else:
             run(name, PROBLEMS[name](), folder)
     files = [RESULTS / f"{name}.json" for name in (*PROBLEMS, *IMAGES)]

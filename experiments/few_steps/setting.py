@@ -22,6 +22,7 @@ from sdesig.evaluation import (
     Evaluation,
     FeatureExtractor,
     ImageSet,
+    PerceptualDistance,
     Sampler,
     calibrated_sampler,
     evaluate,
@@ -29,6 +30,7 @@ from sdesig.evaluation import (
     file_digest,
     generator_sampler,
     load_extractor,
+    load_perceptual,
     training_free,
 )
 from sdesig.images import peers_on_both_grids
@@ -84,6 +86,7 @@ class Problem:
         teacher, space: D(y, snr), and the meaning of a seed; the grid does not matter.
         seeds: of every row, and of the teacher's own law.
         data, extractor: real data and features for a Frechet distance; without them MMD is measured.
+        perceptual: distance of images to those of the converged paths.
         steps: numbers of steps of every sampler.
         law: share of the steps of "path-average-law" that lie where the distribution needs them.
         truth_steps: of the converged paths.
@@ -97,6 +100,7 @@ class Problem:
     seeds: int
     data: Tensor | ImageSet | None = None
     extractor: FeatureExtractor | None = None
+    perceptual: PerceptualDistance | None = None
     steps: tuple[int, ...] = STEPS
     law: float = LAW
     truth_steps: int = 512
@@ -152,8 +156,8 @@ def of_digits() -> Problem:
     return Problem("8 x 8 digits", load_teacher(), space, 2000, load_digits()[0], load_features())
 
 
-def of_images(asked: OfImages, source: str, extractor: str, runs: Path) -> Problem:
-    """The committed teacher and students of a study, its training images, and the features of a file."""
+def of_images(asked: OfImages, source: str, extractor: str, runs: Path, perceptual: str | None = None) -> Problem:
+    """The committed teacher and students of a study, its training images, and the features and distance of files."""
     study = asked.study
     images = study.images(source, runs / "data")
     folders = {key: study.student_folder(key, runs) for key in STUDENTS} if asked.students else {}
@@ -169,6 +173,7 @@ def of_images(asked: OfImages, source: str, extractor: str, runs: Path) -> Probl
         asked.seeds,
         study.compared_with(images),
         load_extractor(extractor),
+        None if perceptual is None else load_perceptual(perceptual),
         steps=IMAGE_STEPS,
         law=LAW_FOR_IMAGES,
         truth_steps=128,
@@ -247,6 +252,8 @@ def evaluated(
 ) -> tuple[Evaluation, MMD | None]:
     """Rows of samplers on the seeds of a problem, with "distance", that to the teacher's own law, and "distance_se".
 
+    Those that follow the paths have "perceptual" and "perceptual_se" where the problem has a perceptual distance.
+
     Returns:
         The rows and samples, and the MMD by which distances were measured, if there are no features.
     """
@@ -260,12 +267,16 @@ def evaluated(
         folder,
         seeds=range(problem.seeds),
         extractors=extractors,
+        perceptual=[] if problem.perceptual is None else [problem.perceptual],
         law=law,
         progress=progress,
     )
     assert found.law is not None
     kernel = None if extractors else MMD(found.law.samples(CONVERGED, comparison.truth_steps))
     for row in found.rows:
+        for number in row["measured"]:
+            if problem.perceptual is not None and number["metric"] == problem.perceptual.name:
+                row["perceptual"], row["perceptual_se"] = number["value"], number["standard_error"]
         if kernel is None:
             row["distance"], row["distance_se"] = row["law_frechet_distance"], row["law_frechet_distance_se"]
         else:
