@@ -27,6 +27,8 @@ from sdesig.sde import TabulatedVP
 
 _IGNORED = {"eta", "use_clipped_model_output"}
 _SCHEME = PathAverage(correction=0.0)
+_FIRST_SNR = 1 / 80**2
+"""Where a run begins on a table that ends without signal."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -92,8 +94,11 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
         num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas: the table, as for a `DDPMScheduler`, or
             for a `HeunDiscreteScheduler` where the schedule is "exp".
         prediction_type: "epsilon", "v_prediction" or "sample".
-        rescale_betas_zero_snr: must be False.
-        snr_shift_scale: by how much the SNRs of the table are divided, > 0, as CogVideoX's schedulers do.
+        rescale_betas_zero_snr: whether the table is rescaled so that its last timestep has no signal (Lin et al. 2024,
+            arXiv 2305.08891, algorithm 1), for a model that predicts v or the sample. Steps then begin at the SNR
+            1/6400, where the latents stand for x_t: what signal there is they lack.
+        snr_shift_scale: by how much the SNRs of the table are divided, > 0, before it is rescaled, as CogVideoX's
+            schedulers do.
         eta: stochasticity of the reverse SDE, see `CanonicalSDE`: 0 <= eta < sqrt(3), 0 is the probability flow. The
             eta that DDIMPipeline hands to `step` is DDIM's, and is ignored.
         reference_variance: c >= 0 of a Gaussian reference N(0, c); 1 suits latents of about unit variance.
@@ -103,8 +108,8 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
         slack: how far a step may end from its place, see `PathSpace`.
 
     Raises:
-        FileNotFoundError, TypeError, ValueError: arguments out of range; betas that leave no signal at the end; a file
-            that is no reference.
+        FileNotFoundError, TypeError, ValueError: arguments out of range; a model that predicts noise with a table that
+            ends without signal; a file that is no reference.
     """
 
     _compatibles: ClassVar[list[str]] = list(TABLES)
@@ -132,16 +137,26 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
         check_eta(check_real("eta", eta, minimum=0.0))
         self._predicts = PREDICTIONS[prediction_type]
         table = _table(num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas)
-        if rescale_betas_zero_snr or not bool((table > 0).all()):
-            raise ValueError("betas must leave signal at the last timestep; rescale_betas_zero_snr must be False")
         shift = check_real("snr_shift_scale", snr_shift_scale, minimum=0.0, strict=True)
-        self._table = TabulatedVP(table / (shift + (1 - shift) * table))
+        table = table / (shift + (1 - shift) * table)
+        if rescale_betas_zero_snr:
+            alphas = table.sqrt()
+            table = ((alphas - alphas[-1]) / (1 - alphas[-1] / alphas[0])) ** 2
+        low, high = TabulatedVP(table).snr_range
+        if bool(table[-1] == 0):
+            if prediction_type == "epsilon":
+                raise ValueError(
+                    "prediction_type must be 'v_prediction' or 'sample' with betas that leave no signal at the last "
+                    "timestep, where noise says nothing of the data; got 'epsilon'"
+                )
+            low = max(low, _FIRST_SNR)
+        self._table = TabulatedVP(table)
         reference = GaussianReference(0.0, check_real("reference_variance", reference_variance, minimum=0.0))
         if reference_file is not None:
             reference = GaussianReference.load(Path(reference_file))
         self._sde = self._sde_of(reference)
         one = GaussianReference(0.0, 0.0)  # of which the times of steps do not depend
-        self._space = PathSpace((1,), self._table.snr_range, one, cells, slack=slack)
+        self._space = PathSpace((1,), (low, high), one, cells, slack=slack)
         self._mark()
         self.num_inference_steps: int | None = None
         self.timesteps = torch.zeros(0)

@@ -70,11 +70,11 @@ def loop(scheduler, model, x, steps=None, **options):
     return x
 
 
-def path_of(shape, variance, power=1.0, dtype=torch.float64):
+def path_of(shape, variance, power=1.0, dtype=torch.float64, ends=(LOW, HIGH)):
     """The path of a generator's images."""
     seeds = torch.randint(2**62, shape[:1], generator=seeded()).tolist()
     clock = SNRClock(variance, power)
-    return BrownianPath(LOW, HIGH, shape, seeds=seeds, clock=clock, cells=1280, dtype=dtype)
+    return BrownianPath(*ends, shape, seeds=seeds, clock=clock, cells=1280, dtype=dtype)
 
 
 def error(found, expected):
@@ -115,6 +115,45 @@ def test_gaussian_data_are_exact_at_any_number_of_steps(prediction, eta):
     if eta == 0:
         scale = [alpha**2 * c + sigma**2 for alpha, sigma in (levels_at(0), levels_at(999))]
         torch.testing.assert_close(expected, x * (scale[0] / scale[1]) ** 0.5, rtol=1e-9, atol=1e-9)
+
+
+WITHOUT_SIGNAL = {
+    "SD 2.1 rescaled": diffusers.DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="v_prediction",
+        rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=False,
+    ),
+    "CogVideoX": diffusers.CogVideoXDPMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="v_prediction",
+        rescale_betas_zero_snr=True, snr_shift_scale=3.0, timestep_spacing="trailing", clip_sample=False,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WITHOUT_SIGNAL)
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_tables_that_end_without_signal(name, eta):
+    """Gaussian data are exact on the levels of the model's own scheduler, from the SNR 1/6400 on."""
+    theirs = WITHOUT_SIGNAL[name].alphas_cumprod.double()
+    assert theirs[-1] < 1e-9 < theirs[-2]
+    table = TabulatedVP(theirs[:-1])
+    c, x = 0.6, normal(3, 1, 4, 4).double()
+    scheduler = PathAverageScheduler.from_config(WITHOUT_SIGNAL[name].config, reference_variance=c, eta=eta)
+    asked = []
+
+    def model(x, t):
+        asked.append(float(t))
+        t = torch.as_tensor(t, dtype=torch.float64)
+        alpha, sigma = table.alpha(t), table.sigma(t)
+        denoised = Gaussian(c).denoise_y(alpha / sigma**2 * x, (alpha / sigma) ** 2)
+        return PREDICTIONS["v_prediction"](x, denoised, alpha, sigma)
+
+    low, high = 1 / 6400, table.snr_range[1]
+    whole = path_of(x.shape, c, ends=(low, high)).partial_signature(low, high).increment if eta else 0.0
+    expected = (coordinate(x, low, c, eta) + whole) / coordinate(torch.ones(()).double(), high, c, eta)
+    for steps in (1, 2, 9):
+        found = loop(scheduler, model, x, steps, generator=seeded())
+        torch.testing.assert_close(found, expected, rtol=2e-4, atol=2e-4)  # their table is of float32
+    assert table.snr(asked[-9]).item() == pytest.approx(low, rel=1e-3)
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
@@ -704,8 +743,8 @@ def test_it_is_exported():
         ({"num_train_timesteps": 0}, ValueError, "num_train_timesteps must be >= 2; got 0"),
         ({"trained_betas": "none"}, ValueError, "trained_betas must be a sequence of numbers; got 'none'"),
         ({"snr_shift_scale": 0.0}, ValueError, "snr_shift_scale must be a finite number > 0; got 0.0"),
-        ({"rescale_betas_zero_snr": True}, ValueError, "signal at the last timestep; rescale_betas_zero_snr must be"),
-        ({"trained_betas": [0.1, 0.5, 1.0]}, ValueError, "betas must leave signal at the last timestep"),
+        ({"rescale_betas_zero_snr": True}, ValueError, "prediction_type must be 'v_prediction' or 'sample' with betas"),
+        ({"trained_betas": [0.1, 0.5, 1.0]}, ValueError, "leave no signal at the last timestep"),
         ({"reference_file": "none.safetensors"}, FileNotFoundError, "none.safetensors does not exist"),
     ],
 )
@@ -720,8 +759,7 @@ def test_arguments_that_are_refused(options, error, match):
         (diffusers.EulerDiscreteScheduler(timestep_type="continuous"), "must have timestep_type='discrete'"),
         (diffusers.UniPCMultistepScheduler(use_flow_sigmas=True), "must have use_flow_sigmas=False"),
         (diffusers.EulerDiscreteScheduler(sigma_min=0.01, sigma_max=9.0), r"must have no sigma_m..=\d"),
-        (diffusers.DDIMScheduler(rescale_betas_zero_snr=True), "rescale_betas_zero_snr must be False"),
-        (diffusers.CogVideoXDDIMScheduler(rescale_betas_zero_snr=True), "rescale_betas_zero_snr must be False"),
+        (diffusers.DDIMScheduler(rescale_betas_zero_snr=True), "leave no signal at the last timestep"),
         (diffusers.UniPCMultistepScheduler(prediction_type="flow_prediction"), "prediction_type must be one of"),
     ],
 )
