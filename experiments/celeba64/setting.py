@@ -4,7 +4,8 @@ The GPU's was not run yet. Planned for one recent GPU, in bfloat16: teacher 4M i
 in all, the table of 10000 seeds an hour, each in pieces of any length; about 45 GiB of memory.
 
 The CPU's teacher, the moving average of 8000 iterations (512,000 images, 95 minutes of a core), is in teacher/, as
-float16, and its student of depth 4 in students/: 200 iterations, seventeen minutes of a core.
+float16. Its student of depth 4 (200 iterations, seventeen minutes of a core) is too large to be kept: the table of
+experiments/few_steps takes it from RUNS/celeba-students, where `--part depth-4 --runs RUNS/celeba-students` writes it.
 """
 
 from __future__ import annotations

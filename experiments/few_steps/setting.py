@@ -188,7 +188,7 @@ IMAGES = {
     "cifar10": OfImages(CIFAR10, 1000),
     "cifar10-students": OfImages(CIFAR10, 500, students=True),
     "celeba": OfImages(CELEBA, 1000),
-    "celeba-students": OfImages(CELEBA, 500, students=True),
+    "celeba-students": OfImages(CELEBA, 300, students=True),
 }
 """Their data are files that the command line names."""
 PROBLEMS: dict[str, Callable[[], Problem]] = {
