@@ -42,9 +42,11 @@ bench: $(PEERS)
 	$(BIN)/python -m experiments.benchmarks
 	$(BIN)/python -m experiments.work_precision
 
-# the site, in site/; it executes the notebooks, which takes some minutes. What an earlier build distilled must go, since
-# `distill` returns at once from a folder that is complete. The variable silences mkdocs-material's word on mkdocs 2
+# the site, in site/; it tests and executes the notebooks, which takes some minutes. What an earlier build distilled must
+# go, since `distill` returns at once from a folder that is complete. The variable silences mkdocs-material's word on
+# mkdocs 2
 docs: $(DOCS)
+	$(BIN)/python -m pytest -m notebooks tests/docs
 	rm -rf docs/examples/runs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 

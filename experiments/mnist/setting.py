@@ -3,8 +3,7 @@
 Its weights, the moving average of 5000 iterations (640,000 images), are in teacher/: 70 minutes of a core that other
 work shared. The first 954 iterations had the learning rates of a run of 8000.
 
-The students of depth 1, 2 and 4 are in students/, as float16: ten minutes of a core each. At a learning rate of 1e-3
-they did not learn in such a time."""
+The students of depth 1, 2 and 4 are in students/, as float16: ten minutes of a core each."""
 
 from __future__ import annotations
 
