@@ -26,6 +26,12 @@ SAMPLING = (
 """How a scheduler samples: it says nothing of the model."""
 NEUTRAL = {"use_flow_sigmas": False, "timestep_type": "discrete", "predict_epsilon": True, "snr_shift_scale": 1.0}
 """Keys that say something of the model, with the value at which they do not; unknown ones do not at None and False."""
+FLOW_PREDICTION = "flow_prediction"
+FLOW = (
+    *("num_train_timesteps", "shift", "base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len"),
+    "stochastic_sampling",
+)
+"""Keys of flow-matching schedulers beside those of `SAMPLING`: how times are shifted and samples drawn."""
 OWN = ("eta", "reference_variance", "reference_file", "cells", "slack")
 """How a `PathAverageScheduler` samples, if a configuration has all of them: RePaintScheduler has an eta, too."""
 
@@ -78,6 +84,30 @@ def _check(name: str, value: object, default: object, real: bool) -> None:
             raise TypeError(f"{name} must be a number; got {value!r}")
     elif isinstance(default, int) or not isinstance(value, str):
         check_integer(name, value, 0, MOST_LAYERS if name.startswith("layers_per_block") else MOST)
+
+
+def is_flow(config: Mapping[str, Any]) -> bool:
+    """Whether a scheduler's configuration is that of a model of flow matching."""
+    betas = any(key in config for key in TABLE[1:])
+    return config.get("prediction_type") == FLOW_PREDICTION or (
+        not betas and {"num_train_timesteps", "shift"} <= config.keys()
+    )
+
+
+def check_flow_config(name: str, config: Mapping[str, Any]) -> None:
+    """Raise ValueError, which names the key, unless a configuration of flow matching says nothing else of the model.
+
+    Args:
+        name: name of the configuration in messages.
+        config: configuration of a scheduler for which `is_flow` holds.
+    """
+    own = OWN if all(key in config for key in OWN) else ()
+    if not own and any(key in config for key in TABLE[1:]) and config.get("use_flow_sigmas") is not True:
+        raise ValueError(f"{name} must have use_flow_sigmas=True with prediction_type={FLOW_PREDICTION!r}")
+    for key, value in config.items():
+        known = key[0] == "_" or key in {*FLOW, *MODEL, *SAMPLING, *own, "use_flow_sigmas", "snr_shift_scale"}
+        if not known and value != NEUTRAL.get(key, value if value is None or value is False else None):
+            raise ValueError(f"{name} must have no {key}={value!r}: what it says of the model would be lost")
 
 
 def check_table_config(name: str, config: Mapping[str, Any], honoured: Collection[str] = ()) -> None:

@@ -17,18 +17,20 @@ from sdesig._checks import check_choice, check_floating, check_integer, check_re
 from sdesig._devices import beside, plus
 from sdesig._random import draw_seeds, seeds_of
 from sdesig.brownian import BrownianPath
-from sdesig.images.diffusers_config import OWN, check_table_config
+from sdesig.images.diffusers_config import FLOW_PREDICTION, OWN, check_flow_config, check_table_config, is_flow
 from sdesig.images.diffusers_unet import import_diffusers
 from sdesig.images.teachers import PREDICTIONS, TABLES
 from sdesig.sampling import CanonicalSDE, GaussianReference, PathAverage, PathSpace, SNRDenoiser
 from sdesig.sampling.path_average import check_eta, evaluation_fraction, evaluation_snr
 from sdesig.sampling.path_space import in_todays_words
-from sdesig.sde import TabulatedVP
+from sdesig.sde import Diffusion, Flow, FlowDenoiser, TabulatedVP
 
 _IGNORED = {"eta", "use_clipped_model_output"}
 _SCHEME = PathAverage(correction=0.0)
-_FIRST_SNR = 1 / 80**2
-"""Where a run begins on a table that ends without signal."""
+_PREDICTIONS = {**PREDICTIONS, FLOW_PREDICTION: FlowDenoiser}
+_FIRST_SNR, _LAST_SNR = 1 / 80**2, 1e4
+"""Where a run begins if the model's last time has no signal, and where it ends if its first one has no noise."""
+_NO_SIGNAL = 1e-30
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -59,7 +61,7 @@ class PathAverageRun:
 
 
 class PathAverageScheduler(SchedulerMixin, ConfigMixin):
-    """Samples a variance-preserving model by `sdesig.sampling.PathAverage`; a seed has one path, at all step counts.
+    """Samples a diffusion or flow model by `sdesig.sampling.PathAverage`; a seed has one path, at all step counts.
 
     The latents and one seed per image, drawn from the generators at the first step, fix a Brownian path. More steps
     follow the same path more closely, and most images change little from 20 to 40 steps. Not all: a path that passes
@@ -73,9 +75,13 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
       step, which is u_1 = u_0 + h Q(u_0) + dM; all later steps are path-average steps. Q is zero for Gaussian data of
       the reference's law, and there the first step is exact too; else its error comes from what a model at the lowest
       SNR can tell of the data beyond that law, which is next to nothing.
-    - Steps are even in log-SNR from the last timestep of the table to the first. A start in between (`set_begin_index`,
-      or the first timestep that `step` gets) takes the latents as x_t of an evaluation point, goes from there to the
-      end of its step in the same way, and follows the same law.
+    - Where the last time has no signal (flow matching; tables of zero terminal SNR) the model is asked there, with the
+      latents, and says the mean of the data, from which the first step goes on. It begins at the SNR 1/6400; what
+      signal there is in the data at that level is neglected.
+    - Steps are even in log-SNR from the last timestep of the table to the first; those of a flow end at the SNR 10^4,
+      and what is returned there is x_t/alpha. How a flow's times are shifted makes no difference to such steps.
+    - A start in between (`set_begin_index`, or the first timestep that `step` gets) takes the latents as x_t of an
+      evaluation point, goes from there to the end of its step in the same way, and follows the same law.
     - A list of generators gives one seed from each, so that an image does not depend on its batch; one generator gives
       all. Where a pipeline hands on no generator (DiT's and LDM's do not), the seed of an image is a hash of its
       latents: the same latents give the same image, and what drew them decides.
@@ -84,8 +90,9 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
     - Computed in float32, or float64 for such samples, on the samples' device; returned in their dtype.
 
     `PathAverageScheduler.from_config(pipeline.scheduler.config)` takes the table and prediction type of any scheduler
-    with betas. It goes by the keys: one that says something of the model and is not honoured here is refused. A copy,
-    shallow or deep, of a scheduler goes on by itself, also from the middle of a run. A pipeline saved with it loads
+    with betas, and the model of a flow-matching one. It goes by the keys: one that says something of the model and is
+    not honoured here is refused. A copy, shallow or deep, of a scheduler goes on by itself, also from the middle of a
+    run. A pipeline saved with it loads
     again by `from_pretrained`, where `from sdesig.images import PathAverageScheduler` has been run before: diffusers
     imports no foreign module for a folder. `DDIMPipeline` turns what it is made with into a DDIMScheduler: set
     `pipeline.scheduler` instead.
@@ -93,10 +100,10 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
     Args:
         num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas: the table, as for a `DDPMScheduler`, or
             for a `HeunDiscreteScheduler` where the schedule is "exp".
-        prediction_type: "epsilon", "v_prediction" or "sample".
+        prediction_type: "epsilon", "v_prediction" or "sample"; "flow_prediction" for noise less data of a model of flow
+            matching, which has no table: its timesteps are num_train_timesteps times the t of `Flow`.
         rescale_betas_zero_snr: whether the table is rescaled so that its last timestep has no signal (Lin et al. 2024,
-            arXiv 2305.08891, algorithm 1), for a model that predicts v or the sample. Steps then begin at the SNR
-            1/6400, where the latents stand for x_t: what signal there is they lack.
+            arXiv 2305.08891, algorithm 1), for a model that predicts v or the sample.
         snr_shift_scale: by how much the SNRs of the table are divided, > 0, before it is rescaled, as CogVideoX's
             schedulers do.
         eta: stochasticity of the reverse SDE, see `CanonicalSDE`: 0 <= eta < sqrt(3), 0 is the probability flow. The
@@ -133,24 +140,30 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
         cells: int = 1280,
         slack: float = 0.05,
     ) -> None:
-        check_choice("prediction_type", prediction_type, tuple(PREDICTIONS))
+        check_choice("prediction_type", prediction_type, tuple(_PREDICTIONS))
         check_eta(check_real("eta", eta, minimum=0.0))
-        self._predicts = PREDICTIONS[prediction_type]
+        self._predicts = _PREDICTIONS[prediction_type]
         table = _table(num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas)
         shift = check_real("snr_shift_scale", snr_shift_scale, minimum=0.0, strict=True)
         table = table / (shift + (1 - shift) * table)
         if rescale_betas_zero_snr:
             alphas = table.sqrt()
             table = ((alphas - alphas[-1]) / (1 - alphas[-1] / alphas[0])) ** 2
-        low, high = TabulatedVP(table).snr_range
-        if bool(table[-1] == 0):
-            if prediction_type == "epsilon":
+        self._noised: Diffusion = Flow() if prediction_type == FLOW_PREDICTION else TabulatedVP(table)
+        self._unit, self._last = 1.0, float(num_train_timesteps - 1)
+        self._without_signal = bool(table[-1] == 0)
+        if isinstance(self._noised, TabulatedVP):
+            low, high = self._noised.snr_range
+            if self._without_signal and prediction_type == "epsilon":
                 raise ValueError(
                     "prediction_type must be 'v_prediction' or 'sample' with betas that leave no signal at the last "
                     "timestep, where noise says nothing of the data; got 'epsilon'"
                 )
-            low = max(low, _FIRST_SNR)
-        self._table = TabulatedVP(table)
+            low = max(low, _FIRST_SNR) if self._without_signal else low
+        else:
+            low, high = _FIRST_SNR, _LAST_SNR
+            self._unit = self._last = float(num_train_timesteps)
+            self._without_signal = True
         reference = GaussianReference(0.0, check_real("reference_variance", reference_variance, minimum=0.0))
         if reference_file is not None:
             reference = GaussianReference.load(Path(reference_file))
@@ -176,7 +189,11 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
             raise TypeError(f"config must be a dictionary, a scheduler's configuration; got {config!r}")
         if set(OWN) - {"cells", "slack"} <= config.keys():  # our own, maybe made earlier
             config = in_todays_words(config)
-        check_table_config("config", config, ("snr_shift_scale",))
+        if is_flow(config):
+            check_flow_config("config", config)
+            config = {**config, "prediction_type": FLOW_PREDICTION}
+        else:
+            check_table_config("config", config, ("snr_shift_scale",))
         defaults, own = set(config.get("_use_default_values", ())), cls._get_init_keys(cls)
         given = {key: value for key, value in config.items() if key in own or key not in defaults}
         given.pop("_use_default_values", None)
@@ -185,25 +202,49 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
         scheduler._mark(*(defaults & own - kwargs.keys()))
         return made
 
-    def set_timesteps(self, num_inference_steps: int, device: torch.device | str | None = None) -> None:
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: torch.device | str | None = None,
+        sigmas: Sequence[float] | None = None,
+        mu: float | None = None,
+    ) -> None:
         """Choose the times of evaluation, `timesteps`, real numbers in float32, and begin a new run.
 
+        Args:
+            num_inference_steps: evaluations of the model.
+            device: of `timesteps`.
+            sigmas: as flow-matching pipelines hand them over, 1 to 1/n in even steps: their number alone counts.
+            mu: by how much such pipelines shift the times, which makes no difference.
+
         Raises:
-            TypeError, ValueError: not a number from 1 to `cells`.
+            TypeError, ValueError: not a number from 1 to `cells`, other sigmas.
         """
+        if sigmas is not None:
+            found = torch.as_tensor(sigmas, dtype=torch.float64)
+            n = len(found) if found.ndim == 1 else 0
+            even = torch.linspace(1.0, 1 / max(n, 1), n, dtype=torch.float64)
+            if n == 0 or not torch.allclose(found, even, rtol=0, atol=1e-4):
+                raise ValueError(f"sigmas must be even from 1 to 1/n, as pipelines make them, or None; got {sigmas}")
+            num_inference_steps = n
         steps = check_integer("num_inference_steps", num_inference_steps, 1, self._space.cells)
         grid = self._space.times(steps)
         inner = evaluation_snr(self._sde, grid[1:-1], grid[2:], evaluation_fraction(self._sde.eta))
         snrs = torch.cat([grid[:1], inner, grid[-1:]])
-        times = self._table.time(snrs)
-        alphas, sigmas = self._table.alpha(times), self._table.sigma(times)
-        scales = (alphas / sigmas) ** (self._sde.eta**2) / sigmas  # y/x, see `sdesig.sampling.canonical`
+        times = self._noised.time(snrs)
+        alphas, stds = self._noised.alpha(times), self._noised.sigma(times)
+        scales = (alphas / stds) ** (self._sde.eta**2) / stds  # y/x, see `sdesig.sampling.canonical`
+        times = self._unit * times
+        if self._without_signal:  # the latents are noise there, of variance 1
+            times[0], scales[0], alphas[0], stds[0] = self._last, scales[0] * stds[0], 0.0, 1.0
+        if isinstance(self._noised, Flow):
+            scales[-1] *= alphas[-1]
         timesteps = times[:-1].float()
         # as floats: they stay on the CPU, and mix with samples of any device
         self._grid, self._snrs, self._scales, self._times = (
             values.tolist() for values in (grid, snrs, scales, timesteps)
         )
-        self._alphas_sigmas = list(zip(alphas.tolist(), sigmas.tolist(), strict=True))
+        self._alphas_sigmas = list(zip(alphas.tolist(), stds.tolist(), strict=True))
         self.timesteps = timesteps.to(device)
         self.num_inference_steps = steps
         self._begin: int | None = None
@@ -276,11 +317,17 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """x_t = alpha x_0 + sigma noise, shape (batch, *event), at timesteps (batch,) or (1,), whole or not."""
         t = timesteps.detach().cpu().double()
-        alpha, sigma = (
-            level.to(original_samples).reshape(-1, *[1] * (original_samples.ndim - 1))
-            for level in (self._table.alpha(t), self._table.sigma(t))
+        silent = (t >= self._last) & self._without_signal
+        t = torch.where(silent, 0.5, t / self._unit)  # some time of the schedule
+        alphas, stds = self._noised.alpha(t).masked_fill(silent, 0.0), self._noised.sigma(t).masked_fill(silent, 1.0)
+        alpha, std = (
+            level.to(original_samples).reshape(-1, *[1] * (original_samples.ndim - 1)) for level in (alphas, stds)
         )
-        return alpha * original_samples + sigma * noise
+        return alpha * original_samples + std * noise
+
+    def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
+        """`add_noise`, as flow-matching pipelines call it."""
+        return self.add_noise(sample, noise, timestep)
 
     def __len__(self) -> int:
         return self.config["num_train_timesteps"]
@@ -338,7 +385,10 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
         """The run after an evaluation, D at the sample x, and u at the next one; after the last, u at the end."""
         sde, number, reference = run.sde, run.number, run.sde.reference
         snr, scale, (start, end) = self._snrs[number], self._scales[number], self._grid[number : number + 2]
-        drift = reference.drift(denoised, scale * x, snr, sde.eta)
+        if number == 0 and self._without_signal:  # y = 0 there
+            drift = reference.drift(denoised, torch.zeros_like(x), _NO_SIGNAL, sde.eta)
+        else:
+            drift = reference.drift(denoised, scale * x, snr, sde.eta)
         if run.given is None:
             u, increment = reference.to_reference(scale * x, snr, sde.eta)[0], self._noise(run, number, x)[0]
             if run.path is not None:
