@@ -32,6 +32,8 @@ FLOW = (
     "stochastic_sampling",
 )
 """Keys of flow-matching schedulers beside those of `SAMPLING`: how times are shifted and samples drawn."""
+EDM_KEYS = ("num_train_timesteps", "sigma_data", "sigma_min", "sigma_max", "sigma_schedule", "rho")
+"""Keys of schedulers with EDM's noise levels beside those of `SAMPLING`."""
 OWN = ("eta", "reference_variance", "reference_file", "cells", "slack")
 """How a `PathAverageScheduler` samples, if a configuration has all of them: RePaintScheduler has an eta, too."""
 
@@ -86,6 +88,29 @@ def _check(name: str, value: object, default: object, real: bool) -> None:
         check_integer(name, value, 0, MOST_LAYERS if name.startswith("layers_per_block") else MOST)
 
 
+def is_edm(config: Mapping[str, Any]) -> bool:
+    """Whether a scheduler's configuration is that of a model with EDM's preconditioning."""
+    return config.get("sigma_data") is not None or config.get("timestep_type") == "continuous"
+
+
+def check_edm_config(name: str, config: Mapping[str, Any]) -> None:
+    """Raise ValueError, which names the key, unless a configuration of EDM's kind says nothing else of the model.
+
+    Args:
+        name: name of the configuration in messages.
+        config: configuration of a scheduler for which `is_edm` holds.
+    """
+    own = OWN if all(key in config for key in OWN) else ()
+    if "sigma_data" not in config and config.get("prediction_type") != "v_prediction":
+        raise ValueError(f"{name} must have prediction_type='v_prediction' with timestep_type='continuous'")
+    if "solver_order" in config and "algorithm_type" not in config:
+        raise ValueError(f"{name} must have algorithm_type beside solver_order: those without have other timesteps")
+    for key in ("sigma_min", "sigma_max"):
+        if not own and config.get(key) is None:
+            raise ValueError(f"{name} must have {key}, as its noise levels are EDM's")
+    _refuse_others(name, config, {*MODEL, *SAMPLING, *EDM_KEYS, *own, "snr_shift_scale", "timestep_type"})
+
+
 def is_flow(config: Mapping[str, Any]) -> bool:
     """Whether a scheduler's configuration is that of a model of flow matching."""
     betas = any(key in config for key in TABLE[1:])
@@ -104,9 +129,14 @@ def check_flow_config(name: str, config: Mapping[str, Any]) -> None:
     own = OWN if all(key in config for key in OWN) else ()
     if not own and any(key in config for key in TABLE[1:]) and config.get("use_flow_sigmas") is not True:
         raise ValueError(f"{name} must have use_flow_sigmas=True with prediction_type={FLOW_PREDICTION!r}")
+    _refuse_others(name, config, {*FLOW, *MODEL, *SAMPLING, *own, "use_flow_sigmas", "snr_shift_scale"})
+
+
+def _refuse_others(name: str, config: Mapping[str, Any], known: Collection[str]) -> None:
+    """Raise ValueError for a key that is not known, unless it is off."""
     for key, value in config.items():
-        known = key[0] == "_" or key in {*FLOW, *MODEL, *SAMPLING, *own, "use_flow_sigmas", "snr_shift_scale"}
-        if not known and value != NEUTRAL.get(key, value if value is None or value is False else None):
+        off = value is None or value is False or value == NEUTRAL.get(key)
+        if key[0] != "_" and key not in known and not off:
             raise ValueError(f"{name} must have no {key}={value!r}: what it says of the model would be lost")
 
 

@@ -13,23 +13,28 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_ddpm import DDPMSchedulerOutput
 from torch import Tensor
 
-from sdesig._checks import check_choice, check_floating, check_integer, check_real, unread
+from sdesig._checks import check_floating, check_integer, check_real, unread
 from sdesig._devices import beside, plus
 from sdesig._random import draw_seeds, seeds_of
 from sdesig.brownian import BrownianPath
-from sdesig.images.diffusers_config import FLOW_PREDICTION, OWN, check_flow_config, check_table_config, is_flow
+from sdesig.images.diffusers_config import (
+    FLOW_PREDICTION,
+    OWN,
+    check_edm_config,
+    check_flow_config,
+    check_table_config,
+    is_edm,
+    is_flow,
+)
 from sdesig.images.diffusers_unet import import_diffusers
-from sdesig.images.teachers import PREDICTIONS, TABLES
+from sdesig.images.noise_levels import EDMLevels, FlowLevels, NoiseLevels, TableLevels
+from sdesig.images.teachers import TABLES
 from sdesig.sampling import CanonicalSDE, GaussianReference, PathAverage, PathSpace, SNRDenoiser
 from sdesig.sampling.path_average import check_eta, evaluation_fraction, evaluation_snr
 from sdesig.sampling.path_space import in_todays_words
-from sdesig.sde import Diffusion, Flow, FlowDenoiser, TabulatedVP
 
 _IGNORED = {"eta", "use_clipped_model_output"}
 _SCHEME = PathAverage(correction=0.0)
-_PREDICTIONS = {**PREDICTIONS, FLOW_PREDICTION: FlowDenoiser}
-_FIRST_SNR, _LAST_SNR = 1 / 80**2, 1e4
-"""Where a run begins if the model's last time has no signal, and where it ends if its first one has no noise."""
 _NO_SIGNAL = 1e-30
 
 
@@ -78,8 +83,9 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
     - Where the last time has no signal (flow matching; tables of zero terminal SNR) the model is asked there, with the
       latents, and says the mean of the data, from which the first step goes on. It begins at the SNR 1/6400; what
       signal there is in the data at that level is neglected.
-    - Steps are even in log-SNR from the last timestep of the table to the first; those of a flow end at the SNR 10^4,
-      and what is returned there is x_t/alpha. How a flow's times are shifted makes no difference to such steps.
+    - Steps are even in log-SNR from the last timestep of the table to the first; those of flows and of EDM's kind
+      between the SNRs 1/6400 and 10^4, within the model's range, and what is returned there is x_t/alpha. How a flow's
+      times are shifted, or EDM's spaced, makes no difference to such steps.
     - A start in between (`set_begin_index`, or the first timestep that `step` gets) takes the latents as x_t of an
       evaluation point, goes from there to the end of its step in the same way, and follows the same law.
     - A list of generators gives one seed from each, so that an image does not depend on its batch; one generator gives
@@ -90,9 +96,9 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
     - Computed in float32, or float64 for such samples, on the samples' device; returned in their dtype.
 
     `PathAverageScheduler.from_config(pipeline.scheduler.config)` takes the table and prediction type of any scheduler
-    with betas, and the model of a flow-matching one. It goes by the keys: one that says something of the model and is
-    not honoured here is refused. A copy, shallow or deep, of a scheduler goes on by itself, also from the middle of a
-    run. A pipeline saved with it loads
+    with betas, and the model of a flow-matching one, or of one with EDM's noise levels. It goes by the keys: one that
+    says something of the model and is not honoured here is refused. A copy, shallow or deep, of a scheduler goes on by
+    itself, also from the middle of a run. A pipeline saved with it loads
     again by `from_pretrained`, where `from sdesig.images import PathAverageScheduler` has been run before: diffusers
     imports no foreign module for a folder. `DDIMPipeline` turns what it is made with into a DDIMScheduler: set
     `pipeline.scheduler` instead.
@@ -106,6 +112,9 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
             arXiv 2305.08891, algorithm 1), for a model that predicts v or the sample.
         snr_shift_scale: by how much the SNRs of the table are divided, > 0, before it is rescaled, as CogVideoX's
             schedulers do.
+        sigma_data, sigma_min, sigma_max: where the first is given, the model has EDM's preconditioning (`EDMDenoiser`),
+            and these noise levels (default .002 and 80) instead of a table; it is "epsilon" or, with F of the other
+            sign, "v_prediction". Samples are c_in z all along, what the network sees.
         eta: stochasticity of the reverse SDE, see `CanonicalSDE`: 0 <= eta < sqrt(3), 0 is the probability flow. The
             eta that DDIMPipeline hands to `step` is DDIM's, and is ignored.
         reference_variance: c >= 0 of a Gaussian reference N(0, c); 1 suits latents of about unit variance.
@@ -134,42 +143,36 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
         prediction_type: str = "epsilon",
         rescale_betas_zero_snr: bool = False,
         snr_shift_scale: float = 1.0,
+        sigma_data: float | None = None,
+        sigma_min: float | None = None,
+        sigma_max: float | None = None,
         eta: float = 1.0,
         reference_variance: float = 0.25,
         reference_file: str | None = None,
         cells: int = 1280,
         slack: float = 0.05,
     ) -> None:
-        check_choice("prediction_type", prediction_type, tuple(_PREDICTIONS))
         check_eta(check_real("eta", eta, minimum=0.0))
-        self._predicts = _PREDICTIONS[prediction_type]
-        table = _table(num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas)
         shift = check_real("snr_shift_scale", snr_shift_scale, minimum=0.0, strict=True)
-        table = table / (shift + (1 - shift) * table)
-        if rescale_betas_zero_snr:
-            alphas = table.sqrt()
-            table = ((alphas - alphas[-1]) / (1 - alphas[-1] / alphas[0])) ** 2
-        self._noised: Diffusion = Flow() if prediction_type == FLOW_PREDICTION else TabulatedVP(table)
-        self._unit, self._last = 1.0, float(num_train_timesteps - 1)
-        self._without_signal = bool(table[-1] == 0)
-        if isinstance(self._noised, TabulatedVP):
-            low, high = self._noised.snr_range
-            if self._without_signal and prediction_type == "epsilon":
-                raise ValueError(
-                    "prediction_type must be 'v_prediction' or 'sample' with betas that leave no signal at the last "
-                    "timestep, where noise says nothing of the data; got 'epsilon'"
-                )
-            low = max(low, _FIRST_SNR) if self._without_signal else low
+        table = _table(num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas)
+        self._levels: NoiseLevels
+        if sigma_data is not None:
+            least, most = 0.002 if sigma_min is None else sigma_min, 80.0 if sigma_max is None else sigma_max
+            self._levels = EDMLevels(sigma_data, least, most, prediction_type)
+        elif prediction_type == FLOW_PREDICTION:
+            self._levels = FlowLevels(num_train_timesteps)
         else:
-            low, high = _FIRST_SNR, _LAST_SNR
-            self._unit = self._last = float(num_train_timesteps)
-            self._without_signal = True
+            table = table / (shift + (1 - shift) * table)
+            if rescale_betas_zero_snr:
+                alphas = table.sqrt()
+                table = ((alphas - alphas[-1]) / (1 - alphas[-1] / alphas[0])) ** 2
+            self._levels = TableLevels(table, prediction_type)
         reference = GaussianReference(0.0, check_real("reference_variance", reference_variance, minimum=0.0))
         if reference_file is not None:
             reference = GaussianReference.load(Path(reference_file))
         self._sde = self._sde_of(reference)
         one = GaussianReference(0.0, 0.0)  # of which the times of steps do not depend
-        self._space = PathSpace((1,), (low, high), one, cells, slack=slack)
+        self._space = PathSpace((1,), self._levels.snr_range, one, cells, slack=slack)
         self._mark()
         self.num_inference_steps: int | None = None
         self.timesteps = torch.zeros(0)
@@ -189,7 +192,10 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
             raise TypeError(f"config must be a dictionary, a scheduler's configuration; got {config!r}")
         if set(OWN) - {"cells", "slack"} <= config.keys():  # our own, maybe made earlier
             config = in_todays_words(config)
-        if is_flow(config):
+        if is_edm(config):
+            check_edm_config("config", config)
+            config = {"sigma_data": 1.0, **config}  # of Stable Video Diffusion's, which does not say it
+        elif is_flow(config):
             check_flow_config("config", config)
             config = {**config, "prediction_type": FLOW_PREDICTION}
         else:
@@ -231,13 +237,11 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
         grid = self._space.times(steps)
         inner = evaluation_snr(self._sde, grid[1:-1], grid[2:], evaluation_fraction(self._sde.eta))
         snrs = torch.cat([grid[:1], inner, grid[-1:]])
-        times = self._noised.time(snrs)
-        alphas, stds = self._noised.alpha(times), self._noised.sigma(times)
+        times, (alphas, stds) = self._levels.timestep(snrs), self._levels.alpha_sigma(snrs)
         scales = (alphas / stds) ** (self._sde.eta**2) / stds  # y/x, see `sdesig.sampling.canonical`
-        times = self._unit * times
-        if self._without_signal:  # the latents are noise there, of variance 1
-            times[0], scales[0], alphas[0], stds[0] = self._last, scales[0] * stds[0], 0.0, 1.0
-        if isinstance(self._noised, Flow):
+        if self._levels.silent is not None:  # the latents are noise there, of variance 1
+            times[0], scales[0], alphas[0], stds[0] = self._levels.silent, scales[0] * stds[0], 0.0, 1.0
+        if self._levels.divided:
             scales[-1] *= alphas[-1]
         timesteps = times[:-1].float()
         # as floats: they stay on the CPU, and mix with samples of any device
@@ -306,7 +310,7 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
             )
         if tuple(sample.shape) != run.shape:
             raise ValueError(f"sample must have the run's shape {run.shape}; got {tuple(sample.shape)}")
-        denoised = self._predicts.denoised(x, model_output.to(x), *self._alphas_sigmas[run.number])
+        denoised = self._levels.denoised(x, model_output.to(x), *self._alphas_sigmas[run.number])
         with unread():
             run, u = self._advance(run, x, denoised)
             u = run.sde.reference.from_reference(u, self._snrs[run.number], run.sde.eta)
@@ -316,12 +320,9 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """x_t = alpha x_0 + sigma noise, shape (batch, *event), at timesteps (batch,) or (1,), whole or not."""
-        t = timesteps.detach().cpu().double()
-        silent = (t >= self._last) & self._without_signal
-        t = torch.where(silent, 0.5, t / self._unit)  # some time of the schedule
-        alphas, stds = self._noised.alpha(t).masked_fill(silent, 0.0), self._noised.sigma(t).masked_fill(silent, 1.0)
         alpha, std = (
-            level.to(original_samples).reshape(-1, *[1] * (original_samples.ndim - 1)) for level in (alphas, stds)
+            level.to(original_samples).reshape(-1, *[1] * (original_samples.ndim - 1))
+            for level in self._levels.alpha_sigma_at(timesteps.detach().cpu().double())
         )
         return alpha * original_samples + std * noise
 
@@ -385,7 +386,7 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
         """The run after an evaluation, D at the sample x, and u at the next one; after the last, u at the end."""
         sde, number, reference = run.sde, run.number, run.sde.reference
         snr, scale, (start, end) = self._snrs[number], self._scales[number], self._grid[number : number + 2]
-        if number == 0 and self._without_signal:  # y = 0 there
+        if number == 0 and self._levels.silent is not None:  # y = 0 there
             drift = reference.drift(denoised, torch.zeros_like(x), _NO_SIGNAL, sde.eta)
         else:
             drift = reference.drift(denoised, scale * x, snr, sde.eta)

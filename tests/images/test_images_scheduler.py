@@ -222,6 +222,76 @@ def test_flow_matching_follows_the_paths_of_the_package():
     assert errors[0] > 2 * errors[1] > 4 * errors[2]
 
 
+EDMS = {
+    "EDM": diffusers.EDMEulerScheduler(),
+    "CosXL": diffusers.EDMEulerScheduler(sigma_max=120.0, sigma_data=1.0, prediction_type="v_prediction"),
+    "Playground": diffusers.EDMDPMSolverMultistepScheduler(sigma_max=80.0, sigma_data=0.5),
+    "SVD": diffusers.EulerDiscreteScheduler(
+        sigma_min=0.002, sigma_max=700.0, timestep_type="continuous", prediction_type="v_prediction",
+        use_karras_sigmas=True,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EDMS)
+def test_samples_that_are_scaled_as_by_the_models_own_scheduler(name):
+    """What the network gets and what is made of its output, against diffusers' own code, at all of its noise levels."""
+    theirs = EDMS[name]
+    ours = PathAverageScheduler.from_config(theirs.config)._levels
+    theirs.set_timesteps(12)
+    z, output = normal(2, 1, 3, 3).double(), normal(2, 1, 3, 3, seed=2).double()
+    for k, t in enumerate(theirs.timesteps):
+        sigma, theirs._step_index, theirs.is_scale_input_called = theirs.sigmas[k].double(), k, True
+        snr = 1 / sigma**2
+        alpha, std = ours.alpha_sigma(snr)
+        torch.testing.assert_close(theirs.scale_model_input(z, t), alpha * z, rtol=1e-5, atol=1e-6)
+        assert ours.timestep(snr).item() == pytest.approx(t.item(), rel=1e-5, abs=1e-5)
+        assert ours.snr(t.double()).item() == pytest.approx(snr.item(), rel=1e-4)
+        theirs._step_index = k
+        expected = theirs.step(output, t, z, return_dict=True).pred_original_sample if name != "Playground" else None
+        if expected is None:
+            expected = theirs.precondition_outputs(z, output, sigma)
+        found = ours.denoised(alpha * z, output, alpha.item(), std.item())
+        torch.testing.assert_close(found, expected.double(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", EDMS)
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_edm_is_exact_for_gaussian_data(name, eta):
+    """At any number of steps; what is returned is x_0 and the noise of the end, without a scale."""
+    c, x = 0.6, normal(3, 1, 4, 4).double()
+    theirs = EDMS[name].config
+    scheduler = PathAverageScheduler.from_config(theirs, reference_variance=c, eta=eta)
+    data, sign = theirs.get("sigma_data", 1.0), -1 if theirs["prediction_type"] == "v_prediction" else 1
+
+    def model(x, t):
+        s = np.exp(4 * float(t))
+        z = x * (s**2 + data**2) ** 0.5
+        c_skip, c_out = data**2 / (s**2 + data**2), sign * s * data / (s**2 + data**2) ** 0.5
+        return (Gaussian(c).denoise_y(z / s**2, s**-2) - c_skip * z) / c_out
+
+    low, high = max(1 / 6400, theirs["sigma_max"] ** -2), 1e4
+    whole = path_of(x.shape, c, eta**2, ends=(low, high)).partial_signature(low, high).increment if eta else 0.0
+    power = (1 + eta**2) / 2
+    # the latents are c_in z; y = z snr^power
+    first, last = (snr**power / (1 + c * snr) ** power for snr in (low, high))
+    expected = (first * x * (1 / low + data**2) ** 0.5 + whole) / last
+    for steps in (1, 2, 9):
+        found = loop(scheduler, model, x, steps, generator=seeded())
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", EDMS)
+def test_edm_configurations_go_there_and_back(name, tmp_path):
+    theirs = EDMS[name]
+    PathAverageScheduler.from_config(theirs.config).save_pretrained(tmp_path)
+    again = PathAverageScheduler.from_config(PathAverageScheduler.from_pretrained(tmp_path).config)
+    assert again._levels.snr_range == PathAverageScheduler.from_config(theirs.config)._levels.snr_range
+    back = type(theirs).from_config(again.config).config
+    for key, value in theirs.config.items():
+        assert key[0] == "_" or back[key] == value, key
+
+
 @pytest.mark.parametrize("name", FLOWS)
 def test_flow_configurations_go_there_and_back(name, tmp_path):
     theirs = FLOWS[name]
@@ -256,9 +326,13 @@ def test_what_flow_pipelines_call():
         (diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True).config, "must have no invert_sigmas=True"),
         ({**diffusers.UniPCMultistepScheduler(**VELOCITY).config, "use_flow_sigmas": False}, "use_flow_sigmas=True"),
         ({**FLOWS["SD3"].config, "later_scale": 2.0}, r"must have no later_scale=2\.0"),
+        ({**EDMS["EDM"].config, "later_scale": 2.0}, r"must have no later_scale=2\.0"),
+        ({**EDMS["EDM"].config, "prediction_type": "sample"}, "prediction_type must be one of 'epsilon', 'v_pred"),
+        ({**EDMS["SVD"].config, "prediction_type": "epsilon"}, "must have prediction_type='v_prediction' with timest"),
+        ({**EDMS["SVD"].config, "sigma_min": None}, "must have sigma_min"),
     ],
 )
-def test_flows_that_are_refused(config, match):
+def test_flows_and_edms_that_are_refused(config, match):
     with pytest.raises(ValueError, match=match):
         PathAverageScheduler.from_config(config)
 
@@ -752,6 +826,9 @@ NAMED = {
     "LCMScheduler": "original_inference_steps=50",
     "TCDScheduler": "original_inference_steps=50",
     "RePaintScheduler": r"eta=0\.0",
+    "CMStochasticIterativeScheduler": r"(s_noise|clip_denoised)=",
+    "SCMScheduler": "sigma_min, as its",
+    "CosineDPMSolverMultistepScheduler": "algorithm_type beside",
     "FlowMatchLCMScheduler": "upscale_mode='bicubic'",
     "HeliosDMDScheduler": "(stages|stage_range|gamma)=",
     "HeliosScheduler": "(stages|stage_range|gamma)=",
@@ -759,6 +836,7 @@ NAMED = {
 }
 OF_FLOWS = {"FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "FlowMapEulerDiscreteScheduler"}
 """Flow maps have no key of their own."""
+OF_EDM = {"EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"}
 
 
 def verdict(config):
@@ -784,11 +862,14 @@ def test_every_scheduler_of_diffusers_by_its_keys(name, tmp_path):
         for config in configs:
             made = PathAverageScheduler.from_config(config)
             torch.testing.assert_close(made.add_noise(x, x + 1, t), expected, rtol=1e-5, atol=1e-5)
+    elif name in OF_EDM:
+        for config in configs:
+            assert PathAverageScheduler.from_config(config).config.sigma_data == 0.5
     elif name in OF_FLOWS:
         for config in configs:
             assert PathAverageScheduler.from_config(config).config.prediction_type == "flow_prediction"
     else:
-        match = f"config must have no {NAMED[name]}" if name in NAMED else "config must be .*with betas.*; it lacks "
+        match = f"config must have (no )?{NAMED[name]}" if name in NAMED else "config must be .*with betas.*; it lacks "
         for config in configs:
             with pytest.raises(ValueError, match=match):
                 PathAverageScheduler.from_config(config)
@@ -872,7 +953,7 @@ def test_arguments_that_are_refused(options, error, match):
 @pytest.mark.parametrize(
     "scheduler, match",
     [
-        (diffusers.EulerDiscreteScheduler(timestep_type="continuous"), "must have timestep_type='discrete'"),
+        (diffusers.EulerDiscreteScheduler(timestep_type="continuous"), "must have prediction_type='v_prediction'"),
         (diffusers.UniPCMultistepScheduler(use_flow_sigmas=True), "must have use_flow_sigmas=False"),
         (diffusers.EulerDiscreteScheduler(sigma_min=0.01, sigma_max=9.0), r"must have no sigma_m..=\d"),
         (diffusers.DDIMScheduler(rescale_betas_zero_snr=True), "leave no signal at the last timestep"),
