@@ -179,7 +179,7 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
 
     @classmethod
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
-        """A scheduler made from the configuration of any scheduler with betas.
+        """A scheduler made from the configuration of another one, see the class.
 
         Another scheduler made of the configuration that results is what it would be if made of `config` itself: what
         was a default of the other class counts here, where this class may have another, and stays marked as one.
