@@ -15,10 +15,7 @@ from sdesig.evaluation import Row, error_figure, read_json, save_figure
 from sdesig.sampling import Floor
 
 HERE = Path(__file__).parent
-STUDIES = (
-    *("mnist/results", "cifar10/results-cpu", "celeba64/results-cpu"),
-    *("digits/demo", "digits/results", "toy_mixture/results"),
-)
+STUDIES = ("mnist/results", "digits/demo", "digits/results", "toy_mixture/results")
 STUDY_SEEDS = 500
 """Seeds of experiments/digits/results/study.json."""
 

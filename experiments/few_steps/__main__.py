@@ -189,7 +189,8 @@ def write_text(results: dict[str, dict[str, Any]]) -> None:
     text += (
         "At equal evaluations, none at the last SNR. Every sampler of others is on the better, at each number and in "
         "each table, of two grids, even in log-SNR and Karras'; ours have one grid, as named. +- is one standard error "
-        "over the seeds. Seconds per 1000 samples in the JSON files are of the processor, CelebA's not measured.\n"
+        "over the seeds. Seconds per 1000 samples in the JSON files are of the processor; CelebA's and those beside "
+        "students were not measured.\n"
     )
     for result in results.values():
         of_all = steps_of_all(result["rows"])

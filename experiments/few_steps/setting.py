@@ -186,9 +186,8 @@ IMAGES = {
     "mnist": OfImages(MNIST, 4000),
     "mnist-students": OfImages(MNIST, 650, students=True),
     "cifar10": OfImages(CIFAR10, 1000),
-    "cifar10-students": OfImages(CIFAR10, 500, students=True),
+    "cifar10-students": OfImages(CIFAR10, 300, students=True),
     "celeba": OfImages(CELEBA, 1000),
-    "celeba-students": OfImages(CELEBA, 300, students=True),
 }
 """Their data are files that the command line names."""
 PROBLEMS: dict[str, Callable[[], Problem]] = {

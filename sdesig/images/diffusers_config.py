@@ -34,6 +34,8 @@ FLOW = (
 """Keys of flow-matching schedulers beside those of `SAMPLING`: how times are shifted and samples drawn."""
 EDM_KEYS = ("num_train_timesteps", "sigma_data", "sigma_min", "sigma_max", "sigma_schedule", "rho")
 """Keys of schedulers with EDM's noise levels beside those of `SAMPLING`."""
+OF_MODELS = frozenset({*MODEL, *NEUTRAL, *EDM_KEYS})
+"""Keys that say something of the model."""
 OWN = ("eta", "reference_variance", "reference_file", "cells", "slack")
 """How a `PathAverageScheduler` samples, if a configuration has all of them: RePaintScheduler has an eta, too."""
 
@@ -129,6 +131,8 @@ def check_flow_config(name: str, config: Mapping[str, Any]) -> None:
     own = OWN if all(key in config for key in OWN) else ()
     if not own and any(key in config for key in TABLE[1:]) and config.get("use_flow_sigmas") is not True:
         raise ValueError(f"{name} must have use_flow_sigmas=True with prediction_type={FLOW_PREDICTION!r}")
+    if config.get("prediction_type", FLOW_PREDICTION) != FLOW_PREDICTION:
+        raise ValueError(f"{name} must have prediction_type={FLOW_PREDICTION!r}; got {config['prediction_type']!r}")
     _refuse_others(name, config, {*FLOW, *MODEL, *SAMPLING, *own, "use_flow_sigmas", "snr_shift_scale"})
 
 

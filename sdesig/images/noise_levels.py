@@ -16,7 +16,7 @@ from sdesig.images.teachers import PREDICTIONS
 from sdesig.sde import EDM, Flow, FlowDenoiser, TabulatedVP
 
 FIRST_SNR, LAST_SNR = 1 / 80**2, 1e4
-"""Where a run begins if the model's last timestep has no signal, and where one of flow matching ends."""
+"""Where a run begins if the model's last timestep has no signal, and where one without a table ends."""
 
 
 class NoiseLevels(ABC):
@@ -151,8 +151,9 @@ class EDMLevels(NoiseLevels):
         self._sigma_data = check_real("sigma_data", sigma_data, minimum=0.0, strict=True)
         check_choice("prediction_type", prediction_type, ("epsilon", "v_prediction"))
         self._sign = 1.0 if prediction_type == "epsilon" else -1.0
+        check_real("sigma_max", sigma_max, minimum=LAST_SNR**-0.5, strict=True)
         low, high = (EDM(sigma_min, sigma_max).snr(s).item() for s in (sigma_max, sigma_min))
-        self.snr_range = max(low, FIRST_SNR), min(high, LAST_SNR)
+        self.snr_range = low, min(high, LAST_SNR)
 
     def timestep(self, snr: Tensor) -> Tensor:
         """log(s)/4."""

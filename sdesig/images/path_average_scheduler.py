@@ -19,6 +19,7 @@ from sdesig._random import draw_seeds, seeds_of
 from sdesig.brownian import BrownianPath
 from sdesig.images.diffusers_config import (
     FLOW_PREDICTION,
+    OF_MODELS,
     OWN,
     check_edm_config,
     check_flow_config,
@@ -81,16 +82,16 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
       the reference's law, and there the first step is exact too; else its error comes from what a model at the lowest
       SNR can tell of the data beyond that law, which is next to nothing.
     - Where the last time has no signal (flow matching; tables of zero terminal SNR) the model is asked there, with the
-      latents, and says the mean of the data, from which the first step goes on. It begins at the SNR 1/6400; what
-      signal there is in the data at that level is neglected.
-    - Steps are even in log-SNR from the last timestep of the table to the first; those of flows and of EDM's kind
-      between the SNRs 1/6400 and 10^4, within the model's range, and what is returned there is x_t/alpha. How a flow's
-      times are shifted, or EDM's spaced, makes no difference to such steps.
+      latents, and says the mean of the data, from which the first step goes on. It begins at the SNR 1/6400, with the
+      data's mean for the signal that there is in them.
+    - Steps are even in log-SNR from the last timestep of the table to the first. Those of flows and of EDM's kind end
+      at the SNR 10^4, and what is returned there is x_t/alpha. How a flow's times are shifted, or EDM's spaced, makes
+      no difference to such steps.
     - A start in between (`set_begin_index`, or the first timestep that `step` gets) takes the latents as x_t of an
       evaluation point, goes from there to the end of its step in the same way, and follows the same law.
     - A list of generators gives one seed from each, so that an image does not depend on its batch; one generator gives
-      all. Where a pipeline hands on no generator (DiT's and LDM's do not), the seed of an image is a hash of its
-      latents: the same latents give the same image, and what drew them decides.
+      all. Where a pipeline hands on no generator (those of DiT, LDM, Stable Diffusion 3 and Flux do not), the seed of an
+      image is a hash of its latents: the same latents give the same image, and what drew them decides.
     - Timesteps are real numbers. A pipeline that looks up a table of its own by them cannot be run (of Kandinsky 2.1
       the one from image to image), nor with any other scheduler that has such timesteps.
     - Computed in float32, or float64 for such samples, on the samples' device; returned in their dtype.
@@ -98,9 +99,8 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
     `PathAverageScheduler.from_config(pipeline.scheduler.config)` takes the table and prediction type of any scheduler
     with betas, and the model of a flow-matching one, or of one with EDM's noise levels. It goes by the keys: one that
     says something of the model and is not honoured here is refused. A copy, shallow or deep, of a scheduler goes on by
-    itself, also from the middle of a run. A pipeline saved with it loads
-    again by `from_pretrained`, where `from sdesig.images import PathAverageScheduler` has been run before: diffusers
-    imports no foreign module for a folder. `DDIMPipeline` turns what it is made with into a DDIMScheduler: set
+    itself, also from the middle of a run. A pipeline saved with it loads again by `from_pretrained`, where `from
+    sdesig.images import PathAverageScheduler` has been run before: diffusers imports no foreign module for a folder. `DDIMPipeline` turns what it is made with into a DDIMScheduler: set
     `pipeline.scheduler` instead.
 
     Args:
@@ -156,6 +156,8 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
         shift = check_real("snr_shift_scale", snr_shift_scale, minimum=0.0, strict=True)
         table = _table(num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas)
         self._levels: NoiseLevels
+        if sigma_data is None and not sigma_min is sigma_max is None:
+            raise ValueError(f"sigma_data must be given with sigma_min and sigma_max; got {sigma_min} and {sigma_max}")
         if sigma_data is not None:
             least, most = 0.002 if sigma_min is None else sigma_min, 80.0 if sigma_max is None else sigma_max
             self._levels = EDMLevels(sigma_data, least, most, prediction_type)
@@ -192,14 +194,15 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
             raise TypeError(f"config must be a dictionary, a scheduler's configuration; got {config!r}")
         if set(OWN) - {"cells", "slack"} <= config.keys():  # our own, maybe made earlier
             config = in_todays_words(config)
-        if is_edm(config):
-            check_edm_config("config", config)
+        whole = {**config, **{key: value for key, value in kwargs.items() if key in OF_MODELS}}
+        if is_edm(whole):
+            check_edm_config("config", whole)
             config = {"sigma_data": 1.0, **config}  # of Stable Video Diffusion's, which does not say it
         elif is_flow(config):
-            check_flow_config("config", config)
-            config = {**config, "prediction_type": FLOW_PREDICTION}
+            check_flow_config("config", whole)
+            config = {**config, "prediction_type": FLOW_PREDICTION, "use_flow_sigmas": True}
         else:
-            check_table_config("config", config, ("snr_shift_scale",))
+            check_table_config("config", whole, ("snr_shift_scale",))
         defaults, own = set(config.get("_use_default_values", ())), cls._get_init_keys(cls)
         given = {key: value for key, value in config.items() if key in own or key not in defaults}
         given.pop("_use_default_values", None)
@@ -220,7 +223,8 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
         Args:
             num_inference_steps: evaluations of the model.
             device: of `timesteps`.
-            sigmas: as flow-matching pipelines hand them over, 1 to 1/n in even steps: their number alone counts.
+            sigmas: of flow matching, as the pipelines of Flux hand them over, 1 to 1/n in even steps: their number
+                alone counts.
             mu: by how much such pipelines shift the times, which makes no difference.
 
         Raises:
@@ -228,10 +232,13 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
         """
         if sigmas is not None:
             found = torch.as_tensor(sigmas, dtype=torch.float64)
-            n = len(found) if found.ndim == 1 else 0
+            n = len(found) if found.ndim == 1 and isinstance(self._levels, FlowLevels) else 0
             even = torch.linspace(1.0, 1 / max(n, 1), n, dtype=torch.float64)
-            if n == 0 or not torch.allclose(found, even, rtol=0, atol=1e-4):
-                raise ValueError(f"sigmas must be even from 1 to 1/n, as pipelines make them, or None; got {sigmas}")
+            if n == 0 or num_inference_steps not in (None, n) or not torch.allclose(found, even, rtol=0, atol=1e-4):
+                raise ValueError(
+                    "sigmas must be None or, with flow matching, num_inference_steps values, even from 1 to 1/n; got "
+                    f"{sigmas}"
+                )
             num_inference_steps = n
         steps = check_integer("num_inference_steps", num_inference_steps, 1, self._space.cells)
         grid = self._space.times(steps)
@@ -250,6 +257,10 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
         )
         self._alphas_sigmas = list(zip(alphas.tolist(), stds.tolist(), strict=True))
         self.timesteps = timesteps.to(device)
+        if isinstance(self._levels, FlowLevels):
+            self.sigmas = torch.cat(
+                [timesteps / self.config["num_train_timesteps"], torch.zeros(1)]
+            )  # WanPipeline reads it
         self.num_inference_steps = steps
         self._begin: int | None = None
         self._run: PathAverageRun | None = None
@@ -319,7 +330,10 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
         return DDPMSchedulerOutput(returned, denoised) if return_dict else (returned, denoised)
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """x_t = alpha x_0 + sigma noise, shape (batch, *event), at timesteps (batch,) or (1,), whole or not."""
+        """x_t = alpha x_0 + sigma noise, shape (batch, *event), at timesteps (batch,) or (1,), whole or not.
+
+        Between the last two of a table that ends without signal there are none.
+        """
         alpha, std = (
             level.to(original_samples).reshape(-1, *[1] * (original_samples.ndim - 1))
             for level in self._levels.alpha_sigma_at(timesteps.detach().cpu().double())
@@ -386,12 +400,14 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
         """The run after an evaluation, D at the sample x, and u at the next one; after the last, u at the end."""
         sde, number, reference = run.sde, run.number, run.sde.reference
         snr, scale, (start, end) = self._snrs[number], self._scales[number], self._grid[number : number + 2]
-        if number == 0 and self._levels.silent is not None:  # y = 0 there
+        y = scale * x
+        if number == 0 and self._levels.silent is not None:  # asked without signal, where y = 0: D is the data's mean
             drift = reference.drift(denoised, torch.zeros_like(x), _NO_SIGNAL, sde.eta)
+            y = plus(y, snr ** ((1 + sde.eta**2) / 2), denoised)
         else:
-            drift = reference.drift(denoised, scale * x, snr, sde.eta)
+            drift = reference.drift(denoised, y, snr, sde.eta)
         if run.given is None:
-            u, increment = reference.to_reference(scale * x, snr, sde.eta)[0], self._noise(run, number, x)[0]
+            u, increment = reference.to_reference(y, snr, sde.eta)[0], self._noise(run, number, x)[0]
             if run.path is not None:
                 whole, part = (run.path.clock.length(first, end) for first in (start, snr))
                 increment = increment * beside(torch.as_tensor(part / whole).sqrt(), x)
