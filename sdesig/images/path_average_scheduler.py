@@ -90,8 +90,8 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
     - A start in between (`set_begin_index`, or the first timestep that `step` gets) takes the latents as x_t of an
       evaluation point, goes from there to the end of its step in the same way, and follows the same law.
     - A list of generators gives one seed from each, so that an image does not depend on its batch; one generator gives
-      all. Where a pipeline hands on no generator (those of DiT, LDM, Stable Diffusion 3 and Flux do not), the seed of an
-      image is a hash of its latents: the same latents give the same image, and what drew them decides.
+      all. Where a pipeline hands on no generator (those of DiT, LDM, Stable Diffusion 3 and Flux do not), the seed of
+      an image is a hash of its latents: the same latents give the same image, and what drew them decides.
     - Timesteps are real numbers. A pipeline that looks up a table of its own by them cannot be run (of Kandinsky 2.1
       the one from image to image), nor with any other scheduler that has such timesteps.
     - Computed in float32, or float64 for such samples, on the samples' device; returned in their dtype.
@@ -100,8 +100,8 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
     with betas, and the model of a flow-matching one, or of one with EDM's noise levels. It goes by the keys: one that
     says something of the model and is not honoured here is refused. A copy, shallow or deep, of a scheduler goes on by
     itself, also from the middle of a run. A pipeline saved with it loads again by `from_pretrained`, where `from
-    sdesig.images import PathAverageScheduler` has been run before: diffusers imports no foreign module for a folder. `DDIMPipeline` turns what it is made with into a DDIMScheduler: set
-    `pipeline.scheduler` instead.
+    sdesig.images import PathAverageScheduler` has been run before: diffusers imports no foreign module for a folder.
+    `DDIMPipeline` turns what it is made with into a DDIMScheduler: set `pipeline.scheduler` instead.
 
     Args:
         num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas: the table, as for a `DDPMScheduler`, or
