@@ -49,7 +49,7 @@ class Distill:
     """Size of the run, by the size of the network: quick, study or full set iterations, evaluations, steps and
     teacher_steps, unless these are given, and say how long it will take."""
     setting: SettingFlags = field(default_factory=SettingFlags)
-    depth: int = 4
+    depth: int = 2
     """Legendre coefficients of the path that a generator sees on each step."""
     cell: Literal["solver", "plain"] = "solver"
     """Form of a step: solver, a scheme whose denoiser learns, or plain, a network from state to state as in the
