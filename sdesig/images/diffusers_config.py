@@ -102,7 +102,7 @@ def check_edm_config(name: str, config: Mapping[str, Any]) -> None:
         name: name of the configuration in messages.
         config: configuration of a scheduler for which `is_edm` holds.
     """
-    own = OWN if all(key in config for key in OWN) else ()
+    own = _own_keys(config)
     if "sigma_data" not in config and config.get("prediction_type") != "v_prediction":
         raise ValueError(f"{name} must have prediction_type='v_prediction' with timestep_type='continuous'")
     if "solver_order" in config and "algorithm_type" not in config:
@@ -115,10 +115,9 @@ def check_edm_config(name: str, config: Mapping[str, Any]) -> None:
 
 def is_flow(config: Mapping[str, Any]) -> bool:
     """Whether a scheduler's configuration is that of a model of flow matching."""
-    betas = any(key in config for key in TABLE[1:])
-    return config.get("prediction_type") == FLOW_PREDICTION or (
-        not betas and {"num_train_timesteps", "shift"} <= config.keys()
-    )
+    if config.get("prediction_type") == FLOW_PREDICTION:
+        return True
+    return {"num_train_timesteps", "shift"} <= config.keys() and not _has_betas(config)
 
 
 def check_flow_config(name: str, config: Mapping[str, Any]) -> None:
@@ -128,20 +127,31 @@ def check_flow_config(name: str, config: Mapping[str, Any]) -> None:
         name: name of the configuration in messages.
         config: configuration of a scheduler for which `is_flow` holds.
     """
-    own = OWN if all(key in config for key in OWN) else ()
-    if not own and any(key in config for key in TABLE[1:]) and config.get("use_flow_sigmas") is not True:
+    own = _own_keys(config)
+    if not own and _has_betas(config) and config.get("use_flow_sigmas") is not True:
         raise ValueError(f"{name} must have use_flow_sigmas=True with prediction_type={FLOW_PREDICTION!r}")
     if config.get("prediction_type", FLOW_PREDICTION) != FLOW_PREDICTION:
         raise ValueError(f"{name} must have prediction_type={FLOW_PREDICTION!r}; got {config['prediction_type']!r}")
     _refuse_others(name, config, {*FLOW, *MODEL, *SAMPLING, *own, "use_flow_sigmas", "snr_shift_scale"})
 
 
-def _refuse_others(name: str, config: Mapping[str, Any], known: Collection[str]) -> None:
+def _own_keys(config: Mapping[str, Any]) -> Collection[str]:
+    """Keys of a `PathAverageScheduler`'s sampling, if the configuration is one's."""
+    return OWN if all(key in config for key in OWN) else ()
+
+
+def _has_betas(config: Mapping[str, Any]) -> bool:
+    return any(key in config for key in TABLE[1:])
+
+
+def _refuse_others(
+    name: str, config: Mapping[str, Any], known: Collection[str], why: str = "what it says of the model would be lost"
+) -> None:
     """Raise ValueError for a key that is not known, unless it is off."""
     for key, value in config.items():
         off = value is None or value is False or value == NEUTRAL.get(key)
         if key[0] != "_" and key not in known and not off:
-            raise ValueError(f"{name} must have no {key}={value!r}: what it says of the model would be lost")
+            raise ValueError(f"{name} must have no {key}={value!r}: {why}")
 
 
 def check_table_config(name: str, config: Mapping[str, Any], honoured: Collection[str] = ()) -> None:
@@ -161,17 +171,15 @@ def check_table_config(name: str, config: Mapping[str, Any], honoured: Collectio
             f"{name} must be that of a scheduler with betas, of a variance-preserving model; it lacks "
             f"{', '.join(missing)}, and has {', '.join(sorted(key for key in config if key[0] != '_')) or 'no keys'}"
         )
-    known = {*MODEL, *SAMPLING, *honoured, *(OWN if all(key in config for key in OWN) else ())}
     for key, value in config.items():
-        if key[0] == "_" or key in known:
-            continue
-        if key in NEUTRAL:
-            if value != NEUTRAL[key]:
-                raise ValueError(
-                    f"{name} must have {key}={NEUTRAL[key]!r}, noise levels that are those of its betas; got {value!r}"
-                )
-        elif value is not None and value is not False:
+        if key in NEUTRAL and key not in honoured and value != NEUTRAL[key]:
             raise ValueError(
-                f"{name} must have no {key}={value!r}: it is not among the keys that say how a scheduler with betas "
-                "samples, and what it says of the model would be lost. Leave it out if it says nothing of the model"
+                f"{name} must have {key}={NEUTRAL[key]!r}, noise levels that are those of its betas; got {value!r}"
             )
+    _refuse_others(
+        name,
+        config,
+        {*MODEL, *SAMPLING, *honoured, *_own_keys(config)},
+        "it is not among the keys that say how a scheduler with betas samples, and what it says of the model would be "
+        "lost. Leave it out if it says nothing of the model",
+    )

@@ -13,7 +13,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_ddpm import DDPMSchedulerOutput
 from torch import Tensor
 
-from sdesig._checks import check_floating, check_integer, check_real, unread
+from sdesig._checks import check_choice, check_floating, check_integer, check_real, unread
 from sdesig._devices import beside, plus
 from sdesig._random import draw_seeds, seeds_of
 from sdesig.brownian import BrownianPath
@@ -29,7 +29,7 @@ from sdesig.images.diffusers_config import (
 )
 from sdesig.images.diffusers_unet import import_diffusers
 from sdesig.images.noise_levels import EDMLevels, FlowLevels, NoiseLevels, TableLevels
-from sdesig.images.teachers import TABLES
+from sdesig.images.teachers import PREDICTIONS, TABLES
 from sdesig.sampling import CanonicalSDE, GaussianReference, PathAverage, PathSpace, SNRDenoiser
 from sdesig.sampling.path_average import check_eta, evaluation_fraction, evaluation_snr
 from sdesig.sampling.path_space import in_todays_words
@@ -152,6 +152,7 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
         cells: int = 1280,
         slack: float = 0.05,
     ) -> None:
+        check_choice("prediction_type", prediction_type, (*PREDICTIONS, FLOW_PREDICTION))
         check_eta(check_real("eta", eta, minimum=0.0))
         shift = check_real("snr_shift_scale", snr_shift_scale, minimum=0.0, strict=True)
         table = _table(num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas)
@@ -198,7 +199,7 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
         if is_edm(whole):
             check_edm_config("config", whole)
             config = {"sigma_data": 1.0, **config}  # of Stable Video Diffusion's, which does not say it
-        elif is_flow(config):
+        elif is_flow(whole):
             check_flow_config("config", whole)
             config = {**config, "prediction_type": FLOW_PREDICTION, "use_flow_sigmas": True}
         else:
@@ -244,7 +245,9 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
         grid = self._space.times(steps)
         inner = evaluation_snr(self._sde, grid[1:-1], grid[2:], evaluation_fraction(self._sde.eta))
         snrs = torch.cat([grid[:1], inner, grid[-1:]])
-        times, (alphas, stds) = self._levels.timestep(snrs), self._levels.alpha_sigma(snrs)
+        times = self._levels.diffusion.time(snrs)
+        alphas, stds = self._levels.alpha_sigma(times)
+        times = self._levels.timestep(times)
         scales = (alphas / stds) ** (self._sde.eta**2) / stds  # y/x, see `sdesig.sampling.canonical`
         if self._levels.silent is not None:  # the latents are noise there, of variance 1
             times[0], scales[0], alphas[0], stds[0] = self._levels.silent, scales[0] * stds[0], 0.0, 1.0
@@ -258,9 +261,7 @@ class PathAverageScheduler(SchedulerMixin, ConfigMixin):
         self._alphas_sigmas = list(zip(alphas.tolist(), stds.tolist(), strict=True))
         self.timesteps = timesteps.to(device)
         if isinstance(self._levels, FlowLevels):
-            self.sigmas = torch.cat(
-                [timesteps / self.config["num_train_timesteps"], torch.zeros(1)]
-            )  # WanPipeline reads it
+            self.sigmas = torch.cat([timesteps / self._levels.unit, torch.zeros(1)])  # which WanPipeline reads
         self.num_inference_steps = steps
         self._begin: int | None = None
         self._run: PathAverageRun | None = None

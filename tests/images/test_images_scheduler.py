@@ -242,15 +242,15 @@ def test_samples_that_are_scaled_as_by_the_models_own_scheduler(name):
     z, output = normal(2, 1, 3, 3).double(), normal(2, 1, 3, 3, seed=2).double()
     for k, t in enumerate(theirs.timesteps):
         sigma, theirs._step_index, theirs.is_scale_input_called = theirs.sigmas[k].double(), k, True
-        snr = 1 / sigma**2
-        alpha, std = ours.alpha_sigma(snr)
+        alpha, std = ours.alpha_sigma(ours.diffusion.time(1 / sigma**2))
         torch.testing.assert_close(theirs.scale_model_input(z, t), alpha * z, rtol=1e-5, atol=1e-6)
-        assert ours.timestep(snr).item() == pytest.approx(t.item(), rel=1e-5, abs=1e-5)
-        assert ours.snr(t.double()).item() == pytest.approx(snr.item(), rel=1e-4)
+        assert ours.timestep(sigma).item() == pytest.approx(t.item(), rel=1e-5, abs=1e-5)
+        assert ours.diffusion.snr(ours.time(t.double())).item() == pytest.approx(1 / sigma.item() ** 2, rel=1e-4)
         theirs._step_index = k
-        expected = theirs.step(output, t, z, return_dict=True).pred_original_sample if name != "Playground" else None
-        if expected is None:
+        if name == "Playground":
             expected = theirs.precondition_outputs(z, output, sigma)
+        else:
+            expected = theirs.step(output, t, z, return_dict=True).pred_original_sample
         found = ours.denoised(alpha * z, output, alpha.item(), std.item())
         torch.testing.assert_close(found, expected.double(), rtol=1e-4, atol=1e-5)
 
@@ -369,6 +369,8 @@ def test_keywords_of_from_config_are_checked_too():
     with pytest.raises(ValueError, match="must have prediction_type='flow_prediction'; got 'epsilon'"):
         PathAverageScheduler.from_config(FLOWS["SD3"].config, prediction_type="epsilon")
     video = diffusers.EulerDiscreteScheduler(prediction_type="v_prediction").config
+    with pytest.raises(ValueError, match="must have use_flow_sigmas=True"):
+        PathAverageScheduler.from_config(video, prediction_type="flow_prediction")
     made = PathAverageScheduler.from_config(video, timestep_type="continuous", sigma_min=0.002, sigma_max=700.0)
     assert made._levels.snr_range[0] == pytest.approx(700.0**-2)
 

@@ -17,7 +17,11 @@ from sdesig.sde.families import EDM, VE, VP, Flow, SubVP
 from sdesig.sde.mixture import Mixture
 
 FAMILIES = {
-    **{"VP": VP(), "VP cosine": VP.cosine(), "SubVP": SubVP(), "VE": VE(), "EDM": EDM()},
+    "VP": VP(),
+    "VP cosine": VP.cosine(),
+    "SubVP": SubVP(),
+    "VE": VE(),
+    "EDM": EDM(),
     "Flow": Flow(),
 }
 every_family = pytest.mark.parametrize("diffusion", FAMILIES.values(), ids=FAMILIES.keys())

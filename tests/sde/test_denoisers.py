@@ -10,7 +10,11 @@ from sdesig.sde.denoisers import EDMDenoiser, EpsilonDenoiser, FlowDenoiser, Sco
 from sdesig.sde.families import EDM, VE, VP, Flow, SubVP
 
 FAMILIES = {
-    **{"VP": VP(), "VP cosine": VP.cosine(), "SubVP": SubVP(), "VE": VE(), "EDM": EDM()},
+    "VP": VP(),
+    "VP cosine": VP.cosine(),
+    "SubVP": SubVP(),
+    "VE": VE(),
+    "EDM": EDM(),
     "Flow": Flow(),
 }
 every_family = pytest.mark.parametrize("diffusion", FAMILIES.values(), ids=FAMILIES.keys())
